@@ -1,0 +1,37 @@
+"""Find the neurons that carry a language model's social bias, switch them off, and measure what that did."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "load_model": "architectures",
+    "integrated_gradients": "attribution",
+    "integrated_gap_gradients": "attribution",
+    "Neuron": "neurons",
+    "NeuronSet": "neurons",
+    "suppressed": "hooks",
+    "NeuronSuppression": "callbacks",
+    "StereotypeScore": "metrics",
+    "LanguageModelingScore": "metrics",
+    "IdealizedCAT": "metrics",
+}
+__all__ = [*_PUBLIC, "__version__"]
+
+if TYPE_CHECKING:
+    from biaslab.architectures import load_model
+    from biaslab.attribution import integrated_gap_gradients, integrated_gradients
+    from biaslab.callbacks import NeuronSuppression
+    from biaslab.hooks import suppressed
+    from biaslab.metrics import IdealizedCAT, LanguageModelingScore, StereotypeScore
+    from biaslab.neurons import Neuron, NeuronSet
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use, so that ``import biaslab`` and ``biaslab --help`` stay quick."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'biaslab' has no attribute {name!r}")
+    return getattr(import_module(f"biaslab.{_PUBLIC[name]}"), name)

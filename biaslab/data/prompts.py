@@ -1,0 +1,302 @@
+"""Prompts: one slot, a dimension's demographics to fill it, a judging modifier, about seventeen wordings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase
+
+from biaslab.data import contrast, words
+from biaslab.errors import InputError
+from biaslab.tokenization import SLOT, by_length, encode_slot, is_masked, load_tokenizer, token_in_place
+
+Part = Literal["find", "held_out"]
+Pair = tuple[str, str]
+
+
+class Prompt(NamedTuple):
+    """A sentence with a slot.
+
+    Attributes:
+        text: with ``{slot}`` once.
+        dimension: whose demographics fill the slot.
+        kind: of the modifier.
+        group: the same for all wordings of one statement.
+    """
+
+    text: str
+    dimension: str
+    kind: str
+    group: int
+
+
+class Dimension(NamedTuple):
+    """The demographics of a dimension that the model knows as single tokens.
+
+    Attributes:
+        name: of the dimension.
+        words: the demographics.
+        token_ids: of each.
+        pairs: indices into ``words``, one row a pair.
+    """
+
+    name: str
+    words: tuple[str, ...]
+    token_ids: tuple[int, ...]
+    pairs: tuple[tuple[int, int], ...]
+
+    @property
+    def pair_names(self) -> list[str]:
+        """``gender/female-male`` and so on."""
+        return [f"{self.name}/{self.words[first]}-{self.words[second]}" for first, second in self.pairs]
+
+
+def make_prompts(
+    dimensions: Sequence[str], kinds: Sequence[str], modifiers: int, part: Part, masked: bool = True
+) -> list[Prompt]:
+    """Write the prompts of the given dimensions and kinds of modifiers.
+
+    Args:
+        dimensions: keys of :data:`biaslab.data.words.DIMENSIONS`.
+        kinds: keys of :data:`biaslab.data.words.MODIFIERS`.
+        modifiers: at most so many of each kind, spread over its list.
+        part: "find" or "held_out": other modifiers in other wordings.
+        masked: for a masked language model; else the slot stands last.
+
+    Raises:
+        InputError: for an unknown dimension, kind or part.
+    """
+    for name, values, known in (("dimensions", dimensions, words.DIMENSIONS), ("kinds", kinds, words.MODIFIERS)):
+        unknown = [value for value in values if value not in known]
+        if unknown or not values:
+            raise InputError(f"`{name}` is expected to be of {', '.join(known)} but got {', '.join(unknown) or 'none'}.")
+    if part not in ("find", "held_out"):
+        raise InputError(f'`part` is expected to be "find" or "held_out" but got {part!r}.')
+    if modifiers < 1:
+        raise InputError(f"`modifiers` is expected to be a positive integer but got {modifiers}.")
+    held_out = part == "held_out"
+    templates = [t for index, t in enumerate(words.TEMPLATES) if (index in words.HELD_OUT_TEMPLATES) == held_out]
+    chosen = words.held_out_modifiers if held_out else words.find_modifiers
+    prompts = []
+    for dimension in dimensions:
+        noun = words.DIMENSION_NOUNS[dimension]
+        for kind in kinds:
+            for group, modifier in _spread(chosen(kind), modifiers):
+                for template in templates:
+                    text = template.masked if masked else template.causal
+                    filled = text.format(dimension=noun, modifier=modifier, slot=SLOT)
+                    prompts.append(Prompt(filled, dimension, kind, group))
+    return prompts
+
+
+def _spread(items: Sequence[str], count: int) -> list[tuple[int, str]]:
+    """Return at most ``count`` items, evenly spread, with their indices."""
+    step = max(1.0, len(items) / count)
+    return [(int(i * step), items[int(i * step)]) for i in range(min(count, len(items)))]
+
+
+def read_prompts(path: str | Path) -> tuple[list[Prompt], dict[str, list[Pair]]]:
+    """Read the format of the paper's authors: a JSON list of groups, each a list of [sentence, demographic, id].
+
+    The slot is written [MASK]. The file becomes a dimension named after it, whose demographics are those that its
+    sentences are asked about; consecutive ones form the pairs.
+
+    Raises:
+        InputError: if the file is of another form, naming the group; or if a sentence has not exactly one slot.
+    """
+    path = Path(path)
+    try:
+        groups = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"`path` is expected to be a JSON file of prompt groups, but {path} can't be read: {error}.") from error
+    if not isinstance(groups, list) or not groups:
+        raise InputError(f"`path` is expected to hold a list of groups, but {path} holds {type(groups).__name__}.")
+    prompts: dict[tuple[int, str], Prompt] = {}
+    demographics: dict[str, None] = {}
+    for number, group in enumerate(groups):
+        if not isinstance(group, list) or not all(_is_triple(entry) for entry in group):
+            raise InputError(
+                f"`path` is expected to hold groups of [sentence, demographic, id], but group {number} of {path} does not."
+            )
+        for sentence, demographic, _ in group:
+            if sentence.count("[MASK]") != 1:
+                raise InputError(
+                    f"`prompt` is expected to have exactly one slot, [MASK], but group {number} of {path} has "
+                    f"{sentence.count('[MASK]')} in {sentence!r}."
+                )
+            text = sentence.replace("[MASK]", SLOT)
+            prompts.setdefault((number, text), Prompt(text, path.stem, path.stem, number))
+            demographics.setdefault(demographic)
+    if len(demographics) < 2:
+        raise InputError(f"`path` is expected to ask about two demographics or more, but {path} has {', '.join(demographics)}.")
+    return list(prompts.values()), {path.stem: _consecutive(tuple(demographics))}
+
+
+def _is_triple(entry: Any) -> bool:
+    return isinstance(entry, list) and len(entry) == 3 and all(isinstance(value, str) for value in entry[:2])
+
+
+def _consecutive(demographics: Sequence[str]) -> list[Pair]:
+    return list(zip(demographics[:-1], demographics[1:], strict=True))
+
+
+def resolve_dimension(
+    tokenizer: PreTrainedTokenizerBase, name: str, pairs: Sequence[Pair], texts: Sequence[str]
+) -> tuple[Dimension, dict[str, str]]:
+    """Find the one known token of each demographic in the slot of each text.
+
+    Args:
+        tokenizer: the model's.
+        name: of the dimension.
+        pairs: demographics.
+        texts: one of each wording; the token must be the same in all.
+
+    Returns:
+        The dimension with the pairs that are left, and for each dropped pair the reason.
+    """
+    tokens = {word: _known_token(tokenizer, word, texts) for word in dict.fromkeys(w for pair in pairs for w in pair)}
+    kept, dropped = [], {}
+    for first, second in pairs:
+        missing = [word for word in (first, second) if tokens[word] is None]
+        if missing:
+            dropped[f"{name}/{first}-{second}"] = f"{' and '.join(map(repr, missing))}: not one known token in the slot"
+        elif tokens[first] == tokens[second]:
+            dropped[f"{name}/{first}-{second}"] = "both are the same token"
+        else:
+            kept.append((first, second))
+    demographics = tuple(dict.fromkeys(word for pair in kept for word in pair))
+    ids = tuple(token for word in demographics if (token := tokens[word]) is not None)
+    index = {word: place for place, word in enumerate(demographics)}
+    return Dimension(name, demographics, ids, tuple((index[a], index[b]) for a, b in kept)), dropped
+
+
+def _known_token(tokenizer: PreTrainedTokenizerBase, word: str, texts: Sequence[str]) -> int | None:
+    """Try the word as it is written, then capitalised: a cased vocabulary may know one of them only."""
+    for variant in dict.fromkeys((word, word.capitalize(), word.title())):
+        tokens = {token_in_place(tokenizer, text, variant) for text in texts}
+        if len(tokens) == 1 and None not in tokens:
+            return tokens.pop()
+    return None
+
+
+class PromptDataModule(LightningDataModule):
+    """Prompts, and the contrast set of the guard, in batches of equal length.
+
+    A batch holds ``input_ids`` ``[batch, sequence]``, ``position``, ``kind``, ``group``, ``example`` ``[batch]``,
+    ``target_ids`` ``[batch, target]``, ``pairs`` ``[pair, 2]`` (two targets each) and ``pair`` ``[pair]`` (its number).
+
+    Args:
+        model_name: whose tokenizer is used.
+        dimensions: some of the nine; all by default.
+        pairs: demographic pairs a dimension; consecutive words by default.
+        kinds: of modifiers; all six by default.
+        modifiers: how many of each kind.
+        part: "find" or "held_out".
+        path: a file in the format of the paper's authors instead.
+        contrast: what the guard is made from: "stereoset" (its test split), "bold", "bug", "panda" or a text file; None
+            for no guard.
+        contrast_limit: at most so many sentences of it.
+        tokens_per_batch: batches are as large as this allows.
+
+    Raises:
+        InputError: if an argument has another value, or no pair is left.
+    """
+
+    def __init__(
+        self,
+        model_name: str = "minilm-mlm",
+        dimensions: Sequence[str] | None = None,
+        pairs: Mapping[str, Sequence[Sequence[str]]] | None = None,
+        kinds: Sequence[str] | None = None,
+        modifiers: int = 100,
+        part: Part = "find",
+        path: str | None = None,
+        contrast: str | None = None,
+        contrast_limit: int = 2000,
+        tokens_per_batch: int = 512,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+
+    def prepare_data(self) -> None:
+        """Fetch what the contrast set is made from."""
+        if self.hparams["contrast"] is not None:
+            contrast.prepare(self.hparams["contrast"])
+
+    def setup(self, stage: str) -> None:
+        """Write or read the prompts, and find the demographics' tokens."""
+        self.tokenizer = load_tokenizer(self.hparams["model_name"])
+        prompts, pairs = self._prompts_and_pairs()
+        self.dimensions: dict[str, Dimension] = {}
+        self.dropped: dict[str, str] = {}
+        for name, wanted in pairs.items():
+            texts = _one_of_each_wording([prompt for prompt in prompts if prompt.dimension == name])
+            self.dimensions[name], dropped = resolve_dimension(self.tokenizer, name, wanted, texts)
+            self.dropped |= dropped
+        self.pair_names = [pair for dimension in self.dimensions.values() for pair in dimension.pair_names]
+        if not self.pair_names:
+            reasons = "; ".join(f"{pair}: {why}" for pair, why in self.dropped.items())
+            raise InputError(f"`pairs` is expected to hold demographics that are one known token each, but: {reasons}.")
+        self.kind_names = list(dict.fromkeys(prompt.kind for prompt in prompts))
+        self.prompts = [prompt for prompt in prompts if self.dimensions[prompt.dimension].pairs]
+        self.fingerprint = hashlib.sha256(json.dumps([self.prompts, self.pair_names]).encode()).hexdigest()[:16]
+        self.batches = self._batches()
+        source, limit = self.hparams["contrast"], self.hparams["contrast_limit"]
+        self.contrast_batches = [] if source is None else contrast.make_batches(
+            self.tokenizer, source, limit, self.hparams["tokens_per_batch"]
+        )
+
+    def _prompts_and_pairs(self) -> tuple[list[Prompt], dict[str, list[Pair]]]:
+        given = self.hparams["pairs"] or {}
+        if self.hparams["path"] is not None:
+            prompts, pairs = read_prompts(self.hparams["path"])
+        else:
+            dimensions = list(self.hparams["dimensions"] or given or words.DIMENSIONS)
+            kinds, part = self.hparams["kinds"] or list(words.MODIFIERS), self.hparams["part"]
+            prompts = make_prompts(dimensions, kinds, self.hparams["modifiers"], part, is_masked(self.tokenizer))
+            pairs = {name: _consecutive(words.DIMENSIONS[name]) for name in dimensions}
+        for name, wanted in given.items():
+            if name not in pairs or any(len(pair) != 2 for pair in wanted):
+                raise InputError(f"`pairs` is expected to hold pairs of words for {', '.join(pairs)}, but got {name}: {wanted}.")
+            pairs[name] = [(first, second) for first, second in wanted]
+        return prompts, pairs
+
+    def _batches(self) -> list[dict[str, Tensor]]:
+        first_pair, batches = 0, []
+        for dimension in self.dimensions.values():
+            own = [(index, prompt) for index, prompt in enumerate(self.prompts) if prompt.dimension == dimension.name]
+            encoded = [encode_slot(self.tokenizer, prompt.text) for _, prompt in own]
+            for batch in by_length([len(entry.input_ids) for entry in encoded], self.hparams["tokens_per_batch"]):
+                prompts = [own[i][1] for i in batch]
+                batches.append(
+                    {
+                        "input_ids": torch.tensor([encoded[i].input_ids for i in batch]),
+                        "position": torch.tensor([encoded[i].position for i in batch]),
+                        "target_ids": torch.tensor(dimension.token_ids).expand(len(batch), -1),
+                        "pairs": torch.tensor(dimension.pairs),
+                        "pair": torch.arange(first_pair, first_pair + len(dimension.pairs)),
+                        "kind": torch.tensor([self.kind_names.index(prompt.kind) for prompt in prompts]),
+                        "group": torch.tensor([prompt.group for prompt in prompts]),
+                        "example": torch.tensor([own[i][0] for i in batch]),
+                    }
+                )
+            first_pair += len(dimension.pairs)
+        return batches
+
+    def predict_dataloader(self) -> list[DataLoader[dict[str, Tensor]]]:
+        """Return the prompts, and after them the contrast set where there is one."""
+        sets = [self.batches, self.contrast_batches] if self.contrast_batches else [self.batches]
+        return [DataLoader(batches, batch_size=None) for batches in sets]  # type: ignore[arg-type]
+
+
+def _one_of_each_wording(prompts: Sequence[Prompt]) -> list[str]:
+    """Return the prompts of one group, which has all wordings."""
+    return [prompt.text for prompt in prompts if (prompt.kind, prompt.group) == (prompts[0].kind, prompts[0].group)]

@@ -1,0 +1,154 @@
+"""What to ask a language model about a candidate: the tokenizer's side of scoring."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from biaslab.errors import InputError
+
+BLANK = "BLANK"
+
+
+class Query(NamedTuple):
+    """One input, and the token that it asks for.
+
+    Attributes:
+        input_ids: of the input.
+        position: of the mask token that stands for the token; of a causal model's sentence, its last token.
+        target_id: the token.
+    """
+
+    input_ids: tuple[int, ...]
+    position: int
+    target_id: int
+
+
+def masked_queries(
+    tokenizer: PreTrainedTokenizerBase, candidates: Sequence[tuple[str, str]], rule: str = "authors"
+) -> list[list[Query]]:
+    """Return what to ask a masked language model about each piece of each candidate word.
+
+    Args:
+        tokenizer: of the model.
+        candidates: contexts with BLANK, and the word in its place.
+        rule: "authors" puts the pieces before the asked one and one mask in BLANK's place, as text; "pll" puts all the
+            other pieces there.
+
+    Returns:
+        ``[candidate][piece]``.
+
+    Raises:
+        InputError: if a word has no pieces.
+
+    Reference:
+        Nadeem et al. 2021 and the authors' script; for "pll", Salazar et al. 2020.
+    """
+    words = word_pieces(tokenizer, candidates)
+    contexts = [context for context, _ in candidates]
+    return (_pll_queries if rule == "pll" else _authors_queries)(tokenizer, contexts, words)
+
+
+def causal_queries(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str]) -> list[list[Query]]:
+    """Return the sentences to score under a causal language model, without special tokens, ``[sentence][1]``."""
+    tokens = tokenizer(list(sentences), add_special_tokens=False)["input_ids"]
+    return [[Query(tuple(sentence), len(sentence) - 1, sentence[-1])] for sentence in tokens]
+
+
+def word_pieces(tokenizer: PreTrainedTokenizerBase, candidates: Sequence[tuple[str, str]]) -> list[list[int]]:
+    """Return the ids of each word's pieces as they are in BLANK's place, ``[candidate][piece]``.
+
+    Raises:
+        InputError: if a word has no pieces.
+    """
+    space = " " if _marks_spaces(tokenizer) else ""
+    words = [space * context.partition(BLANK)[0].endswith(" ") + word for context, word in candidates]
+    pieces: list[list[int]] = tokenizer(words, add_special_tokens=False)["input_ids"]
+    if [] in pieces:
+        word = candidates[pieces.index([])][1]
+        raise InputError(f"`candidates` is expected to hold words that the tokenizer knows pieces of but got {word!r}.")
+    return pieces
+
+
+def _marks_spaces(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Tell whether a word within a sentence is another token than the word alone, as in a byte-level BPE."""
+    alone, twice = tokenizer(["a", "a a"], add_special_tokens=False)["input_ids"]
+    return bool(twice != alone + alone)
+
+
+def _authors_queries(
+    tokenizer: PreTrainedTokenizerBase, contexts: Sequence[str], words: list[list[int]]
+) -> list[list[Query]]:
+    asked = [
+        (context, word[:index]) for context, word in zip(contexts, words, strict=True) for index in range(len(word))
+    ]
+    before = [
+        text.lstrip() for text in tokenizer.batch_decode([pieces for _, pieces in asked])
+    ]  # the context has a space
+    texts = [
+        context.replace(BLANK, f"{text}{tokenizer.mask_token}")
+        for (context, _), text in zip(asked, before, strict=True)
+    ]
+    inputs = iter(_encoded(tokenizer, texts))
+
+    def query(piece: int) -> Query:
+        input_ids = next(inputs)
+        return Query(input_ids, input_ids.index(tokenizer.mask_token_id), piece)
+
+    return [[query(piece) for piece in word] for word in words]
+
+
+def _encoded(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[tuple[int, ...]]:
+    distinct = list(dict.fromkeys(texts))
+    ids = dict(zip(distinct, map(tuple, tokenizer(distinct)["input_ids"]), strict=True))
+    return [ids[text] for text in texts]
+
+
+def _pll_queries(
+    tokenizer: PreTrainedTokenizerBase, contexts: Sequence[str], words: list[list[int]]
+) -> list[list[Query]]:
+    mask_id = tokenizer.mask_token_id
+    inputs = _encoded(tokenizer, [context.replace(BLANK, str(tokenizer.mask_token)) for context in contexts])
+
+    def query(context: tuple[int, ...], word: list[int], index: int) -> Query:
+        position = context.index(mask_id) + index
+        filled = [piece for token in context for piece in (word if token == mask_id else [token])]
+        filled[position] = mask_id
+        return Query(tuple(filled), position, word[index])
+
+    return [
+        [query(context, word, index) for index in range(len(word))] for context, word in zip(inputs, words, strict=True)
+    ]
+
+
+def group_queries(candidates: Sequence[Iterable[Query]]) -> list[dict[str, Tensor]]:
+    """Put queries into groups of equal length, so that nothing is padded, with equal inputs once.
+
+    Args:
+        candidates: the queries of each candidate.
+
+    Returns:
+        For each length ``input_ids`` ``[input, sequence]`` and ``position`` ``[input]``, and for each query its ``row``
+        among the inputs, its ``target_ids`` and its ``candidate``'s index, ``[query]``.
+    """
+    groups: dict[int, list[tuple[int, Query]]] = {}
+    for candidate, queries in enumerate(candidates):
+        for query in queries:
+            groups.setdefault(len(query.input_ids), []).append((candidate, query))
+    return [_tensors(group) for _, group in sorted(groups.items())]
+
+
+def _tensors(group: list[tuple[int, Query]]) -> dict[str, Tensor]:
+    rows: dict[tuple[tuple[int, ...], int], int] = {}
+    row = [rows.setdefault((query.input_ids, query.position), len(rows)) for _, query in group]
+    return {
+        "input_ids": torch.tensor([input_ids for input_ids, _ in rows]),
+        "position": torch.tensor([position for _, position in rows]),
+        "row": torch.tensor(row),
+        "target_ids": torch.tensor([query.target_id for _, query in group]),
+        "candidate": torch.tensor([candidate for candidate, _ in group]),
+    }

@@ -1,0 +1,240 @@
+"""All in one: find the bias neurons, suppress them, judge before and after, with random controls beside."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import yaml
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning.loggers import TensorBoardLogger
+from rich.console import Console
+from torch import Tensor
+from tqdm import tqdm
+
+from biaslab.callbacks import NeuronSuppression
+from biaslab.data.corpus import read_sentences
+from biaslab.data.prompts import PromptDataModule
+from biaslab.data.stereoset import StereoSetDataModule
+from biaslab.errors import InputError
+from biaslab.hooks import suppressed
+from biaslab.neurons import NeuronSet, random_like
+from biaslab.results import Outcome, estimates
+from biaslab.tasks.attribution import Attribution, Selection, Source
+from biaslab.tasks.evaluation import Evaluation, StereoSetEvaluation
+from biaslab.verification import Gaps, demographic_gaps, negative_log_likelihoods
+
+AMPLIFY = 2.0
+# The dimensions that StereoSet has a domain for, and age; the others are there for `biaslab predict`.
+DIMENSIONS = ("gender", "ethnicity", "religion", "occupation")
+
+
+class Row(NamedTuple):
+    """A way to treat the model.
+
+    Attributes:
+        name: as it is printed.
+        neurons: one set, or one a seed; none for the untouched model.
+    """
+
+    name: str
+    neurons: tuple[NeuronSet, ...]
+
+
+def debias(
+    model: str = "minilm-mlm",
+    selection: Selection = "guarded",
+    source: Source = "both",
+    contrast: str = "stereoset",
+    count: int | None = None,
+    guard_weight: float = 2.0,
+    dimensions: Sequence[str] = DIMENSIONS,
+    modifiers: int = 6,
+    steps: int = 4,
+    factor: float = 0.0,
+    positions: Literal["all", "slot"] = "all",
+    seeds: int = 5,
+    text: str = "bold",
+    sentences: int = 100,
+    limit: int | None = None,
+    stereoset: str | None = None,
+    output: str = "runs",
+    trust_remote_code: bool = False,
+) -> None:
+    """Find the bias neurons of a model, suppress them, and print what that did.
+
+    Everything is also written into a new folder under ``output``: results.json, table.csv, gaps.csv, neurons.json,
+    config.yaml and TensorBoard logs. Nothing is chosen on what is reported: neurons come from the prompts and the
+    contrast set (StereoSet's test split, or plain text), the figures from StereoSet's dev split, held-out prompts and
+    sentences that nothing was chosen on.
+
+    Args:
+        model: an asset's name, a folder or a hub id.
+        selection: "guarded", "ranked" or "paper".
+        source: where bias is read: "prompts", "contrast" (only with "stereoset"), or "both".
+        contrast: what the guard is made from: "stereoset" (its test split), "bold", "bug", "panda" or a text file.
+        count: how many neurons; 2 % of all by default.
+        guard_weight: how much what ordinary sentences need counts against a neuron (λ).
+        dimensions: which demographics are asked about.
+        modifiers: how many of each of the six kinds.
+        steps: nodes of the quadrature.
+        factor: what the neurons are multiplied by: 0 switches them off.
+        positions: "all", or "slot" (only where the model is asked).
+        seeds: how many random controls.
+        text: what the pseudo-perplexity is measured on: "bold", "bug", "panda" or a text file.
+        sentences: how many sentences of it.
+        limit: only so many clusters of StereoSet; all by default.
+        stereoset: a file of StereoSet's form instead of its dev split.
+        output: the folder that runs lie in.
+        trust_remote_code: let a checkpoint bring its own Python code.
+
+    Raises:
+        InputError: if an argument is not what is expected.
+    """
+    settings = dict(locals())
+    started = time.monotonic()
+    if seeds < 1:
+        raise InputError(f"`seeds` is expected to be a positive integer but got {seeds}.")
+    logger = TensorBoardLogger(output, name="debias")
+    folder = _new_folder(logger)
+    (folder / "config.yaml").write_text(yaml.safe_dump(_plain(settings), sort_keys=False), encoding="utf-8")
+    console = Console(highlight=False)
+    _quiet()
+
+    console.print(f"biaslab debias: {model}. Everything goes to {folder}")
+    task = Attribution(
+        model, steps=steps, count=count, guard_weight=guard_weight, source=source, selection=selection,
+        trust_remote_code=trust_remote_code,
+    )  # fmt: skip
+    prompts = {"model_name": model, "dimensions": dimensions, "modifiers": modifiers}
+    find = PromptDataModule(**prompts, contrast=contrast)
+    console.print("\n[bold]1 Find[/]: attribute the gap between demographics to neurons (IG²)")
+    _trainer(logger).predict(task, find, return_predictions=False)
+    neurons = task.select(selection)
+    votes = task.select("paper")
+    votes.save(folder / "neurons_paper.json")
+
+    console.print("\n[bold]2 Judge[/]: StereoSet, before and after")
+    data = StereoSetDataModule(model, path=stereoset, limit=limit)
+    judge = StereoSetEvaluation(model, trust_remote_code=trust_remote_code)
+    rows = [
+        Row("untouched", ()),
+        Row(f"BNS, {selection}", (neurons,)),
+        *([Row("BNS, paper", (votes,))] if selection != "paper" else []),
+        Row(f"random ({seeds} seeds)", tuple(random_like(neurons, seed) for seed in range(seeds))),
+    ]
+    evaluations = {}
+    for row in rows:
+        treated: Sequence[NeuronSet | None] = row.neurons or (None,)
+        evaluations[row.name] = [_evaluate(logger, judge, data, n, factor, positions) for n in treated]
+
+    console.print("\n[bold]3 Verify[/]: held-out prompts, ordinary text")
+    held_out = PromptDataModule(**prompts, part="held_out")
+    held_out.setup("predict")
+    gaps = _gaps(task, held_out, neurons, rows[-1].neurons)
+    likelihoods = _likelihoods(task, rows, factor, read_sentences(text, "evaluation")[:sentences])
+
+    outcome = Outcome(
+        rows={row.name: len(row.neurons[0]) if row.neurons else 0 for row in rows},
+        estimates=estimates(evaluations),
+        pairs=held_out.pair_names,
+        gaps=gaps,
+        likelihoods=likelihoods,
+        neurons=neurons,
+        facts={
+            "attribution": task.summary(),
+            "dropped": find.dropped,
+            "prompts": len(find.prompts),
+            "held_out_prompts": len(held_out.prompts),
+            "clusters": len(data.clusters),
+            "sentences": sentences,
+            "residual": dict(zip(("mean", "worst"), task.residual(), strict=True)),
+            "seconds": round(time.monotonic() - started),
+        },
+    )
+    neurons.save(folder / "neurons.json")
+    outcome.write(folder)
+    outcome.log(logger.experiment)
+    logger.finalize("success")
+    outcome.print(console)
+    console.print(
+        f"\n{outcome.facts['seconds']} s. Everything lies in {folder}: results.json, table.csv, gaps.csv, neurons.json, "
+        f"neurons_paper.json, config.yaml, TensorBoard logs (tensorboard --logdir {output})."
+    )
+
+
+def _new_folder(logger: TensorBoardLogger) -> Path:
+    folder = Path(logger.log_dir)
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"`output` is expected to be a folder that can be written, but {folder} can't: {error}.") from error
+    return folder
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
+
+
+def _quiet() -> None:
+    """Silence Lightning's advice on hardware and data workers, which says nothing here."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+
+
+def _trainer(logger: TensorBoardLogger, *callbacks: Callback) -> Trainer:
+    return Trainer(
+        accelerator="auto",
+        devices=1,
+        logger=logger,
+        callbacks=[TQDMProgressBar(), *callbacks],
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        inference_mode=False,
+    )
+
+
+def _evaluate(
+    logger: TensorBoardLogger,
+    judge: StereoSetEvaluation,
+    data: StereoSetDataModule,
+    neurons: NeuronSet | None,
+    factor: float,
+    positions: str,
+) -> Evaluation:
+    treatment = [] if neurons is None else [NeuronSuppression(neurons, factor=factor, positions=positions)]
+    _trainer(logger, *treatment).test(judge, datamodule=data, verbose=False)
+    assert judge.evaluation is not None
+    return judge.evaluation
+
+
+def _gaps(
+    task: Attribution, held_out: PromptDataModule, neurons: NeuronSet, controls: Sequence[NeuronSet]
+) -> dict[str, list[Gaps]]:
+    """Measure the gaps untouched, suppressed, amplified, and with each random control; then changes in percent."""
+    runs = [("suppressed", neurons, 0.0), ("amplified", neurons, AMPLIFY), *(("random", c, 0.0) for c in controls)]
+    before = demographic_gaps(task.model, _progress(held_out.batches, "gaps, untouched"), len(held_out.pair_names))
+    gaps: dict[str, list[Gaps]] = {"untouched": [before]}
+    for name, treated, factor in runs:
+        with suppressed(task.model, treated, factor=factor):
+            after = demographic_gaps(task.model, _progress(held_out.batches, f"gaps, {name}"), len(held_out.pair_names))
+        gaps.setdefault(name, []).append(after.change_from(before))
+    return gaps
+
+
+def _likelihoods(task: Attribution, rows: Sequence[Row], factor: float, text: Sequence[str]) -> dict[str, list[Tensor]]:
+    found: dict[str, list[Tensor]] = {}
+    for row in rows:
+        for neurons in _progress(row.neurons or (NeuronSet([]),), f"pseudo-perplexity, {row.name}"):
+            with suppressed(task.model, neurons, factor=factor):
+                found.setdefault(row.name, []).append(negative_log_likelihoods(task.model, task.tokenizer, text))
+    return found
+
+
+def _progress(items: Sequence[Any], what: str) -> Iterable[Any]:
+    return tqdm(items, desc=what, leave=False)

@@ -1,0 +1,121 @@
+"""How likely a candidate is under a masked or a causal language model, by StereoSet's rules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from biaslab.architectures import architecture
+from biaslab.errors import InputError
+from biaslab.partial import slot_only
+
+_TOKENS_AT_ONCE = 1024  # of a causal model, whose logits at all places are needed: 200 MB for GPT-2's vocabulary
+
+
+def slot_log_probabilities(
+    model: PreTrainedModel, input_ids: Tensor, position: Tensor, attention_mask: Tensor | None = None
+) -> Tensor:
+    """Return the log-probability of each token of the vocabulary at one slot a sequence.
+
+    The projection to the vocabulary sees the slots only.
+
+    Args:
+        model: a masked or causal language model of the table.
+        input_ids: token ids, ``[batch, sequence]``.
+        position: of the slot, ``[batch]``: the mask token of a masked model, the last token before the slot of a causal
+            one.
+        attention_mask: 1 for tokens, 0 for padding, ``[batch, sequence]``; None where nothing is padded.
+
+    Returns:
+        Natural logarithms in float32 whatever the model's type, ``[batch, vocabulary]``; at most 0.
+
+    Raises:
+        InputError: if ``position`` does not hold one place a sequence.
+    """
+    if position.shape != input_ids.shape[:1]:
+        raise InputError(
+            f"`position` is expected to hold one place a sequence, [{len(input_ids)}], but got {list(position.shape)}."
+        )
+    with slot_only(model, position):
+        logits = _logits(model, input_ids, attention_mask)[:, 0]
+    return logits.float().log_softmax(-1)
+
+
+def sequence_log2_probabilities(model: PreTrainedModel, input_ids: Tensor, start_id: int) -> Tensor:
+    """Return log₂ of each token's probability after the tokens before it, under a causal model.
+
+    As in StereoSet's own script, the first token is conditioned on the start token alone, and the later ones on the
+    tokens of the sequence alone, without the start token.
+
+    Args:
+        model: a causal language model of the table.
+        input_ids: token ids without special tokens, ``[batch, sequence]``; nothing is padded.
+        start_id: id of the start token.
+
+    Returns:
+        Logarithms in bits, float32, ``[batch, sequence]``; at most 0.
+    """
+    start = torch.full((1, 1), start_id, device=input_ids.device)
+    first = _logits(model, start)[0, 0].float().log_softmax(-1)[input_ids[:, :1]]  # [batch, 1]
+    rows = max(1, _TOKENS_AT_ONCE // input_ids.shape[1])
+    later = torch.cat([_next_log_probabilities(model, part) for part in torch.split(input_ids, rows)])
+    return torch.cat([first, later], 1) / math.log(2)
+
+
+def _next_log_probabilities(model: PreTrainedModel, input_ids: Tensor) -> Tensor:
+    """Return the log-probability of each token but the first, ``[batch, sequence - 1]``."""
+    logits = _logits(model, input_ids)[:, :-1].float()
+    return logits.gather(2, input_ids[:, 1:, None])[:, :, 0] - logits.logsumexp(2)
+
+
+def _logits(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    options = {} if architecture(model).masked else {"use_cache": False}
+    logits: Tensor = model(input_ids=input_ids, attention_mask=attention_mask, **options).logits
+    return logits
+
+
+@torch.no_grad()
+def score_clusters(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
+    """Score the candidates of each cluster by the batch's rule.
+
+    Args:
+        model: a language model of the kind that the batch was made for.
+        batch: whole clusters, as :class:`biaslab.data.stereoset.StereoSetDataModule` makes them. ``rule`` is "authors"
+            (mean of the probabilities of the word's pieces, each given those before it), "pll" (mean log-probability of
+            the pieces, each given all others) or "causal" (2 to the mean log₂ probability of the sentence's tokens).
+
+    Returns:
+        Scores of the stereotype, the anti-stereotype and the unrelated candidate, float32, ``[cluster, 3]``; higher is
+        likelier.
+
+    Raises:
+        InputError: if the batch was made for the other kind of model.
+
+    Reference:
+        Nadeem et al. 2021, section 5, and the authors' scripts; for "pll", Salazar et al. 2020.
+    """
+    if architecture(model).masked is (batch["rule"] == "causal"):
+        wanted = "causal" if batch["rule"] == "causal" else "masked"
+        raise InputError(
+            f"`model` is expected to be a {wanted} language model, as its tokenizer says, but got a "
+            f"{model.config.model_type}. Give model and data the same `model_name`."
+        )
+    scores = torch.zeros(batch["pieces"].numel(), device=batch["pieces"].device)
+    for group in batch["inputs"]:
+        scores.index_add_(0, group["candidate"], _values(model, group, batch))
+    return torch.div(scores.view(-1, 3), batch["pieces"])
+
+
+def _values(model: PreTrainedModel, group: Mapping[str, Tensor], batch: Mapping[str, Any]) -> Tensor:
+    """Return what each piece (of a causal model: each sentence) adds to its candidate, ``[piece]``."""
+    if batch["rule"] == "causal":
+        bits = sequence_log2_probabilities(model, group["input_ids"], batch["start_id"])
+        return bits.mean(1).exp2()[group["row"]]
+    log_probabilities = slot_log_probabilities(model, group["input_ids"], group["position"])
+    chosen = log_probabilities[group["row"], group["target_ids"]]
+    return chosen if batch["rule"] == "pll" else chosen.exp()

@@ -1,0 +1,66 @@
+"""Training of minilm-mlm's adapter: masked language modelling with a frozen encoder and low-rank updates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR
+
+from biaslab import adapter
+
+
+class AdapterTraining(LightningModule):
+    """Train the language-model head and low-rank updates of MiniLM's encoder; the result is ``adapter.safetensors``.
+
+    Args:
+        rank: of the updates of the encoder's linear maps.
+        lr: peak learning rate, after a linear warm-up and before a linear decay to zero.
+        weight_decay: of the matrices; biases and norms have none.
+        warmup: share of the steps.
+    """
+
+    def __init__(self, rank: int = 64, lr: float = 1e-3, weight_decay: float = 0.01, warmup: float = 0.05) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.model = adapter.untrained(rank, attention="eager")  # the quickest for short sentences on a CPU
+        self.model.eval()  # and it stays so: without dropout, since the corpus is seen less than twice
+
+    def _loss(self, batch: dict[str, Tensor]) -> Tensor:
+        hidden = self.model.bert(batch["input_ids"]).last_hidden_state  # [batch, sequence, hidden]
+        asked = batch["labels"] != -100
+        return F.cross_entropy(self.model.cls(hidden[asked]).float(), batch["labels"][asked])
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Return the mean negative log-likelihood of the hidden tokens, in nats."""
+        loss = self._loss(batch)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["input_ids"]))
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Log the same on held-out sentences."""
+        self.log("val/loss", self._loss(batch), prog_bar=True, sync_dist=True, batch_size=len(batch["input_ids"]))
+
+    def configure_optimizers(self) -> Any:
+        """Return AdamW with a linear warm-up and a linear decay."""
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.hparams["weight_decay"]},
+            {"params": [p for p in trained if p.ndim == 1], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=self.hparams["lr"])
+        total = int(self.trainer.estimated_stepping_batches)
+        rise = max(1, round(self.hparams["warmup"] * total))
+        schedule = LambdaLR(optimizer, lambda step: min((step + 1) / rise, max(0.0, (total - step) / (total - rise + 1))))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_fit_end(self) -> None:
+        """Write the adapter beside the logs."""
+        folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
+        if self.trainer.is_global_zero:
+            adapter.save(self.model, folder / "adapter.safetensors")
+            print(f"The adapter lies in {folder / 'adapter.safetensors'}.")

@@ -1,0 +1,39 @@
+"""What every task that works on a language model shares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningDataModule, LightningModule
+
+from biaslab.architectures import load_model
+
+
+class LanguageModelTask(LightningModule):
+    """A LightningModule around a language model, which is found at ``model``.
+
+    Args:
+        model_name: an asset's name, a folder or a hub id.
+        dtype: the weights' type: "float32", "float64", "bfloat16" or "float16".
+        trust_remote_code: let a checkpoint bring its own Python code.
+    """
+
+    def __init__(self, model_name: str = "minilm-mlm", dtype: str = "float32", trust_remote_code: bool = False) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.model, self.tokenizer = load_model(
+            model_name, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
+        )
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder: where the logger writes, else the trainer's root."""
+        return Path(self.trainer.log_dir or self.trainer.default_root_dir)
+
+    @property
+    def data(self) -> Any:
+        """The run's data module."""
+        module: LightningDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        return module

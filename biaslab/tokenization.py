@@ -1,0 +1,96 @@
+"""Tokenizers by name, what a word becomes in its place, and batches that need no padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from biaslab import assets
+from biaslab.errors import InputError
+
+
+def load_tokenizer(model_name: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model: an asset's name (``minilm-mlm`` has its encoder's), a folder, or a hub id.
+
+    Raises:
+        InputError: if none can be had.
+    """
+    name = "minilm-encoder" if model_name == "minilm-mlm" else model_name
+    source = str(assets.fetch(name)) if name in assets.MODELS else str(Path(name).expanduser())
+    offline = not Path(source).is_dir() and not assets.hub_reachable()
+    try:
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, local_files_only=offline)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"`model_name` is expected to be an asset, a folder or a hub id with a tokenizer, but {model_name!r} has none "
+            f"that loads: {' '.join(str(error).split())[:200]} Check the name, or give a folder."
+        ) from error
+
+
+SLOT = "{slot}"
+
+
+class Encoded(NamedTuple):
+    """A text with one slot, as tokens.
+
+    Attributes:
+        input_ids: a masked model's with the mask token in the slot; a causal model's up to the slot.
+        position: of the token whose output predicts the slot: the mask token, or the last token.
+    """
+
+    input_ids: list[int]
+    position: int
+
+
+def is_masked(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether the tokenizer is a masked language model's: it has a mask token."""
+    return tokenizer.mask_token_id is not None
+
+
+def encode_slot(tokenizer: PreTrainedTokenizerBase, text: str) -> Encoded:
+    """Tokenize a text whose slot is written ``{slot}``.
+
+    Raises:
+        InputError: if the text has not exactly one slot, or nothing stands before it in a causal model's text.
+    """
+    if text.count(SLOT) != 1:
+        raise InputError(f"`prompt` is expected to have exactly one slot but has {text.count(SLOT)}: {text!r}.")
+    if is_masked(tokenizer):
+        tokens = tokenizer(text.replace(SLOT, str(tokenizer.mask_token)))["input_ids"]
+        return Encoded(tokens, tokens.index(tokenizer.mask_token_id))
+    tokens = tokenizer(text.partition(SLOT)[0].rstrip())["input_ids"]
+    if not tokens:
+        raise InputError(f"`prompt` is expected to have words before its slot for a causal model, but has none: {text!r}.")
+    return Encoded(tokens, len(tokens) - 1)
+
+
+def token_in_place(tokenizer: PreTrainedTokenizerBase, text: str, word: str) -> int | None:
+    """Return the one known token that ``word`` becomes in the text's slot, or None if it becomes several, or none that is known.
+
+    Whether the word needs a leading space is the tokenizer's own matter: the filled text is compared with the slot's.
+    """
+    slot = encode_slot(tokenizer, text)
+    if is_masked(tokenizer):
+        filled = tokenizer(text.replace(SLOT, word))["input_ids"]
+        before, after = slot.input_ids[: slot.position], slot.input_ids[slot.position + 1 :]
+    else:
+        filled = tokenizer(text.partition(SLOT)[0] + word)["input_ids"]
+        before, after = slot.input_ids, []
+    fits = len(filled) == len(before) + 1 + len(after) and filled[: len(before)] == before
+    fits = fits and filled[len(before) + 1 :] == after
+    return filled[len(before)] if fits and filled[len(before)] != tokenizer.unk_token_id else None
+
+
+def by_length(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
+    """Group the indices of items of **equal** length into batches of at most ``tokens_per_batch`` tokens (at least one item)."""
+    buckets: dict[int, list[int]] = {}
+    for index, length in enumerate(lengths):
+        buckets.setdefault(length, []).append(index)
+    batches = []
+    for length, indices in sorted(buckets.items()):
+        size = max(1, tokens_per_batch // length)
+        batches += [indices[start : start + size] for start in range(0, len(indices), size)]
+    return batches

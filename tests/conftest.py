@@ -1,0 +1,140 @@
+"""Tiny models made from a config, and tiny tokenizers: no test here needs a network."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers.trainers import BpeTrainer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    BertTokenizerFast,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from biaslab.data.words import TEMPLATES
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+torch.set_num_threads(2)
+
+SHARED = Path(__file__).parents[2] / "shared"  # the golden data lies beside the repository, where it lies at all
+MASKED = ("bert", "roberta", "mpnet", "distilbert")
+CAUSAL = ("gpt2", "llama", "mistral", "qwen2", "gemma2", "gpt_neox")
+_SIZES = {
+    "default": {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "initializer_range": 0.3,
+    },
+    "distilbert": {"dim": 32, "hidden_dim": 48, "n_layers": 3, "n_heads": 4, "initializer_range": 0.3},
+    "gpt2": {"n_embd": 32, "n_inner": 48, "n_layer": 3, "n_head": 4, "initializer_range": 0.3},
+}
+_GROUPED = {"num_key_value_heads": 2, "head_dim": 8}
+
+
+def make_model(model_type: str, vocab_size: int = 100, seed: int = 0) -> PreTrainedModel:
+    """A random model of the architecture, three layers of 48 neurons, in evaluation mode."""
+    torch.manual_seed(seed)
+    sizes = _SIZES.get(model_type, _SIZES["default"])
+    extra = _GROUPED if model_type in ("llama", "mistral", "qwen2", "gemma2") else {}
+    special = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    config = AutoConfig.for_model(model_type, vocab_size=vocab_size, max_position_embeddings=64, **sizes, **extra, **special)
+    auto = AutoModelForMaskedLM if model_type in MASKED else AutoModelForCausalLM
+    return auto.from_config(config).eval().requires_grad_(False)
+
+
+@pytest.fixture(params=MASKED + CAUSAL)
+def any_model(request: pytest.FixtureRequest) -> PreTrainedModel:
+    """A tiny model of each architecture in the table."""
+    return make_model(request.param)
+
+
+@pytest.fixture
+def bert() -> PreTrainedModel:
+    return make_model("bert")
+
+
+TEMPLATE_WORDS = re.findall(r"[a-z]+", " ".join(re.sub(r"{\w+}", " ", t.masked + " " + t.causal).lower() for t in TEMPLATES))
+WORDS = (
+    "the of is a an person man woman people who are very that this in he she his her was and not gender age "
+    "female male black white asian old young rude kind mean worse worst better best doctor driver poor rich gay straight "
+    "my your friend works as at home boy girl loves hates cooking sports schools in terms city nice terrible water"
+).split() + TEMPLATE_WORDS
+
+
+def wordpiece_tokenizer() -> PreTrainedTokenizerBase:
+    """An uncased WordPiece tokenizer that knows WORDS, single letters and their continuations."""
+    letters = "abcdefghijklmnopqrstuvwxyz.,!?'-"
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *dict.fromkeys(WORDS), *letters, *("##" + c for c in letters)]
+    tokens += ["##ing", "##er", "##ly", "##ness"]
+    return BertTokenizerFast(vocab={token: index for index, token in enumerate(dict.fromkeys(tokens))})
+
+
+def bpe_tokenizer(masked: bool = True) -> PreTrainedTokenizerBase:
+    """A byte-level BPE tokenizer, RoBERTa's way if masked, GPT-2's way if not; words have a leading space."""
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"] if masked else ["<|endoftext|>"]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = BpeTrainer(
+        vocab_size=420, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator([f" {word}" for word in WORDS] * 3, trainer)
+    if not masked:
+        tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+        return PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer, bos_token="<|endoftext|>", eos_token="<|endoftext|>", unk_token="<|endoftext|>"
+        )
+    ids = {token: tokenizer.token_to_id(token) for token in special}
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", ids["<s>"]), ("</s>", ids["</s>"])]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        cls_token="<s>",
+        sep_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        mask_token=AddedToken("<mask>", lstrip=True),
+    )
+
+
+@pytest.fixture(params=["wordpiece", "bpe"])
+def masked_tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerBase:
+    return wordpiece_tokenizer() if request.param == "wordpiece" else bpe_tokenizer()
+
+
+def golden(*parts: str) -> Path:
+    """A golden file's path; skips the test where the golden data is not beside the repository."""
+    path = SHARED.joinpath("golden", *parts)
+    if not path.exists():
+        pytest.skip(f"the golden data is not at {path.parent}")
+    return path
+
+
+@pytest.fixture
+def asset() -> Callable[[str], Path]:
+    """Fetch an asset by name; skip the test, with the reason, where it can't be had."""
+    from biaslab import assets
+    from biaslab.errors import InputError
+
+    def fetch(name: str) -> Path:
+        try:
+            return assets.fetch(name)
+        except InputError as error:
+            pytest.skip(str(error))
+
+    return fetch

@@ -1,0 +1,55 @@
+import json
+
+import pytest
+from conftest import bpe_tokenizer, wordpiece_tokenizer
+
+from biaslab.data.contrast import make_batches, pairs_of
+from biaslab.errors import InputError
+
+
+@pytest.fixture
+def text(tmp_path):
+    names = ("doctor", "driver", "friend", "girl", "boy", "man", "woman", "person", "water", "city")
+    lines = [f"the {a} loves the {b} and hates the {c} ." for a in names for b in names for c in names]
+    path = tmp_path / "text.txt"
+    path.write_text("\n".join(lines))
+    return str(path)
+
+
+@pytest.mark.parametrize("tokenizer", [wordpiece_tokenizer(), bpe_tokenizer(), bpe_tokenizer(masked=False)])
+def test_plain_text(text, tokenizer):
+    batches = make_batches(tokenizer, text, limit=20, tokens_per_batch=100)
+    examples = [example for batch in batches for example in batch["example"].tolist()]
+    assert sorted(examples) == list(range(len(examples)))
+    assert 5 <= len(examples) <= 20
+    for batch in batches:
+        assert batch["pairs"].tolist() == [[0, 1]]
+        assert (batch["target_ids"][:, 0] != batch["target_ids"][:, 1]).all()
+
+
+def test_no_usable_sentence(tmp_path):
+    (tmp_path / "t.txt").write_text("Nothing HERE fits AT ALL EVER .")
+    with pytest.raises(InputError, match="`contrast` is expected to hold words that are one token"):
+        make_batches(wordpiece_tokenizer(), str(tmp_path / "t.txt"), 10, 100)
+
+
+def test_stereoset_test_split(tmp_path, monkeypatch):
+    def sentence(word, label):
+        return {"sentence": f"the doctor was {word}.", "id": f"{word}", "gold_label": label}
+
+    def cluster(number, words):
+        labels = ("stereotype", "anti-stereotype", "unrelated")
+        return {
+            "id": f"c{number}", "target": "doctor", "bias_type": "profession", "context": "the doctor was BLANK.",
+            "sentences": [sentence(w, label) for w, label in zip(words, labels, strict=True)],
+        }  # fmt: skip
+
+    clusters = [cluster(0, ("rude", "kind", "water")), cluster(1, ("rudest", "kind", "city"))]
+    folder = tmp_path / "stereoset"
+    folder.mkdir()
+    (folder / "test.json").write_text(json.dumps({"data": {"intrasentence": clusters}}))
+    monkeypatch.setenv("BIASLAB_CACHE", str(tmp_path))
+    tokenizer = wordpiece_tokenizer()
+    (batch,) = make_batches(tokenizer, "stereoset", 10, 100)  # "rudest" is several tokens
+    assert tokenizer.convert_ids_to_tokens(batch["target_ids"][0].tolist()) == ["rude", "kind", "water"]
+    assert batch["pairs"].tolist() == list(map(list, pairs_of("stereoset").values())) == [[0, 2], [1, 2], [0, 1]]

@@ -1,0 +1,196 @@
+import pytest
+import torch
+from conftest import golden, make_model
+from reference.attribution import integrated, target_probabilities
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import BertForMaskedLM
+
+from biaslab import integrated_gap_gradients, integrated_gradients
+from biaslab.attribution import attribute_gaps
+from biaslab.errors import InputError
+from biaslab.hooks import suppressed
+from biaslab.quadrature import nodes_and_weights
+
+PAIRS = torch.tensor([[0, 1], [1, 2]])
+
+
+def a_batch(sequences: int = 4, length: int = 7) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    ids = torch.randint(5, 100, (sequences, length), generator=generator)
+    position = torch.randint(1, length, (sequences,), generator=generator)
+    return ids, position, torch.randint(5, 100, (sequences, 3), generator=generator)
+
+
+def hooks(model: torch.nn.Module) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) + ("forward" in vars(m)) for m in model.modules())
+
+
+def golden_model() -> tuple[BertForMaskedLM, dict[str, Tensor]]:
+    expected = load_file(golden("ig2", "expected.safetensors"))
+    model = BertForMaskedLM.from_pretrained(golden("ig2", "config.json").parent, dtype=torch.float64)
+    return model.eval().requires_grad_(False), expected
+
+
+def test_golden_equals_the_authors_code():
+    model, expected = golden_model()
+    inputs = expected["input_ids"], expected["position"], expected["target_ids"]
+    scores = integrated_gradients(model, *inputs, steps=20, quadrature="riemann_left")
+    assert scores.dtype == torch.float64
+    torch.testing.assert_close(scores, expected["integrated_gradients"], atol=1e-8, rtol=0)
+    signed = integrated_gap_gradients(model, *inputs, steps=20, quadrature="riemann_left", gap="signed")
+    torch.testing.assert_close(signed, scores[:, 0] - scores[:, 1], atol=1e-12, rtol=0)
+
+
+def test_equals_the_slow_reference_on_each_architecture(any_model):
+    model = any_model.double()
+    ids, position, targets = a_batch()
+    scores = integrated_gradients(model, ids, position, targets, steps=3)
+    nodes, weights = nodes_and_weights("gauss_legendre", 3)
+    for layer in range(3):
+        for row, target in ((0, 0), (1, 2)):
+
+            def value(scale, row=row, target=target, layer=layer):
+                return target_probabilities(model, ids[row], int(position[row]), targets[row], layer, scale)[target]
+
+            expected = integrated(model, ids[row], int(position[row]), layer, nodes, weights, value)
+            torch.testing.assert_close(scores[row, target, layer], expected, atol=1e-10, rtol=1e-8)
+
+
+def test_completeness_on_each_architecture(any_model):
+    model = any_model.double()
+    ids, position, targets = a_batch()
+    scores = integrated_gradients(model, ids, position, targets, steps=60)
+    for layer in range(3):
+        whole = target_probabilities(model, ids[0], int(position[0]), targets[0], layer, lambda w: w)
+        without = target_probabilities(model, ids[0], int(position[0]), targets[0], layer, lambda w: 0 * w)
+        torch.testing.assert_close(scores[0, :, layer].sum(-1), whole - without, atol=2e-4, rtol=1e-2)
+
+
+@pytest.mark.parametrize("gap", ["absolute", "signed"])
+def test_residual_is_reported_and_falls_with_the_steps(gap):
+    model, (ids, position, targets) = make_model("bert").double(), a_batch()
+    residuals = [
+        float(attribute_gaps(model, ids, position, targets, PAIRS, steps=steps, gap=gap).residual.abs().max())
+        for steps in (2, 8, 40)
+    ]
+    assert residuals[0] > residuals[1] > residuals[2]
+    assert residuals[2] < 1e-5
+
+
+def test_sign_change_is_right_to_one_percent():
+    """Of a reference of 200 nodes a piece, split at the root found by bisection."""
+    model, expected = golden_model()
+    inputs = expected["input_ids"], expected["position"], expected["target_ids"]
+    checked = 0
+    for row in range(len(inputs[0])):
+        scores = integrated_gap_gradients(model, *(x[row : row + 1] for x in inputs), steps=12)[0]
+        for layer in range(scores.shape[0]):
+
+            def gap(scale, row=row, layer=layer):
+                p = target_probabilities(model, inputs[0][row], int(inputs[1][row]), inputs[2][row], layer, scale)
+                return p[0] - p[1]
+
+            at = [float(gap(lambda w, a=a: a * w)) for a in (0.0, 1.0)]
+            if at[0] * at[1] >= 0:
+                continue
+            low, high = 0.0, 1.0
+            for _ in range(40):
+                middle = (low + high) / 2
+                low, high = (low, middle) if gap(lambda w, a=middle: a * w) * at[0] < 0 else (middle, high)
+            nodes, weights = nodes_and_weights("gauss_legendre", 100)
+            pieces = [(low * nodes, low * weights), (low + (1 - low) * nodes, (1 - low) * weights)]
+            reference = sum(
+                integrated(model, inputs[0][row], int(inputs[1][row]), layer, n, w, lambda s: gap(s).abs())
+                for n, w in pieces
+            )
+            error = (scores[layer] - reference).abs().sum() / reference.abs().sum()
+            assert error < 0.01
+            checked += 1
+    assert checked >= 2
+
+
+def test_results_do_not_depend_on_batch_order_padding_or_bucket(any_model):
+    ids, position, targets = a_batch(5)
+
+    def run(ids, position, targets, mask=None):
+        return attribute_gaps(any_model, ids, position, targets, PAIRS, mask, steps=4).scores
+
+    together = run(ids, position, targets)
+    alone = torch.cat([run(ids[i : i + 1], position[i : i + 1], targets[i : i + 1]) for i in range(5)])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+    back = torch.arange(4, -1, -1)
+    torch.testing.assert_close(run(ids[back], position[back], targets[back])[back], together, atol=1e-5, rtol=0)
+    padding = torch.full((5, 2), any_model.config.pad_token_id)
+    mask = (torch.arange(9) < 7).long().expand(5, 9)
+    torch.testing.assert_close(run(torch.cat([ids, padding], 1), position, targets, mask), together, atol=1e-5, rtol=0)
+
+
+def test_as_many_sequences_as_tokens_and_heads():
+    """A batch axis must not be taken for another one of the same size."""
+    for model_type in ("mpnet", "llama", "gpt2"):
+        model = make_model(model_type)
+        ids, position, targets = a_batch(4, 4)
+        together = integrated_gradients(model, ids, position, targets, steps=2)
+        alone = [integrated_gradients(model, *(x[i : i + 1] for x in (ids, position, targets)), steps=2) for i in range(4)]
+        torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=0)
+
+
+def test_small_token_budget_changes_nothing(bert, monkeypatch):
+    ids, position, targets = a_batch(5)
+    whole = attribute_gaps(bert, ids, position, targets, PAIRS, steps=3)
+    monkeypatch.setattr("biaslab.attribution._TOKEN_BUDGET", 1)
+    for one, other in zip(whole, attribute_gaps(bert, ids, position, targets, PAIRS, steps=3), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+
+
+def test_suppressed_neurons_have_score_zero(bert):
+    ids, position, targets = a_batch()
+    with suppressed(bert, [(1, 5)]):
+        scores = integrated_gradients(bert, ids, position, targets, steps=2)
+    assert float(scores[:, :, 1, 5].abs().max()) == 0
+    assert float(scores[:, :, 1, 6].abs().min()) > 0
+
+
+def test_no_hook_is_left(bert):
+    ids, position, targets = a_batch()
+    before = hooks(bert)
+    integrated_gradients(bert, ids, position, targets, steps=2)
+    assert hooks(bert) == before
+    with pytest.raises((IndexError, RuntimeError)):
+        integrated_gradients(bert, ids, position, targets + 1000, steps=2)
+    assert hooks(bert) == before
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_type_of_the_model_is_kept(dtype):
+    model, (ids, position, targets) = make_model("bert").to(dtype), a_batch()
+    scores = integrated_gradients(model, ids, position, targets, steps=2)
+    assert torch.isfinite(scores).all()
+    assert {p.dtype for p in model.parameters()} == {dtype}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "`steps` is expected to be a positive integer but got 0"),
+        ({"gap": "relative"}, "`gap` is expected"),
+        ({"quadrature": "simpson"}, "`quadrature` is expected"),
+        ({"target_ids": torch.zeros(4, 3, dtype=torch.long)}, r"`target_ids` is expected to be of shape \[batch, 2\]"),
+        ({"position": torch.tensor([1])}, r"`position` is expected to be of shape \[batch\] = \[4\]"),
+        ({"position": torch.tensor([1, 2, 3, 7])}, "`position` is expected to lie within the 7 tokens"),
+        ({"attention_mask": torch.ones(4, 6)}, "`attention_mask` is expected"),
+        ({"input_ids": torch.zeros(7, dtype=torch.long)}, "`input_ids` is expected"),
+    ],
+)
+def test_bad_input(bert, change, message):
+    ids, position, targets = a_batch()
+    arguments = {"input_ids": ids, "position": position, "target_ids": targets[:, :2], **change}
+    with pytest.raises(InputError, match=message):
+        integrated_gap_gradients(bert, **arguments)
+
+
+def test_inference_mode_is_refused_with_a_word(bert):
+    ids, position, targets = a_batch()
+    with torch.inference_mode(), pytest.raises(RuntimeError, match="inference_mode"):
+        integrated_gradients(bert, ids, position, targets)

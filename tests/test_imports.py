@@ -1,0 +1,78 @@
+"""Who may import whom, read from the source: no Lightning in the core, no upward arrow, no circle."""
+
+import ast
+from pathlib import Path
+
+import biaslab
+
+ROOT = Path(biaslab.__file__).parent
+# Each line may import from the lines above it, and from its own (where no circle comes of it).
+ORDER = [
+    {"errors", "quadrature", "assets", "data.words"},
+    {"tokenization", "adapter"},
+    {"architectures"},
+    {"neurons", "partial"},
+    {"hooks", "attribution", "scoring", "metrics", "metrics.stereoset", "metrics.selection"},
+    {"verification", "data.queries"},
+    {"data", "data.corpus", "data.stereoset", "data.contrast", "data.prompts"},
+    {"callbacks", "tasks", "tasks.base", "tasks.adapter", "tasks.attribution", "tasks.evaluation"},
+    {"results"},
+    {"debias"},
+    {"cli"},
+    {"__main__"},
+]
+RIM = {"cli", "debias", "callbacks", "tasks", "data"}
+DATA_MAY_SEE = {"errors", "assets", "tokenization", "data", "words", "queries", "corpus", "stereoset", "contrast"}
+
+
+def modules() -> dict[str, ast.Module]:
+    names = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in ROOT.rglob("*.py")}
+    return {name: ast.parse(path.read_text()) for path, name in names.items() if name != "__init__"}
+
+
+def imports(tree: ast.Module) -> set[str]:
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def own(tree: ast.Module, known: set[str]) -> set[str]:
+    return {name.removeprefix("biaslab.") for name in imports(tree)} & known
+
+
+def test_every_module_has_its_place():
+    assert set(modules()) == set().union(*ORDER)
+
+
+def test_no_upward_arrow():
+    rank = {name: level for level, names in enumerate(ORDER) for name in names}
+    for name, tree in modules().items():
+        for imported in own(tree, set(rank)):
+            assert rank[imported] <= rank[name], f"{name} imports {imported}"
+
+
+def test_no_circle():
+    arrows = {name: own(tree, set(modules())) - {name} for name, tree in modules().items()}
+    packages = {"tasks", "metrics", "data"}  # a package's __init__ names its files; its files don't name it
+    arrows = {name: {i for i in found if not (i in packages and name.startswith(i + "."))} for name, found in arrows.items()}
+    while arrows:
+        leaves = {name for name, found in arrows.items() if not found & set(arrows)}
+        assert leaves, f"a circle among {sorted(arrows)}"
+        arrows = {name: found for name, found in arrows.items() if name not in leaves}
+
+
+def test_lightning_is_the_rim():
+    for name, tree in modules().items():
+        lightning = any(module.partition(".")[0] == "pytorch_lightning" for module in imports(tree))
+        assert not lightning or name.partition(".")[0] in RIM, name
+
+
+def test_data_knows_no_task_metric_or_model():
+    for name, tree in modules().items():
+        if name.startswith("data"):
+            for imported in own(tree, set(modules())):
+                assert imported.rpartition(".")[2] in DATA_MAY_SEE, f"{name} imports {imported}"
