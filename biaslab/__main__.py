@@ -25,10 +25,9 @@ commands:
 biaslab COMMAND --help tells a command's options."""
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run a command; bad input ends with one line and exit code 2."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    first = arguments[0] if arguments else "--help"
+def main() -> None:
+    """Run the command of ``sys.argv``; bad input ends with one line and exit code 2."""
+    first = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if first in ("-h", "--help"):
         print(_USAGE.format(commands="\n".join(f"  {name:10}{text}" for name, text in COMMANDS.items())))
     elif first == "--version":
@@ -39,9 +38,21 @@ def main(arguments: list[str] | None = None) -> None:
         from biaslab import cli
 
         try:
-            cli.run(first, arguments[1:])
-        except InputError as error:
-            _fail(str(error))
+            cli.run(first)
+        except (NotADirectoryError, PermissionError) as error:
+            _fail(f"`output` is expected to be a folder that can be written, but got {error}. Choose another.")
+        except ValueError as error:
+            cause = _input_error(error)
+            if cause is None:
+                raise
+            _fail(str(cause))
+
+
+def _input_error(error: BaseException | None) -> InputError | None:
+    """Return the input error that another error was raised from: jsonargparse wraps what a class's constructor raises."""
+    while error is not None and not isinstance(error, InputError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _fail(message: str) -> None:

@@ -71,7 +71,9 @@ def load(path: Path = PACKAGED) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
     model = untrained(rank)
     expected = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     if expected != tensors.keys():
-        raise InputError(f"`path` is expected to be an adapter of {NAME}, but {path} holds other tensors. Train it anew.")
+        raise InputError(
+            f"`path` is expected to be an adapter of {NAME}, but {path} holds other tensors. Train it anew."
+        )
     model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=False)
     for module in model.bert.encoder.modules():
         if isinstance(module, nn.Linear):

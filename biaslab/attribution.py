@@ -117,7 +117,9 @@ def integrated_gap_gradients(
     if target_ids.ndim != 2 or target_ids.shape[1] != 2:
         raise InputError(f"`target_ids` is expected to be of shape [batch, 2] but got {list(target_ids.shape)}.")
     pairs = torch.tensor([[0, 1]], device=target_ids.device)
-    return attribute_gaps(model, input_ids, position, target_ids, pairs, attention_mask, steps, quadrature, gap).scores[:, 0]
+    return attribute_gaps(model, input_ids, position, target_ids, pairs, attention_mask, steps, quadrature, gap).scores[
+        :, 0
+    ]
 
 
 def attribute_gaps(
@@ -377,4 +379,6 @@ def _check(
         raise InputError(f"`position` is expected to lie within the {sequence} tokens but got {position.tolist()}.")
     ffn_shape(model)  # refuses an architecture that is not in the table
     if torch.is_inference_mode_enabled():
-        raise RuntimeError("Attribution needs gradients: use torch.no_grad, or Trainer(inference_mode=False), not inference_mode.")
+        raise RuntimeError(
+            "Attribution needs gradients: use torch.no_grad, or Trainer(inference_mode=False), not inference_mode."
+        )

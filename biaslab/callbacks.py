@@ -21,10 +21,14 @@ class NeuronSuppression(Callback):
     Args:
         neurons: a set, or the path of a neuron file. It must have been made for the model's weights.
         factor: 0 suppresses, 2 amplifies.
-        positions: "all", or "slot": only the mask token (a causal model's last token), as in the authors' released code.
+        positions: "all", or "slot": only the mask token (a causal model's last token), as in the authors' code.
 
     Raises:
-        InputError: when the loop starts, if the neurons can't be read or are another model's.
+        InputError: if ``positions`` is neither; when the loop starts, if the neurons can't be read or are not those of
+            ``pl_module.model``.
+
+    Reference:
+        "The Devil is in the Neurons" (ICLR 2024), section 3.3.
     """
 
     def __init__(
@@ -40,15 +44,17 @@ class NeuronSuppression(Callback):
 
     def _install(self, pl_module: LightningModule) -> None:
         if self.neurons is None:
-            raise InputError("`neurons` is expected to be a neuron file but is missing. Give --trainer.callbacks.neurons PATH.")
+            raise InputError(
+                "`neurons` is expected to be a neuron file but is missing. Give --trainer.callbacks.neurons PATH."
+            )
         neurons = self.neurons if isinstance(self.neurons, NeuronSet) else NeuronSet.load(self.neurons)
         model: Any = pl_module.model
         neurons.require_model(model)
         self._remove()
         where: Any = "all"
         if self.positions == "slot":
-            tokenizer: Any = pl_module.tokenizer
-            where = self._hooks.enter_context(slots(model, tokenizer.mask_token_id))
+            tokenizer: Any = getattr(pl_module, "tokenizer", None)
+            where = self._hooks.enter_context(slots(model, getattr(tokenizer, "mask_token_id", None)))
         self._hooks.enter_context(suppressed(model, neurons, self.factor, where))
 
     def _remove(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -35,26 +37,26 @@ class BiaslabCLI(LightningCLI):
         parser.link_arguments("model.init_args.model_name", "data.init_args.model_name")
 
 
-def run(command: str, arguments: list[str]) -> None:
-    """Run one subcommand.
+def run(command: str) -> None:
+    """Run one subcommand with the arguments that follow it in ``sys.argv``.
 
     Args:
         command: its name.
-        arguments: what follows it.
 
     Raises:
         InputError: if an argument is not what is expected.
     """
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's own calls; users can't mend them
     if command in PLAIN:
-        auto_cli(PLAIN[command], args=arguments, prog=f"biaslab {command}")
+        auto_cli(PLAIN[command], args=sys.argv[2:], prog=f"biaslab {command}")
         return
     BiaslabCLI(
         LightningModule,
         LightningDataModule,
         subclass_mode_model=True,
         subclass_mode_data=True,
-        args=[command, *arguments],
+        seed_everything_default=0,
         parser_kwargs={"prog": "biaslab", command: {"prog": f"biaslab {command}"}},
         trainer_defaults={"inference_mode": False},  # attribution needs gradients while it predicts
     )

@@ -126,12 +126,12 @@ def debias(
         Row("untouched", ()),
         Row(f"BNS, {selection}", (neurons,)),
         *([Row("BNS, paper", (votes,))] if selection != "paper" else []),
-        Row(f"random ({seeds} seeds)", tuple(random_like(neurons, seed) for seed in range(seeds))),
+        Row(f"random, {seeds} seeds", tuple(random_like(neurons, seed) for seed in range(seeds))),
     ]
     evaluations = {}
     for row in rows:
         treated: Sequence[NeuronSet | None] = row.neurons or (None,)
-        evaluations[row.name] = [_evaluate(logger, judge, data, n, factor, positions) for n in treated]
+        evaluations[row.name] = [_evaluate(judge, data, n, factor, positions) for n in treated]
 
     console.print("\n[bold]3 Verify[/]: held-out prompts, ordinary text")
     held_out = PromptDataModule(**prompts, part="held_out")
@@ -173,7 +173,9 @@ def _new_folder(logger: TensorBoardLogger) -> Path:
     try:
         folder.mkdir(parents=True)
     except OSError as error:
-        raise InputError(f"`output` is expected to be a folder that can be written, but {folder} can't: {error}.") from error
+        raise InputError(
+            f"`output` is expected to be a folder that can be written, but {folder} can't: {error}."
+        ) from error
     return folder
 
 
@@ -187,7 +189,7 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", module="pytorch_lightning")
 
 
-def _trainer(logger: TensorBoardLogger, *callbacks: Callback) -> Trainer:
+def _trainer(logger: TensorBoardLogger | bool, *callbacks: Callback) -> Trainer:
     return Trainer(
         accelerator="auto",
         devices=1,
@@ -200,7 +202,6 @@ def _trainer(logger: TensorBoardLogger, *callbacks: Callback) -> Trainer:
 
 
 def _evaluate(
-    logger: TensorBoardLogger,
     judge: StereoSetEvaluation,
     data: StereoSetDataModule,
     neurons: NeuronSet | None,
@@ -208,7 +209,7 @@ def _evaluate(
     positions: str,
 ) -> Evaluation:
     treatment = [] if neurons is None else [NeuronSuppression(neurons, factor=factor, positions=positions)]
-    _trainer(logger, *treatment).test(judge, datamodule=data, verbose=False)
+    _trainer(False, *treatment).test(judge, datamodule=data, verbose=False)
     assert judge.evaluation is not None
     return judge.evaluation
 

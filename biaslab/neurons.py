@@ -30,14 +30,14 @@ class Neuron(NamedTuple):
     """
 
     layer: int
-    index: int
+    index: int  # type: ignore[assignment]  # a tuple's method of that name gives way
 
 
 class NeuronSet(Set[Neuron]):
     """An immutable set of neurons, in the order of (layer, index).
 
-    It has the algebra of ``frozenset`` (``|``, ``&``, ``-``, ``^``, ``<=``, ``isdisjoint``) with sets of plain tuples too.
-    A result keeps the shape, and of the provenance the facts on the model where both operands agree on them.
+    It has the algebra of ``frozenset`` (``|``, ``&``, ``-``, ``^``, ``<=``, ``isdisjoint``), with sets of plain tuples
+    too. A result keeps the shape, and of the provenance the facts on the model where both operands agree on them.
 
     Args:
         neurons: (layer, index) pairs, in any order; one that comes twice counts once.
@@ -78,7 +78,9 @@ class NeuronSet(Set[Neuron]):
         return MappingProxyType(self._provenance)
 
     def with_details(
-        self, subsets: Mapping[str, Iterable[tuple[int, int]]] | None = None, provenance: Mapping[str, Any] | None = None
+        self,
+        subsets: Mapping[str, Iterable[tuple[int, int]]] | None = None,
+        provenance: Mapping[str, Any] | None = None,
     ) -> NeuronSet:
         """Return the same neurons with these named subsets and this provenance instead of the old ones.
 
@@ -158,7 +160,8 @@ class NeuronSet(Set[Neuron]):
             )
         facts, others = self._model_facts(), other._model_facts()
         agree = not facts or not others or facts["model"].get("fingerprint") == others["model"].get("fingerprint")
-        return NeuronSet(neurons, self._shape or other._shape).with_details(provenance=(facts or others) if agree else None)
+        result = NeuronSet(neurons, self._shape or other._shape)
+        return result.with_details(provenance=facts or others) if agree else result
 
     def _model_facts(self) -> dict[str, Any]:
         return {"model": self._provenance["model"]} if "model" in self._provenance else {}
@@ -172,23 +175,28 @@ class NeuronSet(Set[Neuron]):
         Raises:
             InputError: if the set was made for a model of another shape or with other weights.
         """
-        NeuronSet(self, self.require_shape(ffn_shape(model)))
+        self.require_shape(ffn_shape(model))
         made_for = self._provenance.get("model", {})
         wanted = made_for.get("fingerprint")
         if wanted is not None and (found := fingerprint(model)) != wanted:
             raise InputError(
-                f"`neurons` is expected to be made for this model, {_name(model)} (weights {found}), but was made for other "
-                f"weights: {made_for.get('name', 'a model without a name')} (weights {wanted}). Find the neurons of this "
-                "model, or load the other one."
+                f"`neurons` is expected to be made for this model, {_name(model)} (weights {found}), but was made for "
+                f"other weights: {made_for.get('name', 'a model without a name')} (weights {wanted}). Find the neurons "
+                "of this model, or load the other one."
             )
 
-    def require_shape(self, shape: tuple[int, int]) -> tuple[int, int]:
+    def require_shape(self, shape: tuple[int, int]) -> None:
+        """Check that the neurons are those of a model of this shape, (layers, neurons a layer).
+
+        Raises:
+            InputError: if the set was made for another shape, or has a neuron outside this one.
+        """
         if self._shape not in (None, shape):
             raise InputError(
-                f"`neurons` is expected to be made for a model of (layers, width) {shape} but was made for {self._shape}. "
-                "Find the neurons of this model, or load the other one."
+                f"`neurons` is expected to be made for a model of (layers, width) {shape} but was made for other "
+                f"weights, of {self._shape}. Find the neurons of this model, or load the other one."
             )
-        return shape
+        NeuronSet(self, shape)
 
     def save(self, path: str | Path) -> None:
         """Write a JSON file, all of it or nothing.
@@ -214,7 +222,7 @@ class NeuronSet(Set[Neuron]):
             temporary.write_text(text + "\n", encoding="utf-8")
             os.replace(temporary, path)
         except OSError as error:
-            raise InputError(f"`path` is expected to be a file that can be written, but {path} can't: {error}.") from error
+            raise InputError(f"`path` is expected to be writable, but {path} is not: {error}.") from error
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -231,7 +239,8 @@ class NeuronSet(Set[Neuron]):
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise InputError(f"`neurons` is expected to be a JSON file of neurons, but {path} can't be read: {error}.") from error
+            what = "is not JSON" if isinstance(error, ValueError) else "can't be read"
+            raise InputError(f"`neurons` is expected to be a neuron file, but {path} {what}: {error}.") from error
         try:
             return _parse(content)
         except InputError as error:
@@ -245,7 +254,7 @@ def _parse(content: Any) -> NeuronSet:
         raise InputError(f"`format_version` is expected to be {FORMAT_VERSION} but got {content['format_version']!r}.")
     for problem, keys in (("lacks", set(_KEYS) - content.keys()), ("has", content.keys() - set(_KEYS))):
         if keys:
-            raise InputError(f"`neurons` is expected to have the keys {', '.join(_KEYS)} but {problem} {', '.join(sorted(keys))}.")
+            raise InputError(f"`neurons` is expected to have the keys {', '.join(_KEYS)} but {problem} {sorted(keys)}.")
     for key in ("subsets", "provenance"):
         if not isinstance(content[key], dict):
             raise InputError(f"`{key}` is expected to be a JSON object but got {type(content[key]).__name__}.")
@@ -253,7 +262,8 @@ def _parse(content: Any) -> NeuronSet:
         raise InputError("`provenance.model` is expected to be a JSON object.")
     shape = None if content["shape"] is None else _checked_shape(content["shape"], "`shape`")
     subsets = {name: _parse_neurons(pairs, shape, f"subsets.{name}") for name, pairs in content["subsets"].items()}
-    return NeuronSet(_parse_neurons(content["neurons"], shape, "neurons"), shape).with_details(subsets, content["provenance"])
+    neurons = NeuronSet(_parse_neurons(content["neurons"], shape, "neurons"), shape)
+    return neurons.with_details(subsets, content["provenance"])
 
 
 def _parse_neurons(pairs: Any, shape: tuple[int, int] | None, place: str) -> list[Neuron]:
@@ -263,7 +273,9 @@ def _parse_neurons(pairs: Any, shape: tuple[int, int] | None, place: str) -> lis
     for number, pair in enumerate(pairs):
         neuron = _neuron(pair, shape, f"`{place}[{number}]`")
         if neuron in found:
-            raise InputError(f"`{place}[{number}]` is expected to be new but {list(neuron)} is also at {found[neuron]}.")
+            raise InputError(
+                f"`{place}[{number}]` is expected to come once but {list(neuron)} is also at {found[neuron]}."
+            )
         found[neuron] = number
     return list(found)
 
@@ -310,7 +322,7 @@ def random_like(neurons: NeuronSet, seed: int, same_layers: bool = True) -> Neur
     {0: 1, 1: 0, 2: 2}
     """
     if neurons.shape is None:
-        raise InputError("`neurons` is expected to have a shape to draw from. Give NeuronSet its `shape`, (layers, width).")
+        raise InputError("`neurons` is expected to have a shape to draw from but has none. Give NeuronSet its `shape`.")
     layers, width = neurons.shape
     wanted = neurons.layers() if same_layers else {None: len(neurons)}
     generator = torch.Generator().manual_seed(seed)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -27,7 +28,6 @@ from biaslab.tasks.evaluation import Evaluation
 from biaslab.verification import Gaps, perplexity, perplexity_change
 
 BASE = "untouched"
-WIDTH = 80
 
 
 class Estimate(NamedTuple):
@@ -50,7 +50,9 @@ Estimates = dict[str, dict[str, dict[str, Estimate]]]  # row -> scope -> metric
 def estimates(evaluations: Mapping[str, Sequence[Evaluation]]) -> Estimates:
     """Return each row's figures by scope, from its evaluations (one, or one a seed); ``BASE`` is among the rows."""
     base = evaluations[BASE]
-    return {name: {scope: _estimate(base, runs, scope) for scope in base[0].scopes()} for name, runs in evaluations.items()}
+    return {
+        name: {scope: _estimate(base, runs, scope) for scope in base[0].scopes()} for name, runs in evaluations.items()
+    }
 
 
 def _estimate(base: Sequence[Evaluation], runs: Sequence[Evaluation], scope: str) -> dict[str, Estimate]:
@@ -71,7 +73,9 @@ def _points(runs: Sequence[Evaluation], scope: str) -> tuple[Tensor, Tensor]:
     for run in runs:
         inside = run.within(scope)
         scores, terms = run.scores[inside], run.terms[inside]
-        points.append(torch.stack([f(scores, terms) for f in (stereotype_score, language_modeling_score, idealized_cat)]))
+        points.append(
+            torch.stack([f(scores, terms) for f in (stereotype_score, language_modeling_score, idealized_cat)])
+        )
         samples.append(bootstrap(scores, terms))
     return torch.stack(points), torch.stack(samples).mean(0)
 
@@ -174,7 +178,7 @@ class Outcome(NamedTuple):
         writer.add_histogram("neurons/layer", layers, bins=len(self.neurons.layers()))
 
     def print(self, console: Console) -> None:
-        """Print the tables, 80 columns wide."""
+        """Print the tables, at most 80 columns wide."""
         console.print(self._stereoset_table())
         console.print(self._domain_table())
         console.print(self._perplexity_table())
@@ -185,22 +189,26 @@ class Outcome(NamedTuple):
             console.print(f"dropped {pair}: {why}")
 
     def _stereoset_table(self) -> Table:
-        table = _table(f"StereoSet dev, {self.facts['clusters']} clusters: value [95 %], change [95 %]", "", "n", *NAMES)
+        table = _table(
+            f"StereoSet dev, {self.facts['clusters']} clusters: value [95 %], change [95 %]", "", "n", *NAMES
+        )
         for row, of_row in self.estimates.items():
             cells = [_cell(of_row["overall"][name], with_change=row != BASE) for name in NAMES]
             table.add_row(row, str(self.rows[row]), *cells)
         return table
 
     def _domain_table(self) -> Table:
-        table = _table("By domain", "", "", *NAMES)
+        table = _table("By domain: value [95 %]", "", *NAMES)
         for scope in list(self.estimates[BASE])[1:]:
-            for number, (row, of_row) in enumerate(self.estimates.items()):
-                table.add_row("" if number else scope, row, *(_cell(of_row[scope][name]) for name in NAMES))
-            table.add_section()
+            table.add_row(scope)
+            for row, of_row in self.estimates.items():
+                table.add_row(f"  {row}", *(_cell(of_row[scope][name]) for name in NAMES))
         return table
 
     def _perplexity_table(self) -> Table:
-        table = _table(f"Perplexity on {self.facts['sentences']} ordinary sentences", "", "value", "change, percent [95 %]")
+        table = _table(
+            f"Perplexity on {self.facts['sentences']} ordinary sentences", "", "value", "change, percent [95 %]"
+        )
         for row, of_row in self.perplexities().items():
             change = Interval(**of_row["change_percent"])
             table.add_row(row, f"{of_row['value']:.2f}", "" if row == BASE else _signed(change))
@@ -217,9 +225,10 @@ class Outcome(NamedTuple):
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, width=WIDTH, title_justify="left", pad_edge=False)
+    table = Table(title=f"\n{title}", title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.pad_edge = table.show_edge = False
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right")
+        table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
     return table
 
 

@@ -63,7 +63,9 @@ def encode_slot(tokenizer: PreTrainedTokenizerBase, text: str) -> Encoded:
         return Encoded(tokens, tokens.index(tokenizer.mask_token_id))
     tokens = tokenizer(text.partition(SLOT)[0].rstrip())["input_ids"]
     if not tokens:
-        raise InputError(f"`prompt` is expected to have words before its slot for a causal model, but has none: {text!r}.")
+        raise InputError(
+            f"`prompt` is expected to have words before its slot for a causal model, but has none: {text!r}."
+        )
     return Encoded(tokens, len(tokens) - 1)
 
 

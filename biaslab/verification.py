@@ -77,7 +77,9 @@ def negative_log_likelihoods(
     if not sentences:
         raise InputError("`sentences` is expected to hold at least one sentence but is empty.")
     special = is_masked(tokenizer)
-    encoded = tokenizer(list(sentences), truncation=True, max_length=max_length, add_special_tokens=special)["input_ids"]
+    encoded = tokenizer(list(sentences), truncation=True, max_length=max_length, add_special_tokens=special)[
+        "input_ids"
+    ]
     if not special:
         start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
         values = [sequence_log2_probabilities(model, torch.tensor([s]), start).sum() * -math.log(2) for s in encoded]
@@ -107,7 +109,9 @@ def perplexity(likelihoods: Tensor) -> float:
     return float((total / tokens).exp())
 
 
-def perplexity_change(before: Tensor, after: Tensor, resamples: int = 2000, seed: int = 0) -> tuple[float, float, float]:
+def perplexity_change(
+    before: Tensor, after: Tensor, resamples: int = 2000, seed: int = 0
+) -> tuple[float, float, float]:
     """Return the relative change of the perplexity in percent, and its 95 % interval by a paired bootstrap over sentences."""
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randint(len(before), (resamples, len(before)), generator=generator)

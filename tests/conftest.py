@@ -24,7 +24,7 @@ from transformers import (
 from biaslab.data.words import TEMPLATES
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # tiny models; two threads would only wait for each other
 
 SHARED = Path(__file__).parents[2] / "shared"  # the golden data lies beside the repository, where it lies at all
 MASKED = ("bert", "roberta", "mpnet", "distilbert")
@@ -49,7 +49,9 @@ def make_model(model_type: str, vocab_size: int = 100, seed: int = 0) -> PreTrai
     sizes = _SIZES.get(model_type, _SIZES["default"])
     extra = _GROUPED if model_type in ("llama", "mistral", "qwen2", "gemma2") else {}
     special = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-    config = AutoConfig.for_model(model_type, vocab_size=vocab_size, max_position_embeddings=64, **sizes, **extra, **special)
+    config = AutoConfig.for_model(
+        model_type, vocab_size=vocab_size, max_position_embeddings=64, **sizes, **extra, **special
+    )
     auto = AutoModelForMaskedLM if model_type in MASKED else AutoModelForCausalLM
     return auto.from_config(config).eval().requires_grad_(False)
 
@@ -65,7 +67,9 @@ def bert() -> PreTrainedModel:
     return make_model("bert")
 
 
-TEMPLATE_WORDS = re.findall(r"[a-z]+", " ".join(re.sub(r"{\w+}", " ", t.masked + " " + t.causal).lower() for t in TEMPLATES))
+TEMPLATE_WORDS = re.findall(
+    r"[a-z]+", " ".join(re.sub(r"{\w+}", " ", t.masked + " " + t.causal).lower() for t in TEMPLATES)
+)
 WORDS = (
     "the of is a an person man woman people who are very that this in he she his her was and not gender age "
     "female male black white asian old young rude kind mean worse worst better best doctor driver poor rich gay straight "
@@ -76,7 +80,16 @@ WORDS = (
 def wordpiece_tokenizer() -> PreTrainedTokenizerBase:
     """An uncased WordPiece tokenizer that knows WORDS, single letters and their continuations."""
     letters = "abcdefghijklmnopqrstuvwxyz.,!?'-"
-    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *dict.fromkeys(WORDS), *letters, *("##" + c for c in letters)]
+    tokens = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *dict.fromkeys(WORDS),
+        *letters,
+        *("##" + c for c in letters),
+    ]
     tokens += ["##ing", "##er", "##ly", "##ness"]
     return BertTokenizerFast(vocab={token: index for index, token in enumerate(dict.fromkeys(tokens))})
 
@@ -88,7 +101,10 @@ def bpe_tokenizer(masked: bool = True) -> PreTrainedTokenizerBase:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = BpeTrainer(
-        vocab_size=420, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=420,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     tokenizer.train_from_iterator([f" {word}" for word in WORDS] * 3, trainer)
     if not masked:
@@ -96,9 +112,12 @@ def bpe_tokenizer(masked: bool = True) -> PreTrainedTokenizerBase:
         return PreTrainedTokenizerFast(
             tokenizer_object=tokenizer, bos_token="<|endoftext|>", eos_token="<|endoftext|>", unk_token="<|endoftext|>"
         )
+    tokenizer.add_special_tokens([AddedToken("<mask>", lstrip=True, special=True)])
     ids = {token: tokenizer.token_to_id(token) for token in special}
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", ids["<s>"]), ("</s>", ids["</s>"])]
+        single="<s> $A </s>",
+        pair="<s> $A </s> </s> $B </s>",
+        special_tokens=[("<s>", ids["<s>"]), ("</s>", ids["</s>"])],
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

@@ -132,7 +132,9 @@ def test_as_many_sequences_as_tokens_and_heads():
         model = make_model(model_type)
         ids, position, targets = a_batch(4, 4)
         together = integrated_gradients(model, ids, position, targets, steps=2)
-        alone = [integrated_gradients(model, *(x[i : i + 1] for x in (ids, position, targets)), steps=2) for i in range(4)]
+        alone = [
+            integrated_gradients(model, *(x[i : i + 1] for x in (ids, position, targets)), steps=2) for i in range(4)
+        ]
         torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=0)
 
 

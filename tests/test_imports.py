@@ -26,7 +26,10 @@ DATA_MAY_SEE = {"errors", "assets", "tokenization", "data", "words", "queries", 
 
 
 def modules() -> dict[str, ast.Module]:
-    names = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in ROOT.rglob("*.py")}
+    names = {
+        path: ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for path in ROOT.rglob("*.py")
+    }
     return {name: ast.parse(path.read_text()) for path, name in names.items() if name != "__init__"}
 
 
@@ -58,7 +61,9 @@ def test_no_upward_arrow():
 def test_no_circle():
     arrows = {name: own(tree, set(modules())) - {name} for name, tree in modules().items()}
     packages = {"tasks", "metrics", "data"}  # a package's __init__ names its files; its files don't name it
-    arrows = {name: {i for i in found if not (i in packages and name.startswith(i + "."))} for name, found in arrows.items()}
+    arrows = {
+        name: {i for i in found if not (i in packages and name.startswith(i + "."))} for name, found in arrows.items()
+    }
     while arrows:
         leaves = {name for name, found in arrows.items() if not found & set(arrows)}
         assert leaves, f"a circle among {sorted(arrows)}"

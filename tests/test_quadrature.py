@@ -22,7 +22,10 @@ def test_gauss_legendre_is_exact_up_to_degree_2n_minus_1():
     assert abs(float((weights * nodes**8).sum()) - 1 / 9) > 1e-7
 
 
-@pytest.mark.parametrize(("quadrature", "expected"), [("riemann_left", 0.45), ("riemann_right", 0.55), ("riemann_middle", 0.5), ("trapezoid", 0.5)])
+@pytest.mark.parametrize(
+    ("quadrature", "expected"),
+    [("riemann_left", 0.45), ("riemann_right", 0.55), ("riemann_middle", 0.5), ("trapezoid", 0.5)],
+)
 def test_simple_rules_on_a_line(quadrature, expected):
     nodes, weights = nodes_and_weights(quadrature, 10)
     assert float(torch.dot(nodes, weights)) == pytest.approx(expected)

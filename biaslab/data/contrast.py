@@ -52,7 +52,9 @@ def make_batches(
     make = _stereoset_examples if source == "stereoset" else _text_examples
     examples = make(tokenizer, source, limit)
     if not examples:
-        raise InputError(f"`contrast` is expected to hold words that are one token in their place, but {source!r} has none.")
+        raise InputError(
+            f"`contrast` is expected to hold words that are one token in their place, but {source!r} has none."
+        )
     encoded = [encode_slot(tokenizer, text) for text, _ in examples]
     pairs = torch.tensor(list(pairs_of(source).values()))
     return [
@@ -97,7 +99,9 @@ def _text_examples(tokenizer: PreTrainedTokenizerBase, source: str, limit: int) 
             continue
         word = draw.choice(candidates)
         place = rank[word]
-        other = by_count[min(len(by_count) - 1, max(0, place + draw.choice((-1, 1)) * draw.randint(1, 2 + place // 10)))]
+        other = by_count[
+            min(len(by_count) - 1, max(0, place + draw.choice((-1, 1)) * draw.randint(1, 2 + place // 10)))
+        ]
         text = _slotted(re.sub(rf"(?<= ){word}(?=[ .,])", SLOT, sentence, count=1), tokenizer)
         tokens = text and _tokens(tokenizer, text, [word, other])
         if tokens:

@@ -77,7 +77,9 @@ def make_prompts(
     for name, values, known in (("dimensions", dimensions, words.DIMENSIONS), ("kinds", kinds, words.MODIFIERS)):
         unknown = [value for value in values if value not in known]
         if unknown or not values:
-            raise InputError(f"`{name}` is expected to be of {', '.join(known)} but got {', '.join(unknown) or 'none'}.")
+            raise InputError(
+                f"`{name}` is expected to be of {', '.join(known)} but got {', '.join(unknown) or 'none'}."
+            )
     if part not in ("find", "held_out"):
         raise InputError(f'`part` is expected to be "find" or "held_out" but got {part!r}.')
     if modifiers < 1:
@@ -116,7 +118,9 @@ def read_prompts(path: str | Path) -> tuple[list[Prompt], dict[str, list[Pair]]]
     try:
         groups = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"`path` is expected to be a JSON file of prompt groups, but {path} can't be read: {error}.") from error
+        raise InputError(
+            f"`path` is expected to be a JSON file of prompt groups, but {path} can't be read: {error}."
+        ) from error
     if not isinstance(groups, list) or not groups:
         raise InputError(f"`path` is expected to hold a list of groups, but {path} holds {type(groups).__name__}.")
     prompts: dict[tuple[int, str], Prompt] = {}
@@ -136,7 +140,9 @@ def read_prompts(path: str | Path) -> tuple[list[Prompt], dict[str, list[Pair]]]
             prompts.setdefault((number, text), Prompt(text, path.stem, path.stem, number))
             demographics.setdefault(demographic)
     if len(demographics) < 2:
-        raise InputError(f"`path` is expected to ask about two demographics or more, but {path} has {', '.join(demographics)}.")
+        raise InputError(
+            f"`path` is expected to ask about two demographics or more, but {path} has {', '.join(demographics)}."
+        )
     return list(prompts.values()), {path.stem: _consecutive(tuple(demographics))}
 
 
@@ -250,8 +256,10 @@ class PromptDataModule(LightningDataModule):
         self.fingerprint = hashlib.sha256(json.dumps([self.prompts, self.pair_names]).encode()).hexdigest()[:16]
         self.batches = self._batches()
         source, limit = self.hparams["contrast"], self.hparams["contrast_limit"]
-        self.contrast_batches = [] if source is None else contrast.make_batches(
-            self.tokenizer, source, limit, self.hparams["tokens_per_batch"]
+        self.contrast_batches = (
+            []
+            if source is None
+            else contrast.make_batches(self.tokenizer, source, limit, self.hparams["tokens_per_batch"])
         )
 
     def _prompts_and_pairs(self) -> tuple[list[Prompt], dict[str, list[Pair]]]:
@@ -265,7 +273,9 @@ class PromptDataModule(LightningDataModule):
             pairs = {name: _consecutive(words.DIMENSIONS[name]) for name in dimensions}
         for name, wanted in given.items():
             if name not in pairs or any(len(pair) != 2 for pair in wanted):
-                raise InputError(f"`pairs` is expected to hold pairs of words for {', '.join(pairs)}, but got {name}: {wanted}.")
+                raise InputError(
+                    f"`pairs` is expected to hold pairs of words for {', '.join(pairs)}, but got {name}: {wanted}."
+                )
             pairs[name] = [(first, second) for first, second in wanted]
         return prompts, pairs
 

@@ -55,7 +55,9 @@ class AdapterTraining(LightningModule):
         optimizer = torch.optim.AdamW(groups, lr=self.hparams["lr"])
         total = int(self.trainer.estimated_stepping_batches)
         rise = max(1, round(self.hparams["warmup"] * total))
-        schedule = LambdaLR(optimizer, lambda step: min((step + 1) / rise, max(0.0, (total - step) / (total - rise + 1))))
+        schedule = LambdaLR(
+            optimizer, lambda step: min((step + 1) / rise, max(0.0, (total - step) / (total - rise + 1)))
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_fit_end(self) -> None:

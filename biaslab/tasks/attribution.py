@@ -82,7 +82,9 @@ class Attribution(LanguageModelTask):
         source = self.data.hparams["contrast"]
         needs = self.hparams["selection"] == "guarded" or self.hparams["source"] != "prompts"
         if needs and source is None:
-            raise InputError("`contrast` is expected to name a contrast set for this selection but is None. Give the data one.")
+            raise InputError(
+                "`contrast` is expected to name a contrast set for this selection but is None. Give the data one."
+            )
         if self.hparams["source"] != "prompts" and source != "stereoset":
             raise InputError(f'`contrast` is expected to be "stereoset" for this source but got {source!r}.')
         self.contrast_pairs = list(contrast.pairs_of(source)) if source else []

@@ -40,7 +40,9 @@ class Evaluation(NamedTuple):
 
     def figures(self) -> dict[str, dict[str, Interval]]:
         """Return SS, LMS and ICAT with their 95 % intervals, overall and by domain."""
-        return {scope: intervals(self.scores[self.within(scope)], self.terms[self.within(scope)]) for scope in self.scopes()}
+        return {
+            scope: intervals(self.scores[self.within(scope)], self.terms[self.within(scope)]) for scope in self.scopes()
+        }
 
 
 class StereoSetEvaluation(LanguageModelTask):
@@ -67,8 +69,12 @@ class StereoSetEvaluation(LanguageModelTask):
         self.clusters.reset()
         figures = self.evaluation.figures()
         for scope, of_scope in figures.items():
-            self.log_dict({f"{scope}/{name}": interval.value for name, interval in of_scope.items()}, rank_zero_only=True)
+            self.log_dict(
+                {f"{scope}/{name}": interval.value for name, interval in of_scope.items()}, rank_zero_only=True
+            )
         if self.trainer.is_global_zero and self.trainer.logger is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            content = {scope: {name: interval._asdict() for name, interval in f.items()} for scope, f in figures.items()}
+            content = {
+                scope: {name: interval._asdict() for name, interval in f.items()} for scope, f in figures.items()
+            }
             (self.folder / "stereoset.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

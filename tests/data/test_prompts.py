@@ -10,7 +10,9 @@ from biaslab.tokenization import SLOT
 
 
 def test_find_and_held_out_share_neither_modifier_nor_wording():
-    parts = {part: make_prompts(list(words.DIMENSIONS), list(words.MODIFIERS), 100, part) for part in ("find", "held_out")}
+    parts = {
+        part: make_prompts(list(words.DIMENSIONS), list(words.MODIFIERS), 100, part) for part in ("find", "held_out")
+    }
     assert len(parts["find"]) == 9 * 6 * 70 * 12
     assert len(parts["held_out"]) == 9 * 6 * 30 * 5
     assert not {p.text for p in parts["find"]} & {p.text for p in parts["held_out"]}
@@ -70,7 +72,11 @@ def authors_file(path, groups):
 
 def test_authors_format(tmp_path):
     groups = [
-        [["The [MASK] person is rude.", "young", "x"], ["The [MASK] person is rude.", "old", "x"], ["A rude [MASK] man.", "young", "x"]],
+        [
+            ["The [MASK] person is rude.", "young", "x"],
+            ["The [MASK] person is rude.", "old", "x"],
+            ["A rude [MASK] man.", "young", "x"],
+        ],
         [["The [MASK] person is kind.", "young", "y"]],
     ]
     prompts, pairs = read_prompts(authors_file(tmp_path / "age.json", groups))

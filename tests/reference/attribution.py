@@ -25,7 +25,9 @@ def target_probabilities(model: nn.Module, ids: Tensor, position: int, targets: 
 
 def neurons_of(model: nn.Module, ids: Tensor, position: int, layer: int) -> Tensor:
     seen = []
-    handle = ffn_modules(model)[layer].register_forward_pre_hook(lambda _, args: seen.append(args[0][0, position].detach()))
+    handle = ffn_modules(model)[layer].register_forward_pre_hook(
+        lambda _, args: seen.append(args[0][0, position].detach())
+    )
     model(input_ids=ids[None])
     handle.remove()
     return seen[0]

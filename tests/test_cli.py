@@ -1,0 +1,283 @@
+"""Through the command line: every shipped config, `debias`, and what bad input prints."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import make_model, wordpiece_tokenizer
+from transformers import BertConfig, BertModel
+
+from biaslab import __main__ as program
+from biaslab.__main__ import COMMANDS
+from biaslab.neurons import NeuronSet
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+NAMES = ("doctor", "driver", "friend", "girl", "boy", "man", "woman", "person", "water", "city")
+
+
+def stereoset(path: Path, clusters: int = 12) -> str:
+    def cluster(number: int) -> dict:
+        words = ("rude", "kind", "water") if number % 2 else ("mean", "nice", "cooking")
+        labels = ("stereotype", "anti-stereotype", "unrelated")
+        target, domain = (("doctor", "profession"), ("girl", "gender"), ("asian", "race"))[number % 3]
+        context = f"the {target} {'is' if number % 4 < 2 else 'was'} BLANK."
+        sentences = [
+            {"sentence": context.replace("BLANK", word), "id": f"s{number}{word}", "gold_label": label}
+            for word, label in zip(words, labels, strict=True)
+        ]
+        return {"id": f"c{number}", "target": target, "bias_type": domain, "context": context, "sentences": sentences}
+
+    path.write_text(json.dumps({"data": {"intrasentence": [cluster(number) for number in range(clusters)]}}))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny model, a tiny StereoSet and some text."""
+    folder = tmp_path_factory.mktemp("lab")
+    tokenizer = wordpiece_tokenizer()
+    make_model("bert", len(tokenizer)).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    stereoset(folder / "stereoset.json")
+    lines = [f"the {a} loves the {b} and hates the {c} ." for a in NAMES for b in NAMES for c in NAMES]
+    (folder / "text.txt").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def main(arguments: list[str]) -> None:
+    """Run the program with these arguments, in this process."""
+    before, sys.argv = sys.argv, ["biaslab", *arguments]
+    try:
+        program.main()
+    finally:
+        sys.argv = before
+
+
+QUIET = ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.enable_progress_bar", "false"]
+
+
+def attribute(lab: Path, *more: str) -> None:
+    main(
+        [
+            "predict", "-c", str(CONFIGS / "attribute.yaml"), "--model.model_name", str(lab / "model"),
+            "--model.selection", "ranked", "--model.source", "prompts", "--model.steps", "2",
+            "--data.dimensions", "[gender, age]", "--data.modifiers", "1", "--data.contrast", "null", *QUIET, *more,
+        ]
+    )  # fmt: skip
+
+
+def judge(lab: Path, *more: str) -> None:
+    config = ["-c", str(CONFIGS / "stereoset.yaml")]
+    model = ["--model.model_name", str(lab / "model"), "--data.path", str(lab / "stereoset.json")]
+    main(["test", *config, *more, *model, *QUIET])
+
+
+def test_predict_then_test_with_suppression(lab, workdir, capsys):
+    attribute(lab)
+    run = workdir / "runs" / "attribute" / "version_0"
+    neurons = NeuronSet.load(run / "neurons.json")
+    assert len(neurons) == round(0.02 * 3 * 48)
+    assert neurons.provenance["settings"]["steps"] == 2
+    assert set(neurons.subsets) >= {"gender", "gender/female-male", "age/young-old"}
+    assert (run / "config.yaml").exists()
+    assert list(run.glob("events.out.tfevents.*"))
+    assert "residual" in capsys.readouterr().out
+
+    judge(lab)
+    suppress = ["-c", str(CONFIGS / "suppress.yaml"), "--trainer.callbacks.neurons", str(run / "neurons.json")]
+    judge(lab, *suppress)
+    folder = workdir / "runs" / "stereoset"
+    first, second = (json.loads((folder / f"version_{i}" / "stereoset.json").read_text()) for i in (0, 1))
+    assert set(first) == {"overall", "gender", "profession", "race"}
+    assert first["overall"]["SS"]["low"] <= first["overall"]["SS"]["value"] <= first["overall"]["SS"]["high"]
+    assert second.keys() == first.keys()
+    assert "NeuronSuppression" in (folder / "version_1" / "config.yaml").read_text()
+
+
+def test_second_run_never_overwrites_the_first(lab, workdir):
+    attribute(lab)
+    content = (workdir / "runs/attribute/version_0/neurons.json").read_text()
+    attribute(lab)
+    assert (workdir / "runs/attribute/version_0/neurons.json").read_text() == content
+    assert (workdir / "runs/attribute/version_1/neurons.json").read_text() == content
+
+
+@pytest.mark.parametrize("selection", ["paper", "guarded"])
+def test_other_selections(lab, workdir, selection):
+    attribute(lab, "--model.selection", selection, "--data.contrast", str(lab / "text.txt"), "--data.contrast_limit", "20")
+    neurons = NeuronSet.load(workdir / "runs/attribute/version_0/neurons.json")
+    assert neurons.provenance["settings"]["selection"] == selection
+    if selection == "paper":
+        assert "gender/female-male/negative" in neurons.provenance["settings"]["shares_used"]
+
+
+def debias(lab: Path, *more: str) -> None:
+    main(
+        [
+            "debias", "--model", str(lab / "model"), "--source", "prompts", "--contrast", str(lab / "text.txt"),
+            "--text", str(lab / "text.txt"), "--stereoset", str(lab / "stereoset.json"), "--dimensions", "[gender, age]",
+            "--modifiers", "1", "--steps", "2", "--seeds", "2", "--sentences", "3", *more,
+        ]
+    )  # fmt: skip
+
+
+def test_debias_writes_and_prints_everything(lab, workdir, capsys):
+    debias(lab)
+    run = workdir / "runs" / "debias" / "version_0"
+    names = {path.name for path in run.iterdir() if not path.name.startswith("events")}
+    assert names == {"results.json", "table.csv", "gaps.csv", "neurons.json", "neurons_paper.json", "config.yaml", "hparams.yaml"}
+    assert list(run.glob("events.*"))
+    results = json.loads((run / "results.json").read_text())
+    assert set(results["stereoset"]) == {"untouched", "BNS, guarded", "BNS, paper", "random, 2 seeds"}
+    base = results["stereoset"]["untouched"]["overall"]
+    assert base["SS"]["change"] == {"value": 0, "low": 0, "high": 0}
+    assert base["SS"]["spread"] is None
+    assert results["stereoset"]["random, 2 seeds"]["overall"]["SS"]["spread"] is not None
+    assert [row["pair"] for row in results["gaps"]] == ["gender/female-male", "age/young-old", "mean of the pairs"]
+    assert results["perplexity"]["untouched"]["value"] > 1
+    assert sum(results["neurons"]["by_layer"].values()) == results["neurons"]["count"] == round(0.02 * 3 * 48)
+    assert yaml.safe_load((run / "config.yaml").read_text())["steps"] == 2
+    printed = capsys.readouterr().out
+    for word in ("untouched", "BNS, guarded", "random, 2 seeds", "gender/female-male", "dropped age/", "residual", "layer"):
+        assert word in printed
+    assert "runs/debias/version_0" in printed
+    assert max(map(len, printed.splitlines())) <= 80
+
+    debias(lab)
+    assert (workdir / "runs/debias/version_1/results.json").exists()
+
+
+def corpus_config(lab: Path) -> list[str]:
+    return ["--data.sources", f"[{lab / 'text.txt'}]", "--trainer.max_steps", "2", "--trainer.val_check_interval", "1.0"]
+
+
+@pytest.mark.assets
+def test_fit_trains_the_adapter(lab, workdir, asset):
+    asset("minilm-encoder")
+    from biaslab import adapter
+
+    precision = ["--trainer.precision", "32-true", "--data.tokens_per_batch", "128", "--model.rank", "2"]
+    main(["fit", "-c", str(CONFIGS / "minilm_mlm.yaml"), *corpus_config(lab), *precision, *QUIET])
+    path = workdir / "runs/minilm_mlm/version_0/adapter.safetensors"
+    model, _ = adapter.load(path)
+    assert type(model).__name__ == "BertForMaskedLM"
+    assert path.stat().st_size < 8e6
+
+
+def bad(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)
+
+
+def headless(folder: Path) -> str:
+    config = BertConfig(vocab_size=99, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2)
+    BertModel(config).save_pretrained(folder)
+    wordpiece_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def opt(folder: Path) -> str:
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "opt"}')
+    wordpiece_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def foreign(path: Path, lab: Path) -> str:
+    content = json.loads((lab / "stereoset.json").read_text())
+    del content["data"]["intrasentence"][3]["sentences"]
+    return bad(path, json.dumps(content))
+
+
+def two_slots(path: Path) -> str:
+    return bad(path, json.dumps([[["[MASK] is [MASK].", "female", "x"], ["a [MASK].", "male", "x"]]]))
+
+
+# What is run, and what the one line must say: the argument, what was expected, what came.
+BAD: dict[str, tuple[Callable[[Path, Path], object], str]] = {
+    "unknown model": (lambda lab, tmp: debias(lab, "--model", "no-such-model"), "`model_name`.*'no-such-model'"),
+    "no head": (lambda lab, tmp: debias(lab, "--model", headless(tmp / "m")), r"`model_name`.*lacks cls\.predictions"),
+    "opt": (lambda lab, tmp: debias(lab, "--model", opt(tmp / "o")), "`model_name`.*'opt'"),
+    "unknown asset": (lambda lab, tmp: main(["fetch", "stereoste"]), "`name`.*'stereoste'"),
+    "unknown command": (lambda lab, tmp: main(["debais"]), "`COMMAND`.*'debais'"),
+    "truncated StereoSet": (
+        lambda lab, tmp: debias(lab, "--stereoset", bad(tmp / "s.json", (lab / "stereoset.json").read_text()[:900])),
+        "`path`.*s.json can't be read or is cut off",
+    ),
+    "foreign StereoSet": (
+        lambda lab, tmp: debias(lab, "--stereoset", foreign(tmp / "s.json", lab)),
+        "cluster 'c3' lacks a list of sentences",
+    ),
+    "malformed neurons": (
+        lambda lab, tmp: judge(
+            lab, "-c", str(CONFIGS / "suppress.yaml"), "--trainer.callbacks.neurons", bad(tmp / "n.json", "[]")
+        ),
+        "`neurons` is expected",
+    ),
+    "no neurons": (lambda lab, tmp: judge(lab, "-c", str(CONFIGS / "suppress.yaml")), "--trainer.callbacks.neurons PATH"),
+    "two slots": (lambda lab, tmp: attribute(lab, "--data.path", two_slots(tmp / "p.json")), "`prompt`.*one slot.*has 2"),
+    "no pair left": (lambda lab, tmp: attribute(lab, "--data.dimensions", "[politics]"), "`pairs`.*politics/democrat"),
+    "no steps": (lambda lab, tmp: attribute(lab, "--model.steps", "0"), "`steps`.*positive integer but got 0"),
+    "threshold": (lambda lab, tmp: attribute(lab, "--model.threshold", "1.5"), r"`threshold`.*\(0, 1\] but got 1.5"),
+    "output": (lambda lab, tmp: debias(lab, "--output", bad(tmp / "file", "") + "/x"), "`output`.*can be written"),
+    "output of a job": (
+        lambda lab, tmp: judge(lab, "--trainer.logger.save_dir", bad(tmp / "file", "") + "/x"),
+        "`output`.*can be written",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_input_is_one_line_and_exit_code_2(lab, workdir, capfd, what):
+    run, message = BAD[what]
+    with pytest.raises(SystemExit) as exit_info:
+        run(lab, workdir)
+    assert exit_info.value.code == 2
+    lines = [line for line in capfd.readouterr().err.splitlines() if "biaslab: error:" in line]
+    assert len(lines) == 1
+    assert re.search(message, lines[0]), lines[0]
+
+
+def test_neurons_of_another_model(lab, workdir, tmp_path, capfd):
+    attribute(lab)
+    other = tmp_path / "other"
+    make_model("bert", len(wordpiece_tokenizer()), seed=5).save_pretrained(other)
+    wordpiece_tokenizer().save_pretrained(other)
+    neurons = str(workdir / "runs/attribute/version_0/neurons.json")
+    with pytest.raises(SystemExit):
+        judge(
+            lab, "-c", str(CONFIGS / "suppress.yaml"), "--trainer.callbacks.neurons", neurons,
+            "--model.model_name", str(other),
+        )  # fmt: skip
+    assert "other weights" in capfd.readouterr().err
+
+
+def test_help_is_quick_and_names_every_command():
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-m", "biaslab", "--help"], capture_output=True, text=True, check=True)
+    assert time.monotonic() - started < 1.5
+    assert all(command in done.stdout for command in COMMANDS)
+
+
+def test_heavy_imports_are_lazy():
+    code = "import sys, biaslab, biaslab.__main__; print('torch' in sys.modules, 'transformers' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+@pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_configs_are_short(config):
+    assert len(config.read_text().splitlines()) <= 25
+    assert yaml.safe_load(config.read_text())
