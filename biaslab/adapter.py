@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from transformers import AutoTokenizer, BertForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from biaslab import assets
 from biaslab.errors import InputError
@@ -46,7 +46,10 @@ def untrained(rank: int, attention: str = "sdpa") -> BertForMaskedLM:
     Only the adapter requires gradients: the low-rank updates, the encoder's biases and norms, and the head.
     """
     folder = assets.fetch(ENCODER)
-    model = BertForMaskedLM.from_pretrained(folder, attn_implementation=attention)
+    config = BertConfig.from_pretrained(folder, attn_implementation=attention)
+    model = BertForMaskedLM(config).eval()
+    encoder = load_file(folder / "model.safetensors")
+    model.bert.load_state_dict({name: tensor for name, tensor in encoder.items() if not name.startswith("pooler")})
     with torch.no_grad():
         model.cls.predictions.transform.dense.weight.copy_(torch.eye(model.config.hidden_size))
         model.cls.predictions.transform.dense.bias.zero_()

@@ -119,7 +119,8 @@ def load_model(
     """
     if model_name == adapter.NAME:
         model, tokenizer = adapter.load()
-        return _frozen(model.to(dtype)), tokenizer
+        nn.Module.to(model, dtype)
+        return _frozen(model), tokenizer
     source = str(assets.fetch(model_name)) if model_name in assets.MODELS else _existing(model_name)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if not Path(source).is_dir():
@@ -127,7 +128,8 @@ def load_model(
     try:
         config = AutoConfig.from_pretrained(source, **options)
         auto = AutoModelForMaskedLM if architecture(config).masked else AutoModelForCausalLM
-        model, info = auto.from_pretrained(source, config=config, dtype=dtype, output_loading_info=True, **options)
+        loaded: Any = auto.from_pretrained(source, config=config, dtype=dtype, output_loading_info=True, **options)
+        model, info = loaded
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
     except InputError:
         raise
@@ -161,7 +163,9 @@ def _require_complete(model_name: str, info: Any) -> None:
 
 
 def _frozen(model: PreTrainedModel) -> PreTrainedModel:
-    return model.eval().requires_grad_(False)
+    model.eval()
+    model.requires_grad_(False)
+    return model
 
 
 def _first_line(error: Exception) -> str:

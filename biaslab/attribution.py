@@ -174,7 +174,7 @@ def _attribute(
     gap: Gap,
 ) -> GapAttribution:
     at_one = _gaps(_probabilities(recording.logits, target_ids), pairs)  # [batch, pair]
-    size = (lambda x: x.abs()) if gap == "absolute" else (lambda x: x)
+    size: Callable[[Tensor], Tensor] = torch.abs if gap == "absolute" else torch.clone
     at_zero: list[Tensor] = []
 
     def attribute(layer: _Layer) -> Tensor:
@@ -323,7 +323,7 @@ class _Layer:
             hidden = run_layer(self.model, self.recording, later, hidden, rows)
         slot = hidden[torch.arange(len(hidden), device=hidden.device), self.position.repeat(nodes)]
         logits = head(self.model, self.recording, slot)
-        return _probabilities(logits, self.target_ids.repeat(nodes, 1)).unflatten(0, (nodes, batch))
+        return _probabilities(logits, self.target_ids.repeat(nodes, 1)).view(nodes, batch, -1)
 
 
 def _each_layer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -37,6 +38,14 @@ class BiaslabCLI(LightningCLI):
         parser.link_arguments("model.init_args.model_name", "data.init_args.model_name")
 
 
+def quiet() -> None:
+    """Silence advice and deprecations that come from Lightning's own code: a user can't act on them."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+
+
 def run(command: str) -> None:
     """Run one subcommand with the arguments that follow it in ``sys.argv``.
 
@@ -46,8 +55,7 @@ def run(command: str) -> None:
     Raises:
         InputError: if an argument is not what is expected.
     """
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's own calls; users can't mend them
+    quiet()
     if command in PLAIN:
         auto_cli(PLAIN[command], args=sys.argv[2:], prog=f"biaslab {command}")
         return

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import time
-import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -104,15 +102,13 @@ def debias(
     folder = _new_folder(logger)
     (folder / "config.yaml").write_text(yaml.safe_dump(_plain(settings), sort_keys=False), encoding="utf-8")
     console = Console(highlight=False)
-    _quiet()
 
     console.print(f"biaslab debias: {model}. Everything goes to {folder}")
     task = Attribution(
         model, steps=steps, count=count, guard_weight=guard_weight, source=source, selection=selection,
         trust_remote_code=trust_remote_code,
     )  # fmt: skip
-    prompts = {"model_name": model, "dimensions": dimensions, "modifiers": modifiers}
-    find = PromptDataModule(**prompts, contrast=contrast)
+    find = PromptDataModule(model, dimensions, modifiers=modifiers, contrast=contrast)
     console.print("\n[bold]1 Find[/]: attribute the gap between demographics to neurons (IG²)")
     _trainer(logger).predict(task, find, return_predictions=False)
     neurons = task.select(selection)
@@ -134,7 +130,7 @@ def debias(
         evaluations[row.name] = [_evaluate(judge, data, n, factor, positions) for n in treated]
 
     console.print("\n[bold]3 Verify[/]: held-out prompts, ordinary text")
-    held_out = PromptDataModule(**prompts, part="held_out")
+    held_out = PromptDataModule(model, dimensions, modifiers=modifiers, part="held_out")
     held_out.setup("predict")
     gaps = _gaps(task, held_out, neurons, rows[-1].neurons)
     likelihoods = _likelihoods(task, rows, factor, read_sentences(text, "evaluation")[:sentences])
@@ -183,12 +179,6 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
 
 
-def _quiet() -> None:
-    """Silence Lightning's advice on hardware and data workers, which says nothing here."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
-
-
 def _trainer(logger: TensorBoardLogger | bool, *callbacks: Callback) -> Trainer:
     return Trainer(
         accelerator="auto",
@@ -206,7 +196,7 @@ def _evaluate(
     data: StereoSetDataModule,
     neurons: NeuronSet | None,
     factor: float,
-    positions: str,
+    positions: Literal["all", "slot"],
 ) -> Evaluation:
     treatment = [] if neurons is None else [NeuronSuppression(neurons, factor=factor, positions=positions)]
     _trainer(False, *treatment).test(judge, datamodule=data, verbose=False)
@@ -238,4 +228,5 @@ def _likelihoods(task: Attribution, rows: Sequence[Row], factor: float, text: Se
 
 
 def _progress(items: Sequence[Any], what: str) -> Iterable[Any]:
-    return tqdm(items, desc=what, leave=False)
+    bar: Iterable[Any] = tqdm(items, desc=what, leave=False)
+    return bar

@@ -158,7 +158,8 @@ def head(model: PreTrainedModel, recording: Recording, hidden: Tensor) -> Tensor
     state = hidden[:, None]
     with _bypassed(layers(model), (state,) if recording.tuples else state):
         placeholder = torch.zeros(len(hidden), 1, dtype=torch.long, device=hidden.device)
-        return model(input_ids=placeholder, **_no_cache(model)).logits[:, 0]
+        logits: Tensor = model(input_ids=placeholder, **_no_cache(model)).logits
+        return logits[:, 0]
 
 
 @contextmanager

@@ -120,7 +120,7 @@ def test_other_selections(lab, workdir, selection):
     neurons = NeuronSet.load(workdir / "runs/attribute/version_0/neurons.json")
     assert neurons.provenance["settings"]["selection"] == selection
     if selection == "paper":
-        assert "gender/female-male/negative" in neurons.provenance["settings"]["shares_used"]
+        assert 0 < neurons.provenance["settings"]["shares_used"]["gender/female-male"]["negative"] <= 1
 
 
 def debias(lab: Path, *more: str) -> None:
@@ -153,7 +153,7 @@ def test_debias_writes_and_prints_everything(lab, workdir, capsys):
     for word in ("untouched", "BNS, guarded", "random, 2 seeds", "gender/female-male", "dropped age/", "residual", "layer"):
         assert word in printed
     assert "runs/debias/version_0" in printed
-    assert max(map(len, printed.splitlines())) <= 80
+    assert max(len(line) for line in printed.splitlines() if "|" not in line) <= 80  # but progress bars
 
     debias(lab)
     assert (workdir / "runs/debias/version_1/results.json").exists()

@@ -6,6 +6,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from biaslab.data.stereoset import candidate_word, read_clusters
 from biaslab.errors import InputError
 from biaslab.tokenization import SLOT, by_length, encode_slot, is_masked, token_in_place
 
+Item = TypeVar("Item")
 # StereoSet's three candidates make three pairs: two for the guard, and one that is itself about bias.
 STEREOSET_PAIRS = {"guard/stereotype-unrelated": (0, 2), "guard/anti_stereotype-unrelated": (1, 2), "bias": (0, 1)}
 TEXT_PAIRS = {"guard/true-random": (0, 1)}
@@ -125,7 +127,7 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, text: str, words: Sequence[str])
     return known if len(set(known)) == len(words) else None
 
 
-def _shuffled(items: Sequence[str]) -> list[str]:  # type: ignore[misc]
+def _shuffled(items: Sequence[Item]) -> list[Item]:
     """Return the items in a fixed random order, so that a limit takes some of each domain."""
     order = list(items)
     random.Random(0).shuffle(order)

@@ -20,7 +20,7 @@ FEWEST, MOST = 2, 5  # neurons a group, on average, between which the share is l
 SHARE_STEP, ROUNDS = 0.05, 6
 _ONE = 2**40  # normalised scores are summed as multiples of 1/2^40: exact in any order and on any number of processes
 _ROWS = 32  # prompts that are normalised at a time, which bounds the memory
-_TINY = 1e-9  # 0.55 * 20 is 11.000000000000002
+_TINY = 1e-9  # 0.1 * 70 is 7.000000000000001, and 7 of 70 groups are enough
 
 
 class Votes(NamedTuple):

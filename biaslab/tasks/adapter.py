@@ -27,8 +27,9 @@ class AdapterTraining(LightningModule):
     def __init__(self, rank: int = 64, lr: float = 1e-3, weight_decay: float = 0.01, warmup: float = 0.05) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.model = adapter.untrained(rank, attention="eager")  # the quickest for short sentences on a CPU
-        self.model.eval()  # and it stays so: without dropout, since the corpus is seen less than twice
+        # Eager attention is the quickest for short sentences on a CPU. The model stays in evaluation mode, without dropout:
+        # the corpus is seen less than twice.
+        self.model = adapter.untrained(rank, attention="eager")
 
     def _loss(self, batch: dict[str, Tensor]) -> Tensor:
         hidden = self.model.bert(batch["input_ids"]).last_hidden_state  # [batch, sequence, hidden]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torchmetrics import MaxMetric, MetricCollection, SumMetric
 
-import biaslab
 from biaslab.architectures import ffn_shape, fingerprint
 from biaslab.attribution import Gap, attribute_gaps
 from biaslab.data import contrast
@@ -190,9 +190,6 @@ class Attribution(LanguageModelTask):
         )
 
     def _provenance(self, selection: Selection) -> dict[str, Any]:
-        import pytorch_lightning
-        import transformers
-
         mean, worst = self.residual()
         settings = {key: value for key, value in self.hparams.items() if key not in ("model_name", "trust_remote_code")}
         return {
@@ -210,12 +207,7 @@ class Attribution(LanguageModelTask):
                 "contrast": self.data.hparams["contrast"],
             },
             "residual": {"mean": mean, "worst": worst},
-            "versions": {
-                "biaslab": biaslab.__version__,
-                "torch": torch.__version__,
-                "transformers": transformers.__version__,
-                "pytorch_lightning": pytorch_lightning.__version__,
-            },
+            "versions": {name: version(name) for name in ("biaslab", "torch", "transformers", "pytorch-lightning")},
         }
 
     def _log(self, neurons: NeuronSet) -> None:

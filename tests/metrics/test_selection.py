@@ -14,11 +14,11 @@ from biaslab.metrics.selection import NeuronSelection, guarded, ranked
 from tests.reference import selection as reference
 
 PAIRS, KINDS, SHAPE = ("gender/female-male", "age/young-old", "age/old-teenage"), ("negative", "positive"), (3, 8)
-RULES = [(0.2, 0.7), (0.1, 0.5), (0.6, 0.9), (1.0, 1.0), (0.05, 0.1)]
+RULES = [(0.2, 0.7), (0.1, 0.5), (0.6, 0.9), (1.0, 1.0), (1.0, 0.1), (0.05, 0.1)]
 
 
 def prompts(seed=0, noise=0.5, wordings=5, groups=7):
-    """Scores that the wordings of a group share in part; some silent prompts; unequal groups; a pair without one kind."""
+    """Scores that a group's wordings share in part; some silent prompts; unequal groups; a pair without one kind."""
     generator = torch.Generator().manual_seed(seed)
     scores, labels = [], []
     for pair, kind, group in itertools.product(range(2), range(2), range(groups)):
@@ -99,8 +99,8 @@ def prompts_with(neurons_of_prompts):
 @pytest.mark.parametrize(
     ("prompts_a_group", "keepers", "share", "kept"),
     [
-        (20, 11, 0.55, True),  # 0.55 * 20 is 11.000000000000002
-        (20, 10, 0.55, False),
+        (25, 7, 0.28, True),  # 0.28 * 25 is 7.000000000000001
+        (25, 6, 0.28, False),
         (10, 7, 0.7, True),
         (10, 6, 0.7, False),
         (2, 2, 0.7, False),  # fewer than three prompts
@@ -115,6 +115,14 @@ def test_the_share_of_a_group_at_its_edges(prompts_a_group, keepers, share, kept
     assert ((0, 0) in found.neurons[PAIRS[0]]) is kept
     if prompts_a_group > 2:
         assert found.shares[PAIRS[0]] == {"negative": share}
+
+
+@pytest.mark.parametrize(("groups", "keepers", "kept"), [(70, 7, True), (70, 6, False), (71, 7, False), (9, 1, True)])
+def test_the_share_of_the_groups_at_its_edges(groups, keepers, kept):  # 0.1 * 70 is 7.000000000000001
+    neurons = [(0, 1, 2)] * 3 * keepers + [(1, 2)] * 3 * (groups - keepers)
+    scores, pairs, kinds, _ = prompts_with(neurons)
+    metric = collected((scores, pairs, kinds, torch.arange(groups).repeat_interleave(3)))
+    assert ((0, 0) in metric.paper().neurons[PAIRS[0]]) is kept
 
 
 def test_a_silent_prompt_votes_for_nothing_but_is_a_prompt_of_its_group():
