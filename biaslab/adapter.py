@@ -49,7 +49,9 @@ def untrained(rank: int, attention: str = "sdpa") -> BertForMaskedLM:
     config = BertConfig.from_pretrained(folder, attn_implementation=attention)
     model = BertForMaskedLM(config).eval()
     encoder = load_file(folder / "model.safetensors")
-    model.bert.load_state_dict({name: tensor for name, tensor in encoder.items() if not name.startswith("pooler")})
+    for name in ("pooler.dense.weight", "pooler.dense.bias", "embeddings.position_ids"):  # no part of a masked model
+        encoder.pop(name, None)
+    model.bert.load_state_dict(encoder)
     with torch.no_grad():
         model.cls.predictions.transform.dense.weight.copy_(torch.eye(model.config.hidden_size))
         model.cls.predictions.transform.dense.bias.zero_()

@@ -19,7 +19,8 @@ from biaslab.partial import Recording, ffn_output, head, record, run_layer, unbi
 from biaslab.quadrature import nodes_and_weights
 
 Gap = Literal["absolute", "signed"]
-_ROOT_ITERATIONS = 12  # regula falsi brings a kink's place to 1e-6 of the interval or better
+_ROOT_ITERATIONS = 12
+_ROOT_TOLERANCE = 1e-3  # of the gap at the bracket's ends: the kink's place is then right to some 1e-4 of the interval
 _TOKEN_BUDGET = 16_384  # tokens that travel together: some 100 MB of activations for BERT-base
 
 
@@ -239,17 +240,18 @@ def _roots(bracketed: _Layer, low: Tensor, high: Tensor, gap_low: Tensor) -> Ten
         return probabilities[0, :, 0] - probabilities[0, :, 1]
 
     gap_high = gap_at(high)
-    middle = (low + high) / 2
+    small = _ROOT_TOLERANCE * torch.maximum(gap_low.abs(), gap_high.abs())
+    middle = high
     for _ in range(_ROOT_ITERATIONS):
         slope = gap_high - gap_low
         middle = torch.where(slope == 0, high, (low * gap_high - high * gap_low) / slope)
         gap = gap_at(middle)
+        if bool((gap.abs() <= small).all()):
+            break
         same_side = gap * gap_high > 0
         gap_low = torch.where(same_side, gap_low / 2, gap_high)
         low = torch.where(same_side, low, high)
         high, gap_high = middle, gap
-        if bool(((high - low).abs() < 1e-7).all()):
-            break
     return middle
 
 

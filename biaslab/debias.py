@@ -28,8 +28,8 @@ from biaslab.tasks.evaluation import Evaluation, StereoSetEvaluation
 from biaslab.verification import Gaps, demographic_gaps, negative_log_likelihoods
 
 AMPLIFY = 2.0
-# The dimensions that StereoSet has a domain for, and age; the others are there for `biaslab predict`.
-DIMENSIONS = ("gender", "ethnicity", "religion", "occupation")
+DIMENSIONS = ("gender", "ethnicity", "religion", "occupation")  # those that StereoSet has a domain for
+KINDS = ("negative", "positive")
 
 
 class Row(NamedTuple):
@@ -52,7 +52,9 @@ def debias(
     count: int | None = None,
     guard_weight: float = 2.0,
     dimensions: Sequence[str] = DIMENSIONS,
-    modifiers: int = 6,
+    kinds: Sequence[str] = KINDS,
+    modifiers: int = 2,
+    contrast_limit: int = 400,
     steps: int = 4,
     factor: float = 0.0,
     positions: Literal["all", "slot"] = "all",
@@ -79,7 +81,9 @@ def debias(
         count: how many neurons; 2 % of all by default.
         guard_weight: how much what ordinary sentences need counts against a neuron (λ).
         dimensions: which demographics are asked about.
-        modifiers: how many of each of the six kinds.
+        kinds: of judging modifiers in the prompts.
+        modifiers: how many of each kind.
+        contrast_limit: at most so many sentences of the contrast set.
         steps: nodes of the quadrature.
         factor: what the neurons are multiplied by: 0 switches them off.
         positions: "all", or "slot" (only where the model is asked).
@@ -108,7 +112,9 @@ def debias(
         model, steps=steps, count=count, guard_weight=guard_weight, source=source, selection=selection,
         trust_remote_code=trust_remote_code,
     )  # fmt: skip
-    find = PromptDataModule(model, dimensions, modifiers=modifiers, contrast=contrast)
+    find = PromptDataModule(
+        model, dimensions, kinds=kinds, modifiers=modifiers, contrast=contrast, contrast_limit=contrast_limit
+    )
     console.print("\n[bold]1 Find[/]: attribute the gap between demographics to neurons (IG²)")
     _trainer(logger).predict(task, find, return_predictions=False)
     neurons = task.select(selection)
@@ -130,7 +136,7 @@ def debias(
         evaluations[row.name] = [_evaluate(judge, data, n, factor, positions) for n in treated]
 
     console.print("\n[bold]3 Verify[/]: held-out prompts, ordinary text")
-    held_out = PromptDataModule(model, dimensions, modifiers=modifiers, part="held_out")
+    held_out = PromptDataModule(model, dimensions, kinds=kinds, modifiers=modifiers, part="held_out")
     held_out.setup("predict")
     gaps = _gaps(task, held_out, neurons, rows[-1].neurons)
     likelihoods = _likelihoods(task, rows, factor, read_sentences(text, "evaluation")[:sentences])
@@ -221,7 +227,8 @@ def _gaps(
 def _likelihoods(task: Attribution, rows: Sequence[Row], factor: float, text: Sequence[str]) -> dict[str, list[Tensor]]:
     found: dict[str, list[Tensor]] = {}
     for row in rows:
-        for neurons in _progress(row.neurons or (NeuronSet([]),), f"pseudo-perplexity, {row.name}"):
+        # of the random controls the first will do: each takes as long as an evaluation
+        for neurons in _progress(row.neurons[:1] or (NeuronSet([]),), f"pseudo-perplexity, {row.name}"):
             with suppressed(task.model, neurons, factor=factor):
                 found.setdefault(row.name, []).append(negative_log_likelihoods(task.model, task.tokenizer, text))
     return found

@@ -215,12 +215,16 @@ class Outcome(NamedTuple):
         return table
 
     def _gap_table(self) -> Table:
-        title = f"Gap |P(d1) - P(d2)| on {self.facts['held_out_prompts']} held-out prompts, change in percent"
-        table = _table(title, "pair", "gap", "suppressed", "amplified", "random")
+        title = f"Gap on {self.facts['held_out_prompts']} held-out prompts: |P(d1) - P(d2)|, and |log P(d1) - log P(d2)|"
+        heads = ("suppr.", "ampl.", "random")
+        table = _table(f"{title};\nchange in percent", "pair", "gap", *heads, "log gap", *heads)
         for row in self.gap_rows():
-            random = f"{row['probability_random_percent']:+.0f} ± {row['probability_random_spread']:.0f}"
-            changes = [f"{row[f'probability_{how}_percent']:+.0f}" for how in ("suppressed", "amplified")]
-            table.add_row(row["pair"], f"{row['probability_gap']:.4f}", *changes, random)
+            cells = []
+            for field, digits in (("probability", 4), ("log_probability", 2)):
+                changes = [f"{row[f'{field}_{how}_percent']:+.0f}" for how in ("suppressed", "amplified")]
+                random = f"{row[f'{field}_random_percent']:+.0f}±{row[f'{field}_random_spread']:.0f}"
+                cells += [f"{row[f'{field}_gap']:.{digits}f}", *changes, random]
+            table.add_row(row["pair"], *cells)
         return table
 
 

@@ -20,7 +20,7 @@ FEWEST, MOST = 2, 5  # neurons a group, on average, between which the share is l
 SHARE_STEP, ROUNDS = 0.05, 6
 _ONE = 2**40  # normalised scores are summed as multiples of 1/2^40: exact in any order and on any number of processes
 _ROWS = 32  # prompts that are normalised at a time, which bounds the memory
-_TINY = 1e-9  # 0.1 * 70 is 7.000000000000001, and 7 of 70 groups are enough
+_TINY = 1e-9  # 0.28 * 25 is 7.000000000000001, and 7 of 25 prompts are enough
 
 
 class Votes(NamedTuple):
@@ -244,7 +244,7 @@ def _keep(prompts: Tensor, votes: Tensor, share: float, neurons: int) -> tuple[l
         mean = int(_kept(counts, sizes, share).sum()) / len(groups)
         share = _adapted(share, mean)
     kept, by_groups = torch.unique(keys[_kept(counts, sizes, share)] % neurons, return_counts=True)
-    return kept[by_groups >= math.ceil(MIN_GROUPS * len(groups) - _TINY)].tolist(), share
+    return kept[by_groups >= math.ceil(MIN_GROUPS * len(groups))].tolist(), share
 
 
 def _kept(counts: Tensor, sizes: Tensor, share: float) -> Tensor:

@@ -118,7 +118,7 @@ def test_the_share_of_a_group_at_its_edges(prompts_a_group, keepers, share, kept
 
 
 @pytest.mark.parametrize(("groups", "keepers", "kept"), [(70, 7, True), (70, 6, False), (71, 7, False), (9, 1, True)])
-def test_the_share_of_the_groups_at_its_edges(groups, keepers, kept):  # 0.1 * 70 is 7.000000000000001
+def test_the_share_of_the_groups_at_its_edges(groups, keepers, kept):
     neurons = [(0, 1, 2)] * 3 * keepers + [(1, 2)] * 3 * (groups - keepers)
     scores, pairs, kinds, _ = prompts_with(neurons)
     metric = collected((scores, pairs, kinds, torch.arange(groups).repeat_interleave(3)))
