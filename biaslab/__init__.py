@@ -21,13 +21,13 @@ _PUBLIC = {
 }
 __all__ = [*_PUBLIC, "__version__"]
 
-if TYPE_CHECKING:
-    from biaslab.architectures import load_model
-    from biaslab.attribution import integrated_gap_gradients, integrated_gradients
-    from biaslab.callbacks import NeuronSuppression
-    from biaslab.hooks import suppressed
-    from biaslab.metrics import IdealizedCAT, LanguageModelingScore, StereotypeScore
-    from biaslab.neurons import Neuron, NeuronSet
+if TYPE_CHECKING:  # for type checkers and editors
+    from biaslab.architectures import load_model  # noqa: F401
+    from biaslab.attribution import integrated_gap_gradients, integrated_gradients  # noqa: F401
+    from biaslab.callbacks import NeuronSuppression  # noqa: F401
+    from biaslab.hooks import suppressed  # noqa: F401
+    from biaslab.metrics import IdealizedCAT, LanguageModelingScore, StereotypeScore  # noqa: F401
+    from biaslab.neurons import Neuron, NeuronSet  # noqa: F401
 
 
 def __getattr__(name: str) -> Any:

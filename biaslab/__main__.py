@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def _input_error(error: BaseException | None) -> InputError | None:
-    """Return the input error that another error was raised from: jsonargparse wraps what a class's constructor raises."""
+    """Return the input error behind another error: jsonargparse wraps what a class's constructor raises."""
     while error is not None and not isinstance(error, InputError):
         error = error.__cause__ or error.__context__
     return error

@@ -1,7 +1,8 @@
 """minilm-mlm: a masked language model that needs no hub — MiniLM's encoder and an adapter that biaslab trained.
 
-The encoder is a checksummed asset; the adapter (a language-model head, and low-rank updates of the encoder's linear maps
-with its biases and norms) is package data. Both are merged into a plain ``BertForMaskedLM`` when the model is loaded.
+The encoder is a checksummed asset; the adapter (a language-model head, and low-rank updates of the encoder's linear
+maps with its biases and norms) is package data. Both are merged into a plain ``BertForMaskedLM`` when the model is
+loaded.
 """
 
 from __future__ import annotations
@@ -41,13 +42,14 @@ class LowRank(nn.Module):
 
 
 def untrained(rank: int, attention: str = "sdpa") -> BertForMaskedLM:
-    """Return MiniLM as a masked language model whose adapter is new: the encoder is unchanged, the head nearly the identity.
+    """Return MiniLM as a masked language model with a new adapter: the encoder unchanged, the head nearly the identity.
 
     Only the adapter requires gradients: the low-rank updates, the encoder's biases and norms, and the head.
     """
     folder = assets.fetch(ENCODER)
     config = BertConfig.from_pretrained(folder, attn_implementation=attention)
-    model = BertForMaskedLM(config).eval()
+    model = BertForMaskedLM(config)
+    model.eval()
     encoder = load_file(folder / "model.safetensors")
     for name in ("pooler.dense.weight", "pooler.dense.bias", "embeddings.position_ids"):  # no part of a masked model
         encoder.pop(name, None)

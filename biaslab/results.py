@@ -68,7 +68,7 @@ def _estimate(base: Sequence[Evaluation], runs: Sequence[Evaluation], scope: str
 
 
 def _points(runs: Sequence[Evaluation], scope: str) -> tuple[Tensor, Tensor]:
-    """Return SS, LMS and ICAT of each run ``[run, 3]``, and their bootstrap ``[resample, 3]``, averaged over the runs."""
+    """Return SS, LMS and ICAT of each run ``[run, 3]``, and the runs' mean bootstrap ``[resample, 3]``."""
     points, samples = [], []
     for run in runs:
         inside = run.within(scope)
@@ -106,7 +106,7 @@ class Outcome(NamedTuple):
     facts: dict[str, Any]
 
     def perplexities(self) -> dict[str, dict[str, Any]]:
-        """Return each row's (pseudo-)perplexity, its change in percent with the 95 % interval, and the spread over seeds."""
+        """Return each row's perplexity, its change in percent with the 95 % interval, and the spread over seeds."""
         base = self.likelihoods[BASE][0]
         found = {}
         for row, runs in self.likelihoods.items():
@@ -118,7 +118,7 @@ class Outcome(NamedTuple):
         return found
 
     def gap_rows(self) -> Iterator[dict[str, Any]]:
-        """Yield a row a pair, and last their mean: gaps before, changes in percent when suppressed, amplified, random."""
+        """Yield a row a pair, and last their mean: gaps, and changes when suppressed, amplified, random."""
         for index, pair in enumerate([*self.pairs, "mean of the pairs"]):
             place = slice(None) if index == len(self.pairs) else slice(index, index + 1)
             row: dict[str, Any] = {"pair": pair}
@@ -215,7 +215,9 @@ class Outcome(NamedTuple):
         return table
 
     def _gap_table(self) -> Table:
-        title = f"Gap on {self.facts['held_out_prompts']} held-out prompts: |P(d1) - P(d2)|, and |log P(d1) - log P(d2)|"
+        title = (
+            f"Gap on {self.facts['held_out_prompts']} held-out prompts: |P(d1) - P(d2)|, and |log P(d1) - log P(d2)|"
+        )
         heads = ("suppr.", "ampl.", "random")
         table = _table(f"{title};\nchange in percent", "pair", "gap", *heads, "log gap", *heads)
         for row in self.gap_rows():

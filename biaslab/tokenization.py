@@ -25,7 +25,7 @@ def load_tokenizer(model_name: str, *, trust_remote_code: bool = False) -> PreTr
         return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, local_files_only=offline)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
-            f"`model_name` is expected to be an asset, a folder or a hub id with a tokenizer, but {model_name!r} has none "
+            f"`model_name` is expected to be an asset, a folder or a hub id with a tokenizer; {model_name!r} has none "
             f"that loads: {' '.join(str(error).split())[:200]} Check the name, or give a folder."
         ) from error
 
@@ -70,7 +70,7 @@ def encode_slot(tokenizer: PreTrainedTokenizerBase, text: str) -> Encoded:
 
 
 def token_in_place(tokenizer: PreTrainedTokenizerBase, text: str, word: str) -> int | None:
-    """Return the one known token that ``word`` becomes in the text's slot, or None if it becomes several, or none that is known.
+    """Return the one known token that ``word`` becomes in the text's slot; None if it becomes several, or unknown.
 
     Whether the word needs a leading space is the tokenizer's own matter: the filled text is compared with the slot's.
     """
@@ -87,7 +87,7 @@ def token_in_place(tokenizer: PreTrainedTokenizerBase, text: str, word: str) -> 
 
 
 def by_length(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
-    """Group the indices of items of **equal** length into batches of at most ``tokens_per_batch`` tokens (at least one item)."""
+    """Group items of **equal** length into batches of at most ``tokens_per_batch`` tokens, but at least one item."""
     buckets: dict[int, list[int]] = {}
     for index, length in enumerate(lengths):
         buckets.setdefault(length, []).append(index)

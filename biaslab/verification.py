@@ -65,8 +65,8 @@ def negative_log_likelihoods(
 ) -> Tensor:
     """Return each sentence's negative log-likelihood and number of tokens, ``[sentence, 2]``, in nats.
 
-    A masked model is asked for each token with this one hidden and all others in place (pseudo-likelihood), a causal one
-    for each token after those before it.
+    A masked model is asked for each token with this one hidden and all others in place (pseudo-likelihood), a causal
+    one for each token after those before it.
 
     Raises:
         InputError: if there are no sentences.
@@ -112,7 +112,7 @@ def perplexity(likelihoods: Tensor) -> float:
 def perplexity_change(
     before: Tensor, after: Tensor, resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Return the relative change of the perplexity in percent, and its 95 % interval by a paired bootstrap over sentences."""
+    """Return the perplexity's change in percent, and its 95 % interval by a paired bootstrap over sentences."""
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randint(len(before), (resamples, len(before)), generator=generator)
     means = [table[rows].sum(1) for table in (before, after)]  # [resample, 2]

@@ -70,11 +70,14 @@ def bert() -> PreTrainedModel:
 TEMPLATE_WORDS = re.findall(
     r"[a-z]+", " ".join(re.sub(r"{\w+}", " ", t.masked + " " + t.causal).lower() for t in TEMPLATES)
 )
-WORDS = (
-    "the of is a an person man woman people who are very that this in he she his her was and not gender age "
-    "female male black white asian old young rude kind mean worse worst better best doctor driver poor rich gay straight "
-    "my your friend works as at home boy girl loves hates cooking sports schools in terms city nice terrible water"
-).split() + TEMPLATE_WORDS
+WORDS = re.findall(
+    r"\w+",
+    """the of is a an person man woman people who are very that this in he she his her was and not gender age
+    female male black white asian old young rude kind mean worse worst better best doctor driver poor rich gay
+    straight my your friend works as at home boy girl loves hates cooking sports schools in terms city nice
+    terrible water""",
+)
+WORDS += TEMPLATE_WORDS
 
 
 def wordpiece_tokenizer() -> PreTrainedTokenizerBase:
@@ -101,7 +104,7 @@ def bpe_tokenizer(masked: bool = True) -> PreTrainedTokenizerBase:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = BpeTrainer(
-        vocab_size=420,
+        vocab_size=1200,
         special_tokens=special,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,

@@ -81,7 +81,7 @@ def attribute(lab: Path, *more: str) -> None:
 def judge(lab: Path, *more: str) -> None:
     config = ["-c", str(CONFIGS / "stereoset.yaml")]
     model = ["--model.model_name", str(lab / "model"), "--data.path", str(lab / "stereoset.json")]
-    main(["test", *config, *more, *model, *QUIET])
+    main(["test", *config, *model, *QUIET, *more])
 
 
 def test_predict_then_test_with_suppression(lab, workdir, capsys):
@@ -116,18 +116,36 @@ def test_second_run_never_overwrites_the_first(lab, workdir):
 
 @pytest.mark.parametrize("selection", ["paper", "guarded"])
 def test_other_selections(lab, workdir, selection):
-    attribute(lab, "--model.selection", selection, "--data.contrast", str(lab / "text.txt"), "--data.contrast_limit", "20")
+    attribute(
+        lab, "--model.selection", selection, "--data.contrast", str(lab / "text.txt"), "--data.contrast_limit", "20"
+    )
     neurons = NeuronSet.load(workdir / "runs/attribute/version_0/neurons.json")
     assert neurons.provenance["settings"]["selection"] == selection
     if selection == "paper":
         assert 0 < neurons.provenance["settings"]["shares_used"]["gender/female-male"]["negative"] <= 1
 
 
+def test_two_ranks_find_the_same_neurons(lab, workdir):
+    """Two processes of their own, gloo on the CPU."""
+    attribute(lab)
+    arguments = [
+        "predict", "-c", str(CONFIGS / "attribute.yaml"), "--model.model_name", str(lab / "model"),
+        "--model.selection", "ranked", "--model.source", "prompts", "--model.steps", "2",
+        "--data.dimensions", "[gender, age]", "--data.modifiers", "1", "--data.contrast", "null",
+        "--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp",
+    ]  # fmt: skip
+    subprocess.run([sys.executable, "-m", "biaslab", *arguments], check=True, capture_output=True)
+    one, two = (NeuronSet.load(workdir / f"runs/attribute/version_{i}/neurons.json") for i in (0, 1))
+    assert one == two
+    assert one.subsets == two.subsets
+
+
 def debias(lab: Path, *more: str) -> None:
     main(
         [
             "debias", "--model", str(lab / "model"), "--source", "prompts", "--contrast", str(lab / "text.txt"),
-            "--text", str(lab / "text.txt"), "--stereoset", str(lab / "stereoset.json"), "--dimensions", "[gender, age]",
+            "--text", str(lab / "text.txt"), "--stereoset", str(lab / "stereoset.json"),
+            "--dimensions", "[gender, age]",
             "--modifiers", "1", "--steps", "2", "--seeds", "2", "--sentences", "3", *more,
         ]
     )  # fmt: skip
@@ -137,7 +155,15 @@ def test_debias_writes_and_prints_everything(lab, workdir, capsys):
     debias(lab)
     run = workdir / "runs" / "debias" / "version_0"
     names = {path.name for path in run.iterdir() if not path.name.startswith("events")}
-    assert names == {"results.json", "table.csv", "gaps.csv", "neurons.json", "neurons_paper.json", "config.yaml", "hparams.yaml"}
+    assert names == {
+        "results.json",
+        "table.csv",
+        "gaps.csv",
+        "neurons.json",
+        "neurons_paper.json",
+        "config.yaml",
+        "hparams.yaml",
+    }
     assert list(run.glob("events.*"))
     results = json.loads((run / "results.json").read_text())
     assert set(results["stereoset"]) == {"untouched", "BNS, guarded", "BNS, paper", "random, 2 seeds"}
@@ -150,7 +176,15 @@ def test_debias_writes_and_prints_everything(lab, workdir, capsys):
     assert sum(results["neurons"]["by_layer"].values()) == results["neurons"]["count"] == round(0.02 * 3 * 48)
     assert yaml.safe_load((run / "config.yaml").read_text())["steps"] == 2
     printed = capsys.readouterr().out
-    for word in ("untouched", "BNS, guarded", "random, 2 seeds", "gender/female-male", "dropped age/", "residual", "layer"):
+    for word in (
+        "untouched",
+        "BNS, guarded",
+        "random, 2 seeds",
+        "gender/female-male",
+        "dropped age/",
+        "residual",
+        "layer",
+    ):
         assert word in printed
     assert "runs/debias/version_0" in printed
     assert max(len(line) for line in printed.splitlines() if "|" not in line) <= 80  # but progress bars
@@ -160,7 +194,7 @@ def test_debias_writes_and_prints_everything(lab, workdir, capsys):
 
 
 def corpus_config(lab: Path) -> list[str]:
-    return ["--data.sources", f"[{lab / 'text.txt'}]", "--trainer.max_steps", "2", "--trainer.val_check_interval", "1.0"]
+    return ["--data.sources", f"[{lab / 'text.txt'}]", "--trainer.max_steps", "2", "--trainer.val_check_interval", "1"]
 
 
 @pytest.mark.assets
@@ -226,8 +260,14 @@ BAD: dict[str, tuple[Callable[[Path, Path], object], str]] = {
         ),
         "`neurons` is expected",
     ),
-    "no neurons": (lambda lab, tmp: judge(lab, "-c", str(CONFIGS / "suppress.yaml")), "--trainer.callbacks.neurons PATH"),
-    "two slots": (lambda lab, tmp: attribute(lab, "--data.path", two_slots(tmp / "p.json")), "`prompt`.*one slot.*has 2"),
+    "no neurons": (
+        lambda lab, tmp: judge(lab, "-c", str(CONFIGS / "suppress.yaml")),
+        "--trainer.callbacks.neurons PATH",
+    ),
+    "two slots": (
+        lambda lab, tmp: attribute(lab, "--data.path", two_slots(tmp / "p.json")),
+        "`prompt`.*one slot.*has 2",
+    ),
     "no pair left": (lambda lab, tmp: attribute(lab, "--data.dimensions", "[politics]"), "`pairs`.*politics/democrat"),
     "no steps": (lambda lab, tmp: attribute(lab, "--model.steps", "0"), "`steps`.*positive integer but got 0"),
     "threshold": (lambda lab, tmp: attribute(lab, "--model.threshold", "1.5"), r"`threshold`.*\(0, 1\] but got 1.5"),

@@ -11,7 +11,7 @@ def test_weights_sum_to_one_and_constants_are_exact(quadrature, steps):
     nodes, weights = nodes_and_weights(quadrature, steps)
     assert nodes.shape == weights.shape == (steps,)
     assert float(weights.sum()) == pytest.approx(1.0, abs=1e-12)
-    assert 0 <= float(nodes.min())
+    assert float(nodes.min()) >= 0
     assert float(nodes.max()) <= 1
 
 

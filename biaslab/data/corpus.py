@@ -1,4 +1,4 @@
-"""Ordinary text: sentences by name or from a file, split once for good, and batches for masked-language-model training."""
+"""Ordinary text: sentences by name or from a file, split once for good, and batches to train masked models on."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -128,7 +129,7 @@ def read_prompts(path: str | Path) -> tuple[list[Prompt], dict[str, list[Pair]]]
     for number, group in enumerate(groups):
         if not isinstance(group, list) or not all(_is_triple(entry) for entry in group):
             raise InputError(
-                f"`path` is expected to hold groups of [sentence, demographic, id], but group {number} of {path} does not."
+                f"`path` is expected to hold groups of [sentence, demographic, id], but group {number} of {path} isn't."
             )
         for sentence, demographic, _ in group:
             if sentence.count("[MASK]") != 1:
@@ -151,7 +152,7 @@ def _is_triple(entry: Any) -> bool:
 
 
 def _consecutive(demographics: Sequence[str]) -> list[Pair]:
-    return list(zip(demographics[:-1], demographics[1:], strict=True))
+    return list(pairwise(demographics))
 
 
 def resolve_dimension(

@@ -27,8 +27,8 @@ class AdapterTraining(LightningModule):
     def __init__(self, rank: int = 64, lr: float = 1e-3, weight_decay: float = 0.01, warmup: float = 0.05) -> None:
         super().__init__()
         self.save_hyperparameters()
-        # Eager attention is the quickest for short sentences on a CPU. The model stays in evaluation mode, without dropout:
-        # the corpus is seen less than twice.
+        # Eager attention is the quickest for short sentences on a CPU. The model stays in evaluation mode, without
+        # dropout: the corpus is seen less than twice.
         self.model = adapter.untrained(rank, attention="eager")
 
     def _loss(self, batch: dict[str, Tensor]) -> Tensor:
@@ -63,7 +63,7 @@ class AdapterTraining(LightningModule):
 
     def on_fit_end(self) -> None:
         """Write the adapter beside the logs."""
-        folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
+        folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)  # asks all ranks
         if self.trainer.is_global_zero:
             adapter.save(self.model, folder / "adapter.safetensors")
             print(f"The adapter lies in {folder / 'adapter.safetensors'}.")

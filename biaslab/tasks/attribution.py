@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.metadata import version
+from inspect import signature
 from typing import Any, Literal
 
 import torch
@@ -37,8 +38,8 @@ class Attribution(LanguageModelTask):
         share: of the votes: share of a group's prompts that must keep the neuron.
         count: of "ranked" and "guarded": how many neurons; 2 % of all by default.
         guard_weight: of "guarded": how much what ordinary sentences need counts against a neuron (λ).
-        source: of "ranked" and "guarded": where bias is read: the "prompts", the "contrast" set (StereoSet's test split,
-            stereotype against anti-stereotype), or "both", added.
+        source: of "ranked" and "guarded": where bias is read: the "prompts", the "contrast" set (StereoSet's test
+            split, stereotype against anti-stereotype), or "both", added.
         dtype: the weights' type.
         trust_remote_code: let a checkpoint bring its own Python code.
 
@@ -73,7 +74,8 @@ class Attribution(LanguageModelTask):
         self.shape = ffn_shape(self.model)
         if count is not None and not 0 < count <= self.shape[0] * self.shape[1]:
             raise InputError(
-                f"`count` is expected to lie between 1 and the model's {self.shape[0] * self.shape[1]} neurons but got {count}."
+                f"`count` is expected to lie between 1 and the model's {self.shape[0] * self.shape[1]} neurons but "
+                f"got {count}."
             )
         self.quality = MetricCollection({"residual": SumMetric(), "size": SumMetric(), "worst": MaxMetric()})
 
@@ -127,12 +129,12 @@ class Attribution(LanguageModelTask):
 
     def on_predict_epoch_end(self) -> None:
         """Select the neurons and write the file."""
-        neurons = self.select(self.hparams["selection"])
-        if self.trainer.is_global_zero:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            neurons.save(self.folder / "neurons.json")
+        neurons, path, summary = self.select(self.hparams["selection"]), self.folder / "neurons.json", self.summary()
+        if self.trainer.is_global_zero:  # what comes before gathers from all ranks
+            path.parent.mkdir(parents=True, exist_ok=True)
+            neurons.save(path)
             self._log(neurons)
-            print(f"{len(neurons)} neurons in {self.folder / 'neurons.json'}; {self.summary()}")
+            print(f"{len(neurons)} neurons in {path}; {summary}")
 
     def select(self, selection: Selection) -> NeuronSet:
         """Return the bias neurons of the prompts seen so far, with the sets of each pair and dimension."""
@@ -177,7 +179,7 @@ class Attribution(LanguageModelTask):
         return chosen | {name: NeuronSet(neurons, shape=self.shape) for name, neurons in dimensions.items()}
 
     def residual(self) -> tuple[float, float]:
-        """Return the completeness residual relative to the scores' L1 norm: on average, and of the worst prompt and pair."""
+        """Return the completeness residual relative to the scores' L1 norm: on average, and the worst."""
         quality = self.quality.compute()
         return float(quality["residual"] / quality["size"]), float(quality["worst"])
 
@@ -185,13 +187,17 @@ class Attribution(LanguageModelTask):
         """Return a line about what was attributed and how well."""
         mean, worst = self.residual()
         return (
-            f"{len(self.data.prompts)} prompts, {len(self.data.pair_names)} pairs, {len(self.data.dropped)} pairs dropped; "
-            f"residual {mean:.1e} on average, {worst:.1e} at worst"
+            f"{len(self.data.prompts)} prompts, {len(self.data.pair_names)} pairs, "
+            f"{len(self.data.dropped)} pairs dropped; residual {mean:.1e} on average, {worst:.1e} at worst"
         )
 
     def _provenance(self, selection: Selection) -> dict[str, Any]:
         mean, worst = self.residual()
-        settings = {key: value for key, value in self.hparams.items() if key not in ("model_name", "trust_remote_code")}
+        settings = {
+            key: value
+            for key, value in self.hparams.items()
+            if key in signature(Attribution).parameters and key not in ("model_name", "trust_remote_code")
+        }
         return {
             "model": {
                 "name": self.hparams["model_name"],
@@ -212,7 +218,7 @@ class Attribution(LanguageModelTask):
 
     def _log(self, neurons: NeuronSet) -> None:
         """Write scalars and the layer histogram to TensorBoard."""
-        mean, worst = self.residual()
+        mean, worst = neurons.provenance["residual"].values()
         writer = getattr(self.logger, "experiment", None)
         if hasattr(writer, "add_scalar"):
             for name, value in (("neurons", len(neurons)), ("residual/mean", mean), ("residual/worst", worst)):

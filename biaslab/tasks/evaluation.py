@@ -72,9 +72,10 @@ class StereoSetEvaluation(LanguageModelTask):
             self.log_dict(
                 {f"{scope}/{name}": interval.value for name, interval in of_scope.items()}, rank_zero_only=True
             )
+        folder = self.folder  # asks all ranks
         if self.trainer.is_global_zero and self.trainer.logger is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             content = {
                 scope: {name: interval._asdict() for name, interval in f.items()} for scope, f in figures.items()
             }
-            (self.folder / "stereoset.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            (folder / "stereoset.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

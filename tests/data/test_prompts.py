@@ -92,7 +92,7 @@ def test_authors_format(tmp_path):
     ("groups", "message"),
     [
         ({"a": 1}, "list of groups"),
-        ([[["only two", "x"]]], r"group 0 of .* does not"),
+        ([[["only two", "x"]]], r"group 0 of .* isn't"),
         ([[["no slot", "x", "i"]]], "has 0 in 'no slot'"),
         ([[["[MASK] and [MASK]", "x", "i"]]], "has 2 in"),
         ([[["a [MASK]", "x", "i"]]], "two demographics or more"),
@@ -138,7 +138,7 @@ def test_own_pairs(folder):
 
 def test_no_pair_left(folder):
     data = PromptDataModule(folder, dimensions=["politics"], modifiers=1)
-    with pytest.raises(InputError, match="`pairs` is expected to hold demographics.*politics/democrat-conservative"):
+    with pytest.raises(InputError, match=r"`pairs` is expected to hold demographics.*politics/democrat-conservative"):
         data.setup("predict")
 
 

@@ -1,4 +1,4 @@
-"""Slow and obvious IG²: one prompt, one layer, one node at a time, through the whole model, gradients at the neurons."""
+"""Slow and obvious IG²: one prompt, layer and node at a time, through the whole model, gradients at the neurons."""
 
 from __future__ import annotations
 
