@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from biaslab import adapter, assets
+from biaslab.conversion import model_folder
 from biaslab.errors import InputError
 
 
@@ -127,7 +128,7 @@ def load_model(
         model, tokenizer = adapter.load()
         nn.Module.to(model, dtype)
         return _frozen(model), tokenizer
-    source = str(assets.fetch(model_name)) if model_name in assets.MODELS else _existing(model_name)
+    source = str(model_folder(model_name)) if model_name in assets.MODELS else _existing(model_name)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if not Path(source).is_dir():
         options["local_files_only"] = not assets.hub_reachable()

@@ -123,7 +123,7 @@ def fetch(name: str) -> Path:
     tried = []
     for source in (_from_hub, _from_index):
         try:
-            with _complete_or_absent(folder) as partial:
+            with complete_or_absent(folder) as partial:
                 source(asset, partial)
             return folder
         except (OSError, InputError) as error:
@@ -135,7 +135,7 @@ def fetch(name: str) -> Path:
 
 
 @contextmanager
-def _complete_or_absent(folder: Path) -> Iterator[Path]:
+def complete_or_absent(folder: Path) -> Iterator[Path]:
     """Yield a new folder that takes the name ``folder`` when the block ends well, and is removed when it does not."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))

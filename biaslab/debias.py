@@ -22,12 +22,13 @@ from biaslab.data.stereoset import StereoSetDataModule
 from biaslab.errors import InputError
 from biaslab.hooks import suppressed
 from biaslab.neurons import NeuronSet, random_like
-from biaslab.results import Outcome, estimates
+from biaslab.results import BASE, Outcome, estimates
 from biaslab.tasks.attribution import Attribution, Selection, Source
 from biaslab.tasks.evaluation import Evaluation, StereoSetEvaluation
 from biaslab.verification import Gaps, demographic_gaps, negative_log_likelihoods
 
 AMPLIFY = 2.0
+HALF = 0.5  # a softer suppression, printed beside: it keeps much of the effect at a fraction of the price
 DIMENSIONS = ("gender", "ethnicity", "religion", "occupation")  # those that StereoSet has a domain for
 KINDS = ("negative", "positive")
 
@@ -38,10 +39,12 @@ class Row(NamedTuple):
     Attributes:
         name: as it is printed.
         neurons: one set, or one a seed; none for the untouched model.
+        factor: what they are multiplied by.
     """
 
     name: str
-    neurons: tuple[NeuronSet, ...]
+    neurons: tuple[NeuronSet, ...] = ()
+    factor: float = 0.0
 
 
 def debias(
@@ -54,7 +57,7 @@ def debias(
     dimensions: Sequence[str] = DIMENSIONS,
     kinds: Sequence[str] = KINDS,
     modifiers: int = 2,
-    contrast_limit: int = 400,
+    contrast_limit: int = 300,
     steps: int = 4,
     factor: float = 0.0,
     positions: Literal["all", "slot"] = "all",
@@ -115,6 +118,14 @@ def debias(
     find = PromptDataModule(
         model, dimensions, kinds=kinds, modifiers=modifiers, contrast=contrast, contrast_limit=contrast_limit
     )
+    # All that can be wrong with the data shows before the long work begins.
+    data = StereoSetDataModule(model, path=stereoset, limit=limit)
+    data.prepare_data()
+    data.setup("test")
+    held_out = PromptDataModule(model, dimensions, kinds=kinds, modifiers=modifiers, part="held_out")
+    held_out.setup("predict")
+    ordinary = read_sentences(text, "evaluation")[:sentences]
+
     console.print("\n[bold]1 Find[/]: attribute the gap between demographics to neurons (IG²)")
     _trainer(logger).predict(task, find, return_predictions=False)
     neurons = task.select(selection)
@@ -122,24 +133,22 @@ def debias(
     votes.save(folder / "neurons_paper.json")
 
     console.print("\n[bold]2 Judge[/]: StereoSet, before and after")
-    data = StereoSetDataModule(model, path=stereoset, limit=limit)
     judge = StereoSetEvaluation(model, trust_remote_code=trust_remote_code)
-    rows = [
-        Row("untouched", ()),
-        Row(f"BNS, {selection}", (neurons,)),
-        *([Row("BNS, paper", (votes,))] if selection != "paper" else []),
-        Row(f"random, {seeds} seeds", tuple(random_like(neurons, seed) for seed in range(seeds))),
-    ]
+    controls = tuple(random_like(neurons, seed) for seed in range(seeds))
+    rows = [Row(BASE), Row(f"BNS, {selection}", (neurons,), factor)]
+    if factor == 0:
+        rows.append(Row(f"BNS, {selection} ×½", (neurons,), HALF))
+    if selection != "paper":
+        rows.append(Row("BNS, paper", (votes,), factor))
+    rows.append(Row(f"random, {seeds} seeds", controls, factor))
     evaluations = {}
     for row in rows:
         treated: Sequence[NeuronSet | None] = row.neurons or (None,)
-        evaluations[row.name] = [_evaluate(judge, data, n, factor, positions) for n in treated]
+        evaluations[row.name] = [_evaluate(judge, data, n, row.factor, positions) for n in treated]
 
     console.print("\n[bold]3 Verify[/]: held-out prompts, ordinary text")
-    held_out = PromptDataModule(model, dimensions, kinds=kinds, modifiers=modifiers, part="held_out")
-    held_out.setup("predict")
-    gaps = _gaps(task, held_out, neurons, rows[-1].neurons)
-    likelihoods = _likelihoods(task, rows, factor, read_sentences(text, "evaluation")[:sentences])
+    gaps = _gaps(task, held_out, neurons, controls)
+    likelihoods = _likelihoods(task, rows, ordinary)
 
     outcome = Outcome(
         rows={row.name: len(row.neurons[0]) if row.neurons else 0 for row in rows},
@@ -154,12 +163,11 @@ def debias(
             "prompts": len(find.prompts),
             "held_out_prompts": len(held_out.prompts),
             "clusters": len(data.clusters),
-            "sentences": sentences,
+            "sentences": len(ordinary),
             "residual": dict(zip(("mean", "worst"), task.residual(), strict=True)),
             "seconds": round(time.monotonic() - started),
         },
     )
-    neurons.save(folder / "neurons.json")
     outcome.write(folder)
     outcome.log(logger.experiment)
     logger.finalize("success")
@@ -224,13 +232,13 @@ def _gaps(
     return gaps
 
 
-def _likelihoods(task: Attribution, rows: Sequence[Row], factor: float, text: Sequence[str]) -> dict[str, list[Tensor]]:
-    found: dict[str, list[Tensor]] = {}
-    for row in rows:
-        # of the random controls the first will do: each takes as long as an evaluation
-        for neurons in _progress(row.neurons[:1] or (NeuronSet([]),), f"pseudo-perplexity, {row.name}"):
-            with suppressed(task.model, neurons, factor=factor):
-                found.setdefault(row.name, []).append(negative_log_likelihoods(task.model, task.tokenizer, text))
+def _likelihoods(task: Attribution, rows: Sequence[Row], text: Sequence[str]) -> dict[str, list[Tensor]]:
+    """Measure the sentences' likelihood once a row; of the random controls the first will do, since each takes long."""
+    found = {}
+    for row in _progress(rows, "perplexity"):
+        name = row.name if len(row.neurons) < 2 else "random, one seed"
+        with suppressed(task.model, row.neurons[0] if row.neurons else (), factor=row.factor):
+            found[name] = [negative_log_likelihoods(task.model, task.tokenizer, text)]
     return found
 
 

@@ -215,11 +215,11 @@ class Outcome(NamedTuple):
         return table
 
     def _gap_table(self) -> Table:
-        title = (
-            f"Gap on {self.facts['held_out_prompts']} held-out prompts: |P(d1) - P(d2)|, and |log P(d1) - log P(d2)|"
-        )
-        heads = ("suppr.", "ampl.", "random")
-        table = _table(f"{title};\nchange in percent", "pair", "gap", *heads, "log gap", *heads)
+        prompts = self.facts["held_out_prompts"]
+        title = f"""Gap on {prompts} held-out prompts: |P(d1) - P(d2)| and |log P(d1) - log P(d2)|,
+and the change in percent when the neurons are suppressed (×0), amplified (×2),
+and when random ones are suppressed"""
+        table = _table(title, "pair", "gap", "×0", "×2", "random", "log", "×0", "×2", "random")
         for row in self.gap_rows():
             cells = []
             for field, digits in (("probability", 4), ("log_probability", 2)):

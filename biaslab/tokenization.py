@@ -9,6 +9,7 @@ from typing import NamedTuple
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from biaslab import assets
+from biaslab.conversion import model_folder
 from biaslab.errors import InputError
 
 
@@ -19,7 +20,7 @@ def load_tokenizer(model_name: str, *, trust_remote_code: bool = False) -> PreTr
         InputError: if none can be had.
     """
     name = "minilm-encoder" if model_name == "minilm-mlm" else model_name
-    source = str(assets.fetch(name)) if name in assets.MODELS else str(Path(name).expanduser())
+    source = str(model_folder(name)) if name in assets.MODELS else str(Path(name).expanduser())
     offline = not Path(source).is_dir() and not assets.hub_reachable()
     try:
         return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, local_files_only=offline)

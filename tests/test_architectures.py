@@ -104,6 +104,15 @@ def test_unknown_model(name):
 
 
 @pytest.mark.assets
+def test_gguf_is_converted_once(asset):
+    asset("smollm2-135m")
+    model, tokenizer = load_model("smollm2-135m")
+    assert ffn_shape(model) == (30, 1536)
+    inputs = tokenizer("The capital of France is", return_tensors="pt")
+    assert tokenizer.decode(model(**inputs).logits[0, -1].argmax()) == " Paris"
+
+
+@pytest.mark.assets
 def test_minilm_mlm_is_a_language_model(asset):
     asset("minilm-encoder")
     model, tokenizer = load_model("minilm-mlm")

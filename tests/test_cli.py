@@ -166,7 +166,13 @@ def test_debias_writes_and_prints_everything(lab, workdir, capsys):
     }
     assert list(run.glob("events.*"))
     results = json.loads((run / "results.json").read_text())
-    assert set(results["stereoset"]) == {"untouched", "BNS, guarded", "BNS, paper", "random, 2 seeds"}
+    assert set(results["stereoset"]) == {
+        "untouched",
+        "BNS, guarded",
+        "BNS, guarded ×½",
+        "BNS, paper",
+        "random, 2 seeds",
+    }
     base = results["stereoset"]["untouched"]["overall"]
     assert base["SS"]["change"] == {"value": 0, "low": 0, "high": 0}
     assert base["SS"]["spread"] is None

@@ -9,6 +9,7 @@ ROOT = Path(biaslab.__file__).parent
 # Each line may import from the lines above it, and from its own (where no circle comes of it).
 ORDER = [
     {"errors", "quadrature", "assets", "data.words"},
+    {"conversion"},
     {"tokenization", "adapter"},
     {"architectures"},
     {"neurons", "partial"},

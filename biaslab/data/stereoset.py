@@ -220,7 +220,9 @@ class StereoSetDataModule(LightningDataModule):
             assets.fetch("stereoset")
 
     def setup(self, stage: str) -> None:
-        """Read the clusters and tokenize them."""
+        """Read the clusters and tokenize them; once, however many trainers ask."""
+        if hasattr(self, "batches"):
+            return
         clusters = read_clusters(self.hparams["path"] or self.hparams["split"], self.hparams["task"])
         self.term_names = tuple(sorted({cluster.target for cluster in clusters}))  # of all: `limit` changes no id
         self.clusters = clusters[: self.hparams["limit"]]
