@@ -164,7 +164,7 @@ class Outcome(NamedTuple):
                     yield {"row": row, "neurons": self.rows[row], "scope": scope, "metric": name} | figure | change
 
     def log(self, writer: Any) -> None:
-        """Write scalars and the layer histogram to TensorBoard."""
+        """Write scalars to TensorBoard, beside those of the attribution pass."""
         for row, of_row in self.estimates.items():
             for scope, of_scope in of_row.items():
                 for name, estimate in of_scope.items():
@@ -174,8 +174,6 @@ class Outcome(NamedTuple):
                 writer.add_scalar(f"gap/{field}", values)
         for row, of_row in self.perplexities().items():
             writer.add_scalar(f"perplexity/{row}", of_row["value"])
-        layers = torch.tensor([neuron.layer for neuron in self.neurons], dtype=torch.float)
-        writer.add_histogram("neurons/layer", layers, bins=len(self.neurons.layers()))
 
     def print(self, console: Console) -> None:
         """Print the tables, at most 80 columns wide."""
@@ -224,8 +222,8 @@ and when random ones are suppressed"""
             cells = []
             for field, digits in (("probability", 4), ("log_probability", 2)):
                 changes = [f"{row[f'{field}_{how}_percent']:+.0f}" for how in ("suppressed", "amplified")]
-                random = f"{row[f'{field}_random_percent']:+.0f}±{row[f'{field}_random_spread']:.0f}"
-                cells += [f"{row[f'{field}_gap']:.{digits}f}", *changes, random]
+                cells += [f"{row[f'{field}_gap']:.{digits}f}", *changes, f"{row[f'{field}_random_percent']:+.0f}"]
+            cells[3] += f"±{row['probability_random_spread']:.0f}"  # the other spread has no room: see gaps.csv
             table.add_row(row["pair"], *cells)
         return table
 

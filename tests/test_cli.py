@@ -90,6 +90,7 @@ def test_predict_then_test_with_suppression(lab, workdir, capsys):
     neurons = NeuronSet.load(run / "neurons.json")
     assert len(neurons) == round(0.02 * 3 * 48)
     assert neurons.provenance["settings"]["steps"] == 2
+    assert 0 <= neurons.provenance["data"]["silent"] <= 2 * neurons.provenance["data"]["prompts"]
     assert set(neurons.subsets) >= {"gender", "gender/female-male", "age/young-old"}
     assert (run / "config.yaml").exists()
     assert list(run.glob("events.out.tfevents.*"))
@@ -197,6 +198,15 @@ def test_debias_writes_and_prints_everything(lab, workdir, capsys):
 
     debias(lab)
     assert (workdir / "runs/debias/version_1/results.json").exists()
+
+
+@pytest.mark.assets
+def test_minilm_mlm_reaches_the_lms_of_bert(workdir, asset):
+    """Of BERT-base-cased, by the StereoSet authors' own scores; on the whole dev set."""
+    asset("minilm-encoder"), asset("stereoset")
+    main(["test", "-c", str(CONFIGS / "stereoset.yaml"), *QUIET])
+    figures = json.loads((workdir / "runs/stereoset/version_0/stereoset.json").read_text())
+    assert figures["overall"]["LMS"]["value"] >= 83
 
 
 def corpus_config(lab: Path) -> list[str]:

@@ -146,7 +146,8 @@ class Attribution(LanguageModelTask):
             return everything.with_details(self._with_dimensions(chosen), provenance)
         scores = self.prompts.pair_scores()  # [pair, layer, neuron]
         guard = self._guard() if selection == "guarded" else None
-        named = dict(zip(self.data.pair_names, scores, strict=True))
+        # a pair has no prompts, and NaN scores, where the trainer limits the batches
+        named = {name: s for name, s in zip(self.data.pair_names, scores, strict=True) if not s.isnan().any()}
         for dimension in dict.fromkeys(name.partition("/")[0] for name in named):
             named[dimension] = torch.stack([s for name, s in named.items() if name.startswith(f"{dimension}/")]).mean(0)
         subsets = {name: self._best(score, guard) for name, score in named.items()}
@@ -210,6 +211,7 @@ class Attribution(LanguageModelTask):
                 "fingerprint": self.data.fingerprint,
                 "prompts": len(self.data.prompts),
                 "dropped": self.data.dropped,
+                "silent": int(self.prompts.compute()["silent"].sum()),  # prompts times pairs that vote for nothing
                 "contrast": self.data.hparams["contrast"],
             },
             "residual": {"mean": mean, "worst": worst},
