@@ -197,9 +197,10 @@ def hub_reachable() -> bool:
     """Return whether the hub answers within three seconds; False at once where ``HF_HUB_OFFLINE`` is set."""
     if os.environ.get("HF_HUB_OFFLINE", "0").upper() in {"1", "ON", "YES", "TRUE"}:
         return False
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    from huggingface_hub.constants import ENDPOINT  # honours HF_ENDPOINT
+
     try:
-        urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=3).close()
+        urllib.request.urlopen(urllib.request.Request(ENDPOINT, method="HEAD"), timeout=3).close()
     except urllib.error.HTTPError:
         return True  # it answered
     except OSError:

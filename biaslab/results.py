@@ -184,7 +184,7 @@ class Outcome(NamedTuple):
         layers = ", ".join(f"{layer}: {count}" for layer, count in self.neurons.layers().items())
         console.print(f"\n{len(self.neurons)} neurons; by layer {layers}.\n{self.facts['attribution']}.")
         for pair, why in self.facts["dropped"].items():
-            console.print(f"dropped {pair}: {why}")
+            console.print(f"dropped {pair}: {why}", markup=False)
 
     def _stereoset_table(self) -> Table:
         table = _table(

@@ -135,6 +135,8 @@ class Attribution(LanguageModelTask):
             neurons.save(path)
             self._log(neurons)
             print(f"{len(neurons)} neurons in {path}; {summary}")
+            for pair, why in self.data.dropped.items():
+                print(f"dropped {pair}: {why}")
 
     def select(self, selection: Selection) -> NeuronSet:
         """Return the bias neurons of the prompts seen so far, with the sets of each pair and dimension."""

@@ -79,3 +79,4 @@ class StereoSetEvaluation(LanguageModelTask):
                 scope: {name: interval._asdict() for name, interval in f.items()} for scope, f in figures.items()
             }
             (folder / "stereoset.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            print(f"The figures with their 95 % intervals lie in {folder / 'stereoset.json'}.")

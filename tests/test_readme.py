@@ -1,0 +1,42 @@
+"""What the README shows works."""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from biaslab import __main__ as program
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+COMMANDS = [line.partition(" #")[0].strip() for line in README.splitlines() if line.startswith("biaslab ")]
+
+
+def test_five_everyday_commands():
+    assert len(COMMANDS) == 5
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_are_understood(command, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", [*shlex.split(command), "--print_config"])
+    with pytest.raises(SystemExit) as exit_info:
+        program.main()
+    assert exit_info.value.code in (0, None)
+    assert "model" in capsys.readouterr().out
+
+
+@pytest.mark.assets
+def test_python_example(asset):
+    asset("minilm-encoder")
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names: dict = {}
+    exec(code, names)
+    assert len(names["neurons"]) == 20
+    assert names["after"].shape == (1, 2)
+
+
+def test_adapter_is_small():
+    assert (ROOT / "biaslab" / "data" / "minilm_mlm.safetensors").stat().st_size <= 8e6
