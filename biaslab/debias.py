@@ -105,12 +105,6 @@ def debias(
     started = time.monotonic()
     if seeds < 1:
         raise InputError(f"`seeds` is expected to be a positive integer but got {seeds}.")
-    logger = TensorBoardLogger(output, name="debias")
-    folder = _new_folder(logger)
-    (folder / "config.yaml").write_text(yaml.safe_dump(_plain(settings), sort_keys=False), encoding="utf-8")
-    console = Console(highlight=False)
-
-    console.print(f"biaslab debias: {model}. Everything goes to {folder}")
     task = Attribution(
         model, steps=steps, count=count, guard_weight=guard_weight, source=source, selection=selection,
         trust_remote_code=trust_remote_code,
@@ -126,6 +120,12 @@ def debias(
     held_out.setup("predict")
     ordinary = read_sentences(text, "evaluation")[:sentences]
 
+    logger = TensorBoardLogger(output, name="debias")
+    folder = _new_folder(logger)
+    (folder / "config.yaml").write_text(yaml.safe_dump(_plain(settings), sort_keys=False), encoding="utf-8")
+    console = Console(highlight=False)
+
+    console.print(f"biaslab debias: {model}. Everything goes to {folder}")
     console.print("\n[bold]1 Find[/]: attribute the gap between demographics to neurons (IG²)")
     _trainer(logger).predict(task, find, return_predictions=False)
     neurons = task.select(selection)
@@ -135,16 +135,8 @@ def debias(
     console.print("\n[bold]2 Judge[/]: StereoSet, before and after")
     judge = StereoSetEvaluation(model, trust_remote_code=trust_remote_code)
     controls = tuple(random_like(neurons, seed) for seed in range(seeds))
-    rows = [Row(BASE), Row(f"BNS, {selection}", (neurons,), factor)]
-    if factor == 0:
-        rows.append(Row(f"BNS, {selection} ×½", (neurons,), HALF))
-    if selection != "paper":
-        rows.append(Row("BNS, paper", (votes,), factor))
-    rows.append(Row(f"random, {seeds} seeds", controls, factor))
-    evaluations = {}
-    for row in rows:
-        treated: Sequence[NeuronSet | None] = row.neurons or (None,)
-        evaluations[row.name] = [_evaluate(judge, data, n, row.factor, positions) for n in treated]
+    rows = _rows(selection, neurons, votes, controls, factor)
+    evaluations = {row.name: _evaluate(judge, data, row, positions) for row in rows}
 
     console.print("\n[bold]3 Verify[/]: held-out prompts, ordinary text")
     gaps = _gaps(task, held_out, neurons, controls)
@@ -205,17 +197,28 @@ def _trainer(logger: TensorBoardLogger | bool, *callbacks: Callback) -> Trainer:
     )
 
 
+def _rows(
+    selection: str, neurons: NeuronSet, votes: NeuronSet, controls: tuple[NeuronSet, ...], factor: float
+) -> list[Row]:
+    rows = [Row(BASE), Row(f"BNS, {selection}", (neurons,), factor)]
+    if factor == 0:
+        rows.append(Row(f"BNS, {selection} ×½", (neurons,), HALF))
+    if selection != "paper":
+        rows.append(Row("BNS, paper", (votes,), factor))
+    return [*rows, Row(f"random, {len(controls)} seeds", controls, factor)]
+
+
 def _evaluate(
-    judge: StereoSetEvaluation,
-    data: StereoSetDataModule,
-    neurons: NeuronSet | None,
-    factor: float,
-    positions: Literal["all", "slot"],
-) -> Evaluation:
-    treatment = [] if neurons is None else [NeuronSuppression(neurons, factor=factor, positions=positions)]
-    _trainer(False, *treatment).test(judge, datamodule=data, verbose=False)
-    assert judge.evaluation is not None
-    return judge.evaluation
+    judge: StereoSetEvaluation, data: StereoSetDataModule, row: Row, positions: Literal["all", "slot"]
+) -> list[Evaluation]:
+    """Return the row's evaluations, one a set of neurons."""
+    evaluations = []
+    treatments = [NeuronSuppression(neurons, row.factor, positions) for neurons in row.neurons]
+    for callbacks in [[treatment] for treatment in treatments] or [[]]:
+        _trainer(False, *callbacks).test(judge, datamodule=data, verbose=False)
+        assert judge.evaluation is not None
+        evaluations.append(judge.evaluation)
+    return evaluations
 
 
 def _gaps(
