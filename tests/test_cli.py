@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import make_model, wordpiece_tokenizer
+from conftest import bpe_tokenizer, make_model, wordpiece_tokenizer
 from transformers import BertConfig, BertModel
 
 from biaslab import __main__ as program
@@ -200,6 +200,17 @@ def test_debias_writes_and_prints_everything(lab, workdir, capsys):
     assert (workdir / "runs/debias/version_1/results.json").exists()
 
 
+@pytest.mark.parametrize("model_type", ["gpt2", "llama"])
+def test_debias_of_a_causal_model(lab, workdir, tmp_path, model_type):
+    tokenizer = bpe_tokenizer(masked=False)
+    make_model(model_type, len(tokenizer)).save_pretrained(tmp_path / "causal")
+    tokenizer.save_pretrained(tmp_path / "causal")
+    debias(lab, "--model", str(tmp_path / "causal"), "--dimensions", "[gender]")
+    results = json.loads((workdir / "runs/debias/version_0/results.json").read_text())
+    assert results["neurons"]["count"] == 3
+    assert results["gaps"][0]["pair"] == "gender/female-male"
+
+
 @pytest.mark.assets
 def test_minilm_mlm_reaches_the_lms_of_bert(workdir, asset):
     """Of BERT-base-cased, by the StereoSet authors' own scores; on the whole dev set."""
@@ -287,6 +298,15 @@ BAD: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "no pair left": (lambda lab, tmp: attribute(lab, "--data.dimensions", "[politics]"), "`pairs`.*politics/democrat"),
     "no steps": (lambda lab, tmp: attribute(lab, "--model.steps", "0"), "`steps`.*positive integer but got 0"),
     "threshold": (lambda lab, tmp: attribute(lab, "--model.threshold", "1.5"), r"`threshold`.*\(0, 1\] but got 1.5"),
+    "no contrast set": (
+        lambda lab, tmp: attribute(lab, "--model.selection", "guarded"),
+        "`contrast` is expected to name a contrast set",
+    ),
+    "count": (lambda lab, tmp: attribute(lab, "--model.count", "145"), "`count`.*144 neurons but got 145"),
+    "source": (
+        lambda lab, tmp: attribute(lab, "--model.source", "both", "--data.contrast", str(lab / "text.txt")),
+        '`contrast` is expected to be "stereoset"',
+    ),
     "output": (lambda lab, tmp: debias(lab, "--output", bad(tmp / "file", "") + "/x"), "`output`.*can be written"),
     "output of a job": (
         lambda lab, tmp: judge(lab, "--trainer.logger.save_dir", bad(tmp / "file", "") + "/x"),

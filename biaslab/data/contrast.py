@@ -77,8 +77,9 @@ def make_batches(
 def _stereoset_examples(tokenizer: PreTrainedTokenizerBase, source: str, limit: int) -> list[tuple[str, list[int]]]:
     """Keep the clusters whose three candidates are one token each."""
     examples = []
-    for cluster in _shuffled(read_clusters("test")):
-        text = _slotted(cluster.context.replace(BLANK, SLOT, 1), tokenizer)
+    once = [cluster for cluster in read_clusters("test") if cluster.context.count(BLANK) == 1]
+    for cluster in _shuffled(once):
+        text = _slotted(cluster.context.replace(BLANK, SLOT), tokenizer)
         tokens = text and _tokens(tokenizer, text, [candidate_word(cluster.context, s) for s in cluster.sentences])
         if tokens:
             examples.append((text, tokens))

@@ -128,9 +128,9 @@ class Attribution(LanguageModelTask):
         return result.scores
 
     def on_predict_epoch_end(self) -> None:
-        """Select the neurons and write the file."""
+        """Select the neurons and, where a logger gives the run a folder, write the file."""
         neurons, path, summary = self.select(self.hparams["selection"]), self.folder / "neurons.json", self.summary()
-        if self.trainer.is_global_zero:  # what comes before gathers from all ranks
+        if self.trainer.is_global_zero and self.trainer.logger is not None:  # what comes before gathers from all ranks
             path.parent.mkdir(parents=True, exist_ok=True)
             neurons.save(path)
             self._log(neurons)
