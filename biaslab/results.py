@@ -217,7 +217,7 @@ class Outcome(NamedTuple):
         title = f"""Gap on {prompts} held-out prompts: |P(d1) - P(d2)| and |log P(d1) - log P(d2)|,
 and the change in percent when the neurons are suppressed (×0), amplified (×2),
 and when random ones are suppressed"""
-        table = _table(title, "pair", "gap", "×0", "×2", "random", "log", "×0", "×2", "random")
+        table = _table(title, "pair", "gap", "×0", "×2", "random", "log", "×0", "×2", "rand.")
         for row in self.gap_rows():
             cells = []
             for field, digits in (("probability", 4), ("log_probability", 2)):
