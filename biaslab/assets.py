@@ -178,18 +178,11 @@ def _from_index(asset: Asset, folder: Path) -> None:
 
 
 def _require_sha256(path: Path, expected: str, what: str) -> None:
-    with path.open("rb") as file:
-        digest = (
-            hashlib.file_digest(file, "sha256").hexdigest() if sys.version_info >= (3, 11) else _digest(file.read())
-        )
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if digest != expected:
         raise InputError(
             f"checksum mismatch: {what} is expected to have sha256 {expected} but has {digest}; nothing was kept"
         )
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 @functools.cache

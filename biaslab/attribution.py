@@ -6,7 +6,7 @@ gradients are gathered in hidden space and multiplied by W₂ᵀ once; the layer
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
 import torch
@@ -77,8 +77,8 @@ def integrated_gradients(
         _, gradients = layer.evaluate(nodes, gradients_of=range(target_ids.shape[1]))
         return torch.einsum("k,tkbh->bth", weights, gradients)
 
-    recording = record(model, input_ids, position, attention_mask)
-    return _each_layer(model, recording, position, target_ids, attribute)
+    parts = _recorded_parts(model, input_ids, position, target_ids, attention_mask, steps)
+    return torch.cat([_each_layer(model, *part, attribute) for part in parts])
 
 
 def integrated_gap_gradients(
@@ -156,14 +156,25 @@ def attribute_gaps(
         raise InputError(f'`gap` is expected to be "absolute" or "signed" but got {gap!r}.')
     _check(model, input_ids, position, target_ids, attention_mask)
     nodes, weights = _rule(model, quadrature, steps)
+    parts = _recorded_parts(model, input_ids, position, target_ids, attention_mask, steps)
+    found = [_attribute(model, *part, pairs, nodes, weights, gap) for part in parts]
+    return GapAttribution(*(torch.cat(tensors) for tensors in zip(*found, strict=True)))
+
+
+def _recorded_parts(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    position: Tensor,
+    target_ids: Tensor,
+    attention_mask: Tensor | None,
+    steps: int,
+) -> Iterator[tuple[Recording, Tensor, Tensor]]:
+    """Record the batch in parts that keep the token budget; yield each with its positions and targets."""
     size = max(1, _TOKEN_BUDGET // (steps * input_ids.shape[1]))
-    parts = []
     for start in range(0, len(input_ids), size):
-        chunk = slice(start, start + size)
-        mask = None if attention_mask is None else attention_mask[chunk]
-        recording = record(model, input_ids[chunk], position[chunk], mask)
-        parts.append(_attribute(model, recording, position[chunk], target_ids[chunk], pairs, nodes, weights, gap))
-    return GapAttribution(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+        part = slice(start, start + size)
+        mask = None if attention_mask is None else attention_mask[part]
+        yield record(model, input_ids[part], position[part], mask), position[part], target_ids[part]
 
 
 def _attribute(

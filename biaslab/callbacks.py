@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from biaslab.errors import InputError
-from biaslab.hooks import slots, suppressed
+from biaslab.hooks import suppressed_where
 from biaslab.neurons import NeuronSet
 
 
@@ -51,11 +51,8 @@ class NeuronSuppression(Callback):
         model: Any = pl_module.model
         neurons.require_model(model)
         self._remove()
-        where: Any = "all"
-        if self.positions == "slot":
-            tokenizer: Any = getattr(pl_module, "tokenizer", None)
-            where = self._hooks.enter_context(slots(model, getattr(tokenizer, "mask_token_id", None)))
-        self._hooks.enter_context(suppressed(model, neurons, self.factor, where))
+        mask_token_id = getattr(getattr(pl_module, "tokenizer", None), "mask_token_id", None)
+        self._hooks.enter_context(suppressed_where(model, neurons, self.factor, self.positions, mask_token_id))
 
     def _remove(self) -> None:
         self._hooks.close()

@@ -20,7 +20,7 @@ from biaslab.data.corpus import read_sentences
 from biaslab.data.prompts import PromptDataModule
 from biaslab.data.stereoset import StereoSetDataModule
 from biaslab.errors import InputError
-from biaslab.hooks import suppressed
+from biaslab.hooks import suppressed_where
 from biaslab.neurons import NeuronSet, random_like
 from biaslab.results import BASE, Outcome, estimates
 from biaslab.tasks.attribution import Attribution, Selection, Source
@@ -139,8 +139,8 @@ def debias(
     evaluations = {row.name: _evaluate(judge, data, row, positions) for row in rows}
 
     console.print("\n[bold]3 Verify[/]: held-out prompts, ordinary text")
-    gaps = _gaps(task, held_out, neurons, controls)
-    likelihoods = _likelihoods(task, rows, ordinary)
+    gaps = _gaps(task, held_out, neurons, controls, positions)
+    likelihoods = _likelihoods(task, rows, ordinary, positions)
 
     outcome = Outcome(
         rows={row.name: len(row.neurons[0]) if row.neurons else 0 for row in rows},
@@ -222,25 +222,32 @@ def _evaluate(
 
 
 def _gaps(
-    task: Attribution, held_out: PromptDataModule, neurons: NeuronSet, controls: Sequence[NeuronSet]
+    task: Attribution,
+    held_out: PromptDataModule,
+    neurons: NeuronSet,
+    controls: Sequence[NeuronSet],
+    positions: Literal["all", "slot"],
 ) -> dict[str, list[Gaps]]:
     """Measure the gaps untouched, suppressed, amplified, and with each random control; then changes in percent."""
     runs = [("suppressed", neurons, 0.0), ("amplified", neurons, AMPLIFY), *(("random", c, 0.0) for c in controls)]
     before = demographic_gaps(task.model, _progress(held_out.batches, "gaps, untouched"), len(held_out.pair_names))
     gaps: dict[str, list[Gaps]] = {"untouched": [before]}
     for name, treated, factor in runs:
-        with suppressed(task.model, treated, factor=factor):
+        with suppressed_where(task.model, treated, factor, positions, task.tokenizer.mask_token_id):
             after = demographic_gaps(task.model, _progress(held_out.batches, f"gaps, {name}"), len(held_out.pair_names))
         gaps.setdefault(name, []).append(after.change_from(before))
     return gaps
 
 
-def _likelihoods(task: Attribution, rows: Sequence[Row], text: Sequence[str]) -> dict[str, list[Tensor]]:
+def _likelihoods(
+    task: Attribution, rows: Sequence[Row], text: Sequence[str], positions: Literal["all", "slot"]
+) -> dict[str, list[Tensor]]:
     """Measure the sentences' likelihood once a row; of the random controls the first will do, since each takes long."""
     found = {}
     for row in _progress(rows, "perplexity"):
         name = row.name if len(row.neurons) < 2 else "random, one seed"
-        with suppressed(task.model, row.neurons[0] if row.neurons else (), factor=row.factor):
+        neurons = row.neurons[0] if row.neurons else ()
+        with suppressed_where(task.model, neurons, row.factor, positions, task.tokenizer.mask_token_id):
             found[name] = [negative_log_likelihoods(task.model, task.tokenizer, text)]
     return found
 

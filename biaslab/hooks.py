@@ -172,6 +172,32 @@ def _checked(positions: Positions) -> Slots | _Places | None:
 
 
 @contextmanager
+def suppressed_where(
+    model: PreTrainedModel,
+    neurons: Iterable[tuple[int, int]],
+    factor: float,
+    where: Literal["all", "slot"],
+    mask_token_id: int | None,
+) -> Iterator[None]:
+    """Within the block, neurons are suppressed everywhere, or at the slots of each forward pass.
+
+    Args:
+        model: a model of the table.
+        neurons: a set, or any (layer, index) pairs.
+        factor: what their activations are multiplied by.
+        where: "all" or "slot".
+        mask_token_id: of a masked language model; needed for "slot".
+
+    Raises:
+        InputError: as :func:`suppressed` and :func:`slots`.
+    """
+    with ExitStack() as stack:
+        positions: Positions = stack.enter_context(slots(model, mask_token_id)) if where == "slot" else "all"
+        stack.enter_context(suppressed(model, neurons, factor, positions))
+        yield
+
+
+@contextmanager
 def slots(model: PreTrainedModel, mask_token_id: int | None = None) -> Iterator[Slots]:
     """Within the block, the slots of each forward pass are read off its ``input_ids``, for :func:`suppressed`.
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+import torch.multiprocessing
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from tokenizers.trainers import BpeTrainer
 from transformers import (
@@ -137,6 +139,14 @@ def bpe_tokenizer(masked: bool = True) -> PreTrainedTokenizerBase:
 @pytest.fixture(params=["wordpiece", "bpe"])
 def masked_tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerBase:
     return wordpiece_tokenizer() if request.param == "wordpiece" else bpe_tokenizer()
+
+
+def run_two_processes(function: Callable[[int, int, str], None], folder: Path) -> None:
+    """Call ``function(rank, port, folder)`` in two processes; the port is free."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(function, args=(port, str(folder)), nprocs=2)
 
 
 def golden(*parts: str) -> Path:

@@ -143,9 +143,11 @@ def test_as_many_sequences_as_tokens_and_heads():
 def test_small_token_budget_changes_nothing(bert, monkeypatch):
     ids, position, targets = a_batch(5)
     whole = attribute_gaps(bert, ids, position, targets, PAIRS, steps=3)
+    single = integrated_gradients(bert, ids, position, targets, steps=3)
     monkeypatch.setattr("biaslab.attribution._TOKEN_BUDGET", 1)
     for one, other in zip(whole, attribute_gaps(bert, ids, position, targets, PAIRS, steps=3), strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+    torch.testing.assert_close(integrated_gradients(bert, ids, position, targets, steps=3), single, atol=1e-5, rtol=0)
 
 
 def test_suppressed_neurons_have_score_zero(bert):

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import make_model
 from pytorch_lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
@@ -12,7 +13,6 @@ from biaslab import NeuronSet, NeuronSuppression
 from biaslab.architectures import fingerprint
 from biaslab.errors import InputError
 from biaslab.hooks import suppressed
-from tests.conftest import make_model
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),

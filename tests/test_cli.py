@@ -200,6 +200,16 @@ def test_debias_writes_and_prints_everything(lab, workdir, capsys):
     assert (workdir / "runs/debias/version_1/results.json").exists()
 
 
+def test_debias_at_the_slot_only(lab, workdir):
+    """Where neurons are suppressed makes a difference to each of the measurements."""
+    for positions in ("all", "slot"):
+        debias(lab, "--positions", positions)
+    everywhere, slot = (json.loads((workdir / f"runs/debias/version_{i}/results.json").read_text()) for i in (0, 1))
+    assert everywhere["gaps"] != slot["gaps"]
+    changes = [result["perplexity"]["BNS, guarded"]["change_percent"]["value"] for result in (everywhere, slot)]
+    assert changes[0] != changes[1]
+
+
 @pytest.mark.parametrize("model_type", ["gpt2", "llama"])
 def test_debias_of_a_causal_model(lab, workdir, tmp_path, model_type):
     tokenizer = bpe_tokenizer(masked=False)

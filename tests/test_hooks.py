@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import CAUSAL, MASKED
 
 from biaslab.architectures import down_weight, ffn_modules
 from biaslab.errors import InputError
 from biaslab.hooks import recorded, slots, suppressed
 from biaslab.neurons import NeuronSet
-from tests.conftest import CAUSAL, MASKED
 
 NEURONS = [(0, 3), (2, 1), (2, 40), (2, 47)]
 IDS = torch.tensor([[5, 6, 7, 8, 9], [10, 4, 12, 13, 14]])

@@ -5,12 +5,12 @@ import os
 import pickle
 
 import pytest
+from conftest import make_model
 
 from biaslab import Neuron, NeuronSet
 from biaslab.architectures import fingerprint
 from biaslab.errors import InputError
 from biaslab.neurons import random_like
-from tests.conftest import make_model
 
 SHAPE = (3, 48)
 PAIRS = [(2, 7), (0, 5), (2, 1), (0, 5)]

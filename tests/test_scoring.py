@@ -4,12 +4,12 @@ import json
 
 import pytest
 import torch
+from conftest import CAUSAL, bpe_tokenizer, make_model, wordpiece_tokenizer
+from reference import stereoset as reference
 
 from biaslab.data.stereoset import StereoSetDataModule, read_clusters
 from biaslab.errors import InputError
 from biaslab.scoring import score_clusters, sequence_log2_probabilities, slot_log_probabilities
-from tests.conftest import CAUSAL, bpe_tokenizer, make_model, wordpiece_tokenizer
-from tests.reference import stereoset as reference
 
 CASES = [  # context with {} for BLANK; stereotype, anti-stereotype, unrelated: words of one piece and of many
     ("The doctor is very {}.", "rich", "broke", "water"),

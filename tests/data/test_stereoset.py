@@ -4,13 +4,13 @@ import json
 
 import pytest
 import torch
+from conftest import bpe_tokenizer, wordpiece_tokenizer
 from pytorch_lightning import LightningModule, Trainer
 from tokenizers import AddedToken
 
 from biaslab.data.queries import masked_queries, word_pieces
 from biaslab.data.stereoset import DOMAINS, LABELS, StereoSetDataModule, candidate_word, read_clusters
 from biaslab.errors import InputError
-from tests.conftest import bpe_tokenizer, wordpiece_tokenizer
 
 
 def record(number=0, **changes):

@@ -2,16 +2,15 @@ from __future__ import annotations
 
 import copy
 import itertools
-import socket
 from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing
+from conftest import run_two_processes
+from reference import selection as reference
 
 from biaslab.errors import InputError
 from biaslab.metrics.selection import NeuronSelection, guarded, ranked
-from tests.reference import selection as reference
 
 PAIRS, KINDS, SHAPE = ("gender/female-male", "age/young-old", "age/old-teenage"), ("negative", "positive"), (3, 8)
 RULES = [(0.2, 0.7), (0.1, 0.5), (0.6, 0.9), (1.0, 1.0), (1.0, 0.1), (0.05, 0.1)]
@@ -309,10 +308,7 @@ def _process(rank, port, folder):
 
 
 def test_two_uneven_processes_agree_with_one(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_process, args=(port, str(tmp_path)), nprocs=2)
+    run_two_processes(_process, tmp_path)
     whole = collected(prompts())
     for rank in range(2):
         *scores, first, second = torch.load(tmp_path / f"{rank}.pt", weights_only=False)

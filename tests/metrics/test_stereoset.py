@@ -1,20 +1,18 @@
 from __future__ import annotations
 
 import json
-import socket
 import time
 from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing
+from conftest import golden, run_two_processes
+from reference import stereoset as reference
 from torchmetrics import MetricCollection
 
 from biaslab.errors import InputError
 from biaslab.metrics import IdealizedCAT, LanguageModelingScore, StereotypeScore
 from biaslab.metrics import stereoset as functional
-from tests.conftest import golden
-from tests.reference import stereoset as reference
 
 METRICS = {"ss": StereotypeScore, "lms": LanguageModelingScore, "icat": IdealizedCAT}
 FUNCTIONS = (functional.stereotype_score, functional.language_modeling_score, functional.idealized_cat)
@@ -176,10 +174,7 @@ def _process(rank, port, folder):
 
 
 def test_two_uneven_processes_with_repeats_agree_with_one(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_process, args=(port, str(tmp_path)), nprocs=2)
+    run_two_processes(_process, tmp_path)
     scores, terms, _ = clusters()
     expected = [*reference.metrics(scores.tolist(), terms.tolist(), "macro")]
     for rank in range(2):
