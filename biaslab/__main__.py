@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from biaslab import __version__
@@ -35,6 +36,8 @@ def main() -> None:
     elif first not in COMMANDS:
         _fail(f"`COMMAND` is expected to be one of {', '.join(COMMANDS)} but got {first!r}. See biaslab --help.")
     else:
+        # Intel's matrix products then have the same bits with any number of threads, so of processes too.
+        os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
         from biaslab import cli
 
         try:

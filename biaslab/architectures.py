@@ -27,25 +27,27 @@ class Architecture(NamedTuple):
 
     Attributes:
         ffn: path of a layer's FFN down-projection under ``model.base_model``, with ``{}`` for the layer.
+        attention: path of its attention, within the layer.
         masked: True for a masked language model, False for a causal one.
     """
 
     ffn: str
+    attention: str
     masked: bool
 
 
 # Full paths, never suffixes: "output.dense" also names BERT's attention output.
 ARCHITECTURES = {
-    "bert": Architecture("encoder.layer.{}.output.dense", masked=True),
-    "roberta": Architecture("encoder.layer.{}.output.dense", masked=True),
-    "mpnet": Architecture("encoder.layer.{}.output.dense", masked=True),
-    "distilbert": Architecture("transformer.layer.{}.ffn.lin2", masked=True),
-    "gpt2": Architecture("h.{}.mlp.c_proj", masked=False),
-    "llama": Architecture("layers.{}.mlp.down_proj", masked=False),
-    "mistral": Architecture("layers.{}.mlp.down_proj", masked=False),
-    "qwen2": Architecture("layers.{}.mlp.down_proj", masked=False),
-    "gemma2": Architecture("layers.{}.mlp.down_proj", masked=False),
-    "gpt_neox": Architecture("layers.{}.mlp.dense_4h_to_h", masked=False),
+    "bert": Architecture("encoder.layer.{}.output.dense", "attention", masked=True),
+    "roberta": Architecture("encoder.layer.{}.output.dense", "attention", masked=True),
+    "mpnet": Architecture("encoder.layer.{}.output.dense", "attention", masked=True),
+    "distilbert": Architecture("transformer.layer.{}.ffn.lin2", "attention", masked=True),
+    "gpt2": Architecture("h.{}.mlp.c_proj", "attn", masked=False),
+    "llama": Architecture("layers.{}.mlp.down_proj", "self_attn", masked=False),
+    "mistral": Architecture("layers.{}.mlp.down_proj", "self_attn", masked=False),
+    "qwen2": Architecture("layers.{}.mlp.down_proj", "self_attn", masked=False),
+    "gemma2": Architecture("layers.{}.mlp.down_proj", "self_attn", masked=False),
+    "gpt_neox": Architecture("layers.{}.mlp.dense_4h_to_h", "attention", masked=False),
 }
 _REFUSED = {"opt": "it flattens its feed-forward input to two dimensions, so that a token's position is lost"}
 
@@ -83,6 +85,12 @@ def ffn_modules(model: PreTrainedModel) -> list[nn.Module]:
     """Return each layer's FFN down-projection; its input holds the layer's neurons, ``[batch, sequence, neuron]``."""
     path = architecture(model).ffn
     return [model.base_model.get_submodule(path.format(layer)) for layer in range(len(layers(model)))]
+
+
+def attention_modules(model: PreTrainedModel) -> list[nn.Module]:
+    """Return each layer's attention; its output is a tuple that begins with ``[batch, sequence, hidden]``."""
+    path = architecture(model).attention
+    return [layer.get_submodule(path) for layer in layers(model)]
 
 
 def down_weight(module: nn.Module) -> Tensor:

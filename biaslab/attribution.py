@@ -1,27 +1,29 @@
 """Integrated gradients of probabilities, and of the gap between two, with respect to feed-forward neurons (IG²).
 
 All neurons of one layer at the slot are scaled together by α. Since the layer's FFN output there is α·W₂w̄ + b, the
-gradients are gathered in hidden space and multiplied by W₂ᵀ once; the layers below are never run again. Both are exact.
+gradients are gathered in hidden space and multiplied by W₂ᵀ once; what comes before it is never run again. The gap at
+α = 1 is that of the recorded pass, whose one backward pass serves all layers. All of this is exact.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from biaslab.architectures import down_weight, ffn_modules, ffn_shape
+from biaslab.architectures import ffn_shape
 from biaslab.errors import InputError
-from biaslab.partial import Recording, ffn_output, head, record, run_layer, unbiased_output
-from biaslab.quadrature import nodes_and_weights
+from biaslab.paths import Inputs, Paths, TokenBudget, out_of_memory
+from biaslab.quadrature import INTERPOLATORY, nodes_and_weights, signed_weights
 
 Gap = Literal["absolute", "signed"]
-_ROOT_ITERATIONS = 12
-_ROOT_TOLERANCE = 1e-3  # of the gap at the bracket's ends: the kink's place is then right to some 1e-4 of the interval
-_TOKEN_BUDGET = 16_384  # tokens that travel together: some 100 MB of activations for BERT-base
+Steps = int | Literal["auto"]
+FEWEST_NODES, MOST_NODES = 3, 129  # of steps="auto"
+_KINK = 0.1  # of the tolerance: with fixed steps, how exact an integral must be that is divided where the gap is zero
+_NOISE = 16  # times the resolution of the probabilities: a residual below it says nothing
 
 
 class GapAttribution(NamedTuple):
@@ -31,11 +33,13 @@ class GapAttribution(NamedTuple):
         scores: ``[batch, pair, layer, neuron]``.
         gap: the gap that is attributed, with the neurons as they are, ``[batch, pair]``.
         residual: sum of a layer's scores minus (gap at α = 1 minus gap at α = 0), ``[batch, pair, layer]``; 0 if exact.
+        nodes: of the quadrature, ``[batch, layer]``.
     """
 
     scores: Tensor
     gap: Tensor
     residual: Tensor
+    nodes: Tensor
 
 
 def integrated_gradients(
@@ -44,8 +48,9 @@ def integrated_gradients(
     position: Tensor,
     target_ids: Tensor,
     attention_mask: Tensor | None = None,
-    steps: int = 6,
+    steps: Steps = 6,
     quadrature: str = "gauss_legendre",
+    tolerance: float = 0.01,
 ) -> Tensor:
     r"""Attribute each target's probability at the slot to every feed-forward neuron.
 
@@ -57,8 +62,10 @@ def integrated_gradients(
         position: of the slot, ``[batch]``: a masked model's mask token, a causal model's last token before the slot.
         target_ids: token ids whose probabilities are attributed, ``[batch, target]``.
         attention_mask: 1 for tokens, 0 for padding, ``[batch, sequence]``; None where nothing is padded.
-        steps: number of nodes.
-        quadrature: see :func:`biaslab.quadrature.nodes_and_weights`.
+        steps: number of nodes; or "auto": a nested rule (Clenshaw-Curtis: 3, 5, 9, … nodes), finer only for the
+            sequences and layers whose completeness residual is above the tolerance.
+        quadrature: see :func:`biaslab.quadrature.nodes_and_weights`; for a fixed number of steps.
+        tolerance: of steps="auto": the largest residual, relative to the sum of a layer's absolute scores.
 
     Returns:
         Scores, ``[batch, target, layer, neuron]``; positive where the neuron raises the target's probability. A layer's
@@ -70,15 +77,9 @@ def integrated_gradients(
     Reference:
         Sundararajan et al. 2017; Dai et al. 2022, equation 2.
     """
-    _check(model, input_ids, position, target_ids, attention_mask)
-    nodes, weights = _rule(model, quadrature, steps)
-
-    def attribute(layer: _Layer) -> Tensor:
-        _, gradients = layer.evaluate(nodes, gradients_of=range(target_ids.shape[1]))
-        return torch.einsum("k,tkbh->bth", weights, gradients)
-
-    parts = _recorded_parts(model, input_ids, position, target_ids, attention_mask, steps)
-    return torch.cat([_each_layer(model, *part, attribute) for part in parts])
+    each = torch.eye(target_ids.shape[-1], dtype=torch.float64)
+    inputs = Inputs(input_ids, position, target_ids, attention_mask)
+    return _attribute(model, inputs, (each, each), integration_rule(steps, quadrature, tolerance), "signed").scores
 
 
 def integrated_gap_gradients(
@@ -87,9 +88,10 @@ def integrated_gap_gradients(
     position: Tensor,
     target_ids: Tensor,
     attention_mask: Tensor | None = None,
-    steps: int = 6,
+    steps: Steps = 6,
     quadrature: str = "gauss_legendre",
     gap: Gap = "absolute",
+    tolerance: float = 0.01,
 ) -> Tensor:
     r"""Attribute the gap between two demographics' probabilities at the slot to every feed-forward neuron (IG²).
 
@@ -103,9 +105,10 @@ def integrated_gap_gradients(
         position: of the slot, ``[batch]``: a masked model's mask token, a causal model's last token before the slot.
         target_ids: token ids of the two demographics, ``[batch, 2]``.
         attention_mask: 1 for tokens, 0 for padding, ``[batch, sequence]``; None where nothing is padded.
-        steps: number of nodes, on each side of a place where an absolute gap changes its sign.
-        quadrature: see :func:`biaslab.quadrature.nodes_and_weights`.
+        steps: number of nodes, or "auto"; see :func:`integrated_gradients`.
+        quadrature: see :func:`biaslab.quadrature.nodes_and_weights`; for a fixed number of steps.
         gap: "absolute", the paper's; or "signed", which is IG(first) - IG(second), as in the authors' released code.
+        tolerance: of steps="auto".
 
     Returns:
         Scores, ``[batch, layer, neuron]``; positive where the neuron widens the gap. A layer's scores sum to the gap
@@ -120,9 +123,9 @@ def integrated_gap_gradients(
     if target_ids.ndim != 2 or target_ids.shape[1] != 2:
         raise InputError(f"`target_ids` is expected to be of shape [batch, 2] but got {list(target_ids.shape)}.")
     pairs = torch.tensor([[0, 1]], device=target_ids.device)
-    return attribute_gaps(model, input_ids, position, target_ids, pairs, attention_mask, steps, quadrature, gap).scores[
-        :, 0
-    ]
+    return attribute_gaps(
+        model, input_ids, position, target_ids, pairs, attention_mask, steps, quadrature, gap, tolerance
+    ).scores[:, 0]
 
 
 def attribute_gaps(
@@ -132,11 +135,14 @@ def attribute_gaps(
     target_ids: Tensor,
     pairs: Tensor,
     attention_mask: Tensor | None = None,
-    steps: int = 6,
+    steps: Steps = 6,
     quadrature: str = "gauss_legendre",
     gap: Gap = "absolute",
+    tolerance: float = 0.01,
+    layers: Sequence[int] | None = None,
+    budget: TokenBudget | None = None,
 ) -> GapAttribution:
-    """Compute IG² for several pairs of the same targets: one forward serves all, one backward each target.
+    """Compute IG² for several pairs of the same targets: one forward serves all, one backward each target but one.
 
     Args:
         model: a masked or causal language model of the table.
@@ -145,238 +151,228 @@ def attribute_gaps(
         target_ids: token ids of the demographics, ``[batch, target]``.
         pairs: which two targets form a pair, ``[pair, 2]``, indices into the target axis.
         attention_mask: as in :func:`integrated_gap_gradients`; so are ``steps``, ``quadrature`` and ``gap``.
-        steps: number of nodes.
+        steps: number of nodes, or "auto".
         quadrature: the rule.
-        gap: "absolute" or "signed".
+        gap: "absolute" or "signed". Where an absolute gap changes its sign within the interval, it is divided there.
+        tolerance: of steps="auto".
+        layers: those that are attributed; the scores of the others are 0. All by default.
+        budget: how much travels together; halved where memory runs out.
 
     Returns:
-        Scores, gaps and the completeness residual.
+        Scores, gaps, the completeness residual, and how many nodes were needed.
     """
     if gap not in ("absolute", "signed"):
         raise InputError(f'`gap` is expected to be "absolute" or "signed" but got {gap!r}.')
-    _check(model, input_ids, position, target_ids, attention_mask)
-    nodes, weights = _rule(model, quadrature, steps)
-    parts = _recorded_parts(model, input_ids, position, target_ids, attention_mask, steps)
-    found = [_attribute(model, *part, pairs, nodes, weights, gap) for part in parts]
-    return GapAttribution(*(torch.cat(tensors) for tensors in zip(*found, strict=True)))
+    inputs = Inputs(input_ids, position, target_ids, attention_mask)
+    rule = integration_rule(steps, quadrature, tolerance)
+    return _attribute(model, inputs, differences(pairs, target_ids.shape[-1]), rule, gap, layers, budget)
 
 
-def _recorded_parts(
-    model: PreTrainedModel,
-    input_ids: Tensor,
-    position: Tensor,
-    target_ids: Tensor,
-    attention_mask: Tensor | None,
-    steps: int,
-) -> Iterator[tuple[Recording, Tensor, Tensor]]:
-    """Record the batch in parts that keep the token budget; yield each with its positions and targets."""
-    size = max(1, _TOKEN_BUDGET // (steps * input_ids.shape[1]))
-    for start in range(0, len(input_ids), size):
-        part = slice(start, start + size)
-        mask = None if attention_mask is None else attention_mask[part]
-        yield record(model, input_ids[part], position[part], mask), position[part], target_ids[part]
+class Rule(NamedTuple):
+    """Where the gradients are taken, and with which weights they are summed.
+
+    Attributes:
+        quadrature: name of the rule.
+        nodes: float64, ``[node]``.
+        weights: float64, ``[node]``.
+        tolerance: the largest residual that is let be, relative to a layer's L1 norm.
+        adaptive: whether that holds for all integrals, not only for divided ones.
+    """
+
+    quadrature: str
+    nodes: Tensor
+    weights: Tensor
+    tolerance: float
+    adaptive: bool
+
+    def nested(self, steps: int) -> Rule:
+        """Return the rule whose nodes at even places are those of the next coarser one."""
+        return Rule("clenshaw_curtis", *nodes_and_weights("clenshaw_curtis", steps), self.tolerance, adaptive=True)
+
+    def signs(self, gaps: Tensor, at_zero: Tensor, at_one: Tensor) -> Tensor:
+        """Return weights that carry the sign of the gap, ``[path, pair, node]``.
+
+        Args:
+            gaps: at the nodes, ``[path, pair, node]``.
+            at_zero: ``[path, pair]``.
+            at_one: ``[path, pair]``.
+        """
+        if self.quadrature not in INTERPOLATORY:
+            return self.weights.to(gaps) * gaps.sign()
+        inner = (self.nodes > 0) & (self.nodes < 1)
+        points = torch.cat([self.nodes.new_zeros(1), self.nodes[inner], self.nodes.new_ones(1)])
+        values = torch.cat([at_zero[..., None], gaps[..., inner.to(gaps.device)], at_one[..., None]], -1)
+        weights = signed_weights(self.nodes, points, values.flatten(0, 1).double().cpu())
+        return weights.to(gaps).view_as(gaps)
+
+
+def integration_rule(steps: Steps, quadrature: str = "gauss_legendre", tolerance: float = 0.01) -> Rule:
+    """Return the rule that the arguments name; see :func:`integrated_gap_gradients`.
+
+    Raises:
+        InputError: if an argument is out of its range.
+    """
+    if not 0 < tolerance < 1:
+        raise InputError(f"`tolerance` is expected to lie between 0 and 1 but got {tolerance}.")
+    if steps == "auto":
+        nodes = nodes_and_weights("clenshaw_curtis", FEWEST_NODES)
+        return Rule("clenshaw_curtis", *nodes, tolerance, adaptive=True)
+    return Rule(quadrature, *nodes_and_weights(quadrature, steps), _KINK * tolerance, adaptive=False)
+
+
+def differences(pairs: Tensor, targets: int) -> tuple[Tensor, Tensor]:
+    """Return as few differences of targets as make up all pairs, and how each pair is their sum.
+
+    Of ten targets nine differences will do for all 45 pairs.
+
+    Returns:
+        Differences ``[difference, target]`` and pairs ``[pair, difference]``, float64, of -1, 0 and 1.
+    """
+    group, edges = list(range(targets)), []
+    for first, second in pairs.tolist():
+        if group[first] != group[second]:
+            edges.append((first, second))
+            group = [group[first] if other == group[second] else other for other in group]
+    one_hot = torch.eye(targets, dtype=torch.float64)
+    differences = torch.stack([one_hot[a] - one_hot[b] for a, b in edges] or [one_hot[0] * 0])
+    wanted = one_hot[pairs[:, 0].cpu()] - one_hot[pairs[:, 1].cpu()]
+    return differences, (wanted @ torch.linalg.pinv(differences)).round()
 
 
 def _attribute(
     model: PreTrainedModel,
-    recording: Recording,
-    position: Tensor,
-    target_ids: Tensor,
-    pairs: Tensor,
-    nodes: Tensor,
-    weights: Tensor,
+    inputs: Inputs,
+    sums: tuple[Tensor, Tensor],
+    rule: Rule,
     gap: Gap,
+    layers: Sequence[int] | None = None,
+    budget: TokenBudget | None = None,
 ) -> GapAttribution:
-    at_one = _gaps(_probabilities(recording.logits, target_ids), pairs)  # [batch, pair]
-    size: Callable[[Tensor], Tensor] = torch.abs if gap == "absolute" else torch.clone
-    at_zero: list[Tensor] = []
-
-    def attribute(layer: _Layer) -> Tensor:
-        probabilities, gradients = layer.evaluate(nodes, gradients_of=range(target_ids.shape[1]))
-        origin, _ = layer.evaluate(nodes.new_zeros(1))
-        at_zero.append(_gaps(origin[0], pairs))
-        signed = gradients[pairs[:, 0]] - gradients[pairs[:, 1]]  # [pair, node, batch, hidden]
-        if gap == "signed":
-            return torch.einsum("k,pkbh->bph", weights, signed)
-        gaps = torch.cat([at_zero[-1][None], _gaps(probabilities, pairs), at_one[None]])  # [node + 2, batch, pair]
-        total = torch.einsum("k,kbp,pkbh->bph", weights, gaps[1:-1].sign(), signed)
-        return _split_at_roots(layer, total, gaps, nodes, weights, pairs)
-
-    scores = _each_layer(model, recording, position, target_ids, attribute)
-    change = size(at_one)[..., None] - size(torch.stack(at_zero, dim=-1))  # [batch, pair, layer]
-    return GapAttribution(scores, size(at_one), scores.sum(-1) - change)
-
-
-def _split_at_roots(
-    layer: _Layer, total: Tensor, gaps: Tensor, nodes: Tensor, weights: Tensor, pairs: Tensor
-) -> Tensor:
-    """Integrate anew, piece by piece, where a pair's gap changes its sign within the interval: |gap| has a kink there.
+    """Attribute a batch in parts that keep the budget.
 
     Args:
-        layer: the layer that is attributed.
-        total: integrals over the whole interval, ``[batch, pair, hidden]``.
-        gaps: signed gaps at 0, at the nodes and at 1, ``[node + 2, batch, pair]``.
-        nodes: of the rule, ``[node]``.
-        weights: of the rule, ``[node]``.
-        pairs: ``[pair, 2]``.
+        model: a model of the table.
+        inputs: the batch.
+        sums: what is differentiated, ``[direction, target]``, and what is attributed, ``[pair, direction]``.
+        rule: the quadrature.
+        gap: whether it is the size of the pairs that is attributed.
+        layers: which.
+        budget: of tokens.
     """
-    changes = (gaps[1:] * gaps[:-1] < 0).permute(1, 2, 0)  # [batch, pair, interval]
-    if not changes.any():
-        return total
-    grid = torch.cat([nodes.new_zeros(1), nodes, nodes.new_ones(1)])
-    row, pair, interval = changes.nonzero().unbind(1)  # one entry a root
-    targets = layer.target_ids[row[:, None], pairs[pair]]  # [root, 2]
-    roots = _roots(layer.pick(row, targets), grid[interval], grid[interval + 1], gaps[interval, row, pair])
-    # One entry a piece: from the last root (or 0) to the next root (or 1), roots in order within (row, pair).
-    first = torch.ones_like(row, dtype=torch.bool)
-    first[1:] = (row[1:] != row[:-1]) | (pair[1:] != pair[:-1])
-    last = first.roll(-1)
-    last[-1] = True
-    start = torch.cat([torch.where(first, 0.0, roots.roll(1)), roots[last]])
-    end = torch.cat([roots, torch.ones_like(roots[last])])
-    row, pair = torch.cat([row, row[last]]), torch.cat([pair, pair[last]])
-    targets = layer.target_ids[row[:, None], pairs[pair]]  # [piece, 2]
-    piece = layer.pick(row, targets)
-    probabilities, gradients = piece.evaluate(start + (end - start) * nodes[:, None], gradients_of=None)
-    sign = (probabilities[..., 0] - probabilities[..., 1]).sum(0).sign()  # [piece]: one sign within a piece
-    integral = torch.einsum("k,kph,p->ph", weights, gradients[0], sign * (end - start))
-    total = total.clone()
-    total[row, pair] = 0.0
-    return total.index_put((row, pair), integral, accumulate=True)
+    _check(model, inputs)
+    depth, length = ffn_shape(model)[0], inputs.input_ids.shape[1]
+    budget = budget or TokenBudget()
+    dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
+    directions, pairs = (tensor.to(model.device, dtype) for tensor in sums)
+    wanted = torch.tensor(range(depth) if layers is None else sorted(layers), device=model.device)
+    parts: list[GapAttribution] = []
+    start = 0
+    while start < len(inputs.input_ids) or not parts:
+        size = max(1, budget.tokens // (length * depth))
+        try:
+            paths = Paths(model, inputs.rows(slice(start, start + size)), directions, budget, 1.0 in rule.nodes)
+            parts.append(_Integration(paths, pairs, wanted, gap == "absolute").run(rule))
+            start += size
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            memory_ran_out = True
+        else:
+            memory_ran_out = False
+        paths = None  # type: ignore[assignment]  # and outside of the handler: nothing of a failed attempt is kept alive
+        if memory_ran_out:
+            budget.halve(least=length)
+    return GapAttribution(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
 
-def _roots(bracketed: _Layer, low: Tensor, high: Tensor, gap_low: Tensor) -> Tensor:
-    """Find where each gap is zero between ``low`` and ``high`` (``[root]``), by the Illinois rule (regula falsi)."""
-
-    def gap_at(alpha: Tensor) -> Tensor:
-        probabilities, _ = bracketed.evaluate(alpha[None])
-        return probabilities[0, :, 0] - probabilities[0, :, 1]
-
-    gap_high = gap_at(high)
-    small = _ROOT_TOLERANCE * torch.maximum(gap_low.abs(), gap_high.abs())
-    middle = high
-    for _ in range(_ROOT_ITERATIONS):
-        slope = gap_high - gap_low
-        middle = torch.where(slope == 0, high, (low * gap_high - high * gap_low) / slope)
-        gap = gap_at(middle)
-        if bool((gap.abs() <= small).all()):
-            break
-        same_side = gap * gap_high > 0
-        gap_low = torch.where(same_side, gap_low / 2, gap_high)
-        low = torch.where(same_side, low, high)
-        high, gap_high = middle, gap
-    return middle
-
-
-class _Layer:
-    """One layer of a recorded batch: the probabilities, and their gradients, as functions of α.
+class _Integration:
+    """The integrals of a recorded batch; a path is one sequence and layer.
 
     Args:
-        model: the model that was recorded.
-        recording: from :func:`biaslab.partial.record`.
-        index: which layer.
-        position: of the slot, ``[batch]``.
-        target_ids: ``[batch, target]``.
-        rows: the recorded sequence of each entry, ``[batch]``.
+        paths: of the batch.
+        pairs: each as a sum of the directions, ``[pair, direction]``.
+        layers: that are attributed, ``[layer]``.
+        absolute: whether the size of a pair's gap is attributed.
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        recording: Recording,
-        index: int,
-        position: Tensor,
-        target_ids: Tensor,
-        rows: Tensor,
-    ) -> None:
-        self.model, self.recording, self.index = model, recording, index
-        self.position, self.target_ids, self.rows = position, target_ids, rows
-        module = ffn_modules(model)[index]
-        self.output, self.bias = unbiased_output(module, recording.activations[index][rows])
+    def __init__(self, paths: Paths, pairs: Tensor, layers: Tensor, absolute: bool) -> None:
+        self.paths, self.pairs, self.absolute = paths, pairs, absolute
+        self.of_targets = pairs @ paths.directions  # [pair, target]
+        batch = len(paths.at_one)
+        self.layer = layers.repeat_interleave(batch)  # of each path
+        self.row = torch.arange(batch, device=layers.device).repeat(len(layers))
+        self.gap_at_one = paths.at_one @ self.of_targets.T  # [batch, pair]
+        shape = (batch, len(pairs), *torch.Size([len(paths.weights), paths.recording.activations[0].shape[1]]))
+        self.scores = paths.at_one.new_zeros(shape)
+        self.residual = paths.at_one.new_zeros(shape[:3])
+        self.nodes = torch.zeros(batch, shape[2], dtype=torch.long, device=layers.device)
 
-    def pick(self, rows: Tensor, target_ids: Tensor) -> _Layer:
-        """Return the entries ``rows``, with other targets."""
-        return _Layer(self.model, self.recording, self.index, self.position[rows], target_ids, self.rows[rows])
+    def run(self, rule: Rule) -> GapAttribution:
+        """Integrate by the rule, and by finer ones where its tolerance asks for it."""
+        path = torch.arange(len(self.row), device=self.row.device)
+        probabilities, gradients = self.paths.evaluate(self.row, self.layer, rule.nodes)
+        if rule.nodes[0] == 0:
+            at_zero = probabilities[:, 0]
+        else:
+            at_zero = self.paths.evaluate(self.row, self.layer, rule.nodes.new_zeros(1), gradients=False)[0][:, 0]
+        while True:
+            left = self._integrate(rule, path, probabilities, gradients, at_zero)
+            if not len(left) or len(rule.nodes) >= MOST_NODES:
+                break
+            path, at_zero = path[left], at_zero[left]
+            old = rule
+            rule = rule.nested(2 * len(rule.nodes) - 1 if rule.adaptive else _nested_steps(len(rule.nodes)))
+            wanted = rule.nodes[1::2] if old.adaptive else rule.nodes
+            found = self.paths.evaluate(self.row[path], self.layer[path], wanted)
+            if old.adaptive:
+                known = probabilities[left], gradients[left]
+                found = _interleaved(known[0], found[0]), _interleaved(known[1], found[1])
+            probabilities, gradients = found
+        gap = self.gap_at_one.abs() if self.absolute else self.gap_at_one
+        return GapAttribution(self.scores, gap, self.residual, self.nodes)
 
-    def evaluate(self, alpha: Tensor, gradients_of: range | Literal[False] | None = False) -> tuple[Tensor, Tensor]:
-        """Evaluate at ``alpha``, ``[node]`` or ``[node, batch]``.
-
-        Args:
-            alpha: scale of the layer's activations at the slot.
-            gradients_of: the targets whose probabilities are differentiated; None for the difference of the first two;
-                False for no gradients.
-
-        Returns:
-            Probabilities ``[node, batch, target]``, and gradients with respect to the FFN output
-            ``[target, node, batch, hidden]`` (empty without gradients).
-        """
-        alpha = alpha if alpha.ndim == 2 else alpha[:, None]
-        scaled = alpha.to(self.output)[..., None] * self.output  # [node, batch, hidden]
-        leaf = (scaled + self.bias).detach().requires_grad_(gradients_of is not False)
-        with torch.set_grad_enabled(gradients_of is not False):
-            probabilities = self._probabilities(leaf)
-            if gradients_of is False:
-                return probabilities, probabilities.new_empty(0)
-            if gradients_of is None:
-                wanted = [probabilities[..., 0] - probabilities[..., 1]]
-            else:
-                wanted = [probabilities[..., target] for target in gradients_of]
-            last = len(wanted) - 1
-            gradients = [
-                torch.autograd.grad(value.sum(), leaf, retain_graph=i < last)[0] for i, value in enumerate(wanted)
-            ]
-        return probabilities.detach(), torch.stack(gradients).to(probabilities.dtype)
-
-    def _probabilities(self, leaf: Tensor) -> Tensor:
-        nodes, batch, _ = leaf.shape
-        states = self.recording.states[self.index].index_select(0, self.rows)
-        with ffn_output(self.model, self.index, self.position, leaf):
-            hidden = run_layer(self.model, self.recording, self.index, states, self.rows)
-        hidden = hidden.flatten(0, 1)  # [node * batch, sequence, hidden]
-        rows = self.rows.repeat(nodes)
-        for later in range(self.index + 1, len(self.recording.states)):
-            hidden = run_layer(self.model, self.recording, later, hidden, rows)
-        slot = hidden[torch.arange(len(hidden), device=hidden.device), self.position.repeat(nodes)]
-        logits = head(self.model, self.recording, slot)
-        return _probabilities(logits, self.target_ids.repeat(nodes, 1)).view(nodes, batch, -1)
-
-
-def _each_layer(
-    model: PreTrainedModel,
-    recording: Recording,
-    position: Tensor,
-    target_ids: Tensor,
-    attribute: Callable[[_Layer], Tensor],
-) -> Tensor:
-    """Return w̄ · W₂ᵀ(integrated gradient in hidden space) of each layer, ``[batch, target, layer, neuron]``."""
-    rows = torch.arange(len(position), device=position.device)
-    scores = []
-    for index, module in enumerate(ffn_modules(model)):
-        integral = attribute(_Layer(model, recording, index, position, target_ids, rows))  # [batch, target, hidden]
-        weight = down_weight(module).detach().to(integral.dtype)
-        scores.append(recording.activations[index][:, None] * (integral @ weight))
-    return torch.stack(scores, dim=2)
+    def _integrate(self, rule: Rule, path: Tensor, probabilities: Tensor, gradients: Tensor, at_zero: Tensor) -> Tensor:
+        """Integrate some paths; return which of them have a residual above the rule's tolerance."""
+        row, layer = self.row[path], self.layer[path]
+        gaps = (probabilities @ self.of_targets.T).transpose(1, 2)  # [path, pair, node]
+        ends = at_zero @ self.of_targets.T, self.gap_at_one[row]  # [path, pair]
+        weights = rule.signs(gaps, *ends) if self.absolute else rule.weights.to(gaps).expand_as(gaps)
+        change = ends[1].abs() - ends[0].abs() if self.absolute else ends[1] - ends[0]
+        shares = weights[..., None] * self.pairs[:, None]  # [path, pair, node, direction]
+        integrals = shares.flatten(2) @ gradients.flatten(1, 2)  # [path, pair, hidden]
+        residual, size = torch.empty_like(change), torch.empty_like(change)
+        for index in layer.unique().tolist():
+            here = layer == index
+            scores = self.paths.scores(integrals[here], row[here], index)
+            self.scores[row[here], :, index] = scores
+            residual[here], size[here] = scores.sum(-1) - change[here], scores.abs().sum(-1)
+        self.residual[row, :, layer] = residual
+        self.nodes[row, layer] = len(rule.nodes)
+        noise = _NOISE * torch.finfo(self.paths.outputs.dtype).eps * (probabilities.amax(1) @ self.of_targets.abs().T)
+        coarse = residual.abs() > torch.maximum(rule.tolerance * size, noise)
+        if not rule.adaptive:
+            divided = (weights.sign() != weights[..., :1].sign()).any(-1)
+            coarse &= divided & (rule.quadrature in INTERPOLATORY)
+        return coarse.any(1).nonzero()[:, 0]
 
 
-def _probabilities(logits: Tensor, target_ids: Tensor) -> Tensor:
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    return (logits.gather(1, target_ids) - logits.logsumexp(1, keepdim=True)).exp()
+def _nested_steps(steps: int) -> int:
+    """Return the size of the first nested rule with more nodes than a fixed one."""
+    nested = FEWEST_NODES
+    while nested <= steps:
+        nested = 2 * nested - 1
+    return nested
 
 
-def _gaps(probabilities: Tensor, pairs: Tensor) -> Tensor:
-    """Signed gaps, ``[..., pair]``."""
-    return probabilities[..., pairs[:, 0]] - probabilities[..., pairs[:, 1]]
+def _interleaved(old: Tensor, new: Tensor) -> Tensor:
+    """Put the nodes of a nested rule in order, ``[path, node, ...]``: the new ones lie between the old ones."""
+    joined = old.new_empty(len(old), old.shape[1] + new.shape[1], *old.shape[2:])
+    joined[:, 0::2], joined[:, 1::2] = old, new
+    return joined
 
 
-def _rule(model: PreTrainedModel, quadrature: str, steps: int) -> tuple[Tensor, Tensor]:
-    nodes, weights = nodes_and_weights(quadrature, steps)
-    dtype = model.dtype if model.dtype == torch.float64 else torch.float32
-    return nodes.to(model.device, dtype), weights.to(model.device, dtype)
-
-
-def _check(
-    model: PreTrainedModel, input_ids: Tensor, position: Tensor, target_ids: Tensor, attention_mask: Tensor | None
-) -> None:
+def _check(model: PreTrainedModel, inputs: Inputs) -> None:
+    input_ids, position, target_ids, attention_mask = inputs
     if input_ids.ndim != 2:
         raise InputError(f"`input_ids` is expected to be of shape [batch, sequence] but got {list(input_ids.shape)}.")
     batch, sequence = input_ids.shape

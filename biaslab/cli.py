@@ -7,15 +7,19 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import auto_cli
-from pytorch_lightning import LightningDataModule, LightningModule
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from biaslab import assets, callbacks, tasks  # noqa: F401  short class names in the configs resolve to what is imported
 from biaslab.data import corpus, prompts, stereoset  # noqa: F401
 from biaslab.debias import debias
+from biaslab.errors import InputError
+from biaslab.plan import plan
 
 
 def fetch(name: str) -> None:
@@ -30,12 +34,51 @@ def fetch(name: str) -> None:
 PLAIN: dict[str, Callable[..., Any]] = {"debias": debias, "fetch": fetch}
 
 
+class _FirstConfig(SaveConfigCallback):
+    """Saves the configuration into a run's folder, but not over that of a run which goes on there."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Save it, unless there is one."""
+        if trainer.log_dir is None or not Path(trainer.log_dir, self.config_filename).exists():
+            super().setup(trainer, pl_module, stage)
+
+
 class BiaslabCLI(LightningCLI):
-    """LightningCLI with one model name for task and data."""
+    """LightningCLI with one model name for task and data, and runs that go on where they were killed."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Let the data follow the model's name."""
         parser.link_arguments("model.init_args.model_name", "data.init_args.model_name")
+        if parser.prog.endswith(" predict"):
+            parser.add_argument(
+                "--plan", action="store_true", help="print what the run would take, after a short measurement, and end"
+            )
+
+    def before_instantiate_classes(self) -> None:
+        """Choose the folder of an unfinished run with the very same settings, where there is one."""
+        config = self.config[self.subcommand]
+        settings = getattr(config.trainer.logger, "init_args", None)
+        if self.subcommand != "predict" or settings is None or getattr(settings, "version", "") is not None:
+            return
+        runs = Path(settings.save_dir, settings.name or "").glob("version_*/shards")
+        wanted = _of_the_result(yaml.safe_load(self._parser(self.subcommand).dump(config, skip_check=True)))
+        for folder in sorted(path.parent for path in runs):
+            path = folder / "config.yaml"
+            if path.exists() and _of_the_result(yaml.safe_load(path.read_text(encoding="utf-8"))) == wanted:
+                settings.version = int(folder.name.removeprefix("version_"))
+                return
+
+    def before_predict(self) -> None:
+        """Print the plan, where that is all that is asked for."""
+        if self.config.predict.plan:
+            if not isinstance(self.model, tasks.Attribution):
+                raise InputError("`plan` is expected with the model Attribution only. Leave it out.")
+            plan(self.model, self.datamodule, self.trainer.world_size)
+            sys.exit(0)
+
+
+def _of_the_result(config: dict[str, Any]) -> tuple[Any, ...]:
+    return config.get("model"), config.get("data"), config.get("seed_everything")
 
 
 def quiet() -> None:
@@ -63,6 +106,7 @@ def run(command: str) -> None:
     BiaslabCLI(
         LightningModule,
         LightningDataModule,
+        save_config_callback=_FirstConfig,
         subclass_mode_model=True,
         subclass_mode_data=True,
         seed_everything_default=0,

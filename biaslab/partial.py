@@ -1,130 +1,373 @@
-"""Parts of a transformer's forward pass: recorded once, and run again from any layer on.
+"""Parts of a transformer's forward pass: recorded once, and gone on with from the feed-forward output of any layer.
 
-Nothing here knows an architecture. A layer is called with the very arguments that the model itself passed to it (masks,
-rotary embeddings, position biases), and the final norm and head are the model's own, run on chosen places only.
+Only paths are known of an architecture. A layer is called with the very arguments that the model itself passed to it
+(masks, rotary embeddings, position biases), and the final norm and head are the model's own, run at the slot only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
 
-from biaslab.architectures import architecture, down_weight, ffn_modules, layers
+from biaslab.architectures import architecture, attention_modules, ffn_modules, layers
+
+_LOGITS_AT_ONCE = 2**23  # 32 MB in float32: a few dozen slots of a large vocabulary
 
 
 class Recording(NamedTuple):
     """One forward pass of a batch.
 
+    Where the slot is a causal model's last token, nothing before it ever changes: then the pass is that of the last
+    token alone (``sequence`` is 1, ``position`` 0) against the keys and values of the tokens before it.
+
     Attributes:
         states: what each layer got, ``[batch, sequence, hidden]`` a layer.
         arguments: the further arguments of each layer, positional and by name.
+        attended: output of each layer's attention at the slot, ``[batch, hidden]``.
         activations: of the neurons at the slot, ``[batch, neuron]`` a layer.
-        logits: at the slot, ``[batch, vocabulary]``.
+        position: of the slot, ``[batch]``.
+        prefix: keys and values of the tokens before, ``[batch, head, token, size]`` a layer; empty where all are in
+            the sequence.
         tuples: whether the layers return tuples.
     """
 
     states: list[Tensor]
     arguments: list[tuple[tuple[Any, ...], dict[str, Any]]]
+    attended: list[Tensor]
     activations: list[Tensor]
-    logits: Tensor
+    position: Tensor
+    prefix: list[tuple[Tensor, Tensor]]
     tuples: bool
 
 
-@torch.no_grad()
-def record(model: PreTrainedModel, input_ids: Tensor, position: Tensor, attention_mask: Tensor | None) -> Recording:
-    """Run the model once and keep what :func:`run_layer` and :func:`head` need to go on from any layer.
+class Readout(NamedTuple):
+    """Probabilities at the slot, and where their gradients start.
+
+    Attributes:
+        probabilities: of the targets, ``[item, target]``.
+        hidden: what the output embeddings got, in the graph; one tensor ``[item, hidden]`` for each part of the items.
+        gradients: of each direction with respect to it, ``[direction, item, hidden]``; empty if none was asked for.
+    """
+
+    probabilities: Tensor
+    hidden: list[Tensor]
+    gradients: list[Tensor]
+
+
+def record(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    position: Tensor,
+    attention_mask: Tensor | None,
+    target_ids: Tensor,
+    directions: Tensor | None = None,
+) -> tuple[Recording, Tensor, Tensor]:
+    """Run the model once and keep what :func:`go_on` needs to go on from any layer.
 
     Args:
         model: a model of the table.
         input_ids: token ids, ``[batch, sequence]``.
         position: of the slot in each sequence, ``[batch]``.
         attention_mask: 1 for tokens, 0 for padding, ``[batch, sequence]``; None where nothing is padded.
+        target_ids: whose probabilities are wanted, ``[batch, target]``.
+        directions: sums of probabilities to be differentiated, ``[direction, target]``; None for no gradients.
+
+    Returns:
+        The recording, the probabilities ``[batch, target]``, and each direction's gradient with respect to each layer's
+        feed-forward output at the slot, ``[direction, batch, layer, hidden]`` (empty without directions).
     """
+    cache: Cache | None = None
+    if _slot_is_last(model, input_ids, position, attention_mask):
+        with torch.no_grad():
+            cache = model.base_model(input_ids=input_ids[:, :-1], use_cache=True).past_key_values
+        input_ids, position = input_ids[:, -1:], torch.zeros_like(position)
     states: list[Tensor] = []
     arguments: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    attended: list[Tensor] = []
     activations: list[Tensor] = []
+    leaves: list[Tensor] = []
     rows = torch.arange(len(input_ids), device=input_ids.device)
 
     def keep_call(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         kwargs = dict(kwargs)
-        states.append(args[0] if args else kwargs.pop("hidden_states"))
+        states.append((args[0] if args else kwargs.pop("hidden_states")).detach())
         arguments.append((args[1:], kwargs))
 
-    with ExitStack() as stack:
-        for layer in layers(model):
+    def add_leaf(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        if directions is None:
+            return None
+        leaves.append(torch.zeros_like(output[rows, position]).requires_grad_())
+        return output.index_put((rows, position), leaves[-1], accumulate=True)
+
+    with ExitStack() as stack, torch.set_grad_enabled(directions is not None):
+        for layer, attention, ffn in zip(layers(model), attention_modules(model), ffn_modules(model), strict=True):
             stack.enter_context(layer.register_forward_pre_hook(keep_call, with_kwargs=True))
-        for module in ffn_modules(model):
+            stack.enter_context(
+                attention.register_forward_hook(lambda _, __, out: attended.append(out[0][rows, position].detach()))
+            )
             # after every other pre-hook, so that a suppressed neuron is recorded as suppressed
-            hook = module.register_forward_pre_hook(lambda _, args: activations.append(args[0][rows, position]))
-            stack.enter_context(hook)
+            stack.enter_context(
+                ffn.register_forward_pre_hook(lambda _, args: activations.append(args[0][rows, position].detach()))
+            )
+            stack.enter_context(ffn.register_forward_hook(add_leaf))
         outputs: list[Any] = []
         stack.enter_context(layers(model)[-1].register_forward_hook(lambda _, __, output: outputs.append(output)))
-        stack.enter_context(slot_only(model, position))
-        logits = model(input_ids=input_ids, attention_mask=attention_mask, **_no_cache(model)).logits[:, 0]
-    return Recording(states, arguments, activations, logits, tuples=isinstance(outputs[0], tuple))
+        options = _no_cache(model) if cache is None else {"past_key_values": cache, "use_cache": True}
+        readout = _read(
+            model, lambda: model(input_ids=input_ids, attention_mask=attention_mask, **options), position, target_ids,
+            directions,
+        )  # fmt: skip
+        gradients = readout.probabilities.new_empty(0)
+        if directions is not None:
+            gradients = torch.stack(_backward(readout, leaves), 2)
+    cached: Any = [] if cache is None else cache.layers
+    prefix = [(layer.keys[:, :, :-1], layer.values[:, :, :-1]) for layer in cached]
+    tuples = isinstance(outputs[0], tuple)
+    recording = Recording(states, arguments, attended, activations, position, prefix, tuples)
+    return recording, readout.probabilities, gradients
 
 
-def run_layer(
-    model: PreTrainedModel, recording: Recording, layer: int, hidden: Tensor, rows: Tensor | None = None
-) -> Tensor:
-    """Call one layer with new hidden states and the recorded arguments.
+def _slot_is_last(model: PreTrainedModel, input_ids: Tensor, position: Tensor, attention_mask: Tensor | None) -> bool:
+    length = input_ids.shape[1]
+    window = getattr(model.config, "sliding_window", None) or length
+    fits = attention_mask is None and 1 < length <= window
+    return not architecture(model).masked and fits and bool((position == length - 1).all())
+
+
+def go_on(
+    model: PreTrainedModel,
+    recording: Recording,
+    layer: Tensor,
+    row: Tensor,
+    values: Tensor,
+    target_ids: Tensor,
+    directions: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Give items another feed-forward output at the slot of a layer, and run what comes after it.
+
+    The items of all layers travel in one batch that grows from layer to layer: the network is swept once forward and,
+    with directions, once backward for each.
 
     Args:
         model: the model that was recorded.
         recording: from :func:`record`.
-        layer: which one.
-        hidden: ``[item, sequence, hidden]``.
-        rows: the recorded sequence that each item belongs to, ``[item]``.
+        layer: of each item, ascending, ``[item]``, on the CPU.
+        row: the recorded sequence of each item, ``[item]``.
+        values: the new feed-forward output of its layer at the slot, ``[item, hidden]``.
+        target_ids: ``[item, target]``.
+        directions: as in :func:`record`.
 
     Returns:
-        The layer's output, ``[item, sequence, hidden]`` (or with more leading axes where a hook added them).
+        Probabilities ``[item, target]``, and each direction's gradient with respect to the values,
+        ``[direction, item, hidden]`` (empty without directions).
     """
-    args, kwargs = recording.arguments[layer]
-    batch = len(recording.logits)
-    args, kwargs = _select((args, kwargs), rows, batch)
-    output = layers(model)[layer](hidden, *args, **kwargs)
+    counts = torch.bincount(layer, minlength=len(recording.states)).tolist()
+    with torch.set_grad_enabled(directions is not None):
+        leaves = [part.detach().requires_grad_(directions is not None) for part in values.split(counts)]
+        slot = _slot_states(model, recording, counts, row, leaves)
+        readout = _head(model, recording, slot, target_ids, directions)
+        if directions is None:
+            return readout.probabilities, readout.probabilities.new_empty(0)
+        used = [leaf for leaf in leaves if len(leaf)]
+        return readout.probabilities, torch.cat(_backward(readout, used), 1)
+
+
+def _slot_states(
+    model: PreTrainedModel, recording: Recording, counts: Sequence[int], row: Tensor, leaves: Sequence[Tensor]
+) -> Tensor:
+    """Return the last layer's output at the slot, ``[item, hidden]``."""
+    hidden = values = None
+    start = 0
+    for index, (count, leaf) in enumerate(zip(counts, leaves, strict=True)):
+        last = index == len(counts) - 1
+        before, new = row[:start], row[start : start + count]
+        parts = []
+        if hidden is not None:
+            run = _run_layer_at_slot if last else _run_layer
+            parts.append(run(model, recording, index, hidden, before))
+        if count:
+            values = _after_ffn(model, recording, index, leaf, new)
+            parts.append(values if last else _at_slot(recording, index + 1, new, values))
+        if parts:
+            hidden = torch.cat(parts) if len(parts) > 1 else parts[0]
+        start += count
+    assert hidden is not None
+    return hidden
+
+
+def _at_slot(recording: Recording, index: int, rows: Tensor, values: Tensor) -> Tensor:
+    """Return what a layer got, ``[item, sequence, hidden]``, with other values at the slot."""
+    hidden, items = recording.states[index][rows], torch.arange(len(rows), device=rows.device)
+    return hidden.index_put((items, recording.position[rows]), values.to(hidden.dtype))
+
+
+def _run_layer(model: PreTrainedModel, recording: Recording, index: int, hidden: Tensor, rows: Tensor) -> Tensor:
+    """Call a layer with new hidden states ``[item, sequence, hidden]`` and the recorded arguments of their rows."""
+    args, kwargs = _select(recording.arguments[index], rows, recording, index)
+    output = layers(model)[index](hidden, *args, **kwargs)
     return output if isinstance(output, Tensor) else output[0]
 
 
-def _select(value: Any, rows: Tensor | None, batch: int) -> Any:
+class _AttentionDone(Exception):  # noqa: N818  it is no error
+    """Ends a layer after its attention."""
+
+
+def _run_layer_at_slot(
+    model: PreTrainedModel, recording: Recording, index: int, hidden: Tensor, rows: Tensor
+) -> Tensor:
+    """Call a layer whose output is needed at the slot only: the attention first, then the rest for one token."""
+    items = torch.arange(len(hidden), device=hidden.device)
+    position = recording.position[rows]
+    attended: list[Tensor] = []
+
+    def stop(module: nn.Module, args: Any, output: Any) -> None:
+        attended.append(output[0][items, position])
+        raise _AttentionDone
+
+    if hidden.shape[1] > 1:
+        with attention_modules(model)[index].register_forward_hook(stop), suppress(_AttentionDone):
+            _run_layer(model, recording, index, hidden, rows)
+        with _bypassed([attention_modules(model)[index]], (attended[0][:, None], None)):
+            return _run_layer(model, recording, index, hidden[items, position][:, None], rows)[:, 0]
+    return _run_layer(model, recording, index, hidden, rows)[:, 0]
+
+
+def _after_ffn(model: PreTrainedModel, recording: Recording, index: int, values: Tensor, rows: Tensor) -> Tensor:
+    """Return a layer's output at the slot, ``[item, hidden]``, where its feed-forward output is ``values``.
+
+    What comes before the feed-forward output is left out: attention was recorded, and of the projections up nothing is
+    used.
+    """
+    attention, down = attention_modules(model)[index], ffn_modules(model)[index]
+    state = recording.states[index][rows, recording.position[rows]][:, None]
+    inside = {*attention.modules(), down}
+    up = [m for m in layers(model)[index].modules() if m not in inside and getattr(m, "weight", state).ndim == 2]
+    with ExitStack() as stack:
+        stack.enter_context(_bypassed([attention], (recording.attended[index][rows][:, None], None)))
+        nothing = state.new_zeros(1).expand(len(values), 1, recording.activations[index].shape[1])
+        stack.enter_context(_bypassed(up, nothing))
+        stack.enter_context(_bypassed([down], values.to(state.dtype)[:, None]))
+        return _run_layer(model, recording, index, state, rows)[:, 0]
+
+
+class _Prefix:
+    """Stands for the cache in a layer's arguments: the recorded keys and values of the rows, then the new ones.
+
+    Args:
+        recording: with a prefix.
+        index: of the layer.
+        rows: of the items.
+    """
+
+    def __init__(self, recording: Recording, index: int, rows: Tensor) -> None:
+        self.recording, self.index, self.rows = recording, index, rows
+
+    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Return the keys and values that the attention sees; nothing is kept."""
+        before = self.recording.prefix[self.index]
+        joined = [torch.cat([old[self.rows], new], 2) for old, new in zip(before, (keys, values), strict=True)]
+        return joined[0], joined[1]
+
+
+def _select(value: Any, rows: Tensor, recording: Recording, index: int) -> Any:
     """Pick ``rows`` of each tensor that has a batch axis, within tuples, lists and dicts too."""
     if isinstance(value, Tensor):
-        batched = rows is not None and batch > 1 and value.ndim > 1 and len(value) == batch
-        return value.index_select(0, rows) if batched else value  # type: ignore[arg-type]
+        batch = len(recording.position)
+        return value.index_select(0, rows) if batch > 1 and value.ndim > 1 and len(value) == batch else value
+    if isinstance(value, Cache):
+        return _Prefix(recording, index, rows)
     if isinstance(value, tuple | list):
-        return type(value)(_select(part, rows, batch) for part in value)
+        return type(value)(_select(part, rows, recording, index) for part in value)
     if isinstance(value, dict):
-        return {key: _select(part, rows, batch) for key, part in value.items()}
+        return {key: _select(part, rows, recording, index) for key, part in value.items()}
     return value
 
 
-@contextmanager
-def ffn_output(model: PreTrainedModel, layer: int, position: Tensor, values: Tensor) -> Iterator[None]:
-    """Within the block, layer ``layer`` has another FFN output at the slot, once for each node of an integral.
+def _head(
+    model: PreTrainedModel, recording: Recording, slot: Tensor, target_ids: Tensor, directions: Tensor | None
+) -> Readout:
+    """Run the model's own final norm and language-model head on ``slot`` ``[item, hidden]``."""
+    size = max(1, _LOGITS_AT_ONCE // model.get_output_embeddings().weight.shape[0])
+    parts = []
+    for hidden, ids in zip(slot[:, None].split(size), target_ids.split(size), strict=True):
+        placeholder = torch.zeros(len(hidden), 1, dtype=torch.long, device=hidden.device)
 
-    What follows the down-projection in the layer (residual sum, norm) broadcasts over the new leading axis, so that
-    attention and up-projection are computed once a sequence, not once a node.
+        def run(hidden: Tensor = hidden, placeholder: Tensor = placeholder) -> Any:
+            with _bypassed(layers(model), (hidden,) if recording.tuples else hidden):
+                return model(input_ids=placeholder, **_no_cache(model))
 
-    Args:
-        model: a model of the table.
-        layer: which layer.
-        position: of the slot, ``[batch]``.
-        values: the new outputs, ``[node, batch, hidden]``; gradients flow to them.
+        parts.append(_read(model, run, placeholder[:, 0], ids, directions))
+    return Readout(
+        torch.cat([part.probabilities for part in parts]),
+        [hidden for part in parts for hidden in part.hidden],
+        [gradient for part in parts for gradient in part.gradients],
+    )
+
+
+def _read(
+    model: PreTrainedModel,
+    run: Callable[[], Any],
+    position: Tensor,
+    target_ids: Tensor,
+    directions: Tensor | None,
+) -> Readout:
+    r"""Run the model and read the targets' probabilities at the slot, and their gradients before the output embeddings.
+
+    With z = Wh + b, logits f(z) (f is the identity, or caps them) and p = softmax(f(z)), the gradient of P(t) is
+    P(t)·(f'(z_t)·W_t - Σ_v p_v·f'(z_v)·W_v): the sum over the vocabulary is the same for every target.
     """
-    rows = torch.arange(values.shape[1], device=values.device)
+    seen: list[Tensor] = []
 
-    def replace(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        expanded = output.expand(len(values), *output.shape)  # [node, batch, sequence, hidden]
-        index = torch.arange(len(values), device=values.device)[:, None]
-        return expanded.index_put((index, rows, position), values.to(output.dtype))
+    def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor]:
+        hidden: Tensor = args[0]
+        seen.append(hidden[torch.arange(len(hidden), device=hidden.device), position])
+        return (seen[0].detach()[:, None],)
 
-    with ffn_modules(model)[layer].register_forward_hook(replace):
-        yield
+    def after(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        seen.append(output.detach().requires_grad_(directions is not None))
+        return seen[1]
+
+    embeddings = model.get_output_embeddings()
+    with embeddings.register_forward_pre_hook(before), embeddings.register_forward_hook(after):
+        logits: Tensor = run().logits
+    hidden, scores = seen
+    exact = logits if logits.dtype == torch.float64 else logits.float()
+    every = exact.detach()[:, 0].softmax(1)  # [item, vocabulary]
+    probabilities = every.gather(1, target_ids)
+    if directions is None:
+        return Readout(probabilities, [hidden], [])
+    weight = embeddings.weight
+    slope = None if logits is scores else torch.autograd.grad(logits.sum(), scores)[0][:, 0].to(every.dtype)
+    mean = (every if slope is None else every * slope).to(weight.dtype) @ weight  # [item, hidden]
+    own = weight[target_ids].to(every.dtype)  # [item, target, hidden]
+    if slope is not None:
+        own = own * slope.gather(1, target_ids)[..., None]
+    gradients = torch.einsum("et,bt,bth->ebh", directions, probabilities, own - mean.to(every.dtype)[:, None])
+    return Readout(probabilities, [hidden], [gradients])
+
+
+def _backward(readout: Readout, leaves: Sequence[Tensor]) -> list[Tensor]:
+    """Return each direction's gradient with respect to each leaf, ``[direction, item, hidden]``."""
+    directions = len(readout.gradients[0])
+    found = []
+    for direction in range(directions):
+        # float16 can't hold the gradient of a probability of 1e-6: it travels as a number near 1
+        starts = [gradient[direction] for gradient in readout.gradients]
+        scale = 2.0 ** -torch.stack([start.abs().amax() for start in starts]).amax().clamp_min(1e-30).log2().floor()
+        gradients = torch.autograd.grad(
+            readout.hidden,
+            leaves,
+            [(start * scale).to(hidden.dtype) for start, hidden in zip(starts, readout.hidden, strict=True)],
+            retain_graph=direction < directions - 1,
+        )
+        found.append([gradient.to(scale.dtype) / scale for gradient in gradients])
+    return [torch.stack(parts) for parts in zip(*found, strict=True)]
 
 
 @contextmanager
@@ -144,27 +387,9 @@ def slot_only(model: PreTrainedModel, position: Tensor) -> Iterator[None]:
         yield
 
 
-def head(model: PreTrainedModel, recording: Recording, hidden: Tensor) -> Tensor:
-    """Run the model's own final norm and language-model head.
-
-    Args:
-        model: the model that was recorded.
-        recording: from :func:`record`.
-        hidden: output of the last layer at the slot, ``[item, hidden]``.
-
-    Returns:
-        Logits, ``[item, vocabulary]``.
-    """
-    state = hidden[:, None]
-    with _bypassed(layers(model), (state,) if recording.tuples else state):
-        placeholder = torch.zeros(len(hidden), 1, dtype=torch.long, device=hidden.device)
-        logits: Tensor = model(input_ids=placeholder, **_no_cache(model)).logits
-        return logits[:, 0]
-
-
 @contextmanager
-def _bypassed(modules: nn.ModuleList, output: Any) -> Iterator[None]:
-    """Let each layer return ``output`` without being run."""
+def _bypassed(modules: Sequence[nn.Module] | nn.ModuleList, output: Any) -> Iterator[None]:
+    """Let each module return ``output`` without being run."""
     for module in modules:
         module.forward = lambda *_, **__: output
     try:
@@ -176,9 +401,3 @@ def _bypassed(modules: nn.ModuleList, output: Any) -> Iterator[None]:
 
 def _no_cache(model: PreTrainedModel) -> dict[str, bool]:
     return {} if architecture(model).masked else {"use_cache": False}
-
-
-def unbiased_output(module: nn.Module, activation: Tensor) -> tuple[Tensor, Tensor | float]:
-    """Return a down-projection's output without its bias, ``[batch, hidden]``, and the bias (0.0 where it has none)."""
-    bias = getattr(module, "bias", None)
-    return activation @ down_weight(module).T, 0.0 if bias is None else bias

@@ -1,19 +1,31 @@
-"""Nodes and weights of quadrature rules on [0, 1]."""
+"""Nodes and weights of quadrature rules on [0, 1], and integrals whose integrand changes its sign in between."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 import torch
+from numpy.polynomial import legendre
 from torch import Tensor
 
 from biaslab.errors import InputError
 
+_BISECTIONS = 40
+
 
 def _gauss_legendre(steps: int) -> tuple[Tensor, Tensor]:
-    nodes, weights = np.polynomial.legendre.leggauss(steps)  # on [-1, 1]
+    nodes, weights = legendre.leggauss(steps)  # on [-1, 1]
     return torch.from_numpy((nodes + 1) / 2), torch.from_numpy(weights / 2)
+
+
+def _clenshaw_curtis(steps: int) -> tuple[Tensor, Tensor]:
+    if steps < 2:
+        raise InputError(f"`steps` is expected to be at least 2 for the Clenshaw-Curtis rule but got {steps}.")
+    nodes = (1 - torch.cos(math.pi * torch.arange(steps, dtype=torch.float64) / (steps - 1))) / 2
+    nodes[steps // 2 :] = 1 - nodes[: steps - steps // 2].flip(0)  # exactly symmetric: the middle is 0.5
+    return nodes, weights_up_to(nodes, torch.ones(1, dtype=torch.float64))[0]
 
 
 def _riemann(shift: float) -> Callable[[int], tuple[Tensor, Tensor]]:
@@ -34,19 +46,22 @@ def _trapezoid(steps: int) -> tuple[Tensor, Tensor]:
 
 QUADRATURES: dict[str, Callable[[int], tuple[Tensor, Tensor]]] = {
     "gauss_legendre": _gauss_legendre,
+    "clenshaw_curtis": _clenshaw_curtis,
     "riemann_left": _riemann(0.0),
     "riemann_middle": _riemann(0.5),
     "riemann_right": _riemann(1.0),
     "trapezoid": _trapezoid,
 }
+INTERPOLATORY = ("gauss_legendre", "clenshaw_curtis")  # the polynomial through their nodes is near the integrand
 
 
 def nodes_and_weights(quadrature: str, steps: int) -> tuple[Tensor, Tensor]:
     """Return the rule's nodes and weights on [0, 1], each ``[steps]`` in float64; the weights sum to 1.
 
     Args:
-        quadrature: "gauss_legendre" (exact up to degree 2·steps - 1), "riemann_left" (the released code's),
-            "riemann_middle", "riemann_right" or "trapezoid".
+        quadrature: "gauss_legendre" (exact up to degree 2·steps - 1), "clenshaw_curtis" (up to steps - 1; its nodes
+            include 0 and 1, and those of 2·steps - 1 steps), "riemann_left" (the released code's), "riemann_middle",
+            "riemann_right" or "trapezoid".
         steps: number of nodes.
 
     Raises:
@@ -61,3 +76,81 @@ def nodes_and_weights(quadrature: str, steps: int) -> tuple[Tensor, Tensor]:
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise InputError(f"`steps` is expected to be a positive integer but got {steps!r}.")
     return QUADRATURES[quadrature](steps)
+
+
+def weights_up_to(nodes: Tensor, ends: Tensor) -> Tensor:
+    """Return weights that integrate the polynomial through the nodes' values from 0 to each end, ``[end, node]``.
+
+    Args:
+        nodes: distinct, in [0, 1], float64, ``[node]``; crowded at the ends as those of a Gauss rule are.
+        ends: in [0, 1], float64, ``[end]``.
+
+    Example:
+        >>> weights_up_to(torch.tensor([0.0, 1.0]).double(), torch.tensor([0.5, 1.0]).double())
+        tensor([[0.3750, 0.1250],
+                [0.5000, 0.5000]], dtype=torch.float64)
+    """
+    count = len(nodes)
+    basis = np.linalg.inv(legendre.legvander(2 * nodes.numpy() - 1, count - 1))  # [degree, node]
+    integrals = legendre.legval(2 * ends.numpy() - 1, legendre.legint(np.eye(count), lbnd=-1)).T / 2  # [end, degree]
+    return torch.from_numpy(integrals @ basis)
+
+
+def interpolate(points: Tensor, values: Tensor, at: Tensor) -> Tensor:
+    """Evaluate polynomials given by their values, by the second barycentric formula.
+
+    Args:
+        points: distinct, ``[point]``.
+        values: of each polynomial at the points, ``[polynomial, point]``.
+        at: where each one is evaluated, ``[polynomial]``.
+
+    Returns:
+        Values, ``[polynomial]``.
+
+    Example:
+        >>> points = torch.tensor([0.0, 0.5, 1.0]).double()
+        >>> interpolate(points, (points**2)[None], torch.tensor([0.25]).double())
+        tensor([0.0625], dtype=torch.float64)
+    """
+    differences = points[:, None] - points
+    differences.fill_diagonal_(1)
+    weights = 1 / (differences * 4).prod(1)  # points on [0, 1] are 1/4 apart, in the geometric mean of many
+    distance = at[:, None] - points
+    hit = distance == 0
+    shares = torch.where(hit.any(1, keepdim=True), hit.to(values), weights / distance.where(~hit, 1.0))
+    return (shares * values).sum(1) / shares.sum(1)
+
+
+def signed_weights(nodes: Tensor, points: Tensor, values: Tensor) -> Tensor:
+    """Return weights that integrate sign(v(α))·g(α) from 0 to 1, given g at the nodes, for each v.
+
+    Between two points where v differs in sign, the place where the polynomial through v's values is zero divides the
+    interval; on each side the polynomial through g's values is integrated. So a kink of |v| costs no further node.
+
+    Args:
+        nodes: of an interpolatory rule, float64, ``[node]``.
+        points: ascending from 0 to 1, float64, ``[point]``.
+        values: v at the points, float64, ``[function, point]``.
+
+    Returns:
+        Weights, float64, ``[function, node]``.
+
+    Example:
+        >>> nodes, _ = nodes_and_weights("gauss_legendre", 3)
+        >>> points = torch.tensor([0.0, 1.0]).double()
+        >>> weights = signed_weights(nodes, points, torch.tensor([[-0.25, 0.75], [0.5, 1.0]]).double())
+        >>> weights.sum(1)  # of g = 1: 3/4 - 1/4, and 1
+        tensor([0.5000, 1.0000], dtype=torch.float64)
+    """
+    function, interval = (values[:, 1:] * values[:, :-1] < 0).nonzero(as_tuple=True)  # one entry a root, ascending
+    low, high = points[interval], points[interval + 1]
+    at_low = values[function, interval]
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        before = interpolate(points, values[function], middle) * at_low > 0
+        low, high = torch.where(before, middle, low), torch.where(before, high, middle)
+    # The sign is that of the last value that is not 0; from the right, each root turns it.
+    ends = weights_up_to(nodes, torch.cat([low, points[-1:]]))  # [root + 1, node]
+    sign_after = torch.sign(values[function, interval + 1])[:, None]
+    last = values.gather(1, (values != 0).int().cumsum(1).argmax(1, keepdim=True)).sign()  # [function, 1]
+    return (last * ends[-1]).index_add(0, function, -2 * sign_after * ends[:-1])

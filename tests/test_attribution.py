@@ -1,15 +1,22 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
-from conftest import golden, make_model
+from conftest import CAUSAL, golden, make_model
 from reference.attribution import integrated, target_probabilities
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import BertForMaskedLM
 
 from biaslab import integrated_gap_gradients, integrated_gradients
-from biaslab.attribution import attribute_gaps
+from biaslab.architectures import ffn_modules
+from biaslab.attribution import attribute_gaps, differences
 from biaslab.errors import InputError
 from biaslab.hooks import suppressed
+from biaslab.paths import TokenBudget
 from biaslab.quadrature import nodes_and_weights
 
 PAIRS = torch.tensor([[0, 1], [1, 2]])
@@ -140,14 +147,111 @@ def test_as_many_sequences_as_tokens_and_heads():
         torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=0)
 
 
-def test_small_token_budget_changes_nothing(bert, monkeypatch):
+@pytest.mark.parametrize("steps", [3, "auto"])
+def test_small_token_budget_changes_nothing(bert, steps):
     ids, position, targets = a_batch(5)
-    whole = attribute_gaps(bert, ids, position, targets, PAIRS, steps=3)
-    single = integrated_gradients(bert, ids, position, targets, steps=3)
-    monkeypatch.setattr("biaslab.attribution._TOKEN_BUDGET", 1)
-    for one, other in zip(whole, attribute_gaps(bert, ids, position, targets, PAIRS, steps=3), strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
-    torch.testing.assert_close(integrated_gradients(bert, ids, position, targets, steps=3), single, atol=1e-5, rtol=0)
+    whole = attribute_gaps(bert, ids, position, targets, PAIRS, steps=steps)
+    for tokens in (1, 20, 100):
+        parts = attribute_gaps(bert, ids, position, targets, PAIRS, steps=steps, budget=TokenBudget(tokens))
+        for one, other in zip(whole, parts, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("model_type", CAUSAL)
+def test_keys_and_values_before_the_slot_are_reused(model_type):
+    """The same scores as without, which an attention mask asks for; and the layers see one token only."""
+    model, (ids, _, targets) = make_model(model_type).double(), a_batch()
+    position, tokens = torch.full((4,), 6), []
+    hook = ffn_modules(model)[-1].register_forward_pre_hook(lambda _, args: tokens.append(args[0].shape[1]))
+    reused = attribute_gaps(model, ids, position, targets, PAIRS, steps=3)
+    assert tokens[0] == 6  # the prefix, once
+    assert set(tokens[1:]) == {1}
+    tokens.clear()
+    whole = attribute_gaps(model, ids, position, targets, PAIRS, torch.ones_like(ids), steps=3)
+    assert set(tokens) == {1, 7}  # 1: what comes after the feed-forward output, at the slot
+    hook.remove()
+    torch.testing.assert_close(reused.scores, whole.scores, atol=1e-12, rtol=1e-9)
+
+
+def test_auto_keeps_the_tolerance_and_adds_nodes_only_where_it_is_needed(any_model):
+    model, (ids, position, targets) = any_model.double(), a_batch()
+    steep = model.config.model_type == "gemma2"  # normalises the FFN's output: all happens where alpha is below 0.001
+    for tolerance in [1e-2] if steep else [1e-2, 1e-4]:
+        found = attribute_gaps(model, ids, position, targets, PAIRS, steps="auto", tolerance=tolerance)
+        ratio = found.residual.abs() / found.scores.abs().sum(-1)  # [batch, pair, layer]
+        assert float(ratio.max()) <= tolerance
+        assert found.nodes.min() < found.nodes.max()
+        assert set(found.nodes.flatten().tolist()) <= {3, 5, 9, 17, 33, 65, 129}
+    if not steep:
+        exact = attribute_gaps(model, ids, position, targets, PAIRS, steps=100).scores
+        assert float((found.scores - exact).abs().sum() / exact.abs().sum()) < 1e-3
+
+
+def test_auto_stops_at_the_noise_of_the_type():
+    """A residual that is all rounding asks for no more nodes."""
+    model, (ids, position, targets) = make_model("bert", seed=1), a_batch()
+    nodes = attribute_gaps(model, ids, position, targets, PAIRS, steps="auto", tolerance=1e-9).nodes
+    assert nodes.max() < 129
+
+
+def test_layers_apart_add_up(bert):
+    ids, position, targets = a_batch()
+    whole = attribute_gaps(bert, ids, position, targets, PAIRS, steps="auto")
+    parts = [attribute_gaps(bert, ids, position, targets, PAIRS, steps="auto", layers=part) for part in ([0, 2], [1])]
+    torch.testing.assert_close(sum(part.scores for part in parts), whole.scores, atol=1e-6, rtol=0)
+    assert torch.equal(sum(part.nodes for part in parts), whole.nodes)
+
+
+def test_all_pairs_of_targets_cost_one_backward_less_than_there_are_targets(bert):
+    ids, position, targets = a_batch()
+    pairs = torch.tensor([[0, 1], [1, 2], [2, 0], [1, 0]])
+    directions, sums = differences(pairs, 3)
+    assert directions.shape == (2, 3)
+    one_hot = torch.eye(3, dtype=torch.float64)
+    assert torch.equal(sums @ directions, one_hot[pairs[:, 0]] - one_hot[pairs[:, 1]])
+    together = attribute_gaps(bert, ids, position, targets, pairs, steps=4, gap="signed").scores
+    for index, pair in enumerate(pairs.tolist()):
+        alone = integrated_gap_gradients(bert, ids, position, targets[:, pair], steps=4, gap="signed")
+        torch.testing.assert_close(together[:, index], alone, atol=1e-6, rtol=1e-4)
+
+
+OUT_OF_MEMORY = """
+import logging, resource, sys, torch
+from conftest import make_model
+from biaslab.architectures import ffn_modules
+from biaslab.attribution import attribute_gaps, differences
+from biaslab.paths import TokenBudget
+torch.set_num_threads(1)
+model, pairs = make_model("bert", vocab_size=100), torch.tensor([[0, 1]])
+ids = torch.randint(5, 100, (600, 30), generator=torch.Generator().manual_seed(0))
+targets = torch.tensor([[5, 6]]).expand(600, 2)
+def run(budget):
+    return attribute_gaps(model, ids, ids[:, 0] * 0 + 3, targets, pairs, steps=6, budget=budget).scores
+expected = run(TokenBudget(2_000))
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 250 * 2**20, -1))
+budget = TokenBudget(400_000)
+torch.testing.assert_close(run(budget), expected, atol=1e-6, rtol=0)
+assert budget.tokens < 400_000, budget.tokens
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux to limit a process's memory")
+def test_out_of_memory_halves_the_budget_and_says_so():
+    """In a process that is really denied the memory."""
+    command = [sys.executable, "-c", OUT_OF_MEMORY]
+    settings = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}  # what is freed can then be had again
+    done = subprocess.run(command, cwd=Path(__file__).parent, env=settings, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stderr.splitlines() if "out of memory" in line]
+    assert lines
+    assert all("going on with a token budget of" in line for line in lines)
+
+
+def test_a_sequence_that_does_not_fit_is_an_error_that_says_so():
+    budget = TokenBudget(10)
+    with pytest.raises(InputError, match="`model_name` is expected to fit into memory, but one sequence of 12 tokens"):
+        budget.halve(least=12)
 
 
 def test_suppressed_neurons_have_score_zero(bert):
@@ -181,6 +285,8 @@ def test_type_of_the_model_is_kept(dtype):
     [
         ({"steps": 0}, "`steps` is expected to be a positive integer but got 0"),
         ({"gap": "relative"}, "`gap` is expected"),
+        ({"steps": "many"}, "`steps` is expected"),
+        ({"tolerance": 0.0}, "`tolerance` is expected to lie between 0 and 1 but got 0.0"),
         ({"quadrature": "simpson"}, "`quadrature` is expected"),
         ({"target_ids": torch.zeros(4, 3, dtype=torch.long)}, r"`target_ids` is expected to be of shape \[batch, 2\]"),
         ({"position": torch.tensor([1])}, r"`position` is expected to be of shape \[batch\] = \[4\]"),

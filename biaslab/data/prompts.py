@@ -11,8 +11,8 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from pytorch_lightning import LightningDataModule
-from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler, SequentialSampler
+from torch.utils.data.distributed import DistributedSampler
 from transformers import PreTrainedTokenizerBase
 
 from biaslab.data import contrast, words
@@ -20,6 +20,7 @@ from biaslab.errors import InputError
 from biaslab.tokenization import SLOT, by_length, encode_slot, is_masked, load_tokenizer, token_in_place
 
 Part = Literal["find", "held_out"]
+Batch = dict[str, Any]
 Pair = tuple[str, str]
 
 
@@ -197,8 +198,9 @@ def _known_token(tokenizer: PreTrainedTokenizerBase, word: str, texts: Sequence[
 class PromptDataModule(LightningDataModule):
     """Prompts, and the contrast set of the guard, in batches of equal length.
 
-    A batch holds ``input_ids`` ``[batch, sequence]``, ``position``, ``kind``, ``group``, ``example`` ``[batch]``,
-    ``target_ids`` ``[batch, target]``, ``pairs`` ``[pair, 2]`` (two targets each) and ``pair`` ``[pair]`` (its number).
+    A batch holds its ``number``, ``input_ids`` ``[batch, sequence]``, ``position``, ``kind``, ``group``, ``example``
+    ``[batch]``, ``target_ids`` ``[batch, target]``, ``pairs`` ``[pair, 2]`` (two targets each) and ``pair`` ``[pair]``
+    (its number).
 
     Args:
         model_name: whose tokenizer is used.
@@ -254,7 +256,6 @@ class PromptDataModule(LightningDataModule):
             raise InputError(f"`pairs` is expected to hold demographics that are one known token each, but: {reasons}.")
         self.kind_names = list(dict.fromkeys(prompt.kind for prompt in prompts))
         self.prompts = [prompt for prompt in prompts if self.dimensions[prompt.dimension].pairs]
-        self.fingerprint = hashlib.sha256(json.dumps([self.prompts, self.pair_names]).encode()).hexdigest()[:16]
         self.batches = self._batches()
         source, limit = self.hparams["contrast"], self.hparams["contrast_limit"]
         self.contrast_batches = (
@@ -262,6 +263,15 @@ class PromptDataModule(LightningDataModule):
             if source is None
             else contrast.make_batches(self.tokenizer, source, limit, self.hparams["tokens_per_batch"])
         )
+        for number, batch in enumerate([*self.batches, *self.contrast_batches]):
+            batch["number"] = number
+        self.fingerprint = self._fingerprint()
+
+    def _fingerprint(self) -> str:
+        """Return 16 hexadecimal digits that change with any prompt, pair, or sentence of the contrast set."""
+        contrast_set = [[batch["input_ids"].tolist(), batch["target_ids"].tolist()] for batch in self.contrast_batches]
+        content = json.dumps([self.prompts, self.pair_names, contrast_set])
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def _prompts_and_pairs(self) -> tuple[list[Prompt], dict[str, list[Pair]]]:
         given = self.hparams["pairs"] or {}
@@ -280,8 +290,9 @@ class PromptDataModule(LightningDataModule):
             pairs[name] = [(first, second) for first, second in wanted]
         return prompts, pairs
 
-    def _batches(self) -> list[dict[str, Tensor]]:
-        first_pair, batches = 0, []
+    def _batches(self) -> list[Batch]:
+        first_pair = 0
+        batches: list[Batch] = []
         for dimension in self.dimensions.values():
             own = [(index, prompt) for index, prompt in enumerate(self.prompts) if prompt.dimension == dimension.name]
             encoded = [encode_slot(self.tokenizer, prompt.text) for _, prompt in own]
@@ -302,10 +313,26 @@ class PromptDataModule(LightningDataModule):
             first_pair += len(dimension.pairs)
         return batches
 
-    def predict_dataloader(self) -> list[DataLoader[dict[str, Tensor]]]:
-        """Return the prompts, and after them the contrast set where there is one."""
+    def predict_dataloader(self) -> list[DataLoader[Batch]]:
+        """Return the prompts, and after them the contrast set where there is one.
+
+        Each process gets its share of the batches; where there are fewer of them than processes, each gets them all.
+        """
+        processes = self.trainer.world_size if self.trainer else 1
         sets = [self.batches, self.contrast_batches] if self.contrast_batches else [self.batches]
-        return [DataLoader(batches, batch_size=None) for batches in sets]  # type: ignore[arg-type]
+        return [DataLoader(batches, batch_size=None, sampler=_sampler(batches, processes)) for batches in sets]  # type: ignore[arg-type]
+
+
+def _sampler(batches: Sequence[Batch], processes: int) -> Sampler[int]:
+    """Return a sampler that Lightning divides among the processes; or one that it lets be."""
+    if is_divided(batches, processes):
+        return SequentialSampler(batches)
+    return DistributedSampler(batches, num_replicas=1, rank=0, shuffle=False)  # type: ignore[arg-type]
+
+
+def is_divided(batches: Sequence[Batch], processes: int) -> bool:
+    """Return whether each process gets some of the batches, rather than all of them."""
+    return len(batches) >= processes
 
 
 def _one_of_each_wording(prompts: Sequence[Prompt]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -129,6 +129,34 @@ class NeuronSelection(Metric):
         self.silent.index_add_(0, pair, (~speaks[:, 0]).long())
         prompt, neuron = ((scores >= self.threshold * largest) & speaks).nonzero(as_tuple=True)
         self.votes.append(torch.cat([rows[prompt], neuron[:, None].int()], 1))
+
+    def part(self) -> dict[str, Tensor]:
+        """Return what was collected in compact form, for :meth:`add_part` of another instance.
+
+        Returns:
+            "pairs" ``[k]``, those that have prompts; their "sums" ``[k, layer, neuron]``, "counts" and "silent"
+            ``[k]``; "votes" ``[vote, 4]`` and "prompts" ``[prompt, 3]``. Nothing where nothing was collected.
+        """
+        if not len(self.prompts):
+            return {}
+        pairs = self.counts.nonzero()[:, 0]
+        whole = {name: getattr(self, name)[pairs] for name in ("sums", "counts", "silent")}
+        return {"pairs": pairs, **whole, "votes": dim_zero_cat(self.votes), "prompts": dim_zero_cat(self.prompts)}
+
+    def add_part(self, part: Mapping[str, Tensor]) -> None:
+        """Add what another instance collected; in whatever order parts are added, the result is the same to the bit.
+
+        Args:
+            part: from :meth:`part` of a metric for the same pairs, kinds and shape.
+        """
+        if not part:
+            return
+        self._update_count, self._computed = self._update_count + 1, None  # as after an update
+        moved = {name: tensor.to(self.device) for name, tensor in part.items()}
+        for name in ("sums", "counts", "silent"):
+            getattr(self, name).index_add_(0, moved["pairs"], moved[name])
+        self.votes.append(moved["votes"])
+        self.prompts.append(moved["prompts"])
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
         """Gather the states of all processes; one that saw nothing takes part with empty states of the right shape."""

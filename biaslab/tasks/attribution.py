@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib.metadata import version
 from inspect import signature
 from typing import Any, Literal
 
+import safetensors.torch
 import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
-from torchmetrics import MaxMetric, MetricCollection, SumMetric
 
 from biaslab.architectures import ffn_shape, fingerprint
-from biaslab.attribution import Gap, attribute_gaps
+from biaslab.attribution import Gap, GapAttribution, Steps, attribute_gaps, integration_rule
 from biaslab.data import contrast
+from biaslab.data.prompts import is_divided
 from biaslab.errors import InputError
+from biaslab.ledger import Collector, Ledger
+from biaslab.metrics.quality import IntegrationQuality
 from biaslab.metrics.selection import NeuronSelection, guarded, ranked
 from biaslab.neurons import NeuronSet
-from biaslab.quadrature import nodes_and_weights
+from biaslab.paths import TokenBudget
+from biaslab.shards import Shards, write_atomically
 from biaslab.tasks.base import LanguageModelTask
 
 Selection = Literal["paper", "ranked", "guarded"]
 Source = Literal["prompts", "contrast", "both"]
 DEFAULT_SHARE_OF_NEURONS = 0.02
+_WITHOUT_EFFECT = ("trust_remote_code", "token_budget", "save_every")  # on the result
 
 
 class Attribution(LanguageModelTask):
@@ -30,9 +38,10 @@ class Attribution(LanguageModelTask):
 
     Args:
         model_name: an asset's name, a folder or a hub id.
-        steps: nodes of the quadrature.
-        quadrature: see :func:`biaslab.quadrature.nodes_and_weights`.
+        steps: nodes of the quadrature; or "auto": as many as the tolerance asks for.
+        quadrature: see :func:`biaslab.quadrature.nodes_and_weights`; for a fixed number of steps.
         gap: "absolute", the paper's, or "signed".
+        tolerance: of steps="auto": the largest completeness residual, relative to a layer's L1 norm.
         selection: "paper" (votes), "ranked" (mean score) or "guarded" (ranked, sparing what ordinary sentences need).
         threshold: of the votes: share of a prompt's largest score that a neuron must reach.
         share: of the votes: share of a group's prompts that must keep the neuron.
@@ -42,6 +51,9 @@ class Attribution(LanguageModelTask):
             split, stereotype against anti-stereotype), or "both", added.
         dtype: the weights' type.
         trust_remote_code: let a checkpoint bring its own Python code.
+        token_budget: how many tokens, times the layers that they pass through, travel together; halved where memory
+            runs out.
+        save_every: seconds after which what is finished is written, so that a killed run goes on from there.
 
     Raises:
         InputError: if an argument is out of its range.
@@ -53,9 +65,10 @@ class Attribution(LanguageModelTask):
     def __init__(
         self,
         model_name: str = "minilm-mlm",
-        steps: int = 6,
+        steps: Steps = "auto",
         quadrature: str = "gauss_legendre",
         gap: Gap = "absolute",
+        tolerance: float = 0.01,
         selection: Selection = "ranked",
         threshold: float = 0.2,
         share: float = 0.7,
@@ -64,8 +77,11 @@ class Attribution(LanguageModelTask):
         source: Source = "prompts",
         dtype: str = "float32",
         trust_remote_code: bool = False,
+        token_budget: int = 8192,
+        save_every: float = 30.0,
     ) -> None:
-        nodes_and_weights(quadrature, steps)  # refuses bad values before the model is loaded
+        integration_rule(steps, quadrature, tolerance)  # refuses bad values before the model is loaded
+        self.budget = TokenBudget(token_budget)
         for name, value in (("threshold", threshold), ("share", share)):
             if not 0 < value <= 1:
                 raise InputError(f"`{name}` is expected to lie in (0, 1] but got {value}.")
@@ -77,7 +93,7 @@ class Attribution(LanguageModelTask):
                 f"`count` is expected to lie between 1 and the model's {self.shape[0] * self.shape[1]} neurons but "
                 f"got {count}."
             )
-        self.quality = MetricCollection({"residual": SumMetric(), "size": SumMetric(), "worst": MaxMetric()})
+        self.quality = IntegrationQuality()
 
     def setup(self, stage: str) -> None:
         """Prepare the selection for the pairs of the data."""
@@ -92,17 +108,91 @@ class Attribution(LanguageModelTask):
         self.contrast_pairs = list(contrast.pairs_of(source)) if source else []
         rule = {"threshold": self.hparams["threshold"], "share": self.hparams["share"]}
         self.prompts = NeuronSelection(self.data.pair_names, self.data.kind_names, self.shape, **rule)
+        self.collectors: dict[str, Collector] = {"prompts": self.prompts, "quality": self.quality}
         if source:
             self.contrast = NeuronSelection(self.contrast_pairs, ["contrast"], self.shape, **rule)
+            self.collectors["contrast"] = self.contrast
+        self.quality.reset()
+        self.ledger: Ledger | None = None
+        self.finished: set[int] = set()
+        self.run_folder = self.folder  # asked for once, by all processes together
+        if self.trainer.logger is not None:
+            self._open_ledger()
 
-    def predict_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+    def _open_ledger(self) -> None:
+        """Find what is finished in the run's folder, which must be new or belong to an unfinished run of this kind."""
+        folder = self.run_folder
+        shards = Shards(folder / "shards", report=print)
+        if self.trainer.is_global_zero:
+            if (folder / "neurons.json").exists() and not (folder / "shards").exists():
+                raise InputError(
+                    f"`version` is expected to name a folder for a new run, but {folder} holds a finished one. Choose "
+                    "another, or remove that one."
+                )
+            shards.open(self._configuration())
+            self.finished = shards.finished()
+            if self.finished:
+                print(f"going on in {folder}: {len(self.finished)} of {self._batches()} batches are finished")
+        self.finished = self.trainer.strategy.broadcast(self.finished)
+        if not (folder / "shards").exists():
+            raise InputError(
+                f"`save_dir` is expected to lie on a file system that all nodes share, but node "
+                f"{self.trainer.node_rank} does not see {folder}. Choose another."
+            )
+        self.ledger = Ledger(self.collectors, shards, self.hparams["save_every"])
+
+    def _batches(self) -> int:
+        return len(self.data.batches) + len(self.data.contrast_batches)
+
+    def _configuration(self) -> dict[str, Any]:
+        """Return all that the result depends on."""
+        return {
+            "model": self._settings(),
+            "weights": fingerprint(self.model),
+            "data": dict(self.data.hparams),
+            "prompts": self.data.fingerprint,
+            "versions": _versions(),
+        }
+
+    def _settings(self) -> dict[str, Any]:
+        """Return the arguments that the result depends on."""
+        names = set(signature(Attribution).parameters) - set(_WITHOUT_EFFECT)
+        return {key: value for key, value in self.hparams.items() if key in names}
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Let a broken-off run end at a clean place, and say how to go on."""
+        return [_Interruption()]
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> Tensor | None:
         """Attribute a batch of prompts times interpolation nodes.
 
         Returns:
-            Scores, ``[batch, pair, layer, neuron]``.
+            Scores, ``[batch, pair, layer, neuron]``; None for a batch that an earlier run has finished.
         """
+        if self.trainer.received_sigterm:  # Lightning takes note of the signal, and goes on
+            raise KeyboardInterrupt
+        if batch["number"] in self.finished:
+            return None
         is_prompt = dataloader_idx == 0
-        result = attribute_gaps(
+        result = self._attribute(batch, is_prompt)
+        if result is None:
+            return None
+        self._require_finite(batch, result.scores)
+        with nullcontext() if self.ledger is None else self.ledger.item(batch["number"]):
+            self._collect(batch, result, is_prompt)
+        return result.scores
+
+    def attribute(
+        self, batch: dict[str, Tensor], is_prompt: bool = True, layers: Sequence[int] | None = None
+    ) -> GapAttribution:
+        """Attribute a batch with the task's settings.
+
+        Args:
+            batch: as :class:`biaslab.data.prompts.PromptDataModule` makes them.
+            is_prompt: whether it is one of prompts; the gaps of the contrast set are signed.
+            layers: that are attributed; all by default.
+        """
+        return attribute_gaps(
             self.model,
             batch["input_ids"],
             batch["position"],
@@ -111,7 +201,31 @@ class Attribution(LanguageModelTask):
             steps=self.hparams["steps"],
             quadrature=self.hparams["quadrature"],
             gap=self.hparams["gap"] if is_prompt else "signed",
+            tolerance=self.hparams["tolerance"],
+            layers=layers,
+            budget=self.budget,
         )
+
+    def _attribute(self, batch: dict[str, Any], is_prompt: bool) -> GapAttribution | None:
+        """Attribute a batch, or this process's layers of it; None where another process has the sum of them."""
+        processes, rank = self.trainer.world_size, self.trainer.global_rank
+        if is_divided(self.data.batches if is_prompt else self.data.contrast_batches, processes):
+            return self.attribute(batch, is_prompt)
+        result = self.attribute(batch, is_prompt, layers_of(rank, processes, self.shape[0]))
+        parts: list[Any] = [self.all_gather(part) for part in (result.scores, result.residual, result.nodes)]
+        scores, residual, nodes = (part.sum(0) for part in parts)  # of the layers of the other processes they are 0
+        return GapAttribution(scores, result.gap, residual, nodes) if rank == 0 else None
+
+    def _require_finite(self, batch: dict[str, Any], scores: Tensor) -> None:
+        bad = (~scores.flatten(1).isfinite().all(1)).nonzero()[:, 0].tolist()
+        if bad:
+            text = self.tokenizer.decode(batch["input_ids"][bad[0]])
+            raise InputError(
+                f"`model_name` is expected to give finite attribution scores, but {len(bad)} prompts of a batch have "
+                f"NaN or infinite ones, the first: {text!r}. Check the weights; float16 may overflow, bfloat16 doesn't."
+            )
+
+    def _collect(self, batch: dict[str, Any], result: GapAttribution, is_prompt: bool) -> None:
         prompts, pairs = result.scores.shape[:2]
         metric = self.prompts if is_prompt else self.contrast
         metric.update(
@@ -121,22 +235,33 @@ class Attribution(LanguageModelTask):
             batch["group"].repeat_interleave(pairs),
         )
         if is_prompt:
-            size, residual = result.scores.abs().sum(-1), result.residual.abs()
-            self.quality["residual"].update(residual)
-            self.quality["size"].update(size)
-            self.quality["worst"].update(residual.sum(-1) / size.sum(-1).clamp_min(1e-30))
-        return result.scores
+            self.quality.update(batch["number"], result.residual, result.scores.abs().sum(-1), result.nodes)
 
     def on_predict_epoch_end(self) -> None:
-        """Select the neurons and, where a logger gives the run a folder, write the file."""
-        neurons, path, summary = self.select(self.hparams["selection"]), self.folder / "neurons.json", self.summary()
-        if self.trainer.is_global_zero and self.trainer.logger is not None:  # what comes before gathers from all ranks
-            path.parent.mkdir(parents=True, exist_ok=True)
-            neurons.save(path)
-            self._log(neurons)
-            print(f"{len(neurons)} neurons in {path}; {summary}")
+        """Select the neurons and, where a logger gives the run a folder, write the files."""
+        if self.ledger is not None:
+            self.ledger.write()
+            self.trainer.strategy.barrier()
+            if self.trainer.is_global_zero:
+                self.ledger.gather()
+        neurons, scores, summary = self.select(self.hparams["selection"]), self.prompts.pair_scores(), self.summary()
+        if self.trainer.is_global_zero and self.ledger is not None:  # what comes before gathers from all ranks
+            self._write(neurons, scores)
+            self.ledger.shards.clear()
+            print(f"{len(neurons)} neurons in {self.run_folder / 'neurons.json'}; {summary}")
             for pair, why in self.data.dropped.items():
                 print(f"dropped {pair}: {why}")
+
+    def _write(self, neurons: NeuronSet, scores: Tensor) -> None:
+        """Write the scores and, last, the neurons."""
+        path = self.run_folder / "scores.safetensors"
+        content = safetensors.torch.save(
+            {"scores": scores.float().cpu(), "counts": self.prompts.counts.cpu()},
+            {"pairs": json.dumps(self.data.pair_names)},  # one entry: safetensors writes several in any order
+        )
+        write_atomically(path, content)
+        neurons.save(self.run_folder / "neurons.json")
+        self._log(neurons)
 
     def select(self, selection: Selection) -> NeuronSet:
         """Return the bias neurons of the prompts seen so far, with the sets of each pair and dimension."""
@@ -184,23 +309,20 @@ class Attribution(LanguageModelTask):
     def residual(self) -> tuple[float, float]:
         """Return the completeness residual relative to the scores' L1 norm: on average, and the worst."""
         quality = self.quality.compute()
-        return float(quality["residual"] / quality["size"]), float(quality["worst"])
+        return quality.mean, quality.worst
 
     def summary(self) -> str:
         """Return a line about what was attributed and how well."""
-        mean, worst = self.residual()
+        quality = self.quality.compute()
         return (
             f"{len(self.data.prompts)} prompts, {len(self.data.pair_names)} pairs, "
-            f"{len(self.data.dropped)} pairs dropped; residual {mean:.1e} on average, {worst:.1e} at worst"
+            f"{len(self.data.dropped)} pairs dropped; {self.hparams['dtype']}, {quality.nodes:.1f} nodes on average, "
+            f"{quality.most_nodes} at most; residual {quality.mean:.1e} on average, {quality.worst:.1e} at worst"
         )
 
     def _provenance(self, selection: Selection) -> dict[str, Any]:
-        mean, worst = self.residual()
-        settings = {
-            key: value
-            for key, value in self.hparams.items()
-            if key in signature(Attribution).parameters and key not in ("model_name", "trust_remote_code")
-        }
+        quality = self.quality.compute()
+        settings = {key: value for key, value in self._settings().items() if key != "model_name"}
         return {
             "model": {
                 "name": self.hparams["model_name"],
@@ -216,8 +338,9 @@ class Attribution(LanguageModelTask):
                 "silent": int(self.prompts.compute()["silent"].sum()),  # prompts times pairs that vote for nothing
                 "contrast": self.data.hparams["contrast"],
             },
-            "residual": {"mean": mean, "worst": worst},
-            "versions": {name: version(name) for name in ("biaslab", "torch", "transformers", "pytorch-lightning")},
+            "residual": {"mean": _rounded(quality.mean), "worst": _rounded(quality.worst)},
+            "nodes": {"mean": _rounded(quality.nodes), "most": quality.most_nodes},
+            "versions": _versions(),
         }
 
     def _log(self, neurons: NeuronSet) -> None:
@@ -229,3 +352,45 @@ class Attribution(LanguageModelTask):
                 writer.add_scalar(name, value)  # type: ignore[union-attr]
             layers = torch.tensor([neuron.layer for neuron in neurons], dtype=torch.float)
             writer.add_histogram("neurons/layer", layers, bins=self.shape[0])  # type: ignore[union-attr]
+
+
+def layers_of(rank: int, processes: int, layers: int) -> list[int]:
+    """Return the layers that a process attributes where all work on the same prompts.
+
+    A layer costs the more, the more layers come after it: they are dealt out to and fro.
+
+    >>> [layers_of(rank, 2, 6) for rank in (0, 1)]
+    [[0, 3, 4], [1, 2, 5]]
+    """
+    return [layer for layer in range(layers) if rank == _dealt(layer, processes)]
+
+
+def _dealt(card: int, players: int) -> int:
+    place = card % (2 * players)
+    return min(place, 2 * players - 1 - place)
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("biaslab", "torch", "transformers", "pytorch-lightning")}
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.3g}")
+
+
+class _Interruption(Callback):
+    """Writes what is finished when a run is broken off, and says how to go on."""
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Keep what is finished; of an interruption by the user, say so."""
+        ledger = getattr(pl_module, "ledger", None)
+        if not isinstance(ledger, Ledger) or (isinstance(exception, InputError) and "`folder`" in str(exception)):
+            return
+        ledger.write()
+        if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero:
+            assert isinstance(pl_module, Attribution)
+            done = len(ledger.shards.finished())
+            print(
+                f"\nstopped: {done} of {pl_module._batches()} batches are finished in {pl_module.run_folder}; the same "
+                "command goes on from there"
+            )
