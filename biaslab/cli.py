@@ -20,6 +20,7 @@ from biaslab.data import corpus, prompts, stereoset  # noqa: F401
 from biaslab.debias import debias
 from biaslab.errors import InputError
 from biaslab.plan import plan
+from biaslab.shards import is_locked
 
 
 def fetch(name: str) -> None:
@@ -61,10 +62,12 @@ class BiaslabCLI(LightningCLI):
         if self.subcommand != "predict" or settings is None or getattr(settings, "version", "") is not None:
             return
         runs = Path(settings.save_dir, settings.name or "").glob("version_*/shards")
-        wanted = _of_the_result(yaml.safe_load(self._parser(self.subcommand).dump(config, skip_check=True)))
+        text = self._parser(self.subcommand).dump(config, skip_none=False, skip_check=True)  # as it is saved
+        wanted = _of_the_result(yaml.safe_load(text))
         for folder in sorted(path.parent for path in runs):
             path = folder / "config.yaml"
-            if path.exists() and _of_the_result(yaml.safe_load(path.read_text(encoding="utf-8"))) == wanted:
+            same = path.exists() and _of_the_result(yaml.safe_load(path.read_text(encoding="utf-8"))) == wanted
+            if same and not is_locked(folder / "shards"):
                 settings.version = int(folder.name.removeprefix("version_"))
                 return
 
@@ -86,6 +89,7 @@ def quiet() -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
+    warnings.filterwarnings("ignore", ".*predict returned None.*")  # of a batch that an earlier run has finished
     warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # the adapter trains without dropout
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
 

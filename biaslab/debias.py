@@ -15,6 +15,7 @@ from rich.console import Console
 from torch import Tensor
 from tqdm import tqdm
 
+from biaslab.attribution import Steps
 from biaslab.callbacks import NeuronSuppression
 from biaslab.data.corpus import read_sentences
 from biaslab.data.prompts import PromptDataModule
@@ -58,7 +59,7 @@ def debias(
     kinds: Sequence[str] = KINDS,
     modifiers: int = 2,
     contrast_limit: int = 300,
-    steps: int = 4,
+    steps: Steps = "auto",
     factor: float = 0.0,
     positions: Literal["all", "slot"] = "all",
     seeds: int = 5,
@@ -87,7 +88,7 @@ def debias(
         kinds: of judging modifiers in the prompts.
         modifiers: how many of each kind.
         contrast_limit: at most so many sentences of the contrast set.
-        steps: nodes of the quadrature.
+        steps: nodes of the quadrature; "auto" takes as many as the completeness residual asks for.
         factor: what the neurons are multiplied by: 0 switches them off.
         positions: "all", or "slot" (only where the model is asked).
         seeds: how many random controls.

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import safetensors.torch
 import torch
@@ -19,9 +19,14 @@ from torch import Tensor
 
 from biaslab.errors import InputError
 
-_CONFIGURATION = "configuration.json"
+try:
+    import fcntl
+except ImportError:  # Windows: there, whether a folder is in use is not known
+    fcntl = None  # type: ignore[assignment]
+
+_CONFIGURATION, _LOCK = "configuration.json", ".lock"
 _SHARD = re.compile(r"shard-(\d+)-[0-9a-f]+\.safetensors")
-_OWN = re.compile(rf"{_SHARD.pattern}|\.(shard-.+|configuration\.json)\.\d+\.tmp")
+_OWN = re.compile(rf"{_SHARD.pattern}|\.(shard-.+|configuration\.json)\.\d+\.tmp|\.lock")
 _ALTERED = (SafetensorError, ValueError, TypeError, KeyError, RecursionError)  # not a lack of memory
 
 
@@ -47,6 +52,7 @@ class Shards:
     def __init__(self, folder: str | Path, report: Callable[[str], None] = print) -> None:
         self._folder = Path(folder)
         self._report = report
+        self._lock: IO[str] | None = None
 
     def open(self, configuration: Mapping[str, Any]) -> None:
         """Make the folder, or check that it belongs to this very computation.
@@ -65,6 +71,21 @@ class Shards:
                 f"`folder` is expected to be new, or that of the same configuration, but {self._folder} {problem}. "
                 "Choose another folder, or remove that one."
             )
+
+    def lock(self) -> bool:
+        """Keep other runs away for as long as this process lives, however it ends; call it after :meth:`open`.
+
+        Returns:
+            Whether it could be done: not if another run has the folder.
+        """
+        if self._lock is None and fcntl is not None:
+            with _writing(self._folder):
+                self._lock = open(self._folder / _LOCK, "w")  # noqa: SIM115  it stays open
+            if not _flock(self._lock, fcntl.LOCK_EX):
+                self._lock.close()
+                self._lock = None
+                return False
+        return True
 
     def write(self, items: Sequence[int], tensors: Mapping[str, Tensor]) -> None:
         """Write a shard, all of it or nothing; once this returns, it outlives a kill and a power failure.
@@ -129,6 +150,9 @@ class Shards:
 
         A folder that can't be removed, such as one that has got other files too, is reported and does no harm.
         """
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
         try:
             for name in self._names():
                 if _OWN.fullmatch(name):
@@ -182,6 +206,26 @@ class Shards:
         count = f"{len(items)} " if isinstance(items, list) else ""
         self._report(f"{path.name} is damaged ({problem}): its {count}items are done again")
         return None
+
+
+def is_locked(folder: Path) -> bool:
+    """Return whether a run works in a folder of shards."""
+    try:
+        with open(folder / _LOCK) as lock:
+            return fcntl is not None and not _flock(lock, fcntl.LOCK_SH)
+    except OSError:
+        return False
+
+
+def _flock(file: IO[str], kind: int) -> bool:
+    """Lock a file; return False if another process has done so."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks: whether the folder is in use is not known
+        return True
+    return True
 
 
 def _digest(items: Any, tensors: Mapping[str, Tensor]) -> str:

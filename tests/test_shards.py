@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 
 from biaslab.errors import InputError
-from biaslab.shards import Shards
+from biaslab.shards import Shards, is_locked
 
 CONFIGURATION = {"model": {"name": "tiny", "steps": 4}, "groups": ["female", "male"], "seed": 0}
 TENSORS = {
@@ -307,3 +307,29 @@ for kill in range(20):
     assert not messages
     shards.clear()
     assert not (tmp_path / "parts").exists()
+
+
+HOLD = """
+import sys, time
+from biaslab.shards import Shards, is_locked
+shards = Shards(sys.argv[1])
+shards.open({})
+print(shards.lock(), flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks on Windows")
+def test_a_folder_is_in_use_until_its_process_dies(tmp_path):
+    folder = tmp_path / "shards"
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "True\n"
+        assert is_locked(folder)
+        assert not Shards(folder).lock()
+        process.kill()
+        process.wait()
+    assert not is_locked(folder)
+    shards = Shards(folder)
+    assert shards.lock()
+    shards.clear()
+    assert not folder.exists()

@@ -130,6 +130,11 @@ class Attribution(LanguageModelTask):
                     "another, or remove that one."
                 )
             shards.open(self._configuration())
+            if not shards.lock():
+                raise InputError(
+                    f"`version` is expected to name a folder that no other run works in, but one works in {folder}. "
+                    "Wait for it, or choose another."
+                )
             self.finished = shards.finished()
             if self.finished:
                 print(f"going on in {folder}: {len(self.finished)} of {self._batches()} batches are finished")

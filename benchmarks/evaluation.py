@@ -1,0 +1,83 @@
+"""StereoSet's dev split: one sentence and one masked piece at a time, against batches that read the slots only.
+
+Both ways score `minilm-mlm`; the plain one a sample of the clusters, spread evenly, from which its time for all is
+inferred by its number of forward passes. Two minutes on two cores:
+
+    python benchmarks/evaluation.py
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+from jsonargparse import auto_cli
+from suppression import machine
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from biaslab import load_model
+from biaslab.cli import quiet
+from biaslab.data.stereoset import Cluster, StereoSetDataModule, candidate_word, read_clusters
+from biaslab.scoring import score_clusters
+
+
+@torch.no_grad()
+def plain_score(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, context: str, sentence: str
+) -> tuple[float, int]:
+    """Return a candidate's score by the authors' rule, and how many forward passes it took: one a piece."""
+    pieces = tokenizer.encode(candidate_word(context, sentence), add_special_tokens=False)
+    total = 0.0
+    for index, piece in enumerate(pieces):
+        text = context.replace("BLANK", tokenizer.decode(pieces[:index]) + tokenizer.mask_token)
+        inputs = tokenizer(text, return_tensors="pt")
+        place = inputs["input_ids"][0].tolist().index(tokenizer.mask_token_id)
+        total += model(**inputs).logits[0, place].softmax(0)[piece].item()
+    return total / len(pieces), len(pieces)
+
+
+def plainly(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, clusters: Sequence[Cluster]
+) -> tuple[Tensor, int]:
+    """Return the scores, ``[cluster, 3]``, and the number of forward passes."""
+    found = [plain_score(model, tokenizer, c.context, sentence) for c in clusters for sentence in c.sentences]
+    return torch.tensor([score for score, _ in found]).view(-1, 3), sum(passes for _, passes in found)
+
+
+def in_batches(model: PreTrainedModel) -> tuple[Tensor, int]:
+    """Return the scores of all clusters in the file's order, and the plain way's number of forward passes."""
+    data = StereoSetDataModule()
+    data.setup("test")
+    scores = torch.cat([score_clusters(model, batch) for batch in data.batches])
+    examples = torch.cat([batch["examples"] for batch in data.batches])
+    return scores[examples.argsort()], sum(int(batch["pieces"].sum()) for batch in data.batches)
+
+
+def main(sample: int = 150, rounds: int = 3) -> None:
+    """Print a row a round.
+
+    Args:
+        sample: how many clusters are scored plainly.
+        rounds: how often both ways are run, in turns.
+    """
+    quiet()
+    model, tokenizer = load_model("minilm-mlm")
+    clusters = read_clusters()
+    chosen = torch.linspace(0, len(clusters) - 1, sample).long()
+    print(f"{machine()}; {len(clusters)} clusters, {sample} of them one sentence at a time")
+    print(f"{'plain, s':>9} {'for all, s':>11} {'batches, s':>11} {'ratio':>6} {'largest relative difference':>28}")
+    for _ in range(rounds):
+        start = time.perf_counter()
+        expected, sampled = plainly(model, tokenizer, [clusters[index] for index in chosen.tolist()])
+        middle = time.perf_counter()
+        scores, passes = in_batches(model)
+        quick = time.perf_counter() - middle
+        plain = (middle - start) * passes / sampled
+        difference = float((scores[chosen] / expected - 1).abs().max())
+        print(f"{middle - start:9.1f} {plain:11.1f} {quick:11.1f} {plain / quick:6.1f} {difference:28.1e}", flush=True)
+
+
+if __name__ == "__main__":
+    auto_cli(main)
