@@ -1,7 +1,8 @@
 """StereoSet's dev split: one sentence and one masked piece at a time, against batches that read the slots only.
 
 Both ways score `minilm-mlm`; the plain one a sample of the clusters, spread evenly, from which its time for all is
-inferred by its number of forward passes. Two minutes on two cores:
+inferred by its number of forward passes. Both times include tokenizing, the batches' also reading the file. About two
+minutes:
 
     python benchmarks/evaluation.py
 """
@@ -55,14 +56,16 @@ def in_batches(model: PreTrainedModel) -> tuple[Tensor, int]:
     return scores[examples.argsort()], sum(int(batch["pieces"].sum()) for batch in data.batches)
 
 
-def main(sample: int = 150, rounds: int = 3) -> None:
+def main(sample: int = 150, rounds: int = 3, threads: int = 1) -> None:
     """Print a row a round.
 
     Args:
         sample: how many clusters are scored plainly.
         rounds: how often both ways are run, in turns.
+        threads: more than one wait for each other where other programs run, the plain way most.
     """
     quiet()
+    torch.set_num_threads(threads)
     model, tokenizer = load_model("minilm-mlm")
     clusters = read_clusters()
     chosen = torch.linspace(0, len(clusters) - 1, sample).long()

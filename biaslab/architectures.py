@@ -29,19 +29,29 @@ class Architecture(NamedTuple):
         ffn: path of a layer's FFN down-projection under ``model.base_model``, with ``{}`` for the layer.
         attention: path of its attention, within the layer.
         masked: True for a masked language model, False for a causal one.
+        query: of a masked one, path of the query projection within the attention.
+        output: of a masked one, path of the output projection within the attention.
     """
 
     ffn: str
     attention: str
     masked: bool
+    query: str = ""
+    output: str = ""
 
 
 # Full paths, never suffixes: "output.dense" also names BERT's attention output.
 ARCHITECTURES = {
-    "bert": Architecture("encoder.layer.{}.output.dense", "attention", masked=True),
-    "roberta": Architecture("encoder.layer.{}.output.dense", "attention", masked=True),
-    "mpnet": Architecture("encoder.layer.{}.output.dense", "attention", masked=True),
-    "distilbert": Architecture("transformer.layer.{}.ffn.lin2", "attention", masked=True),
+    "bert": Architecture(
+        "encoder.layer.{}.output.dense", "attention", masked=True, query="self.query", output="output.dense"
+    ),
+    "roberta": Architecture(
+        "encoder.layer.{}.output.dense", "attention", masked=True, query="self.query", output="output.dense"
+    ),
+    "mpnet": Architecture("encoder.layer.{}.output.dense", "attention", masked=True, query="attn.q", output="attn.o"),
+    "distilbert": Architecture(
+        "transformer.layer.{}.ffn.lin2", "attention", masked=True, query="q_lin", output="out_lin"
+    ),
     "gpt2": Architecture("h.{}.mlp.c_proj", "attn", masked=False),
     "llama": Architecture("layers.{}.mlp.down_proj", "self_attn", masked=False),
     "mistral": Architecture("layers.{}.mlp.down_proj", "self_attn", masked=False),

@@ -267,7 +267,7 @@ def _attribute(
     wanted = torch.tensor(range(depth) if layers is None else sorted(layers), device=model.device)
     parts: list[GapAttribution] = []
     start = 0
-    while start < len(inputs.input_ids) or not parts:
+    while start < len(inputs.input_ids):
         size = max(1, budget.tokens // (length * depth))
         try:
             paths = Paths(model, inputs.rows(slice(start, start + size)), directions, budget, 1.0 in rule.nodes)
@@ -302,10 +302,10 @@ class _Integration:
         self.layer = layers.repeat_interleave(batch)  # of each path
         self.row = torch.arange(batch, device=layers.device).repeat(len(layers))
         self.gap_at_one = paths.at_one @ self.of_targets.T  # [batch, pair]
-        shape = (batch, len(pairs), *torch.Size([len(paths.weights), paths.recording.activations[0].shape[1]]))
-        self.scores = paths.at_one.new_zeros(shape)
-        self.residual = paths.at_one.new_zeros(shape[:3])
-        self.nodes = torch.zeros(batch, shape[2], dtype=torch.long, device=layers.device)
+        depth, width = len(paths.weights), paths.weights[0].shape[1]
+        self.scores = paths.at_one.new_zeros(batch, len(pairs), depth, width)
+        self.residual = paths.at_one.new_zeros(batch, len(pairs), depth)
+        self.nodes = torch.zeros(batch, depth, dtype=torch.long, device=layers.device)
 
     def run(self, rule: Rule) -> GapAttribution:
         """Integrate by the rule, and by finer ones where its tolerance asks for it."""
@@ -376,6 +376,8 @@ def _check(model: PreTrainedModel, inputs: Inputs) -> None:
     if input_ids.ndim != 2:
         raise InputError(f"`input_ids` is expected to be of shape [batch, sequence] but got {list(input_ids.shape)}.")
     batch, sequence = input_ids.shape
+    if not batch:
+        raise InputError("`input_ids` is expected to hold a sequence or more but is empty.")
     if position.shape != (batch,):
         raise InputError(f"`position` is expected to be of shape [batch] = [{batch}] but got {list(position.shape)}.")
     if target_ids.ndim != 2 or len(target_ids) != batch:
@@ -388,7 +390,7 @@ def _check(model: PreTrainedModel, inputs: Inputs) -> None:
             f"`attention_mask` is expected to be of shape [batch, sequence] = [{batch}, {sequence}] but got "
             f"{list(attention_mask.shape)}."
         )
-    if batch and not (int(position.min()) >= 0 and int(position.max()) < sequence):
+    if not (int(position.min()) >= 0 and int(position.max()) < sequence):
         raise InputError(f"`position` is expected to lie within the {sequence} tokens but got {position.tolist()}.")
     ffn_shape(model)  # refuses an architecture that is not in the table
     if torch.is_inference_mode_enabled():

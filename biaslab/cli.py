@@ -36,12 +36,16 @@ PLAIN: dict[str, Callable[..., Any]] = {"debias": debias, "fetch": fetch}
 
 
 class _FirstConfig(SaveConfigCallback):
-    """Saves the configuration into a run's folder, but not over that of a run which goes on there."""
+    """Saves the configuration into a run's folder, but not over that of an attribution run, which may go on there."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Save it, unless there is one."""
-        if trainer.log_dir is None or not Path(trainer.log_dir, self.config_filename).exists():
-            super().setup(trainer, pl_module, stage)
+        """Save it, unless there is one that is whole."""
+        folder = Path(trainer.log_dir or "")
+        there = _read_config(folder / self.config_filename)
+        if there and ((folder / "shards").exists() or (folder / "neurons.json").exists()):
+            return
+        self.overwrite = not there  # what a kill has cut may be replaced
+        super().setup(trainer, pl_module, stage)
 
 
 class BiaslabCLI(LightningCLI):
@@ -65,8 +69,7 @@ class BiaslabCLI(LightningCLI):
         text = self._parser(self.subcommand).dump(config, skip_none=False, skip_check=True)  # as it is saved
         wanted = _of_the_result(yaml.safe_load(text))
         for folder in sorted(path.parent for path in runs):
-            path = folder / "config.yaml"
-            same = path.exists() and _of_the_result(yaml.safe_load(path.read_text(encoding="utf-8"))) == wanted
+            same = _of_the_result(_read_config(folder / "config.yaml")) == wanted
             if same and not is_locked(folder / "shards"):
                 settings.version = int(folder.name.removeprefix("version_"))
                 return
@@ -80,6 +83,15 @@ class BiaslabCLI(LightningCLI):
             sys.exit(0)
 
 
+def _read_config(path: Path) -> dict[str, Any]:
+    """Return what a configuration file holds; nothing where there is none, or none that is whole."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def _of_the_result(config: dict[str, Any]) -> tuple[Any, ...]:
     return config.get("model"), config.get("data"), config.get("seed_everything")
 
@@ -90,6 +102,7 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
     warnings.filterwarnings("ignore", ".*predict returned None.*")  # of a batch that an earlier run has finished
+    warnings.filterwarnings("ignore", ".*called before the ``update`` method.*")  # where another rank has all shards
     warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # the adapter trains without dropout
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
 

@@ -221,7 +221,11 @@ class _AttentionDone(Exception):  # noqa: N818  it is no error
 def _run_layer_at_slot(
     model: PreTrainedModel, recording: Recording, index: int, hidden: Tensor, rows: Tensor
 ) -> Tensor:
-    """Call a layer whose output is needed at the slot only: the attention first, then the rest for one token."""
+    """Call a layer whose output is needed at the slot only: the attention first, then the rest for one token.
+
+    In the attention the keys and values of all tokens are needed, the query and the output projection at the slot; what
+    they give elsewhere is not used.
+    """
     items = torch.arange(len(hidden), device=hidden.device)
     position = recording.position[rows]
     attended: list[Tensor] = []
@@ -230,12 +234,28 @@ def _run_layer_at_slot(
         attended.append(output[0][items, position])
         raise _AttentionDone
 
-    if hidden.shape[1] > 1:
-        with attention_modules(model)[index].register_forward_hook(stop), suppress(_AttentionDone):
+    attention, length = attention_modules(model)[index], hidden.shape[1]
+    if length > 1:
+        with ExitStack() as stack:
+            stack.enter_context(suppress(_AttentionDone))
+            stack.enter_context(attention.register_forward_hook(stop))
+            for path in filter(None, (architecture(model).query, architecture(model).output)):
+                stack.enter_context(_at_one_token(attention.get_submodule(path), items, position))
             _run_layer(model, recording, index, hidden, rows)
-        with _bypassed([attention_modules(model)[index]], (attended[0][:, None], None)):
+        with _bypassed([attention], (attended[0][:, None], None)):
             return _run_layer(model, recording, index, hidden[items, position][:, None], rows)[:, 0]
     return _run_layer(model, recording, index, hidden, rows)[:, 0]
+
+
+@contextmanager
+def _at_one_token(module: nn.Module, items: Tensor, position: Tensor) -> Iterator[None]:
+    """Let a projection see one token of each sequence, and give its result for every token."""
+    project = module.forward
+    module.forward = lambda hidden: project(hidden[items, position])[:, None].expand(-1, hidden.shape[1], -1)
+    try:
+        yield
+    finally:
+        del module.forward
 
 
 def _after_ffn(model: PreTrainedModel, recording: Recording, index: int, values: Tensor, rows: Tensor) -> Tensor:

@@ -126,21 +126,6 @@ def test_other_selections(lab, workdir, selection):
         assert 0 < neurons.provenance["settings"]["shares_used"]["gender/female-male"]["negative"] <= 1
 
 
-def test_two_ranks_find_the_same_neurons(lab, workdir):
-    """Two processes of their own, gloo on the CPU."""
-    attribute(lab)
-    arguments = [
-        "predict", "-c", str(CONFIGS / "attribute.yaml"), "--model.model_name", str(lab / "model"),
-        "--model.selection", "ranked", "--model.source", "prompts", "--model.steps", "2",
-        "--data.dimensions", "[gender, age]", "--data.modifiers", "1", "--data.contrast", "null",
-        "--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp",
-    ]  # fmt: skip
-    subprocess.run([sys.executable, "-m", "biaslab", *arguments], check=True, capture_output=True)
-    one, two = (NeuronSet.load(workdir / f"runs/attribute/version_{i}/neurons.json") for i in (0, 1))
-    assert one == two
-    assert one.subsets == two.subsets
-
-
 def debias(lab: Path, *more: str) -> None:
     main(
         [

@@ -49,9 +49,14 @@ def test_an_item_that_was_broken_off_is_not_written(tmp_path):
     ledger = a_ledger(tmp_path, every=1e9)
     with ledger.item(0):
         collect(ledger.collectors, 0)
-    with pytest.raises(KeyboardInterrupt), ledger.item(1):
-        ledger.collectors["prompts"].update(torch.ones(1, 2, 3), *torch.zeros(3, 1).long())
-        raise KeyboardInterrupt
+
+    def break_off() -> None:
+        with ledger.item(1):
+            ledger.collectors["prompts"].update(torch.ones(1, 2, 3), *torch.zeros(3, 1).long())
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        break_off()
     ledger.write()
     assert ledger.shards.finished() == set()
 

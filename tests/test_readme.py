@@ -15,7 +15,16 @@ COMMANDS = [line.partition(" #")[0].strip() for line in README.splitlines() if l
 
 
 def test_five_everyday_commands():
-    assert len(COMMANDS) == 5
+    (section,) = re.findall(r"## Everyday commands\n(.*?)\n## ", README, re.DOTALL)
+    assert section.count("\nbiaslab ") == 5
+
+
+def test_cluster_lines_are_understood(monkeypatch, capsys):
+    """What stands behind torchrun's and srun's own options."""
+    lines = re.findall(r"^(?:torchrun|srun) .*?biaslab (predict) \\\n(.*)$", README, re.MULTILINE)
+    assert len(lines) == 2
+    for command, options in lines:
+        test_commands_are_understood(f"biaslab {command} {options}", monkeypatch, capsys)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
