@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
 from biaslab import __version__
 from biaslab.errors import InputError
 
+_CANNOT_WRITE = (errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 COMMANDS = {
     "debias": "find, suppress, judge: the whole method on one model",
     "predict": "attribute prompts to neurons        (-c configs/attribute.yaml)",
@@ -42,8 +44,13 @@ def main() -> None:
 
         try:
             cli.run(first)
-        except (NotADirectoryError, PermissionError) as error:
+        except OSError as error:
+            if error.errno not in _CANNOT_WRITE:
+                raise
             _fail(f"`output` is expected to be a folder that can be written, but got {error}. Choose another.")
+        except KeyboardInterrupt:
+            print("\nstopped", file=sys.stderr)
+            sys.exit(130)
         except ValueError as error:
             cause = _input_error(error)
             if cause is None:

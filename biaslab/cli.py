@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from biaslab.debias import debias
 from biaslab.errors import InputError
 from biaslab.plan import plan
 from biaslab.shards import is_locked
+from biaslab.tasks.attribution import WITHOUT_EFFECT
 
 
 def fetch(name: str) -> None:
@@ -93,7 +95,10 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _of_the_result(config: dict[str, Any]) -> tuple[Any, ...]:
-    return config.get("model"), config.get("data"), config.get("seed_everything")
+    """Return the settings that the result depends on."""
+    settings = (config.get("model") or {}).get("init_args") or {}
+    model = {name: value for name, value in settings.items() if name not in WITHOUT_EFFECT}
+    return model, config.get("data"), config.get("seed_everything")
 
 
 def quiet() -> None:
@@ -105,6 +110,8 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", ".*called before the ``update`` method.*")  # where another rank has all shards
     warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # the adapter trains without dropout
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    hook = threading.excepthook  # TensorBoard writes in a thread; what it can't write, the main thread reports
+    threading.excepthook = lambda error: None if isinstance(error.exc_value, OSError) else hook(error)
 
 
 def run(command: str) -> None:

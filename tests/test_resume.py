@@ -297,7 +297,6 @@ def test_a_folder_of_a_finished_run_is_refused(nursery, model, undisturbed, tmp_
     assert not shards(tmp_path)
 
 
-@pytest.mark.xfail(reason="Lightning opens TensorBoard's file before the task can refuse", strict=True)
 def test_a_refused_folder_gets_no_file(nursery, model, tmp_path):
     run = tmp_path / "runs/attribute/mine"
     run.mkdir(parents=True)
@@ -369,7 +368,6 @@ def test_a_full_disk_is_one_line_and_with_room_the_same_command_goes_on(
     assert results(tmp_path / "runs/attribute/version_0") == undisturbed.files
 
 
-@pytest.mark.xfail(reason="TensorBoard's thread prints a traceback, and its OSError is no input error", strict=True)
 def test_a_disk_that_is_full_from_the_start_is_one_line(nursery, model, tmp_path, small_disk):
     with suppress(OSError), open(tmp_path / "runs" / "filling", "wb", buffering=0) as file:
         file.write(bytes(200 * 1024))

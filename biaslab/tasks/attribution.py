@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib.metadata import version
 from inspect import signature
+from pathlib import Path
 from typing import Any, Literal
 
 import safetensors.torch
@@ -30,7 +31,7 @@ from biaslab.tasks.base import LanguageModelTask
 Selection = Literal["paper", "ranked", "guarded"]
 Source = Literal["prompts", "contrast", "both"]
 DEFAULT_SHARE_OF_NEURONS = 0.02
-_WITHOUT_EFFECT = ("trust_remote_code", "token_budget", "save_every")  # on the result
+WITHOUT_EFFECT = ("trust_remote_code", "token_budget", "save_every")  # on the result
 
 
 class Attribution(LanguageModelTask):
@@ -95,6 +96,20 @@ class Attribution(LanguageModelTask):
             )
         self.quality = IntegrationQuality()
 
+    def prepare_data(self) -> None:
+        """Refuse a folder of another run, before the logger writes into it."""
+        folder = Path(getattr(self.trainer.logger, "log_dir", None) or "")
+        if not self.trainer.is_global_zero or self.trainer.logger is None:
+            return
+        if (folder / "shards").exists():
+            self.data.setup("predict")
+            Shards(folder / "shards").open(self._configuration())
+        elif (folder / "neurons.json").exists():
+            raise InputError(
+                f"`version` is expected to name a folder for a new run, but {folder} holds a finished one. Choose "
+                "another, or remove that one."
+            )
+
     def setup(self, stage: str) -> None:
         """Prepare the selection for the pairs of the data."""
         source = self.data.hparams["contrast"]
@@ -120,15 +135,10 @@ class Attribution(LanguageModelTask):
             self._open_ledger()
 
     def _open_ledger(self) -> None:
-        """Find what is finished in the run's folder, which must be new or belong to an unfinished run of this kind."""
+        """Find what is finished in the run's folder."""
         folder = self.run_folder
         shards = Shards(folder / "shards", report=print)
         if self.trainer.is_global_zero:
-            if (folder / "neurons.json").exists() and not (folder / "shards").exists():
-                raise InputError(
-                    f"`version` is expected to name a folder for a new run, but {folder} holds a finished one. Choose "
-                    "another, or remove that one."
-                )
             shards.open(self._configuration())
             if not shards.lock():
                 raise InputError(
@@ -161,7 +171,7 @@ class Attribution(LanguageModelTask):
 
     def _settings(self) -> dict[str, Any]:
         """Return the arguments that the result depends on."""
-        names = set(signature(Attribution).parameters) - set(_WITHOUT_EFFECT)
+        names = set(signature(Attribution).parameters) - set(WITHOUT_EFFECT)
         return {key: value for key, value in self.hparams.items() if key in names}
 
     def configure_callbacks(self) -> list[Callback]:
