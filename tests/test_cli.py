@@ -143,6 +143,7 @@ def test_debias_writes_and_prints_everything(lab, workdir, capsys):
     names = {path.name for path in run.iterdir() if not path.name.startswith("events")}
     assert names == {
         "results.json",
+        "scores.safetensors",
         "table.csv",
         "gaps.csv",
         "neurons.json",
