@@ -73,9 +73,9 @@ def debias(
     """Find the bias neurons of a model, suppress them, and print what that did.
 
     Everything is also written into a new folder under ``output``: results.json, table.csv, gaps.csv, neurons.json,
-    scores.safetensors, config.yaml and TensorBoard logs. Nothing is chosen on what is reported: neurons come from the prompts and the
-    contrast set (StereoSet's test split, or plain text), the figures from StereoSet's dev split, held-out prompts and
-    sentences that nothing was chosen on.
+    scores.safetensors, config.yaml and TensorBoard logs. Nothing is chosen on what is reported: neurons come from the
+    prompts and the contrast set (StereoSet's test split, or plain text), the figures from StereoSet's dev split,
+    held-out prompts and sentences that nothing was chosen on.
 
     Args:
         model: an asset's name, a folder or a hub id.
@@ -167,7 +167,8 @@ def debias(
     outcome.print(console)
     console.print(
         f"\n{outcome.facts['seconds']} s. Everything lies in {folder}: results.json, table.csv, gaps.csv, "
-        f"neurons.json, neurons_paper.json, scores.safetensors, config.yaml, TensorBoard logs (tensorboard --logdir {output})."
+        f"neurons.json, neurons_paper.json, scores.safetensors, config.yaml, TensorBoard logs "
+        f"(tensorboard --logdir {output})."
     )
 
 
