@@ -182,7 +182,7 @@ def _slot_states(
     model: PreTrainedModel, recording: Recording, counts: Sequence[int], row: Tensor, leaves: Sequence[Tensor]
 ) -> Tensor:
     """Return the last layer's output at the slot, ``[item, hidden]``."""
-    hidden = values = None
+    hidden: Tensor | None = None
     start = 0
     for index, (count, leaf) in enumerate(zip(counts, leaves, strict=True)):
         last = index == len(counts) - 1

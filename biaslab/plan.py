@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -79,6 +78,8 @@ def _flops(task: Attribution, batch: dict[str, Any], nodes: float, prompts: int)
 def _peak(task: Attribution) -> float:
     if task.device.type == "cuda":
         return torch.cuda.max_memory_allocated(task.device)
+    import resource  # not on Windows, where the other commands work
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

@@ -98,9 +98,9 @@ class Attribution(LanguageModelTask):
 
     def prepare_data(self) -> None:
         """Refuse a folder of another run, before the logger writes into it."""
-        folder = Path(getattr(self.trainer.logger, "log_dir", None) or "")
         if not self.trainer.is_global_zero or self.trainer.logger is None:
             return
+        folder = Path(getattr(self.trainer.logger, "log_dir", None) or "")
         if (folder / "shards").exists():
             self.data.setup("predict")
             Shards(folder / "shards").open(self._configuration())
