@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.nn import functional as F
-from torch.optim.lr_scheduler import LambdaLR
 
 from biaslab import adapter
+from biaslab.tasks.training import scheduled_adamw
 
 
 class AdapterTraining(LightningModule):
@@ -48,18 +47,8 @@ class AdapterTraining(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Return AdamW with a linear warm-up and a linear decay."""
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.hparams["weight_decay"]},
-            {"params": [p for p in trained if p.ndim == 1], "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(groups, lr=self.hparams["lr"])
-        total = int(self.trainer.estimated_stepping_batches)
-        rise = max(1, round(self.hparams["warmup"] * total))
-        schedule = LambdaLR(
-            optimizer, lambda step: min((step + 1) / rise, max(0.0, (total - step) / (total - rise + 1)))
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        h, total = self.hparams, int(self.trainer.estimated_stepping_batches)
+        return scheduled_adamw(self.model.parameters(), total, h["lr"], h["weight_decay"], h["warmup"])
 
     def on_fit_end(self) -> None:
         """Write the adapter beside the logs."""
