@@ -7,7 +7,7 @@ Only paths are known of an architecture. A layer is called with the very argumen
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
 from biaslab.architectures import architecture, attention_modules, ffn_modules, layers
+from biaslab.prefix import Prefix
 
 _LOGITS_AT_ONCE = 2**23  # 32 MB in float32: a few dozen slots of a large vocabulary
 
@@ -209,8 +210,10 @@ def _at_slot(recording: Recording, index: int, rows: Tensor, values: Tensor) -> 
 
 def _run_layer(model: PreTrainedModel, recording: Recording, index: int, hidden: Tensor, rows: Tensor) -> Tensor:
     """Call a layer with new hidden states ``[item, sequence, hidden]`` and the recorded arguments of their rows."""
-    args, kwargs = _select(recording.arguments[index], rows, recording, index)
-    output = layers(model)[index](hidden, *args, **kwargs)
+    prefix = Prefix(*recording.prefix[index], rows) if recording.prefix else None
+    args, kwargs = _select(recording.arguments[index], rows, len(recording.position), prefix)
+    with nullcontext() if prefix is None else prefix.attended(model, kwargs):
+        output = layers(model)[index](hidden, *args, **kwargs)
     return output if isinstance(output, Tensor) else output[0]
 
 
@@ -276,36 +279,16 @@ def _after_ffn(model: PreTrainedModel, recording: Recording, index: int, values:
         return _run_layer(model, recording, index, state, rows)[:, 0]
 
 
-class _Prefix:
-    """Stands for the cache in a layer's arguments: the recorded keys and values of the rows, then the new ones.
-
-    Args:
-        recording: with a prefix.
-        index: of the layer.
-        rows: of the items.
-    """
-
-    def __init__(self, recording: Recording, index: int, rows: Tensor) -> None:
-        self.recording, self.index, self.rows = recording, index, rows
-
-    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Return the keys and values that the attention sees; nothing is kept."""
-        before = self.recording.prefix[self.index]
-        joined = [torch.cat([old[self.rows], new], 2) for old, new in zip(before, (keys, values), strict=True)]
-        return joined[0], joined[1]
-
-
-def _select(value: Any, rows: Tensor, recording: Recording, index: int) -> Any:
-    """Pick ``rows`` of each tensor that has a batch axis, within tuples, lists and dicts too."""
+def _select(value: Any, rows: Tensor, batch: int, prefix: Prefix | None) -> Any:
+    """Pick ``rows`` of each tensor with a batch axis, within tuples, lists and dicts too; for a cache ``prefix``."""
     if isinstance(value, Tensor):
-        batch = len(recording.position)
         return value.index_select(0, rows) if batch > 1 and value.ndim > 1 and len(value) == batch else value
     if isinstance(value, Cache):
-        return _Prefix(recording, index, rows)
+        return prefix
     if isinstance(value, tuple | list):
-        return type(value)(_select(part, rows, recording, index) for part in value)
+        return type(value)(_select(part, rows, batch, prefix) for part in value)
     if isinstance(value, dict):
-        return {key: _select(part, rows, recording, index) for key, part in value.items()}
+        return {key: _select(part, rows, batch, prefix) for key, part in value.items()}
     return value
 
 

@@ -170,6 +170,20 @@ def test_keys_and_values_before_the_slot_are_reused(model_type):
     whole = attribute_gaps(model, ids, position, targets, PAIRS, torch.ones_like(ids), steps=3)
     assert set(tokens) == {1, 7}  # 1: what comes after the feed-forward output, at the slot
     hook.remove()
+    rounded = model_type == "gemma2"  # whose own attention takes its softmax in float32, whatever the weights' type
+    torch.testing.assert_close(reused.scores, whole.scores, atol=1e-8 if rounded else 1e-12, rtol=1e-9)
+    assert model.config._attn_implementation == ("eager" if rounded else "sdpa")  # as before
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "llama"])
+def test_keys_and_values_are_reused_whatever_nodes_a_path_has(model_type):
+    """With auto some prompts have many more items than others, and some none."""
+    model, (ids, _, targets) = make_model(model_type).double(), a_batch()
+    position = torch.full((4,), 6)
+    options = {"steps": "auto", "tolerance": 1e-5}
+    reused = attribute_gaps(model, ids, position, targets, PAIRS, **options)
+    assert len(reused.nodes.unique()) > 1
+    whole = attribute_gaps(model, ids, position, targets, PAIRS, torch.ones_like(ids), **options)
     torch.testing.assert_close(reused.scores, whole.scores, atol=1e-12, rtol=1e-9)
 
 

@@ -8,7 +8,7 @@ import biaslab
 ROOT = Path(biaslab.__file__).parent
 # Each line may import from the lines above it, and from its own (where no circle comes of it).
 ORDER = [
-    {"errors", "quadrature", "assets", "data.words"},
+    {"errors", "quadrature", "assets", "data.words", "prefix"},
     {"conversion"},
     {"tokenization", "adapter"},
     {"architectures"},
@@ -17,7 +17,7 @@ ORDER = [
     {"hooks", "attribution", "scoring", "metrics", "metrics.stereoset", "metrics.selection", "metrics.quality"},
     {"verification", "data.queries"},
     {"data", "data.corpus", "data.stereoset", "data.contrast", "data.prompts"},
-    {"callbacks", "tasks", "tasks.base", "tasks.adapter", "tasks.attribution", "tasks.evaluation"},
+    {"callbacks", "tasks", "tasks.base", "tasks.training", "tasks.adapter", "tasks.attribution", "tasks.evaluation"},
     {"results"},
     {"debias", "plan"},
     {"cli"},
