@@ -149,7 +149,8 @@ def attribute_gaps(
         input_ids: token ids, ``[batch, sequence]``.
         position: of the slot, ``[batch]``.
         target_ids: token ids of the demographics, ``[batch, target]``.
-        pairs: which two targets form a pair, ``[pair, 2]``, indices into the target axis.
+        pairs: which two targets form a pair, ``[pair, 2]``, indices into the target axis; or single targets,
+            ``[pair, 1]``, whose own probabilities are attributed (IG, no gap).
         attention_mask: as in :func:`integrated_gap_gradients`; so are ``steps``, ``quadrature`` and ``gap``.
         steps: number of nodes, or "auto".
         quadrature: the rule.
@@ -223,17 +224,19 @@ def integration_rule(steps: Steps, quadrature: str = "gauss_legendre", tolerance
 def differences(pairs: Tensor, targets: int) -> tuple[Tensor, Tensor]:
     """Return as few differences of targets as make up all pairs, and how each pair is their sum.
 
-    Of ten targets nine differences will do for all 45 pairs.
+    Of ten targets nine differences will do for all 45 pairs. Single targets are no differences, and stay as they are.
 
     Returns:
         Differences ``[difference, target]`` and pairs ``[pair, difference]``, float64, of -1, 0 and 1.
     """
+    one_hot = torch.eye(targets, dtype=torch.float64)
+    if pairs.shape[1] == 1:
+        return one_hot[pairs[:, 0].cpu()], torch.eye(len(pairs), dtype=torch.float64)
     group, edges = list(range(targets)), []
     for first, second in pairs.tolist():
         if group[first] != group[second]:
             edges.append((first, second))
             group = [group[first] if other == group[second] else other for other in group]
-    one_hot = torch.eye(targets, dtype=torch.float64)
     differences = torch.stack([one_hot[a] - one_hot[b] for a, b in edges] or [one_hot[0] * 0])
     wanted = one_hot[pairs[:, 0].cpu()] - one_hot[pairs[:, 1].cpu()]
     return differences, (wanted @ torch.linalg.pinv(differences)).round()

@@ -21,9 +21,10 @@ from biaslab.data.corpus import read_sentences
 from biaslab.data.prompts import PromptDataModule
 from biaslab.data.stereoset import StereoSetDataModule
 from biaslab.errors import InputError
+from biaslab.estimates import BASE, estimates
 from biaslab.hooks import suppressed_where
 from biaslab.neurons import NeuronSet, random_like
-from biaslab.results import BASE, Outcome, estimates
+from biaslab.results import Outcome
 from biaslab.tasks.attribution import Attribution, Selection, Source
 from biaslab.tasks.evaluation import Evaluation, StereoSetEvaluation
 from biaslab.verification import Gaps, demographic_gaps, negative_log_likelihoods

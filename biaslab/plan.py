@@ -70,7 +70,7 @@ def _measure(task: Attribution, batches: Sequence[dict[str, Any]], prompts: int)
 
 def _flops(task: Attribution, batch: dict[str, Any], nodes: float, prompts: int) -> float:
     pairs, length = batch["pairs"], batch["input_ids"].shape[1]
-    directions = len(pairs.unique()) - 1
+    directions = len(pairs.unique()) - (pairs.shape[1] - 1)
     with_one = task.hparams["steps"] == "auto"
     return attribution_flops(sizes(task.model), prompts, length, nodes, directions, len(pairs), with_one)
 

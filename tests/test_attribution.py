@@ -157,6 +157,16 @@ def test_small_token_budget_changes_nothing(bert, steps):
             torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
 
 
+def test_single_targets_are_integrated_gradients(bert):
+    ids, position, targets = a_batch()
+    single = torch.tensor([[2], [0]])
+    found = attribute_gaps(bert, ids, position, targets, single, steps=6)
+    wanted = integrated_gradients(bert, ids, position, targets, steps=6)[:, [2, 0]]
+    torch.testing.assert_close(found.scores, wanted, atol=1e-6, rtol=1e-5)
+    probabilities = bert(ids).logits[torch.arange(len(ids)), position].softmax(-1).gather(1, targets)
+    torch.testing.assert_close(found.gap, probabilities[:, [2, 0]])
+
+
 @pytest.mark.parametrize("model_type", CAUSAL)
 def test_keys_and_values_before_the_slot_are_reused(model_type):
     """The same scores as without, which an attention mask asks for; and the layers see one token only."""

@@ -6,7 +6,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,80 +15,129 @@ from transformers import PreTrainedTokenizerBase
 from biaslab import assets
 from biaslab.data.corpus import read_sentences
 from biaslab.data.queries import BLANK
-from biaslab.data.stereoset import candidate_word, read_clusters
+from biaslab.data.stereoset import DOMAINS, candidate_word, read_clusters
 from biaslab.errors import InputError
 from biaslab.tokenization import SLOT, by_length, encode_slot, is_masked, token_in_place
 
 Item = TypeVar("Item")
+Contrast: TypeAlias = "str | Sequence[str] | None"
 # StereoSet's three candidates make three pairs: two for the guard, and one that is itself about bias.
 STEREOSET_PAIRS = {"guard/stereotype-unrelated": (0, 2), "guard/anti_stereotype-unrelated": (1, 2), "bias": (0, 1)}
 TEXT_PAIRS = {"guard/true-random": (0, 1)}
 
 
-def pairs_of(source: str) -> dict[str, tuple[int, int]]:
-    """Return the pairs of a source's contrast set by name: two targets each."""
-    return STEREOSET_PAIRS if source == "stereoset" else TEXT_PAIRS
+class Example(NamedTuple):
+    """A sentence with a slot.
+
+    Attributes:
+        text: with ``{slot}`` once.
+        targets: token ids of the words that are compared in the slot.
+    """
+
+    text: str
+    targets: list[int]
 
 
-def prepare(source: str) -> None:
-    """Fetch the source if it has a name."""
-    if source in assets.DATA:
-        assets.fetch(source)
+def sources_of(contrast: Contrast) -> list[str]:
+    """Return the sources that a contrast set is made from: none, one, or several."""
+    return [contrast] if isinstance(contrast, str) else list(contrast or ())
+
+
+def pairs_of(contrast: Contrast) -> list[str]:
+    """Return the names of a contrast set's pairs, by number.
+
+    >>> pairs_of("bold")
+    ['bold/guard/true-random']
+    >>> pairs_of(["stereoset", "bold"])[:3]
+    ['gender/guard/stereotype-unrelated', 'gender/guard/anti_stereotype-unrelated', 'gender/bias']
+    """
+    return [f"{section}/{pair}" for section, pairs in _sections(contrast) for pair in pairs]
+
+
+def _sections(contrast: Contrast) -> list[tuple[str, dict[str, tuple[int, int]]]]:
+    """Return StereoSet's domains and the names of other sources, and the pairs of each."""
+    sections: list[tuple[str, dict[str, tuple[int, int]]]] = []
+    for source in sources_of(contrast):
+        if source == "stereoset":
+            sections += [(domain, STEREOSET_PAIRS) for domain in DOMAINS]
+        else:
+            sections.append((source, TEXT_PAIRS))
+    return sections
+
+
+def prepare(contrast: Contrast) -> None:
+    """Fetch the sources that have a name."""
+    for source in sources_of(contrast):
+        if source in assets.DATA:
+            assets.fetch(source)
 
 
 def make_batches(
-    tokenizer: PreTrainedTokenizerBase, source: str, limit: int, tokens_per_batch: int
+    tokenizer: PreTrainedTokenizerBase, contrast: Contrast, limit: int, tokens_per_batch: int
 ) -> list[dict[str, Tensor]]:
     """Return batches of the same form as the prompts'.
 
     Args:
         tokenizer: the model's.
-        source: "stereoset" (its test split: other target terms than dev's), or a source of plain sentences, whose
-            "contrast" split is used.
-        limit: at most so many sentences, spread over the source.
+        contrast: "stereoset" (its test split: other target terms than dev's), a source of plain sentences, whose
+            "contrast" split is used, or several of these.
+        limit: at most so many sentences of each source, spread over it.
         tokens_per_batch: batches are as large as this allows.
 
     Raises:
-        InputError: if no sentence of the source can be used.
+        InputError: if no sentence of a source can be used.
     """
-    make = _stereoset_examples if source == "stereoset" else _text_examples
-    examples = make(tokenizer, source, limit)
+    batches: list[dict[str, Tensor]] = []
+    first = number = 0
+    examples = {name: found for source in sources_of(contrast) for name, found in _read(tokenizer, source, limit)}
+    for section, pairs in _sections(contrast):
+        found = examples.get(section, [])
+        encoded = [encode_slot(tokenizer, example.text) for example in found]
+        for batch in by_length([len(entry.input_ids) for entry in encoded], tokens_per_batch):
+            batches.append(
+                {
+                    "input_ids": torch.tensor([encoded[i].input_ids for i in batch]),
+                    "position": torch.tensor([encoded[i].position for i in batch]),
+                    "target_ids": torch.tensor([found[i].targets for i in batch]),
+                    "pairs": torch.tensor(list(pairs.values())),
+                    "pair": torch.arange(first, first + len(pairs)),
+                    "kind": torch.zeros(len(batch), dtype=torch.long),
+                    "group": torch.tensor(batch) + number,
+                    "example": torch.tensor(batch) + number,
+                }
+            )
+        first, number = first + len(pairs), number + len(found)
+    return batches
+
+
+def _read(tokenizer: PreTrainedTokenizerBase, source: str, limit: int) -> list[tuple[str, list[Example]]]:
+    """Return the source's examples by section."""
+    if source == "stereoset":
+        examples = _stereoset_examples(tokenizer, limit)
+    else:
+        examples = [(source, example) for example in _text_examples(tokenizer, source, limit)]
     if not examples:
         raise InputError(
             f"`contrast` is expected to hold words that are one token in their place, but {source!r} has none."
         )
-    encoded = [encode_slot(tokenizer, text) for text, _ in examples]
-    pairs = torch.tensor(list(pairs_of(source).values()))
-    return [
-        {
-            "input_ids": torch.tensor([encoded[i].input_ids for i in batch]),
-            "position": torch.tensor([encoded[i].position for i in batch]),
-            "target_ids": torch.tensor([examples[i][1] for i in batch]),
-            "pairs": pairs,
-            "pair": torch.arange(len(pairs)),
-            "kind": torch.zeros(len(batch), dtype=torch.long),
-            "group": torch.tensor(batch),
-            "example": torch.tensor(batch),
-        }
-        for batch in by_length([len(entry.input_ids) for entry in encoded], tokens_per_batch)
-    ]
+    return [(name, [e for section, e in examples if section == name]) for name in dict(examples)]
 
 
-def _stereoset_examples(tokenizer: PreTrainedTokenizerBase, source: str, limit: int) -> list[tuple[str, list[int]]]:
-    """Keep the clusters whose three candidates are one token each."""
+def _stereoset_examples(tokenizer: PreTrainedTokenizerBase, limit: int) -> list[tuple[str, Example]]:
+    """Keep the clusters whose three candidates are one token each, with their domains."""
     examples = []
     once = [cluster for cluster in read_clusters("test") if cluster.context.count(BLANK) == 1]
     for cluster in _shuffled(once):
         text = _slotted(cluster.context.replace(BLANK, SLOT), tokenizer)
         tokens = text and _tokens(tokenizer, text, [candidate_word(cluster.context, s) for s in cluster.sentences])
         if tokens:
-            examples.append((text, tokens))
+            examples.append((cluster.domain, Example(text, tokens)))
         if len(examples) == limit:
             break
     return examples
 
 
-def _text_examples(tokenizer: PreTrainedTokenizerBase, source: str, limit: int) -> list[tuple[str, list[int]]]:
+def _text_examples(tokenizer: PreTrainedTokenizerBase, source: str, limit: int) -> list[Example]:
     """Hide a word of each sentence, and put beside it a random one of about the same frequency."""
     sentences = _shuffled([s for s in read_sentences(source, "contrast") if 6 <= len(s.split()) <= 30])
     counts = Counter(word for sentence in sentences for word in re.findall(r"[a-z]{3,}", sentence))
@@ -108,7 +157,7 @@ def _text_examples(tokenizer: PreTrainedTokenizerBase, source: str, limit: int) 
         text = _slotted(re.sub(rf"(?<= ){word}(?=[ .,])", SLOT, sentence, count=1), tokenizer)
         tokens = text and _tokens(tokenizer, text, [word, other])
         if tokens:
-            examples.append((text, tokens))
+            examples.append(Example(text, tokens))
         if len(examples) == limit:
             break
     return examples

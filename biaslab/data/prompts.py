@@ -20,6 +20,7 @@ from biaslab.errors import InputError
 from biaslab.tokenization import SLOT, by_length, encode_slot, is_masked, load_tokenizer, token_in_place
 
 Part = Literal["find", "held_out"]
+Attributed = Literal["pairs", "demographics"]
 Batch = dict[str, Any]
 Pair = tuple[str, str]
 
@@ -199,8 +200,8 @@ class PromptDataModule(LightningDataModule):
     """Prompts, and the contrast set of the guard, in batches of equal length.
 
     A batch holds its ``number``, ``input_ids`` ``[batch, sequence]``, ``position``, ``kind``, ``group``, ``example``
-    ``[batch]``, ``target_ids`` ``[batch, target]``, ``pairs`` ``[pair, 2]`` (two targets each) and ``pair`` ``[pair]``
-    (its number).
+    ``[batch]``, ``target_ids`` ``[batch, target]``, ``pairs`` ``[pair, 2]`` (two targets each, or one: ``[pair, 1]``)
+    and ``pair`` ``[pair]`` (its number).
 
     Args:
         model_name: whose tokenizer is used.
@@ -209,10 +210,11 @@ class PromptDataModule(LightningDataModule):
         kinds: of modifiers; all six by default.
         modifiers: how many of each kind.
         part: "find" or "held_out".
+        attributed: "pairs" (their gaps: IG²), or single "demographics" (their probabilities: IG).
         path: a file in the format of the paper's authors instead.
-        contrast: what the guard is made from: "stereoset" (its test split), "bold", "bug", "panda" or a text file; None
-            for no guard.
-        contrast_limit: at most so many sentences of it.
+        contrast: what the guard is made from: "stereoset" (its test split), "bold", "bug", "panda" or a text file, or
+            several of these; None for no guard.
+        contrast_limit: at most so many sentences of each.
         tokens_per_batch: batches are as large as this allows.
 
     Raises:
@@ -227,12 +229,15 @@ class PromptDataModule(LightningDataModule):
         kinds: Sequence[str] | None = None,
         modifiers: int = 100,
         part: Part = "find",
+        attributed: Attributed = "pairs",
         path: str | None = None,
-        contrast: str | None = None,
+        contrast: str | Sequence[str] | None = None,
         contrast_limit: int = 2000,
         tokens_per_batch: int = 512,
     ) -> None:
         super().__init__()
+        if attributed not in ("pairs", "demographics"):
+            raise InputError(f'`attributed` is expected to be "pairs" or "demographics" but got {attributed!r}.')
         self.save_hyperparameters()
 
     def prepare_data(self) -> None:
@@ -250,7 +255,7 @@ class PromptDataModule(LightningDataModule):
             texts = _one_of_each_wording([prompt for prompt in prompts if prompt.dimension == name])
             self.dimensions[name], dropped = resolve_dimension(self.tokenizer, name, wanted, texts)
             self.dropped |= dropped
-        self.pair_names = [pair for dimension in self.dimensions.values() for pair in dimension.pair_names]
+        self.pair_names = [name for dimension in self.dimensions.values() for name in self._names(dimension)]
         if not self.pair_names:
             reasons = "; ".join(f"{pair}: {why}" for pair, why in self.dropped.items())
             raise InputError(f"`pairs` is expected to hold demographics that are one known token each, but: {reasons}.")
@@ -266,6 +271,11 @@ class PromptDataModule(LightningDataModule):
         for number, batch in enumerate([*self.batches, *self.contrast_batches]):
             batch["number"] = number
         self.fingerprint = self._fingerprint()
+
+    def _names(self, dimension: Dimension) -> list[str]:
+        if self.hparams["attributed"] == "pairs":
+            return dimension.pair_names
+        return [f"{dimension.name}/{word}" for word in dimension.words]
 
     def _fingerprint(self) -> str:
         """Return 16 hexadecimal digits that change with any prompt, pair, or sentence of the contrast set."""
@@ -293,7 +303,9 @@ class PromptDataModule(LightningDataModule):
     def _batches(self) -> list[Batch]:
         first_pair = 0
         batches: list[Batch] = []
+        single = self.hparams["attributed"] == "demographics"
         for dimension in self.dimensions.values():
+            pairs = [(index,) for index in range(len(dimension.words))] if single else dimension.pairs
             own = [(index, prompt) for index, prompt in enumerate(self.prompts) if prompt.dimension == dimension.name]
             encoded = [encode_slot(self.tokenizer, prompt.text) for _, prompt in own]
             for batch in by_length([len(entry.input_ids) for entry in encoded], self.hparams["tokens_per_batch"]):
@@ -303,14 +315,14 @@ class PromptDataModule(LightningDataModule):
                         "input_ids": torch.tensor([encoded[i].input_ids for i in batch]),
                         "position": torch.tensor([encoded[i].position for i in batch]),
                         "target_ids": torch.tensor(dimension.token_ids).expand(len(batch), -1),
-                        "pairs": torch.tensor(dimension.pairs),
-                        "pair": torch.arange(first_pair, first_pair + len(dimension.pairs)),
+                        "pairs": torch.tensor(pairs),
+                        "pair": torch.arange(first_pair, first_pair + len(pairs)),
                         "kind": torch.tensor([self.kind_names.index(prompt.kind) for prompt in prompts]),
                         "group": torch.tensor([prompt.group for prompt in prompts]),
                         "example": torch.tensor([own[i][0] for i in batch]),
                     }
                 )
-            first_pair += len(dimension.pairs)
+            first_pair += len(pairs)
         return batches
 
     def predict_dataloader(self) -> list[DataLoader[Batch]]:

@@ -19,6 +19,7 @@ from biaslab.architectures import ffn_shape, fingerprint
 from biaslab.attribution import Gap, GapAttribution, Steps, attribute_gaps, integration_rule
 from biaslab.data import contrast
 from biaslab.data.prompts import is_divided
+from biaslab.data.stereoset import DOMAINS
 from biaslab.errors import InputError
 from biaslab.ledger import Collector, Ledger
 from biaslab.metrics.quality import IntegrationQuality
@@ -114,13 +115,13 @@ class Attribution(LanguageModelTask):
         """Prepare the selection for the pairs of the data."""
         source = self.data.hparams["contrast"]
         needs = self.hparams["selection"] == "guarded" or self.hparams["source"] != "prompts"
-        if needs and source is None:
+        if needs and not contrast.sources_of(source):
             raise InputError(
                 "`contrast` is expected to name a contrast set for this selection but is None. Give the data one."
             )
-        if self.hparams["source"] != "prompts" and source != "stereoset":
-            raise InputError(f'`contrast` is expected to be "stereoset" for this source but got {source!r}.')
-        self.contrast_pairs = list(contrast.pairs_of(source)) if source else []
+        if self.hparams["source"] != "prompts" and "stereoset" not in contrast.sources_of(source):
+            raise InputError(f'`contrast` is expected to have "stereoset" for this source but got {source!r}.')
+        self.contrast_pairs = contrast.pairs_of(source)
         rule = {"threshold": self.hparams["threshold"], "share": self.hparams["share"]}
         self.prompts = NeuronSelection(self.data.pair_names, self.data.kind_names, self.shape, **rule)
         self.collectors: dict[str, Collector] = {"prompts": self.prompts, "quality": self.quality}
@@ -305,14 +306,23 @@ class Attribution(LanguageModelTask):
         """Return b(n), each source scaled to a maximum of 1, ``[layer, neuron]``."""
         scores = {"prompts": self.prompts.mean_scores()}
         if self.hparams["source"] != "prompts":
-            scores["contrast"] = self.contrast.pair_scores()[self.contrast_pairs.index("bias")]
+            scores["contrast"] = self._contrast_scores([f"{domain}/bias" for domain in DOMAINS])
         wanted = ["prompts", "contrast"] if self.hparams["source"] == "both" else [self.hparams["source"]]
         return torch.stack([scores[name] / scores[name].max() for name in wanted]).sum(0)
 
     def _guard(self) -> Tensor:
-        """Return g(n), ``[layer, neuron]``."""
-        rows = [index for index, name in enumerate(self.contrast_pairs) if name.startswith("guard/")]
-        return self.contrast.pair_scores()[rows].mean(0)
+        """Return g(n): the largest of the sources', each scaled to a maximum of 1, ``[layer, neuron]``."""
+        guards = []
+        for source in contrast.sources_of(self.data.hparams["contrast"]):
+            guard = self._contrast_scores([name for name in contrast.pairs_of(source) if "/guard/" in name])
+            guards.append(guard / guard.max().clamp_min(torch.finfo(guard.dtype).tiny))
+        return torch.stack(guards).amax(0)
+
+    def _contrast_scores(self, names: Sequence[str]) -> Tensor:
+        """Return the mean score of some pairs of the contrast set; each of their sentences weighs the same."""
+        rows = [self.contrast_pairs.index(name) for name in names]
+        counts = self.contrast.compute()["counts"].view(-1)[rows].double()[:, None, None]
+        return (self.contrast.pair_scores()[rows].nan_to_num() * counts).sum(0) / counts.sum()
 
     def _with_dimensions(self, chosen: dict[str, NeuronSet]) -> dict[str, NeuronSet]:
         dimensions: dict[str, Sequence[Any]] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,7 +14,7 @@ from biaslab.errors import InputError
 from biaslab.tasks.evaluation import StereoSetEvaluation
 
 
-class DebiasingTask(StereoSetEvaluation):
+class DebiasingTask(StereoSetEvaluation, ABC):
     """Train a language model with the loss of a subclass; ``biaslab test --ckpt_path`` then judges it on StereoSet.
 
     The model trains with its dropout; parameters that a subclass freezes stay as they are.
@@ -91,7 +91,7 @@ def scheduled_adamw(
     trained = [p for p in parameters if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim == 1], "weight_decay": 0.0},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
     rise = max(1, round(warmup * steps))
 

@@ -1,6 +1,8 @@
 import json
+from pathlib import Path
 
 import pytest
+import torch
 from conftest import bpe_tokenizer, wordpiece_tokenizer
 
 from biaslab.data.contrast import make_batches, pairs_of
@@ -25,6 +27,21 @@ def test_plain_text(text, tokenizer):
     for batch in batches:
         assert batch["pairs"].tolist() == [[0, 1]]
         assert (batch["target_ids"][:, 0] != batch["target_ids"][:, 1]).all()
+
+
+def test_several_sources(text, tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_text(Path(text).read_text().replace("loves", "rude"))
+    tokenizer, sources = wordpiece_tokenizer(), [text, str(other)]
+    together = make_batches(tokenizer, sources, 20, 100)
+    alone = [batch for source in sources for batch in make_batches(tokenizer, source, 20, 100)]
+    assert pairs_of(sources) == [f"{source}/guard/true-random" for source in sources]
+    assert len(together) == len(alone)
+    for batch, single in zip(together, alone, strict=True):
+        assert torch.equal(batch["input_ids"], single["input_ids"])
+    assert {int(batch["pair"]) for batch in together} == {0, 1}
+    examples = [example for batch in together for example in batch["example"].tolist()]
+    assert sorted(examples) == list(range(len(examples)))
 
 
 def test_no_usable_sentence(tmp_path):
@@ -52,4 +69,7 @@ def test_stereoset_test_split(tmp_path, monkeypatch):
     tokenizer = wordpiece_tokenizer()
     (batch,) = make_batches(tokenizer, "stereoset", 10, 100)  # "rudest" is several tokens
     assert tokenizer.convert_ids_to_tokens(batch["target_ids"][0].tolist()) == ["rude", "kind", "water"]
-    assert batch["pairs"].tolist() == list(map(list, pairs_of("stereoset").values())) == [[0, 2], [1, 2], [0, 1]]
+    assert batch["pairs"].tolist() == [[0, 2], [1, 2], [0, 1]]
+    names = [pairs_of("stereoset")[number] for number in batch["pair"].tolist()]
+    guards = ["profession/guard/stereotype-unrelated", "profession/guard/anti_stereotype-unrelated"]
+    assert names == [*guards, "profession/bias"]
