@@ -1,0 +1,266 @@
+"""Sentences with attribute words of one group, or with target words and none: what DPCE trains on."""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+import torch
+from pytorch_lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from transformers import PreTrainedTokenizerBase
+
+from biaslab import assets
+from biaslab.data.attribute_words import GENDER_PAIRS, TARGETS
+from biaslab.data.corpus import read_sentences
+from biaslab.errors import InputError
+from biaslab.tokenization import load_tokenizer
+
+GROUPS = ("female", "male")
+TARGET = "target"
+KINDS = (*GROUPS, TARGET)
+
+Span = tuple[int, int]  # first character, and the one after the last
+Candidate = tuple[str, list[Span]]  # a sentence, and where its words stand
+
+_GROUP_OF = {word: group for pair in GENDER_PAIRS for word, group in zip(pair, GROUPS, strict=True)}
+_TARGETS = frozenset(TARGETS)
+_CHUNK = 1000  # sentences that are tokenized at a time
+
+
+class Example(NamedTuple):
+    """A tokenized sentence.
+
+    Attributes:
+        input_ids: with its special tokens.
+        words: the positions of the pieces of each of its words.
+    """
+
+    input_ids: list[int]
+    words: list[list[int]]
+
+
+def sort_by_kind(sentences: Sequence[str]) -> dict[str, list[Candidate]]:
+    """Return the sentences of each kind; those with attribute words of both groups, or without any word, are left out.
+
+    A sentence with attribute words stands once, with all of them; one with target words once for each of them, with
+    its first occurrence. Whole words are compared, in lower case.
+    """
+    found: dict[str, list[Candidate]] = {kind: [] for kind in KINDS}
+    for sentence in sentences:
+        words = [(match.group().lower(), match.span()) for match in re.finditer(r"\w+", sentence)]
+        groups = {_GROUP_OF[word] for word, _ in words if word in _GROUP_OF}
+        if len(groups) == 1:
+            found[groups.pop()].append((sentence, [span for word, span in words if word in _GROUP_OF]))
+        elif not groups:
+            first = {word: span for word, span in reversed(words) if word in _TARGETS}
+            found[TARGET] += [(sentence, [span]) for span in first.values()]
+    return found
+
+
+def pieces(offsets: Sequence[Span], span: Span) -> list[int]:
+    """Return the positions of the tokens that make up a word; none if the sentence is cut before the word's end.
+
+    Args:
+        offsets: the characters of each token; (0, 0) for special tokens.
+        span: the characters of the word.
+    """
+    found = [at for at, (start, end) in enumerate(offsets) if start < span[1] and end > span[0]]
+    return found if found and offsets[found[-1]][1] >= span[1] else []
+
+
+def encode(candidates: Sequence[Candidate], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Iterator[Example]:
+    """Tokenize sentences and find their words' pieces; words that are cut off are dropped, and sentences without any.
+
+    Args:
+        candidates: the sentences, and where their words stand.
+        tokenizer: a fast one, which tells each token's characters.
+        max_length: longer sentences are cut, in tokens.
+    """
+    for start in range(0, len(candidates), _CHUNK):
+        texts, spans = zip(*candidates[start : start + _CHUNK], strict=True)
+        encoded = tokenizer(list(texts), truncation=True, max_length=max_length, return_offsets_mapping=True)
+        for ids, offsets, of_words in zip(encoded["input_ids"], encoded["offset_mapping"], spans, strict=True):
+            words = [found for span in of_words if (found := pieces(offsets, span))]
+            if words:
+                yield Example(ids, words)
+
+
+def collate(kind: str, examples: Sequence[Example], pad_id: int) -> dict[str, Any]:
+    """Return a batch of one kind.
+
+    Args:
+        kind: "female", "male" or "target".
+        examples: of that kind.
+        pad_id: fills short sentences at their end.
+
+    Returns:
+        ``kind``; ``input_ids`` and ``attention_mask``, ``[batch, sequence]``; and ``weights``, ``[batch, sequence]``:
+        one over the number of pieces of a token's word, 0 for the tokens of other words. Hidden states summed with
+        them are the sum over words of the mean over pieces; their own sum is the number of words.
+    """
+    shape = (len(examples), max(len(example.input_ids) for example in examples))
+    input_ids, mask, weights = torch.full(shape, pad_id), torch.zeros(shape, dtype=torch.long), torch.zeros(shape)
+    for row, example in enumerate(examples):
+        length = len(example.input_ids)
+        input_ids[row, :length] = torch.tensor(example.input_ids)
+        mask[row, :length] = 1
+        for word in example.words:
+            weights[row, word] = 1 / len(word)
+    return {"kind": kind, "input_ids": input_ids, "attention_mask": mask, "weights": weights}
+
+
+class KindBatches(Dataset[dict[str, Any]]):
+    """Batches of one kind each, equally many of each kind.
+
+    There are as many as the smaller group fills. Of the larger group another part is drawn each time; where there are
+    fewer target examples than that, they come several times.
+
+    Args:
+        examples: of each kind.
+        batch_size: sentences a batch.
+        pad_id: fills short sentences at their end.
+    """
+
+    def __init__(self, examples: Mapping[str, Sequence[Example]], batch_size: int, pad_id: int) -> None:
+        self.examples, self.batch_size, self.pad_id = examples, batch_size, pad_id
+        self.of_a_kind = max(1, min(len(examples[group]) for group in GROUPS) // batch_size)
+
+    def __len__(self) -> int:
+        return len(KINDS) * self.of_a_kind
+
+    def __getitem__(self, index: tuple[str, list[int]]) -> dict[str, Any]:
+        """Return the batch of these examples of a kind."""
+        kind, chosen = index
+        return collate(kind, [self.examples[kind][one] for one in chosen], self.pad_id)
+
+    def draw(self, seed: int) -> list[tuple[str, list[int]]]:
+        """Return the indices of an epoch's batches, in random order."""
+        generator = random.Random(seed)
+        batches = [batch for kind in KINDS for batch in self._of(kind, generator)]
+        generator.shuffle(batches)
+        return batches
+
+    def _of(self, kind: str, generator: random.Random) -> list[tuple[str, list[int]]]:
+        there = range(len(self.examples[kind]))
+        needed = self.of_a_kind * self.batch_size
+        order = [one for _ in range(math.ceil(needed / len(there))) for one in generator.sample(there, len(there))]
+        return [(kind, order[start : start + self.batch_size]) for start in range(0, needed, self.batch_size)]
+
+
+class EpochSampler(DistributedSampler[dict[str, Any]]):
+    """Draws a dataset's batches anew each epoch, the same at each run, and gives each rank its share.
+
+    It is a ``DistributedSampler`` so that Lightning tells it the epoch and does not replace it. It draws at the first
+    batch and not before: a training that resumes hears of its epoch late.
+
+    Args:
+        batches: what is drawn from.
+        seed: of the first epoch.
+        ranks: number of processes.
+        rank: this one's.
+        fixed: draw the same in each epoch (for validation).
+    """
+
+    def __init__(self, batches: KindBatches, seed: int, ranks: int, rank: int, fixed: bool = False) -> None:
+        super().__init__(batches, ranks, rank, seed=seed, drop_last=True)
+        self.batches, self.fixed = batches, fixed
+
+    def __iter__(self) -> Iterator[Any]:
+        drawn = self.batches.draw(self.seed + (0 if self.fixed else self.epoch))
+        yield from drawn[self.rank : self.total_size : self.num_replicas]
+
+
+class AttributeSentencesDataModule(LightningDataModule):
+    """Sentences of three kinds for DPCE: with words of women, with words of men, and with target words but neither.
+
+    Args:
+        model_name: whose tokenizer is used.
+        sources: "bug", "bold", "panda", or text files with one sentence a line.
+        max_length: longer sentences are cut, in tokens.
+        batch_size: sentences a batch.
+        limit: at most so many training examples of each kind; None for all.
+        validation_limit: at most so many validation examples of each kind.
+        seed: of the choice of the examples and of the order of the batches.
+
+    Raises:
+        InputError: if ``batch_size`` or a limit is not positive.
+    """
+
+    def __init__(
+        self,
+        model_name: str = "minilm-mlm",
+        sources: Sequence[str] = ("bug", "bold", "panda"),
+        max_length: int = 128,
+        batch_size: int = 32,
+        limit: int | None = None,
+        validation_limit: int = 1000,
+        seed: int = 42,
+    ) -> None:
+        super().__init__()
+        for name, value in (("batch_size", batch_size), ("limit", limit), ("validation_limit", validation_limit)):
+            if value is not None and value < 1:
+                raise InputError(f"`{name}` is expected to be a positive integer but got {value}.")
+        self.save_hyperparameters()
+
+    def prepare_data(self) -> None:
+        """Fetch what has a name."""
+        for source in self.hparams["sources"]:
+            if source in assets.DATA:
+                assets.fetch(source)
+
+    def setup(self, stage: str) -> None:
+        """Read, sort and tokenize the sentences.
+
+        Raises:
+            InputError: if a kind has no sentence, or if the tokenizer can't tell the characters of its tokens.
+        """
+        self.tokenizer = load_tokenizer(self.hparams["model_name"])
+        if not self.tokenizer.is_fast:
+            raise InputError(
+                f"`model_name` is expected to have a fast tokenizer, but {self.hparams['model_name']!r} has a "
+                f"{type(self.tokenizer).__name__}, which can't tell a token's characters. Choose another model."
+            )
+        self.training = self._batches("train", self.hparams["limit"])
+        self.validation = self._batches("validation", self.hparams["validation_limit"])
+
+    def _batches(self, split: str, limit: int | None) -> KindBatches:
+        sentences = [s for source in self.hparams["sources"] for s in read_sentences(source, split)]
+        examples = {kind: self._examples(found, limit) for kind, found in sort_by_kind(sentences).items()}
+        for kind, found in examples.items():
+            if not found:
+                raise InputError(
+                    "`sources` is expected to hold sentences with female words, with male words, and with target words "
+                    f"but neither; there is none of the kind {kind!r} in the {split} split. Give more text."
+                )
+        return KindBatches(examples, self.hparams["batch_size"], self.tokenizer.pad_token_id or 0)
+
+    def _examples(self, candidates: list[Candidate], limit: int | None) -> list[Example]:
+        random.Random(self.hparams["seed"]).shuffle(candidates)
+        return list(islice(encode(candidates, self.tokenizer, self.hparams["max_length"]), limit))
+
+    def attribute_batches(self, rank: int = 0, ranks: int = 1) -> Iterator[dict[str, Any]]:
+        """Yield a rank's share of all training sentences with attribute words, each once, in batches of like length."""
+        size = self.hparams["batch_size"]
+        for group in GROUPS:
+            examples = sorted(self.training.examples[group], key=lambda example: len(example.input_ids))
+            for start in range(rank * size, len(examples), ranks * size):
+                yield collate(group, examples[start : start + size], self.training.pad_id)
+
+    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Return the training batches, drawn anew each epoch."""
+        return self._loader(self.training)
+
+    def val_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Return the validation batches, always the same."""
+        return self._loader(self.validation, fixed=True)
+
+    def _loader(self, batches: KindBatches, fixed: bool = False) -> DataLoader[dict[str, Any]]:
+        ranks, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        return DataLoader(
+            batches, batch_size=None, sampler=EpochSampler(batches, self.hparams["seed"], ranks, rank, fixed)
+        )
