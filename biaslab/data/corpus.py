@@ -37,13 +37,24 @@ def _bold(folder: Path) -> Iterator[str]:
                 yield from sentences
 
 
-def _panda(folder: Path) -> Iterator[str]:
+def panda_records(folder: Path) -> Iterator[dict[str, str]]:
+    """Yield PANDA's records, each with an "original" and its "rewrite"; ``<SEP>`` stands between their parts."""
     with tarfile.open(folder / "PANDA-dataset.tgz") as archive:
         for member in archive:
             file = archive.extractfile(member) if member.name.endswith(".jsonl") else None
             for line in file or ():
-                for passage in json.loads(line)["original"].split("<SEP>"):
-                    yield from re.split(r"(?<=[.!?])\s+(?=[A-Z\"'])", passage)
+                yield json.loads(line)
+
+
+def split_sentences(passage: str) -> list[str]:
+    """Divide a passage where a sentence ends."""
+    return re.split(r"(?<=[.!?])\s+(?=[A-Z\"'])", passage)
+
+
+def _panda(folder: Path) -> Iterator[str]:
+    for record in panda_records(folder):
+        for passage in record["original"].split("<SEP>"):
+            yield from split_sentences(passage)
 
 
 _READERS: dict[str, Callable[[Path], Iterator[str]]] = {"bug": _bug, "bold": _bold, "panda": _panda}
@@ -59,6 +70,17 @@ def read_sentences(source: str, split: str) -> list[str]:
     Raises:
         InputError: if the source is neither, or is not UTF-8 text.
     """
+    return [sentence for sentence in all_sentences(source) if in_split(sentence, split)]
+
+
+def fetch_source(source: str) -> None:
+    """Fetch a source that has a name."""
+    if source in _READERS:
+        assets.fetch(source)
+
+
+def all_sentences(source: str) -> list[str]:
+    """Return the sentences of all splits; see :func:`read_sentences`."""
     if source in _READERS:
         found: Iterable[str] = _READERS[source](assets.fetch(source))
     else:
@@ -69,39 +91,44 @@ def read_sentences(source: str, split: str) -> list[str]:
                 f"`source` is expected to be {', '.join(_READERS)} or a UTF-8 text file with one sentence a line, "
                 f"but {source!r} can't be read: {error}."
             ) from error
-    sentences = dict.fromkeys(sentence for sentence in map(_tidy, found) if len(sentence.split()) >= 4)
-    return [sentence for sentence in sentences if _bucket(sentence) in SPLITS[split]]
+    return list(dict.fromkeys(sentence for sentence in map(tidy, found) if len(sentence.split()) >= 4))
 
 
-def _tidy(sentence: str) -> str:
-    return re.sub(r"\s+([.,;:!?])", r"\1", " ".join(sentence.split()))
+def tidy(sentence: str) -> str:
+    """Return a text with single spaces, and none before a punctuation mark."""
+    return re.sub(r" ([.,;:!?])", r"\1", " ".join(sentence.split()))
 
 
-def _bucket(sentence: str) -> int:
-    return int.from_bytes(hashlib.sha256(sentence.encode()).digest()[:4], "big") % 100
+def in_split(sentence: str, split: str) -> bool:
+    """Return whether a sentence, tidied, belongs to a split."""
+    return int.from_bytes(hashlib.sha256(sentence.encode()).digest()[:4], "big") % 100 in SPLITS[split]
 
 
-class MaskedBatches(Dataset[dict[str, Tensor]]):
-    """Batches of sentences of equal length, masked anew at each access.
+def equal_lengths(sentences: Sequence[Sequence[int]], tokens_per_batch: int) -> list[Tensor]:
+    """Return batches of sentences of equal length, ``[batch, sequence]`` each.
 
     Args:
         sentences: token ids of each sentence, with its special tokens.
-        tokenizer: names the mask and the special tokens.
         tokens_per_batch: at most so many tokens travel together.
+    """
+    batches = by_length([len(sentence) for sentence in sentences], tokens_per_batch)
+    return [torch.tensor([sentences[index] for index in batch]) for batch in batches]
+
+
+class MaskedBatches(Dataset[dict[str, Tensor]]):
+    """Batches of sentences, masked anew at each access.
+
+    Args:
+        batches: token ids without padding, ``[batch, sequence]`` each.
+        tokenizer: names the mask and the special tokens.
         masked: share of the tokens that are hidden and asked for.
         fixed: hide the same tokens at each access (for validation).
     """
 
     def __init__(
-        self,
-        sentences: Sequence[Sequence[int]],
-        tokenizer: PreTrainedTokenizerBase,
-        tokens_per_batch: int,
-        masked: float,
-        fixed: bool = False,
+        self, batches: Sequence[Tensor], tokenizer: PreTrainedTokenizerBase, masked: float, fixed: bool = False
     ) -> None:
-        batches = by_length([len(sentence) for sentence in sentences], tokens_per_batch)
-        self.batches = [torch.tensor([sentences[index] for index in batch]) for batch in batches]
+        self.batches = batches
         self.special = torch.tensor(tokenizer.all_special_ids)
         self.mask_id = tokenizer.mask_token_id
         self.masked, self.fixed = masked, fixed
@@ -115,7 +142,12 @@ class MaskedBatches(Dataset[dict[str, Tensor]]):
         generator = torch.Generator().manual_seed(index) if self.fixed else None
         chance = torch.rand(tokens.shape, generator=generator).masked_fill(torch.isin(tokens, self.special), 1.0)
         asked = (chance < self.masked) | (chance == chance.amin(1, keepdim=True))  # at least one a sentence
-        return {"input_ids": tokens.masked_fill(asked, self.mask_id), "labels": tokens.masked_fill(~asked, -100)}
+        hidden = self._hide(tokens, asked, generator)
+        return {"input_ids": hidden, "labels": tokens.masked_fill(~asked, -100)}
+
+    def _hide(self, tokens: Tensor, asked: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Return the tokens, ``[batch, sequence]``, with others where they are asked for."""
+        return tokens.masked_fill(asked, self.mask_id)
 
 
 class CorpusDataModule(LightningDataModule):
@@ -143,8 +175,7 @@ class CorpusDataModule(LightningDataModule):
     def prepare_data(self) -> None:
         """Fetch what has a name."""
         for source in self.hparams["sources"]:
-            if source in _READERS:
-                assets.fetch(source)
+            fetch_source(source)
 
     def setup(self, stage: str) -> None:
         """Read and tokenize the sentences."""
@@ -157,7 +188,8 @@ class CorpusDataModule(LightningDataModule):
         if not sentences:
             raise InputError(f"`sources` is expected to hold sentences of four words or more, but has none to {split}.")
         tokens = self.tokenizer(sentences, truncation=True, max_length=self.hparams["max_length"])["input_ids"]
-        return MaskedBatches(tokens, self.tokenizer, self.hparams["tokens_per_batch"], self.hparams["masked"], fixed)
+        batches = equal_lengths(tokens, self.hparams["tokens_per_batch"])
+        return MaskedBatches(batches, self.tokenizer, self.hparams["masked"], fixed)
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Return the training batches, in a new order each epoch."""

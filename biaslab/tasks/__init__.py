@@ -2,6 +2,8 @@
 
 from biaslab.tasks.adapter import AdapterTraining
 from biaslab.tasks.attribution import Attribution
+from biaslab.tasks.cda import CounterfactualAugmentation
+from biaslab.tasks.dpce import DPCE
 from biaslab.tasks.evaluation import StereoSetEvaluation
 
-__all__ = ["AdapterTraining", "Attribution", "StereoSetEvaluation"]
+__all__ = ["DPCE", "AdapterTraining", "Attribution", "CounterfactualAugmentation", "StereoSetEvaluation"]

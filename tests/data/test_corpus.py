@@ -2,7 +2,7 @@ import pytest
 import torch
 from conftest import wordpiece_tokenizer
 
-from biaslab.data.corpus import SPLITS, CorpusDataModule, MaskedBatches, read_sentences
+from biaslab.data.corpus import SPLITS, CorpusDataModule, MaskedBatches, equal_lengths, read_sentences
 from biaslab.errors import InputError
 
 
@@ -33,7 +33,7 @@ def test_unknown_source():
 def test_masks(text):
     tokenizer = wordpiece_tokenizer()
     sentences = tokenizer(read_sentences(text, "train"))["input_ids"]
-    batches = MaskedBatches(sentences, tokenizer, tokens_per_batch=300, masked=0.2)
+    batches = MaskedBatches(equal_lengths(sentences, tokens_per_batch=300), tokenizer, masked=0.2)
     asked = total = 0
     for index in range(len(batches)):
         batch = batches[index]
@@ -46,7 +46,7 @@ def test_masks(text):
         asked, total = asked + int(hidden.sum()), total + hidden.numel()
     assert 0.12 < asked / total < 0.25
     assert not torch.equal(batches[0]["labels"], batches[0]["labels"])
-    fixed = MaskedBatches(sentences, tokenizer, 300, 0.2, fixed=True)
+    fixed = MaskedBatches(equal_lengths(sentences, 300), tokenizer, 0.2, fixed=True)
     assert torch.equal(fixed[0]["labels"], fixed[0]["labels"])
 
 
