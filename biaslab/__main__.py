@@ -12,10 +12,14 @@ from biaslab.errors import InputError
 _CANNOT_WRITE = (errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 COMMANDS = {
     "debias": "find, suppress, judge: the whole method on one model",
+    "table": "the paper's results table: baselines, suppression, controls",
+    "sweep": "choose how neurons are selected and suppressed, on held-out terms",
     "predict": "attribute prompts to neurons        (-c configs/attribute.yaml)",
     "test": "judge a model on StereoSet          (-c configs/stereoset.yaml [-c configs/suppress.yaml])",
-    "fit": "train                               (-c configs/minilm_mlm.yaml)",
+    "fit": "train                               (-c configs/dpce.yaml, cda.yaml, autodebias.yaml, …)",
     "validate": "measure the validation loss of what fit trains",
+    "probe": "black-box template probing, before and after suppression",
+    "bake": "write an ordinary Hugging Face checkpoint of what was suppressed or trained",
     "fetch": "bring a model or data set by name",
 }
 _USAGE = """usage: biaslab [-h] [--version] COMMAND ...

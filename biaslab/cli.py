@@ -17,11 +17,15 @@ from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from biaslab import assets, callbacks, tasks  # noqa: F401  short class names in the configs resolve to what is imported
-from biaslab.data import corpus, prompts, stereoset  # noqa: F401
+from biaslab.bake import bake
+from biaslab.data import attribute_sentences, corpus, counterfactual, prompts, stereoset  # noqa: F401
 from biaslab.debias import debias
 from biaslab.errors import InputError
 from biaslab.plan import plan
+from biaslab.probe import probe
 from biaslab.shards import is_locked
+from biaslab.sweep import sweep
+from biaslab.table import table
 from biaslab.tasks.attribution import WITHOUT_EFFECT
 
 
@@ -34,17 +38,27 @@ def fetch(name: str) -> None:
     print(assets.fetch(name))
 
 
-PLAIN: dict[str, Callable[..., Any]] = {"debias": debias, "fetch": fetch}
+PLAIN: dict[str, Callable[..., Any]] = {
+    "debias": debias,
+    "table": table,
+    "sweep": sweep,
+    "probe": probe,
+    "bake": bake,
+    "fetch": fetch,
+}
 
 
 class _FirstConfig(SaveConfigCallback):
-    """Saves the configuration into a run's folder, but not over that of an attribution run, which may go on there."""
+    """Saves the configuration into a run's folder, but not over that of a run that goes on there."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Save it, unless there is one that is whole."""
         folder = Path(trainer.log_dir or "")
         there = _read_config(folder / self.config_filename)
-        if there and ((folder / "shards").exists() or (folder / "neurons.json").exists()):
+        goes_on = (
+            (folder / "shards").exists() or (folder / "neurons.json").exists() or bool(self.config.get("ckpt_path"))
+        )
+        if there and goes_on:
             return
         self.overwrite = not there  # what a kill has cut may be replaced
         super().setup(trainer, pl_module, stage)
@@ -108,6 +122,9 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
     warnings.filterwarnings("ignore", ".*predict returned None.*")  # of a batch that an earlier run has finished
     warnings.filterwarnings("ignore", ".*called before the ``update`` method.*")  # where another rank has all shards
+    warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint.*")  # a test needs no training's
+    warnings.filterwarnings("ignore", ".*The dirpath has changed.*")  # a resumed run lies in a folder of its own
+    warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # the adapter trains without dropout
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     hook = threading.excepthook  # TensorBoard writes in a thread; what it can't write, the main thread reports

@@ -67,8 +67,10 @@ class Judge:
 
     def path(self, state: State) -> Any:
         """Return where the figures of a state are kept."""
-        neurons = None if state.neurons is None else list(state.neurons)
-        return self.artifacts.path("judged", {**state._asdict(), "neurons": neurons, "basis": self._basis})
+        what: dict[str, Any] = {"weights": state.weights, "basis": self._basis}
+        if state.neurons is not None:  # else factor and positions mean nothing
+            what |= {**state._asdict(), "neurons": list(state.neurons)}
+        return self.artifacts.path("judged", what)
 
     def known(self, state: State) -> Judged | None:
         """Return what was judged before; None where nothing was, or nothing that is whole."""

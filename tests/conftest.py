@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -155,6 +157,55 @@ def golden(*parts: str) -> Path:
     if not path.exists():
         pytest.skip(f"the golden data is not at {path.parent}")
     return path
+
+
+NAMES = ("doctor", "driver", "friend", "girl", "boy", "man", "woman", "person", "water", "city")
+
+
+def stereoset(path: Path, clusters: int = 12) -> str:
+    def cluster(number: int) -> dict:
+        words = ("rude", "kind", "water") if number % 2 else ("mean", "nice", "cooking")
+        labels = ("stereotype", "anti-stereotype", "unrelated")
+        target, domain = (("doctor", "profession"), ("girl", "gender"), ("asian", "race"))[number % 3]
+        context = f"the {target} {'is' if number % 4 < 2 else 'was'} BLANK."
+        sentences = [
+            {"sentence": context.replace("BLANK", word), "id": f"s{number}{word}", "gold_label": label}
+            for word, label in zip(words, labels, strict=True)
+        ]
+        return {"id": f"c{number}", "target": target, "bias_type": domain, "context": context, "sentences": sentences}
+
+    path.write_text(json.dumps({"data": {"intrasentence": [cluster(number) for number in range(clusters)]}}))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny model, a tiny StereoSet and some text."""
+    folder = tmp_path_factory.mktemp("lab")
+    tokenizer = wordpiece_tokenizer()
+    make_model("bert", len(tokenizer)).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    stereoset(folder / "stereoset.json")
+    lines = [f"the {a} loves the {b} and hates the {c} ." for a in NAMES for b in NAMES for c in NAMES]
+    (folder / "text.txt").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def main(arguments: list[str]) -> None:
+    """Run the program with these arguments, in this process."""
+    from biaslab import __main__ as program
+
+    before, sys.argv = sys.argv, ["biaslab", *arguments]
+    try:
+        program.main()
+    finally:
+        sys.argv = before
 
 
 @pytest.fixture

@@ -8,23 +8,35 @@ import biaslab
 ROOT = Path(biaslab.__file__).parent
 # Each line may import from the lines above it, and from its own (where no circle comes of it).
 ORDER = [
-    {"errors", "quadrature", "assets", "data.words", "prefix"},
-    {"conversion"},
+    {"errors", "quadrature", "assets", "data.words", "data.attribute_words", "data.probe_words", "prefix", "paper"},
+    {"conversion", "divergence"},
     {"tokenization", "adapter"},
     {"architectures"},
     {"neurons", "partial", "shards", "cost"},
-    {"paths", "ledger"},
+    {"paths", "ledger", "artifacts"},
     {"hooks", "attribution", "scoring", "metrics", "metrics.stereoset", "metrics.selection", "metrics.quality"},
-    {"verification", "data.queries"},
-    {"data", "data.corpus", "data.stereoset", "data.contrast", "data.prompts"},
-    {"callbacks", "tasks", "tasks.base", "tasks.training", "tasks.adapter", "tasks.attribution", "tasks.evaluation"},
-    {"results"},
-    {"debias", "plan"},
+    {"verification", "probing", "prompt_search", "data.queries"},
+    {
+        "data", "data.corpus", "data.stereoset", "data.contrast", "data.prompts", "data.attribute_sentences",
+        "data.counterfactual", "data.prompt_pairs",
+    },
+    {
+        "callbacks", "tasks", "tasks.base", "tasks.training", "tasks.adapter", "tasks.attribution",
+        "tasks.evaluation", "tasks.dpce", "tasks.autodebias", "tasks.cda",
+    },
+    {"estimates", "judging"},
+    {"results", "treatments", "bake", "prompt_job", "trials"},
+    {"pictures"},
+    {"debias", "plan", "table_files", "sweep_files"},
+    {"probe", "table", "sweep"},
     {"cli"},
     {"__main__"},
-]
-RIM = {"cli", "debias", "callbacks", "tasks", "data"}
-DATA_MAY_SEE = {"errors", "assets", "tokenization", "data", "words", "queries", "corpus", "stereoset", "contrast"}
+]  # fmt: skip
+RIM = {"cli", "debias", "probe", "treatments", "sweep", "callbacks", "tasks", "data"}
+DATA_MAY_SEE = {
+    "errors", "assets", "tokenization", "data", "words", "attribute_words", "queries", "corpus", "stereoset",
+    "contrast",
+}  # fmt: skip
 
 
 def modules() -> dict[str, ast.Module]:

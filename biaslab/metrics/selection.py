@@ -189,21 +189,25 @@ class NeuronSelection(Metric):
         """Return b(n), the mean of the pairs that have prompts, each weighing the same, ``[layer, neuron]``."""
         return self.pair_scores().nanmean(0)
 
-    def paper(self) -> Votes:
+    def paper(self, share: float | None = None) -> Votes:
         """Return the neurons of each pair by the paper's votes: those of any kind of modifier.
 
         A prompt keeps the neurons that reach ``threshold`` of its largest score; a group those that ``share`` of its
         prompts and at least 3 keep; a kind of modifier those that 10 % of its groups keep. The share is lowered
         (raised) while the groups keep fewer than 2 (more than 5) neurons on average.
 
+        Args:
+            share: another one than the metric's.
+
         Reference:
             "The Devil is in the Neurons" (ICLR 2024), section 3.2.
         """
+        share = self.share if share is None else share
         found: dict[str, set[int]] = {name: set() for name in self.pairs}
         shares: dict[str, dict[str, float]] = {name: {} for name in self.pairs}
         with self.sync_context():
             for pair, kind, prompts, votes in self._cells():
-                kept, shares[pair][kind] = _keep(prompts, votes, self.share, self.shape[0] * self.shape[1])
+                kept, shares[pair][kind] = _keep(prompts, votes, share, self.shape[0] * self.shape[1])
                 found[pair].update(kept)
         return Votes({name: self._set(neurons) for name, neurons in found.items()}, shares)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from importlib.metadata import version
 from inspect import signature
 from pathlib import Path
@@ -32,6 +33,7 @@ from biaslab.tasks.base import LanguageModelTask
 Selection = Literal["paper", "ranked", "guarded"]
 Source = Literal["prompts", "contrast", "both"]
 DEFAULT_SHARE_OF_NEURONS = 0.02
+DIMENSION_OF = {"gender": "gender", "profession": "occupation", "race": "ethnicity", "religion": "religion"}
 WITHOUT_EFFECT = ("trust_remote_code", "token_budget", "save_every")  # on the result
 
 
@@ -49,8 +51,11 @@ class Attribution(LanguageModelTask):
         share: of the votes: share of a group's prompts that must keep the neuron.
         count: of "ranked" and "guarded": how many neurons; 2 % of all by default.
         guard_weight: of "guarded": how much what ordinary sentences need counts against a neuron (λ).
+        guard: which of the contrast set's sources the guard is made from; all by default.
         source: of "ranked" and "guarded": where bias is read: the "prompts", the "contrast" set (StereoSet's test
             split, stereotype against anti-stereotype), or "both", added.
+        domain_weights: of "ranked" and "guarded": how much the bias of each of StereoSet's domains counts, read from
+            its dimension's prompts and its part of the contrast set; by default all prompts and sentences count alike.
         dtype: the weights' type.
         trust_remote_code: let a checkpoint bring its own Python code.
         token_budget: how many tokens, times the layers that they pass through, travel together; halved where memory
@@ -76,7 +81,9 @@ class Attribution(LanguageModelTask):
         share: float = 0.7,
         count: int | None = None,
         guard_weight: float = 1.0,
+        guard: list[str] | None = None,
         source: Source = "prompts",
+        domain_weights: dict[str, float] | None = None,
         dtype: str = "float32",
         trust_remote_code: bool = False,
         token_budget: int = 8192,
@@ -121,6 +128,7 @@ class Attribution(LanguageModelTask):
             )
         if self.hparams["source"] != "prompts" and "stereoset" not in contrast.sources_of(source):
             raise InputError(f'`contrast` is expected to have "stereoset" for this source but got {source!r}.')
+        self._check_sets(source)
         self.contrast_pairs = contrast.pairs_of(source)
         rule = {"threshold": self.hparams["threshold"], "share": self.hparams["share"]}
         self.prompts = NeuronSelection(self.data.pair_names, self.data.kind_names, self.shape, **rule)
@@ -134,6 +142,15 @@ class Attribution(LanguageModelTask):
         self.run_folder = self.folder  # asked for once, by all processes together
         if self.trainer.logger is not None:
             self._open_ledger()
+
+    def _check_sets(self, source: contrast.Contrast) -> None:
+        """Refuse what `guard` and `domain_weights` name and there is not."""
+        for name, known in (("guard", contrast.sources_of(source)), ("domain_weights", list(DIMENSION_OF))):
+            unknown = [value for value in self.hparams[name] or () if value not in known]
+            if unknown:
+                raise InputError(
+                    f"`{name}` is expected to be of {', '.join(known) or 'nothing'} but got {', '.join(unknown)}."
+                )
 
     def _open_ledger(self) -> None:
         """Find what is finished in the run's folder."""
@@ -279,41 +296,62 @@ class Attribution(LanguageModelTask):
         neurons.save(self.run_folder / "neurons.json")
         self._log(neurons)
 
-    def select(self, selection: Selection) -> NeuronSet:
-        """Return the bias neurons of the prompts seen so far, with the sets of each pair and dimension."""
-        provenance = self._provenance(selection)
+    def select(self, selection: Selection, **changes: Any) -> NeuronSet:
+        """Return the bias neurons of the prompts seen so far, with the sets of each pair and dimension.
+
+        Args:
+            selection: "paper", "ranked" or "guarded".
+            changes: other values than the task's for the arguments that matter after the pass: ``share``, ``count``,
+                ``guard_weight``, ``guard``, ``source`` and ``domain_weights``.
+        """
+        settings = self._settings() | changes
+        provenance = self._provenance(settings | {"selection": selection})
         if selection == "paper":
-            chosen, shares = self.prompts.paper()
+            chosen, shares = self.prompts.paper(settings["share"])
             provenance["settings"]["shares_used"] = shares
             everything = NeuronSet([n for pair in chosen.values() for n in pair], shape=self.shape)
             return everything.with_details(self._with_dimensions(chosen), provenance)
         scores = self.prompts.pair_scores()  # [pair, layer, neuron]
-        guard = self._guard() if selection == "guarded" else None
+        guard = self._guard(settings["guard"]) if selection == "guarded" else None
         # a pair has no prompts, and NaN scores, where the trainer limits the batches
         named = {name: s for name, s in zip(self.data.pair_names, scores, strict=True) if not s.isnan().any()}
         for dimension in dict.fromkeys(name.partition("/")[0] for name in named):
             named[dimension] = torch.stack([s for name, s in named.items() if name.startswith(f"{dimension}/")]).mean(0)
-        subsets = {name: self._best(score, guard) for name, score in named.items()}
-        return self._best(self._bias_scores(), guard).with_details(subsets, provenance)
+        best = partial(_best, guard=guard, count=settings["count"], weight=settings["guard_weight"])
+        subsets = {name: best(score) for name, score in named.items()}
+        return best(self._bias_scores(settings)).with_details(subsets, provenance)
 
-    def _best(self, scores: Tensor, guard: Tensor | None) -> NeuronSet:
-        count = self.hparams["count"] or round(DEFAULT_SHARE_OF_NEURONS * scores.numel())
-        if guard is None:
-            return ranked(scores, count)
-        return guarded(scores, guard, count, weight=self.hparams["guard_weight"])
-
-    def _bias_scores(self) -> Tensor:
+    def _bias_scores(self, settings: Mapping[str, Any]) -> Tensor:
         """Return b(n), each source scaled to a maximum of 1, ``[layer, neuron]``."""
-        scores = {"prompts": self.prompts.mean_scores()}
-        if self.hparams["source"] != "prompts":
-            scores["contrast"] = self._contrast_scores([f"{domain}/bias" for domain in DOMAINS])
-        wanted = ["prompts", "contrast"] if self.hparams["source"] == "both" else [self.hparams["source"]]
-        return torch.stack([scores[name] / scores[name].max() for name in wanted]).sum(0)
+        sources = ("prompts", "contrast") if settings["source"] == "both" else (settings["source"],)
+        weights = settings["domain_weights"]
+        parts = [(sources, None, 1.0)] if weights is None else [(sources, d, w) for d, w in weights.items() if w]
+        scores = torch.zeros(self.shape, dtype=torch.float64)
+        for of, domain, weight in parts:
+            for source in of:
+                found = self._scores_of(source, domain)
+                scores = scores.to(found) + weight * found / found.max()
+        return scores
 
-    def _guard(self) -> Tensor:
+    def _scores_of(self, source: str, domain: str | None) -> Tensor:
+        """Return the mean scores of the prompts or the contrast set, all of them or a domain's, ``[layer, neuron]``."""
+        if source == "contrast":
+            return self._contrast_scores([f"{name}/bias" for name in DOMAINS if domain in (None, name)])
+        if domain is None:
+            return self.prompts.mean_scores()
+        start = f"{DIMENSION_OF[domain]}/"
+        rows = [row for row, name in enumerate(self.data.pair_names) if name.startswith(start)]
+        if not rows:
+            raise InputError(
+                f"`domain_weights` is expected to name domains that there are prompts for, but {start[:-1]} is not "
+                "among the `dimensions`. Add it to the data, or leave the domain out."
+            )
+        return self.prompts.pair_scores()[rows].nanmean(0)
+
+    def _guard(self, wanted: Sequence[str] | None) -> Tensor:
         """Return g(n): the largest of the sources', each scaled to a maximum of 1, ``[layer, neuron]``."""
         guards = []
-        for source in contrast.sources_of(self.data.hparams["contrast"]):
+        for source in wanted or contrast.sources_of(self.data.hparams["contrast"]):
             guard = self._contrast_scores([name for name in contrast.pairs_of(source) if "/guard/" in name])
             guards.append(guard / guard.max().clamp_min(torch.finfo(guard.dtype).tiny))
         return torch.stack(guards).amax(0)
@@ -345,9 +383,8 @@ class Attribution(LanguageModelTask):
             f"{quality.most_nodes} at most; residual {quality.mean:.1e} on average, {quality.worst:.1e} at worst"
         )
 
-    def _provenance(self, selection: Selection) -> dict[str, Any]:
+    def _provenance(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         quality = self.quality.compute()
-        settings = {key: value for key, value in self._settings().items() if key != "model_name"}
         return {
             "model": {
                 "name": self.hparams["model_name"],
@@ -355,7 +392,7 @@ class Attribution(LanguageModelTask):
                 "layers": self.shape[0],
                 "width": self.shape[1],
             },
-            "settings": settings | {"selection": selection},
+            "settings": {key: value for key, value in settings.items() if key != "model_name"},
             "data": {
                 "fingerprint": self.data.fingerprint,
                 "prompts": len(self.data.prompts),
@@ -377,6 +414,11 @@ class Attribution(LanguageModelTask):
                 writer.add_scalar(name, value)  # type: ignore[union-attr]
             layers = torch.tensor([neuron.layer for neuron in neurons], dtype=torch.float)
             writer.add_histogram("neurons/layer", layers, bins=self.shape[0])  # type: ignore[union-attr]
+
+
+def _best(scores: Tensor, guard: Tensor | None, count: int | None, weight: float) -> NeuronSet:
+    count = count or round(DEFAULT_SHARE_OF_NEURONS * scores.numel())
+    return ranked(scores, count) if guard is None else guarded(scores, guard, count, weight)
 
 
 def layers_of(rank: int, processes: int, layers: int) -> list[int]:
