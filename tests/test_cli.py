@@ -67,6 +67,53 @@ def test_second_run_never_overwrites_the_first(lab, workdir):
     assert (workdir / "runs/attribute/version_1/neurons.json").read_text() == content
 
 
+def test_domain_weights_choose_by_domain(lab, workdir):
+    dimensions = ["--data.dimensions", "[gender, ethnicity]", "--model.count", "4"]
+    for number, weights in enumerate(("null", "{gender: 1.0}", "{race: 1.0}", "{gender: 1.0, race: 0.0}")):
+        attribute(lab, *dimensions, "--model.domain_weights", weights)
+        neurons = NeuronSet.load(workdir / f"runs/attribute/version_{number}/neurons.json")
+        if number in (1, 3):
+            assert set(neurons) == set(neurons.subsets["gender"])
+        if number == 2:
+            assert set(neurons) == set(neurons.subsets["ethnicity"]) != set(neurons.subsets["gender"])
+
+
+def test_union_ig(lab, workdir):
+    model = ["--model.model_name", str(lab / "model")]
+    main(["predict", "-c", str(CONFIGS / "union_ig.yaml"), *model, "--data.dimensions", "[gender, age]", *QUIET])
+    neurons = NeuronSet.load(workdir / "runs/union_ig/version_0/neurons.json")
+    single = {"gender/female", "gender/male", "age/young", "age/old"}
+    assert set(neurons.subsets) == {"gender", "age", *single}
+    assert set(neurons) == set().union(*(set(neurons.subsets[name]) for name in single))
+
+
+TRAINED = ["dpce", "dpce_small", "cda", "cda_small", "cda_control", "cda_control_small"]
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_fit_then_test_by_checkpoint_then_bake(lab, workdir, name):
+    """The checkpoint says which class it is of; what it is baked into gives the same figures."""
+    text = str(lab / "text.txt")
+    source = ["--data.sources", f"[{text}]"] if name.startswith("dpce") else ["--data.source", text]
+    few = ["--data.limit", "32", "--trainer.max_epochs", "1", "--trainer.log_every_n_steps", "1"]
+    model = ["--model.model_name", str(lab / "model"), "--model.lr", "0.001"]
+    main(["fit", "-c", str(CONFIGS / f"{name}.yaml"), *model, *source, *few, *QUIET])
+    run = workdir / "runs" / name / "version_0"
+    assert list(run.glob("events.out.tfevents.*"))
+    checkpoint = run / "checkpoints" / "last.ckpt"
+    judged = ["-c", str(CONFIGS / "stereoset.yaml"), "--data.path", str(lab / "stereoset.json"), *QUIET]
+    main(["test", *judged, "--ckpt_path", str(checkpoint)])
+    main(["bake", "--ckpt_path", str(checkpoint), "--output", "baked"])
+    main(["test", *judged, "--model.model_name", str(workdir / "baked")])
+    main(["test", *judged, "--model.model_name", str(lab / "model")])
+    trained, baked, untrained = (
+        json.loads((workdir / f"runs/stereoset/version_{number}/stereoset.json").read_text()) for number in range(3)
+    )
+    assert trained == baked
+    assert "baked" in (workdir / "runs/stereoset/version_1/config.yaml").read_text()
+    assert untrained.keys() == trained.keys()
+
+
 @pytest.mark.parametrize("selection", ["paper", "guarded"])
 def test_other_selections(lab, workdir, selection):
     attribute(
@@ -253,8 +300,21 @@ BAD: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "count": (lambda lab, tmp: attribute(lab, "--model.count", "145"), "`count`.*144 neurons but got 145"),
     "source": (
         lambda lab, tmp: attribute(lab, "--model.source", "both", "--data.contrast", str(lab / "text.txt")),
-        '`contrast` is expected to be "stereoset"',
+        '`contrast` is expected to have "stereoset"',
     ),
+    "guard": (
+        lambda lab, tmp: attribute(lab, "--model.guard", "[bold]", "--data.contrast", str(lab / "text.txt")),
+        "`guard` is expected to be of .*text.txt but got bold",
+    ),
+    "domain weights": (
+        lambda lab, tmp: attribute(lab, "--model.domain_weights", "{age: 1.0}"),
+        "`domain_weights` is expected to be of gender, .* but got age",
+    ),
+    "domain without prompts": (
+        lambda lab, tmp: attribute(lab, "--model.domain_weights", "{race: 1.0}"),
+        "`domain_weights`.*ethnicity is not among the `dimensions`",
+    ),
+    "row": (lambda lab, tmp: main(["table", "--rows", "[bsn]"]), "`rows` is expected to be of base, .* but got bsn"),
     "output": (lambda lab, tmp: debias(lab, "--output", bad(tmp / "file", "") + "/x"), "`output`.*can be written"),
     "output of a job": (
         lambda lab, tmp: judge(lab, "--trainer.logger.save_dir", bad(tmp / "file", "") + "/x"),

@@ -151,6 +151,13 @@ class Attribution(LanguageModelTask):
                 raise InputError(
                     f"`{name}` is expected to be of {', '.join(known) or 'nothing'} but got {', '.join(unknown)}."
                 )
+        asked = {name.partition("/")[0] for name in self.data.pair_names}
+        for dimension in (DIMENSION_OF[domain] for domain in self.hparams["domain_weights"] or ()):
+            if dimension not in asked:
+                raise InputError(
+                    f"`domain_weights` is expected to name domains that there are prompts for, but {dimension} is not "
+                    "among the `dimensions`. Add it to the data, or leave the domain out."
+                )
 
     def _open_ledger(self) -> None:
         """Find what is finished in the run's folder."""
@@ -341,11 +348,6 @@ class Attribution(LanguageModelTask):
             return self.prompts.mean_scores()
         start = f"{DIMENSION_OF[domain]}/"
         rows = [row for row, name in enumerate(self.data.pair_names) if name.startswith(start)]
-        if not rows:
-            raise InputError(
-                f"`domain_weights` is expected to name domains that there are prompts for, but {start[:-1]} is not "
-                "among the `dimensions`. Add it to the data, or leave the domain out."
-            )
         return self.prompts.pair_scores()[rows].nanmean(0)
 
     def _guard(self, wanted: Sequence[str] | None) -> Tensor:
