@@ -19,6 +19,7 @@ COMMANDS = {
     "fit": "train                               (-c configs/dpce.yaml, cda.yaml, autodebias.yaml, …)",
     "validate": "measure the validation loss of what fit trains",
     "probe": "black-box template probing, before and after suppression",
+    "search-prompts": "find the prompts that AutoDebias trains on",
     "bake": "write an ordinary Hugging Face checkpoint of what was suppressed or trained",
     "fetch": "bring a model or data set by name",
 }
@@ -36,7 +37,7 @@ def main() -> None:
     """Run the command of ``sys.argv``; bad input ends with one line and exit code 2."""
     first = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if first in ("-h", "--help"):
-        print(_USAGE.format(commands="\n".join(f"  {name:10}{text}" for name, text in COMMANDS.items())))
+        print(_USAGE.format(commands="\n".join(f"  {name:16}{text}" for name, text in COMMANDS.items())))
     elif first == "--version":
         print(f"biaslab {__version__}")
     elif first not in COMMANDS:

@@ -18,11 +18,12 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveCon
 
 from biaslab import assets, callbacks, tasks  # noqa: F401  short class names in the configs resolve to what is imported
 from biaslab.bake import bake
-from biaslab.data import attribute_sentences, corpus, counterfactual, prompts, stereoset  # noqa: F401
+from biaslab.data import attribute_sentences, corpus, counterfactual, prompt_pairs, prompts, stereoset  # noqa: F401
 from biaslab.debias import debias
 from biaslab.errors import InputError
 from biaslab.plan import plan
 from biaslab.probe import probe
+from biaslab.prompt_job import search_prompts
 from biaslab.shards import is_locked
 from biaslab.sweep import sweep
 from biaslab.table import table
@@ -44,6 +45,7 @@ PLAIN: dict[str, Callable[..., Any]] = {
     "sweep": sweep,
     "probe": probe,
     "bake": bake,
+    "search-prompts": search_prompts,
     "fetch": fetch,
 }
 

@@ -202,8 +202,9 @@ class Treatments:
             )
         depends_on: dict[str, Any] = {"weights": self.weights, "config": config.read_text(encoding="utf-8")}
         extra: list[str] = []
+        before = 0.0
         if name == "autodebias":
-            prompts = self._search()
+            prompts, before = self._search()
             depends_on["prompts"] = prompts.read_text(encoding="utf-8")
             extra = ["--data.prompts", str(prompts)]
         folder = self.artifacts.path(name, depends_on)
@@ -212,7 +213,7 @@ class Treatments:
             if not (folder / "checkpoints" / "last.ckpt").exists():  # killed before the first one
                 shutil.rmtree(folder, ignore_errors=True)
             seconds = _run("fit", "-c", str(config), *self._model(), *_logger(folder), *_resumed(folder), *extra)
-            done = {"seconds": seconds, "checkpoint": _best(folder).name}
+            done = {"seconds": before + seconds, "checkpoint": _best(folder).name}
             _write_done(folder, done)
         return Treatment(checkpoint=folder / "checkpoints" / done["checkpoint"], seconds=done["seconds"])
 
@@ -220,15 +221,19 @@ class Treatments:
         trust = ["--model.trust_remote_code", "true"] if self.trust_remote_code else []
         return ["--model.model_name", self.model_name, *trust]
 
-    def _search(self) -> Path:
-        """Search prompts for AutoDebias, unless they were found."""
+    def _search(self) -> tuple[Path, float]:
+        """Search prompts for AutoDebias, unless they were found; return their file, and the seconds that it took."""
         folder = self.artifacts.path("prompts", {"weights": self.weights, "search": self.preset.search})
-        if _read_done(folder) is None:
+        done = _read_done(folder)
+        if done is None:
             options = [part for key, value in self.preset.search.items() for part in (f"--{key}", str(value))]
             trust = ["--trust_remote_code", "true"] if self.trust_remote_code else []
-            seconds = _run("search-prompts", "--model", self.model_name, "--output", str(folder), *options, *trust)
-            _write_done(folder, {"seconds": seconds})
-        return folder / "prompts.json"
+            seconds = _run(
+                "search-prompts", "--model", self.model_name, "--output", str(folder / "prompts.json"), *options, *trust
+            )
+            done = {"seconds": seconds}
+            _write_done(folder, done)
+        return folder / "prompts.json", done["seconds"]
 
 
 def attribution_pass(

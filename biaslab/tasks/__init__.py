@@ -2,8 +2,16 @@
 
 from biaslab.tasks.adapter import AdapterTraining
 from biaslab.tasks.attribution import Attribution
+from biaslab.tasks.autodebias import AutoDebias
 from biaslab.tasks.cda import CounterfactualAugmentation
 from biaslab.tasks.dpce import DPCE
 from biaslab.tasks.evaluation import StereoSetEvaluation
 
-__all__ = ["DPCE", "AdapterTraining", "Attribution", "CounterfactualAugmentation", "StereoSetEvaluation"]
+__all__ = [
+    "DPCE",
+    "AdapterTraining",
+    "Attribution",
+    "AutoDebias",
+    "CounterfactualAugmentation",
+    "StereoSetEvaluation",
+]
