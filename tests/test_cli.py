@@ -87,15 +87,20 @@ def test_union_ig(lab, workdir):
     assert set(neurons) == set().union(*(set(neurons.subsets[name]) for name in single))
 
 
-TRAINED = ["dpce", "dpce_small", "cda", "cda_small", "cda_control", "cda_control_small"]
+TRAINED = [f"{name}{suffix}" for name in ("dpce", "cda", "cda_control", "autodebias") for suffix in ("", "_small")]
 
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_fit_then_test_by_checkpoint_then_bake(lab, workdir, name):
     """The checkpoint says which class it is of; what it is baked into gives the same figures."""
     text = str(lab / "text.txt")
-    source = ["--data.sources", f"[{text}]"] if name.startswith("dpce") else ["--data.source", text]
-    few = ["--data.limit", "32", "--trainer.max_epochs", "1", "--trainer.log_every_n_steps", "1"]
+    (workdir / "prompts.txt").write_text("is a\nhates the\n")
+    source = {
+        "dpce": ["--data.sources", f"[{text}]", "--data.limit", "32"],
+        "cda": ["--data.source", text, "--data.limit", "32"],
+        "autodebias": ["--data.prompts", "prompts.txt"],
+    }[name.partition("_")[0]]
+    few = ["--trainer.max_epochs", "1", "--trainer.log_every_n_steps", "1"]
     model = ["--model.model_name", str(lab / "model"), "--model.lr", "0.001"]
     main(["fit", "-c", str(CONFIGS / f"{name}.yaml"), *model, *source, *few, *QUIET])
     run = workdir / "runs" / name / "version_0"
@@ -313,6 +318,12 @@ BAD: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "domain without prompts": (
         lambda lab, tmp: attribute(lab, "--model.domain_weights", "{race: 1.0}"),
         "`domain_weights`.*ethnicity is not among the `dimensions`",
+    ),
+    "no prompts": (
+        lambda lab, tmp: main(
+            ["fit", "-c", str(CONFIGS / "autodebias.yaml"), "--model.model_name", str(lab / "model")]
+        ),
+        "`prompts`.*biaslab search-prompts",
     ),
     "row": (lambda lab, tmp: main(["table", "--rows", "[bsn]"]), "`rows` is expected to be of base, .* but got bsn"),
     "output": (lambda lab, tmp: debias(lab, "--output", bad(tmp / "file", "") + "/x"), "`output`.*can be written"),
