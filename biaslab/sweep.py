@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
@@ -28,19 +28,20 @@ def sweep(
     model: str = "minilm-mlm",
     selections: Sequence[Selection] = ("guarded",),
     sources: Sequence[str] = ("both",),
-    guards: Sequence[str] = ("stereoset", "stereoset+bold"),
-    guard_weights: Sequence[float] = (1.0, 2.0, 4.0),
+    guards: Sequence[str] = ("stereoset", "stereoset+bold+bug"),
+    guard_weights: Sequence[float] = (2.0, 5.0, 8.0),
     counts: Sequence[int | None] = (None,),
     domain_weights: Sequence[dict[str, float]] = (),
     thresholds: Sequence[float] = (0.2,),
     shares: Sequence[float] = (0.7,),
-    factors: Sequence[float] = (0.0, 0.25, 0.5),
+    factors: Sequence[float] = (0.0, 0.5),
     positions: Sequence[str] = ("all",),
     perplexity_percent: float = 0.0,
     seeds: int = 5,
     text: str = "bold",
     sentences: int = 100,
     limit: int | None = None,
+    every: int = 3,
     choose_on: str | None = None,
     report_on: str | None = None,
     output: str = "runs/sweep",
@@ -69,6 +70,7 @@ def sweep(
         text: ordinary sentences: "bold", "bug", "panda" or a text file.
         sentences: how many of them.
         limit: only so many clusters of StereoSet; all by default.
+        every: of what settings are chosen on, only every so many-th cluster.
         choose_on: a file of StereoSet's form instead of the test split.
         report_on: a file of StereoSet's form instead of the dev split.
         output: the folder that the sweeps of all models lie in.
@@ -83,8 +85,16 @@ def sweep(
     _check(settings_of, positions)
     base, tokenizer = load_model(model, trust_remote_code=trust_remote_code)
     artifacts = Artifacts(Path(output) / slug(model))
-    choosing = _judge(artifacts, model, "test", choose_on, limit, read_sentences(text, "validation")[:sentences])
-    reporting = _judge(artifacts, model, "dev", report_on, limit, read_sentences(text, "evaluation")[:sentences])
+    choosing = _judge(
+        artifacts,
+        StereoSetDataModule(model, split="test", path=choose_on, limit=limit, every=every),
+        read_sentences(text, "validation")[:sentences],
+    )
+    reporting = _judge(
+        artifacts,
+        StereoSetDataModule(model, path=report_on, limit=limit),
+        read_sentences(text, "evaluation")[:sentences],
+    )
     console = Console(highlight=False)
     console.print(f"biaslab sweep: {model}, {len(settings_of)} settings. Everything goes to {artifacts.folder}")
     weights = fingerprint(base)
@@ -170,15 +180,7 @@ def _check(settings: Sequence[Setting], positions: Sequence[str]) -> None:
         raise InputError(f"`positions` is expected to be of all, slot but got {', '.join(sorted(unknown))}.")
 
 
-def _judge(
-    artifacts: Artifacts,
-    model: str,
-    split: Literal["dev", "test"],
-    path: str | None,
-    limit: int | None,
-    text: list[str],
-) -> Judge:
-    data = StereoSetDataModule(model, split=split, path=path, limit=limit)
+def _judge(artifacts: Artifacts, data: StereoSetDataModule, text: list[str]) -> Judge:
     data.prepare_data()
     data.setup("test")
     return Judge(artifacts, data, text)

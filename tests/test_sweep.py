@@ -60,7 +60,8 @@ def test_sweep(lab, workdir, monkeypatch, capsys):
     arguments = [
         "sweep", "--model", str(lab / "model"), "--text", str(lab / "text.txt"), "--sentences", "3", "--seeds", "2",
         "--selections", "[guarded, paper]", "--guards", f"[stereoset, 'stereoset+{lab / 'text.txt'}']",
-        "--guard_weights", "[1.0]", "--counts", "[5]", "--factors", "[0.0, 0.5]", "--shares", "[0.3, 0.7]",
+        "--guard_weights", "[1.0]", "--counts", "[5]", "--every", "2",
+        "--factors", "[0.0, 0.5]", "--shares", "[0.3, 0.7]",
     ]  # fmt: skip
     main(arguments)
     (folder,) = (workdir / "runs/sweep").iterdir()

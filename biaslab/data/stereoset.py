@@ -182,6 +182,7 @@ class StereoSetDataModule(LightningDataModule):
             log-probability of the pieces, each masked in turn).
         tokens_per_batch: batches are as large as this allows.
         limit: only the first so many clusters.
+        every: of these only every so many-th, which leaves some of each domain.
 
     Raises:
         InputError: if an argument has another value.
@@ -199,6 +200,7 @@ class StereoSetDataModule(LightningDataModule):
         rule: Literal["authors", "pll"] = "authors",
         tokens_per_batch: int = 4096,
         limit: int | None = None,
+        every: int = 1,
     ) -> None:
         super().__init__()
         if task == "intersentence":
@@ -209,7 +211,7 @@ class StereoSetDataModule(LightningDataModule):
         _require("task", task, "intrasentence")
         _require("split", split, "dev", "test")
         _require("rule", rule, "authors", "pll")
-        for name, number in (("tokens_per_batch", tokens_per_batch), ("limit", limit)):
+        for name, number in (("tokens_per_batch", tokens_per_batch), ("limit", limit), ("every", every)):
             if number is not None and number < 1:
                 raise InputError(f"`{name}` is expected to be a positive integer but got {number}.")
         self.save_hyperparameters()
@@ -225,7 +227,7 @@ class StereoSetDataModule(LightningDataModule):
             return
         clusters = read_clusters(self.hparams["path"] or self.hparams["split"], self.hparams["task"])
         self.term_names = tuple(sorted({cluster.target for cluster in clusters}))  # of all: `limit` changes no id
-        self.clusters = clusters[: self.hparams["limit"]]
+        self.clusters = clusters[: self.hparams["limit"] : self.hparams["every"]]
         self.batches = self._batches(load_tokenizer(self.hparams["model_name"]))
 
     def _batches(self, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:

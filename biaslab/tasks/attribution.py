@@ -351,12 +351,16 @@ class Attribution(LanguageModelTask):
         return self.prompts.pair_scores()[rows].nanmean(0)
 
     def _guard(self, wanted: Sequence[str] | None) -> Tensor:
-        """Return g(n): the largest of the sources', each scaled to a maximum of 1, ``[layer, neuron]``."""
+        """Return g(n): the sum of the sources', each scaled to a maximum of 1, ``[layer, neuron]``.
+
+        What plain text needs are neurons that lower the fitting word, too: they hold others in balance.
+        """
         guards = []
         for source in wanted or contrast.sources_of(self.data.hparams["contrast"]):
             guard = self._contrast_scores([name for name in contrast.pairs_of(source) if "/guard/" in name])
+            guard = guard.clamp_min(0) if source == "stereoset" else guard.abs()
             guards.append(guard / guard.max().clamp_min(torch.finfo(guard.dtype).tiny))
-        return torch.stack(guards).amax(0)
+        return torch.stack(guards).sum(0)
 
     def _contrast_scores(self, names: Sequence[str]) -> Tensor:
         """Return the mean score of some pairs of the contrast set; each of their sentences weighs the same."""

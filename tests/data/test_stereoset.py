@@ -202,6 +202,11 @@ def test_batches_hold_each_cluster_once_and_whole(prepared, kind, tokens_per_bat
     assert all(batch.get("start_id") == (0 if kind == "causal" else None) for batch in batches)
 
 
+def test_every_so_many_th_cluster(prepared):
+    whole, some = prepared(wordpiece_tokenizer()), prepared(wordpiece_tokenizer(), limit=7, every=3)
+    assert [cluster.id for cluster in some.clusters] == [whole.clusters[number].id for number in (0, 3, 6)]
+
+
 def test_a_limit_changes_no_id(prepared):
     every, few = prepared(wordpiece_tokenizer()), prepared(wordpiece_tokenizer(), limit=5)
     assert len(few.clusters) == 5
