@@ -2,6 +2,10 @@
 
 import csv
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -180,3 +184,31 @@ def test_a_training_that_fails_is_told(lab, place, tmp_path_factory):
     (configs / "cda_small.yaml").write_text("nothing: 1\n")
     with pytest.raises(InputError, match="`biaslab fit` ended with code"):
         table(str(lab / "model"), rows=["cda"], configs=str(configs), text=str(lab / "text.txt"), sentences=2)
+
+
+def test_a_killed_table_goes_on(lab, place):
+    """Killed again and again at other moments, it ends with the figures of a run that nothing disturbed."""
+    command = [
+        sys.executable, "-m", "biaslab", "table", "--model", str(lab / "model"), "--text", str(lab / "text.txt"),
+        "--sentences", "4", "--rows", "[bns_paper, random_bns]", "--seeds", "3",
+    ]  # fmt: skip
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    start = time.monotonic()
+    subprocess.run([*command, "--output", "whole"], check=True, **quiet)
+    whole = time.monotonic() - start
+    kills = 0
+    for share in (0.5, 0.7, 0.9):
+        process = subprocess.Popen([*command, "--output", "killed"], **quiet)
+        try:
+            process.wait(share * whole)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            kills += process.wait() == -signal.SIGKILL
+    assert kills >= 1
+    subprocess.run([*command, "--output", "killed"], check=True, **quiet)
+    tables = []
+    for name in ("whole", "killed"):
+        (made,) = (place / name).iterdir()
+        lines = csv.DictReader((made / "table.csv").read_text().splitlines())
+        tables.append([{key: value for key, value in line.items() if key != "seconds"} for line in lines])
+    assert tables[0] == tables[1]
