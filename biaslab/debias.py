@@ -53,13 +53,13 @@ def debias(
     model: str = "minilm-mlm",
     selection: Selection = "guarded",
     source: Source = "both",
-    contrast: str = "stereoset",
+    contrast: str | Sequence[str] = ("stereoset", "bold", "bug"),
     count: int | None = None,
-    guard_weight: float = 2.0,
+    guard_weight: float = 3.0,
     dimensions: Sequence[str] = DIMENSIONS,
     kinds: Sequence[str] = KINDS,
     modifiers: int = 2,
-    contrast_limit: int = 300,
+    contrast_limit: int = 600,
     steps: Steps = "auto",
     factor: float = 0.0,
     positions: Literal["all", "slot"] = "all",
@@ -82,13 +82,14 @@ def debias(
         model: an asset's name, a folder or a hub id.
         selection: "guarded", "ranked" or "paper".
         source: where bias is read: "prompts", "contrast" (only with "stereoset"), or "both".
-        contrast: what the guard is made from: "stereoset" (its test split), "bold", "bug", "panda" or a text file.
+        contrast: what the guard is made from: "stereoset" (its test split), "bold", "bug", "panda" or a text file, or
+            several of these.
         count: how many neurons; 2 % of all by default.
         guard_weight: how much what ordinary sentences need counts against a neuron (λ).
         dimensions: which demographics are asked about.
         kinds: of judging modifiers in the prompts.
         modifiers: how many of each kind.
-        contrast_limit: at most so many sentences of the contrast set.
+        contrast_limit: at most so many sentences of each of them.
         steps: nodes of the quadrature; "auto" takes as many as the completeness residual asks for.
         factor: what the neurons are multiplied by: 0 switches them off.
         positions: "all", or "slot" (only where the model is asked).

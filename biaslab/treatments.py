@@ -66,14 +66,14 @@ PRESETS = {
             "dimensions": ["gender", "ethnicity", "religion", "occupation"],  # those that StereoSet has a domain for
             "kinds": ["negative", "positive"],
             "modifiers": 2,
-            "contrast": "stereoset",
-            "contrast_limit": 300,
+            "contrast": ["stereoset", "bold", "bug"],
+            "contrast_limit": 600,
         },
         {"vocabulary": 500, "beam": 20, "depth": 3},
     ),
     "paper": Preset(
         "",
-        {"modifiers": 100, "contrast": "stereoset", "contrast_limit": 2000},
+        {"modifiers": 100, "contrast": ["stereoset", "bold", "bug"], "contrast_limit": 2000},
         {"vocabulary": 5000, "beam": 100, "depth": 5},
     ),
 }
@@ -171,7 +171,7 @@ class Treatments:
 
     def _find(self) -> Found:
         """Attribute gaps (IG²), and select."""
-        options = {"selection": "guarded", "source": "both", "guard_weight": 2.0}
+        options = {"selection": "guarded", "source": "both", "guard_weight": 3.0}
 
         def select(task: Attribution, data: PromptDataModule) -> dict[str, NeuronSet]:
             return {name: task.select(name) for name in SELECTIONS}

@@ -6,6 +6,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import chain, zip_longest
 from typing import NamedTuple, TypeAlias, TypeVar
 
 import torch
@@ -124,10 +125,11 @@ def _read(tokenizer: PreTrainedTokenizerBase, source: str, limit: int) -> list[t
 
 
 def _stereoset_examples(tokenizer: PreTrainedTokenizerBase, limit: int) -> list[tuple[str, Example]]:
-    """Keep the clusters whose three candidates are one token each, with their domains."""
+    """Keep the clusters whose three candidates are one token each, as many of each domain as there are."""
     examples = []
     once = [cluster for cluster in read_clusters("test") if cluster.context.count(BLANK) == 1]
-    for cluster in _shuffled(once):
+    by_domain = [[cluster for cluster in _shuffled(once) if cluster.domain == domain] for domain in DOMAINS]
+    for cluster in filter(None, chain.from_iterable(zip_longest(*by_domain))):
         text = _slotted(cluster.context.replace(BLANK, SLOT), tokenizer)
         tokens = text and _tokens(tokenizer, text, [candidate_word(cluster.context, s) for s in cluster.sentences])
         if tokens:
