@@ -45,7 +45,7 @@ def table(
     Args:
         model: an asset's name, a folder or a hub id.
         rows: of base, dpce, autodebias, cda, cda_control, union_ig, intersection_ig, union_ig_cut, bns_paper,
-            bns_ranked, bns_guarded, random_bns, random_union_ig; all that apply by default.
+            bns_ranked, bns_guarded, bns_lms, random_bns, random_union_ig; all that apply by default.
         preset: "paper" (the settings of the papers) or "small" (minutes on two cores).
         configs: the folder of the training configurations.
         seeds: how many random controls.

@@ -38,10 +38,17 @@ ROWS = {
     "bns_paper": "+ BNS, paper",
     "bns_ranked": "+ BNS, ranked",
     "bns_guarded": "+ BNS, guarded",
+    "bns_lms": "+ BNS, guard LMS",
     "random_bns": "+ random, as BNS",
     "random_union_ig": "+ random, as Union",
 }
-SELECTIONS: tuple[Selection, ...] = ("paper", "ranked", "guarded")
+# "lms" spares what StereoSet's test split needs, but not what plain text does.
+SELECTIONS: dict[str, tuple[Selection, dict[str, Any]]] = {
+    "paper": ("paper", {}),
+    "ranked": ("ranked", {}),
+    "guarded": ("guarded", {}),
+    "lms": ("guarded", {"guard": ["stereoset"], "guard_weight": 2.0}),
+}
 Select = Callable[[Attribution, PromptDataModule], dict[str, NeuronSet]]
 
 
@@ -174,9 +181,9 @@ class Treatments:
         options = {"selection": "guarded", "source": "both", "guard_weight": 3.0}
 
         def select(task: Attribution, data: PromptDataModule) -> dict[str, NeuronSet]:
-            return {name: task.select(name) for name in SELECTIONS}
+            return {name: task.select(how, **changes) for name, (how, changes) in SELECTIONS.items()}
 
-        return self._attribute("ig2", options, self.preset.data, select)
+        return self._attribute("ig2", options, self.preset.data, select, SELECTIONS)
 
     def _find_single(self) -> Found:
         """Attribute single demographics' probabilities (IG); select as the paper does; unite and intersect."""
@@ -186,11 +193,21 @@ class Treatments:
             union = task.select("paper")
             return {"union": union, "intersection": intersection(union, data)}
 
-        return self._attribute("ig", {"selection": "paper"}, data | {"attributed": "demographics"}, select)
+        return self._attribute("ig", {"selection": "paper"}, data | {"attributed": "demographics"}, select, {})
 
-    def _attribute(self, name: str, options: dict[str, Any], data: dict[str, Any], select: Select) -> Found:
+    def _attribute(
+        self, name: str, options: dict[str, Any], data: dict[str, Any], select: Select, selections: Mapping[str, Any]
+    ) -> Found:
         options = options | {"trust_remote_code": self.trust_remote_code}
-        return attribution_pass(self.artifacts, name, self.model_name, options, data, select, {"weights": self.weights})
+        return attribution_pass(
+            self.artifacts,
+            name,
+            self.model_name,
+            options,
+            data,
+            select,
+            {"weights": self.weights, "selections": selections},
+        )
 
     def _train(self, name: str) -> Treatment:
         """Train a baseline by ``biaslab fit``, in a process and folder of its own; a killed one goes on."""

@@ -197,6 +197,20 @@ def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def tiny_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache that holds tiny data sets under the names of StereoSet, BOLD and BUG."""
+    cache = tmp_path / "cache"
+    for name in ("stereoset", "bold", "bug"):
+        (cache / name).mkdir(parents=True)
+    for split in ("dev", "test"):
+        stereoset(cache / "stereoset" / f"{split}.json", clusters=24)
+    sentences = [f"the {a} loves the {b} and hates the {c} ." for a in NAMES for b in NAMES for c in NAMES]
+    (cache / "bold" / "people.json").write_text(json.dumps({"people": {"all": sentences}}))
+    (cache / "bug" / "full_BUG.csv").write_text("\n".join(["sentence_text", *(f"{s[:-1]}too ." for s in sentences)]))
+    monkeypatch.setenv("BIASLAB_CACHE", str(cache))
+
+
 def main(arguments: list[str]) -> None:
     """Run the program with these arguments, in this process."""
     from biaslab import __main__ as program

@@ -4,7 +4,7 @@ import csv
 import json
 
 import pytest
-from conftest import main, stereoset
+from conftest import main
 
 from biaslab.errors import InputError
 from biaslab.neurons import NeuronSet
@@ -51,12 +51,7 @@ def test_choice():
     assert not less.keeps(base, 100)
 
 
-def test_sweep(lab, workdir, monkeypatch, capsys):
-    cache = workdir / "cache" / "stereoset"
-    cache.mkdir(parents=True)
-    for split in ("dev", "test"):
-        stereoset(cache / f"{split}.json", clusters=24)
-    monkeypatch.setenv("BIASLAB_CACHE", str(cache.parent))
+def test_sweep(lab, workdir, tiny_cache, monkeypatch, capsys):
     arguments = [
         "sweep", "--model", str(lab / "model"), "--text", str(lab / "text.txt"), "--sentences", "3", "--seeds", "2",
         "--selections", "[guarded, paper]", "--guards", f"[stereoset, 'stereoset+{lab / 'text.txt'}']",

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import bpe_tokenizer, main, make_model, stereoset
+from conftest import bpe_tokenizer, main, make_model
 
 from biaslab.data.prompts import PromptDataModule
 from biaslab.errors import InputError
@@ -25,13 +25,8 @@ NEURON_ROWS = [row for row in ROWS if row.startswith(("union", "intersection", "
 
 
 @pytest.fixture
-def place(lab, workdir, monkeypatch) -> Path:
-    """A working folder, with a tiny StereoSet in the cache."""
-    cache = workdir / "cache" / "stereoset"
-    cache.mkdir(parents=True)
-    for split in ("dev", "test"):
-        stereoset(cache / f"{split}.json", clusters=24)
-    monkeypatch.setenv("BIASLAB_CACHE", str(cache.parent))
+def place(workdir, tiny_cache) -> Path:
+    """A working folder, with tiny data sets in the cache."""
     return workdir
 
 

@@ -20,6 +20,7 @@ from biaslab.data.stereoset import DOMAINS, candidate_word, read_clusters
 from biaslab.errors import InputError
 from biaslab.tokenization import SLOT, by_length, encode_slot, is_masked, token_in_place
 
+_LONGEST = 64  # tokens; a longer sentence may not fit into the model
 Item = TypeVar("Item")
 Contrast: TypeAlias = "str | Sequence[str] | None"
 # StereoSet's three candidates make three pairs: two for the guard, and one that is itself about bias.
@@ -92,8 +93,9 @@ def make_batches(
     first = number = 0
     examples = {name: found for source in sources_of(contrast) for name, found in _read(tokenizer, source, limit)}
     for section, pairs in _sections(contrast):
-        found = examples.get(section, [])
-        encoded = [encode_slot(tokenizer, example.text) for example in found]
+        both = [(example, encode_slot(tokenizer, example.text)) for example in examples.get(section, [])]
+        both = [(example, entry) for example, entry in both if len(entry.input_ids) <= _LONGEST]
+        found, encoded = [example for example, _ in both], [entry for _, entry in both]
         for batch in by_length([len(entry.input_ids) for entry in encoded], tokens_per_batch):
             batches.append(
                 {
