@@ -27,7 +27,7 @@ from biaslab.neurons import NeuronSet, random_like
 from biaslab.shards import write_atomically
 from biaslab.tasks.attribution import Attribution, Selection
 
-TRAINED = {"dpce": "DPCE", "autodebias": "AutoDebias", "cda": "CDA", "cda_control": "CDA's control, originals only"}
+TRAINED = {"dpce": "DPCE", "autodebias": "AutoDebias", "cda": "CDA", "cda_control": "CDA's control"}
 BASE_ROW = "base"
 ROWS = {
     BASE_ROW: "base",
