@@ -97,7 +97,7 @@ class Outcome(NamedTuple):
         for row, scopes in self.estimates().items():
             table.add_row(row, *(cell(scopes["overall"][name], with_change=row != BASE) for name in NAMES))
         console.print(table)
-        table = new_table("ICAT by domain, and perplexity there", "", *domains, "perplexity", "change, %")
+        table = new_table("ICAT by domain, and perplexity there", "", *domains, "perpl.", "change, %")
         figures, text = self.estimates(), self.perplexities()
         for row, scopes in figures.items():
             change = "" if row == BASE else signed(Interval(**text[row]["change_percent"]))

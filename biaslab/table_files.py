@@ -109,7 +109,7 @@ class Results:
             console.print(f"left out {key}: {why}", markup=False)
 
     def _print_costs(self, console: Console) -> None:
-        title = f"""Cost: neurons or trained parameters, seconds to find or train, pseudo-perplexity;
+        title = f"""Cost: neurons or trained parameters, seconds to find or train, perplexity;
 and the paper's figures for {self.paper_model}: ICAT, and its change"""
         table = new_table(title, "", "size", "s", "perplexity", "change, % [95 %]", "ICAT", "change")
         for key, row in self.rows.items():
