@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from rich.console import Console
+from torch import nn
 
 from biaslab.architectures import fingerprint, load_model
 from biaslab.artifacts import Artifacts
@@ -84,6 +86,7 @@ def sweep(
     settings_of = [Setting(spec.name, f, p) for spec in specs for f in factors for p in positions]
     _check(settings_of, positions)
     base, tokenizer = load_model(model, trust_remote_code=trust_remote_code)
+    nn.Module.to(base, "cuda" if torch.cuda.is_available() else "cpu")
     artifacts = Artifacts(Path(output) / slug(model))
     choosing = _judge(
         artifacts,

@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 from rich.console import Console
+from torch import nn
 from transformers import PreTrainedModel
 
 from biaslab.architectures import architecture, fingerprint, load_model
@@ -64,6 +65,7 @@ def table(
     settings = dict(locals())
     wanted = _checked(rows, seeds)
     base, tokenizer = load_model(model, trust_remote_code=trust_remote_code)
+    nn.Module.to(base, "cuda" if torch.cuda.is_available() else "cpu")
     wanted, left_out = _that_apply(wanted, base)
     data = StereoSetDataModule(model, path=stereoset, limit=limit)
     data.prepare_data()
