@@ -39,6 +39,6 @@ def icat_against_lms(base: Trial, trials: Sequence[Trial], chosen: Trial, path: 
     axes.axhline(base.icat, color="grey", linewidth=0.8, linestyle=":")
     axes.set(xlabel="LMS, %", ylabel="ICAT, %", title="Suppression settings: ICAT against LMS")
     figure.colorbar(points, label="change of perplexity, %")
-    axes.legend(fontsize="small", loc="best")
+    figure.legend(fontsize="small", loc="outside lower center", ncols=len(factors) + 2)
     for suffix in ("png", "svg"):
         figure.savefig(path.with_suffix(f".{suffix}"), dpi=160)
