@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import yaml
-from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 from rich.console import Console
 from torch import Tensor
@@ -26,6 +24,7 @@ from biaslab.hooks import suppressed_where
 from biaslab.neurons import NeuronSet, random_like
 from biaslab.results import Outcome
 from biaslab.tasks.attribution import Attribution, Selection, Source
+from biaslab.tasks.base import single_trainer
 from biaslab.tasks.evaluation import Evaluation, StereoSetEvaluation
 from biaslab.verification import Gaps, demographic_gaps, negative_log_likelihoods
 
@@ -130,7 +129,7 @@ def debias(
 
     console.print(f"biaslab debias: {model}. Everything goes to {folder}")
     console.print("\n[bold]1 Find[/]: attribute the gap between demographics to neurons (IG²)")
-    _trainer(logger).predict(task, find, return_predictions=False)
+    single_trainer(logger).predict(task, find, return_predictions=False)
     neurons = task.select(selection)
     votes = task.select("paper")
     votes.save(folder / "neurons_paper.json")
@@ -189,18 +188,6 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
 
 
-def _trainer(logger: TensorBoardLogger | bool, *callbacks: Callback) -> Trainer:
-    return Trainer(
-        accelerator="auto",
-        devices=1,
-        logger=logger,
-        callbacks=[TQDMProgressBar(), *callbacks],
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        inference_mode=False,
-    )
-
-
 def _rows(
     selection: str, neurons: NeuronSet, votes: NeuronSet, controls: tuple[NeuronSet, ...], factor: float
 ) -> list[Row]:
@@ -219,7 +206,7 @@ def _evaluate(
     evaluations = []
     treatments = [NeuronSuppression(neurons, row.factor, positions) for neurons in row.neurons]
     for callbacks in [[treatment] for treatment in treatments] or [[]]:
-        _trainer(False, *callbacks).test(judge, datamodule=data, verbose=False)
+        single_trainer(False, *callbacks).test(judge, datamodule=data, verbose=False)
         assert judge.evaluation is not None
         evaluations.append(judge.evaluation)
     return evaluations

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from importlib.metadata import version
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from biaslab.artifacts import Artifacts, digest, load_tensors, save_tensors
+from biaslab.artifacts import Artifacts, digest, load_tensors, save_tensors, versions
 from biaslab.data.stereoset import StereoSetDataModule
 from biaslab.hooks import suppressed_where
 from biaslab.neurons import NeuronSet
@@ -63,7 +62,7 @@ class Judge:
 
     def __init__(self, artifacts: Artifacts, data: StereoSetDataModule, sentences: Sequence[str]) -> None:
         self.artifacts, self.data, self.sentences = artifacts, data, list(sentences)
-        self._basis = digest([data.clusters, dict(data.hparams), self.sentences, _versions()])
+        self._basis = digest([data.clusters, dict(data.hparams), self.sentences, versions()])
 
     def path(self, state: State) -> Any:
         """Return where the figures of a state are kept."""
@@ -118,7 +117,3 @@ class Judge:
         ordered = torch.zeros_like(terms).index_put((examples,), terms)
         domains = torch.tensor([names.index(cluster.domain) for cluster in self.data.clusters])
         return Evaluation(scores, ordered, domains, names)
-
-
-def _versions() -> dict[str, str]:
-    return {name: version(name) for name in ("biaslab", "torch", "transformers")}

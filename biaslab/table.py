@@ -82,7 +82,8 @@ def table(
         chosen, judged = treatments.of(name), []
         for treatment in chosen:
             treated = _treated(base, treatment)
-            state = State(fingerprint(treated), treatment.neurons, factor, positions)
+            own = weights if treatment.checkpoint is None else fingerprint(treated)
+            state = State(own, treatment.neurons, factor, positions)
             judged.append(judge.judge(treated, tokenizer, state, ROWS[name]))
         found[name] = Row(ROWS[name], _size(base, treated, chosen[0]), chosen[0].seconds, judged)
         console.print(f"{ROWS[name]:20}{found[name].size:>12,}{found[name].seconds:>8.0f} s", markup=False)

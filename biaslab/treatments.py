@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 from safetensors import safe_open
 from torch import Tensor
@@ -26,6 +24,7 @@ from biaslab.metrics.selection import ranked
 from biaslab.neurons import NeuronSet, random_like
 from biaslab.shards import write_atomically
 from biaslab.tasks.attribution import Attribution, Selection
+from biaslab.tasks.base import single_trainer
 
 TRAINED = {"dpce": "DPCE", "autodebias": "AutoDebias", "cda": "CDA", "cda_control": "CDA's control"}
 BASE_ROW = "base"
@@ -280,7 +279,8 @@ def attribution_pass(
             shutil.rmtree(folder)
         start = time.monotonic()
         task, module = Attribution(model_name, **options), PromptDataModule(model_name, **data)
-        _trainer(folder).predict(task, module, return_predictions=False)
+        logger = TensorBoardLogger(folder.parent, name=folder.name, version="")
+        single_trainer(logger).predict(task, module, return_predictions=False)
         sets = select(task, module)
         for key, neurons in sets.items():
             neurons.save(folder / f"neurons_{slug(key)}.json")
@@ -341,18 +341,6 @@ def slug(model_name: str) -> str:
     'facebook--FairBERTa'
     """
     return model_name.strip("/").replace("/", "--") or "model"
-
-
-def _trainer(folder: Path) -> Trainer:
-    return Trainer(
-        accelerator="auto",
-        devices=1,
-        logger=TensorBoardLogger(folder.parent, name=folder.name, version=""),
-        callbacks=[TQDMProgressBar()],
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        inference_mode=False,
-    )
 
 
 def _run(*arguments: str) -> float:

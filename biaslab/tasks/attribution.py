@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
-from importlib.metadata import version
 from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +16,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from biaslab.architectures import ffn_shape, fingerprint
+from biaslab.artifacts import versions
 from biaslab.attribution import Gap, GapAttribution, Steps, attribute_gaps, integration_rule
 from biaslab.data import contrast
 from biaslab.data.prompts import is_divided
@@ -191,7 +191,7 @@ class Attribution(LanguageModelTask):
             "weights": fingerprint(self.model),
             "data": dict(self.data.hparams),
             "prompts": self.data.fingerprint,
-            "versions": _versions(),
+            "versions": versions(),
         }
 
     def _settings(self) -> dict[str, Any]:
@@ -408,7 +408,7 @@ class Attribution(LanguageModelTask):
             },
             "residual": {"mean": _rounded(quality.mean), "worst": _rounded(quality.worst)},
             "nodes": {"mean": _rounded(quality.nodes), "most": quality.most_nodes},
-            "versions": _versions(),
+            "versions": versions(),
         }
 
     def _log(self, neurons: NeuronSet) -> None:
@@ -441,10 +441,6 @@ def layers_of(rank: int, processes: int, layers: int) -> list[int]:
 def _dealt(card: int, players: int) -> int:
     place = card % (2 * players)
     return min(place, 2 * players - 1 - place)
-
-
-def _versions() -> dict[str, str]:
-    return {name: version(name) for name in ("biaslab", "torch", "transformers", "pytorch-lightning")}
 
 
 def _rounded(value: float) -> float:

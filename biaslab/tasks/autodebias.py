@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from biaslab.architectures import architecture
 from biaslab.divergence import DIVERGENCES, DivergenceName
 from biaslab.errors import InputError
 from biaslab.scoring import slot_log_probabilities
@@ -35,6 +34,8 @@ class AutoDebias(DebiasingTask):
         Guo, Yang and Abbasi 2022 ("Auto-Debias: Debiasing Masked Language Models with Automated Biased Prompts").
     """
 
+    masked_only = True
+
     def __init__(
         self,
         model_name: str = "minilm-mlm",
@@ -51,11 +52,6 @@ class AutoDebias(DebiasingTask):
         super().__init__(model_name, lr, weight_decay, warmup, decay, dtype, trust_remote_code)
         self.save_hyperparameters()
         self.divergence = DIVERGENCES[divergence]
-        if not architecture(self.model).masked:
-            raise InputError(
-                f"`model_name` is expected to be a masked language model, since a prompt asks for the mask's word, but "
-                f"{model_name!r} is causal. Choose another model."
-            )
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """Return the mean divergence of the answers for both words, in nats.

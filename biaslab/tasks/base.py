@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningDataModule, LightningModule
+from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning.loggers import TensorBoardLogger
 
 from biaslab.architectures import load_model
 
@@ -37,3 +39,21 @@ class LanguageModelTask(LightningModule):
         """The run's data module."""
         module: LightningDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
         return module
+
+
+def single_trainer(logger: TensorBoardLogger | bool, *callbacks: Callback) -> Trainer:
+    """Return a trainer on one device, for jobs beside the LightningCLI; it keeps no checkpoint, and gradients work.
+
+    Args:
+        logger: gives the run its folder; False for none.
+        callbacks: beside the progress bar.
+    """
+    return Trainer(
+        accelerator="auto",
+        devices=1,
+        logger=logger,
+        callbacks=[TQDMProgressBar(), *callbacks],
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        inference_mode=False,
+    )

@@ -11,8 +11,6 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from biaslab.architectures import architecture
-from biaslab.errors import InputError
 from biaslab.tasks.training import DebiasingTask
 
 
@@ -37,6 +35,8 @@ class CounterfactualAugmentation(DebiasingTask):
         Qian et al. 2022 (PANDA), whose data this is; the model that they trained with it from scratch is another one.
     """
 
+    masked_only = True
+
     def __init__(
         self,
         model_name: str = "minilm-mlm",
@@ -48,11 +48,6 @@ class CounterfactualAugmentation(DebiasingTask):
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__(model_name, lr, weight_decay, warmup, decay, dtype, trust_remote_code)
-        if not architecture(self.model).masked:
-            raise InputError(
-                f"`model_name` is expected to be a masked language model but {model_name!r} is a causal one. Choose a "
-                "masked model."
-            )
 
     def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Return the mean negative log-likelihood of the tokens that are asked for, in nats.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from biaslab.architectures import architecture
 from biaslab.errors import InputError
 from biaslab.tasks.evaluation import StereoSetEvaluation
 
@@ -29,8 +30,10 @@ class DebiasingTask(StereoSetEvaluation, ABC):
         trust_remote_code: let a checkpoint bring its own Python code.
 
     Raises:
-        InputError: if an argument is out of its range.
+        InputError: if an argument is out of its range, or the model is causal and the subclass is ``masked_only``.
     """
+
+    masked_only: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -48,6 +51,11 @@ class DebiasingTask(StereoSetEvaluation, ABC):
             raise InputError(f"`warmup` is expected to lie in [0, 1) but got {warmup}.")
         super().__init__(model_name, dtype, trust_remote_code)
         self.save_hyperparameters()
+        if self.masked_only and not architecture(self.model).masked:
+            raise InputError(
+                f"`model_name` is expected to be a masked language model but {model_name!r} is a causal one. Choose a "
+                "masked model."
+            )
         self.model.requires_grad_(True)
 
     @abstractmethod
