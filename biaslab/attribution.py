@@ -3,6 +3,10 @@
 All neurons of one layer at the slot are scaled together by α. Since the layer's FFN output there is α·W₂w̄ + b, the
 gradients are gathered in hidden space and multiplied by W₂ᵀ once; what comes before it is never run again. The gap at
 α = 1 is that of the recorded pass, whose one backward pass serves all layers. All of this is exact.
+
+A word of several tokens has as many slots, in a sequence of its own, and its probability is the product of theirs:
+then the neurons of all its slots are scaled together, a pair's gap is that between two sequences, and a neuron's score
+is the sum over its slots.
 """
 
 from __future__ import annotations
@@ -77,9 +81,10 @@ def integrated_gradients(
     Reference:
         Sundararajan et al. 2017; Dai et al. 2022, equation 2.
     """
-    each = torch.eye(target_ids.shape[-1], dtype=torch.float64)
-    inputs = Inputs(input_ids, position, target_ids, attention_mask)
-    return _attribute(model, inputs, (each, each), integration_rule(steps, quadrature, tolerance), "signed").scores
+    each = torch.arange(target_ids.shape[-1])[:, None]
+    return attribute_gaps(
+        model, input_ids, position, target_ids, each, attention_mask, steps, quadrature, "signed", tolerance
+    ).scores
 
 
 def integrated_gap_gradients(
@@ -141,14 +146,15 @@ def attribute_gaps(
     tolerance: float = 0.01,
     layers: Sequence[int] | None = None,
     budget: TokenBudget | None = None,
+    longer: Sequence[Inputs] = (),
 ) -> GapAttribution:
     """Compute IG² for several pairs of the same targets: one forward serves all, one backward each target but one.
 
     Args:
         model: a masked or causal language model of the table.
         input_ids: token ids, ``[batch, sequence]``.
-        position: of the slot, ``[batch]``.
-        target_ids: token ids of the demographics, ``[batch, target]``.
+        position: of the slot, ``[batch]``; of the slots of words of several tokens, ``[batch, slot]``.
+        target_ids: token ids of the demographics, ``[batch, target]``, or ``[batch, target, slot]``.
         pairs: which two targets form a pair, ``[pair, 2]``, indices into the target axis; or single targets,
             ``[pair, 1]``, whose own probabilities are attributed (IG, no gap).
         attention_mask: as in :func:`integrated_gap_gradients`; so are ``steps``, ``quadrature`` and ``gap``.
@@ -158,15 +164,20 @@ def attribute_gaps(
         tolerance: of steps="auto".
         layers: those that are attributed; the scores of the others are 0. All by default.
         budget: how much travels together; halved where memory runs out.
+        longer: the same prompts with other numbers of slots, for demographics of so many tokens: their targets follow
+            on the target axis, in this order.
 
     Returns:
         Scores, gaps, the completeness residual, and how many nodes were needed.
     """
     if gap not in ("absolute", "signed"):
         raise InputError(f'`gap` is expected to be "absolute" or "signed" but got {gap!r}.')
-    inputs = Inputs(input_ids, position, target_ids, attention_mask)
-    rule = integration_rule(steps, quadrature, tolerance)
-    return _attribute(model, inputs, differences(pairs, target_ids.shape[-1]), rule, gap, layers, budget)
+    every = [Inputs(input_ids, position, target_ids, attention_mask), *longer]
+    for inputs in every:
+        _check(model, inputs)
+    sums = wanted_sums(pairs, [inputs.target_ids.shape[1] for inputs in every])
+    every = [inputs.with_slots() for inputs in every]
+    return _attribute(model, every, sums, integration_rule(steps, quadrature, tolerance), gap, layers, budget)
 
 
 class Rule(NamedTuple):
@@ -221,31 +232,57 @@ def integration_rule(steps: Steps, quadrature: str = "gauss_legendre", tolerance
     return Rule(quadrature, *nodes_and_weights(quadrature, steps), _KINK * tolerance, adaptive=False)
 
 
-def differences(pairs: Tensor, targets: int) -> tuple[Tensor, Tensor]:
-    """Return as few differences of targets as make up all pairs, and how each pair is their sum.
+class Sums(NamedTuple):
+    """What is attributed of the targets of some inputs, as sums of what is differentiated.
 
-    Of ten targets nine differences will do for all 45 pairs. Single targets are no differences, and stay as they are.
-
-    Returns:
-        Differences ``[difference, target]`` and pairs ``[pair, difference]``, float64, of -1, 0 and 1.
+    Attributes:
+        directions: sums of targets that are differentiated, ``[direction, target]``, float64, of -1, 0 and 1.
+        pairs: each pair's part of these targets as a sum of directions, ``[pair, direction]``, likewise.
     """
-    one_hot = torch.eye(targets, dtype=torch.float64)
-    if pairs.shape[1] == 1:
-        return one_hot[pairs[:, 0].cpu()], torch.eye(len(pairs), dtype=torch.float64)
-    group, edges = list(range(targets)), []
-    for first, second in pairs.tolist():
+
+    directions: Tensor
+    pairs: Tensor
+
+
+def wanted_sums(pairs: Tensor, targets: Sequence[int]) -> list[Sums]:
+    """Return as few sums of targets as make up all pairs, for each of the inputs that the targets are divided among.
+
+    Of ten targets of the same inputs nine differences will do for all 45 pairs; of a pair whose targets belong to two
+    inputs, or of a single target, each needs its target alone.
+
+    Args:
+        pairs: indices of targets, ``[pair, 2]`` or ``[pair, 1]``.
+        targets: how many each of the inputs has.
+
+    >>> [(s.directions.tolist(), s.pairs.tolist()) for s in wanted_sums(torch.tensor([[0, 1], [1, 2]]), [2, 1])]
+    [([[1.0, -1.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]]), ([[-1.0]], [[-0.0], [1.0]])]
+    """
+    one_hot = torch.eye(sum(targets) + 1, dtype=torch.float64)[:, :-1]  # the last row is no target
+    ends = torch.cat([pairs, torch.full_like(pairs, sum(targets))], 1)[:, :2].cpu()
+    found = []
+    for own in torch.arange(sum(targets)).split(list(targets)):
+        wanted = (one_hot[ends[:, 0]] - one_hot[ends[:, 1]])[:, own]  # [pair, target]
+        directions = wanted[_independent(wanted)]
+        found.append(Sums(directions, (wanted @ torch.linalg.pinv(directions)).round()))
+    return found
+
+
+def _independent(wanted: Tensor) -> list[int]:
+    """Return rows that make up all others: each joins two targets, or a target and none, that were not joined."""
+    nothing = wanted.shape[1]
+    group, chosen = list(range(nothing + 1)), []
+    for number, row in enumerate(wanted):
+        first, second = [*row.nonzero()[:, 0].tolist(), nothing, nothing][:2]
         if group[first] != group[second]:
-            edges.append((first, second))
+            chosen.append(number)
             group = [group[first] if other == group[second] else other for other in group]
-    differences = torch.stack([one_hot[a] - one_hot[b] for a, b in edges] or [one_hot[0] * 0])
-    wanted = one_hot[pairs[:, 0].cpu()] - one_hot[pairs[:, 1].cpu()]
-    return differences, (wanted @ torch.linalg.pinv(differences)).round()
+    return chosen
 
 
 def _attribute(
     model: PreTrainedModel,
-    inputs: Inputs,
-    sums: tuple[Tensor, Tensor],
+    inputs: Sequence[Inputs],
+    sums: Sequence[Sums],
     rule: Rule,
     gap: Gap,
     layers: Sequence[int] | None = None,
@@ -255,26 +292,27 @@ def _attribute(
 
     Args:
         model: a model of the table.
-        inputs: the batch.
-        sums: what is differentiated, ``[direction, target]``, and what is attributed, ``[pair, direction]``.
+        inputs: the batch, with one number of slots after another.
+        sums: of the targets of each of them.
         rule: the quadrature.
         gap: whether it is the size of the pairs that is attributed.
         layers: which.
         budget: of tokens.
     """
-    _check(model, inputs)
-    depth, length = ffn_shape(model)[0], inputs.input_ids.shape[1]
+    depth, length = ffn_shape(model)[0], max(each.input_ids.shape[1] for each in inputs)
     budget = budget or TokenBudget()
     dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
-    directions, pairs = (tensor.to(model.device, dtype) for tensor in sums)
+    sums = [Sums(*(tensor.to(model.device, dtype) for tensor in each)) for each in sums]
+    used = [(each, own) for each, own in zip(inputs, sums, strict=True) if len(own.directions)]
     wanted = torch.tensor(range(depth) if layers is None else sorted(layers), device=model.device)
     parts: list[GapAttribution] = []
     start = 0
-    while start < len(inputs.input_ids):
+    while start < len(inputs[0].input_ids):
         size = max(1, budget.tokens // (length * depth))
+        part = slice(start, start + size)
         try:
-            paths = Paths(model, inputs.rows(slice(start, start + size)), directions, budget, 1.0 in rule.nodes)
-            parts.append(_Integration(paths, pairs, wanted, gap == "absolute").run(rule))
+            paths = [Paths(model, each.rows(part), own.directions, budget, 1.0 in rule.nodes) for each, own in used]
+            parts.append(_Integration(paths, [own.pairs for _, own in used], wanted, gap == "absolute").run(rule))
             start += size
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
@@ -282,42 +320,44 @@ def _attribute(
             memory_ran_out = True
         else:
             memory_ran_out = False
-        paths = None  # type: ignore[assignment]  # and outside of the handler: nothing of a failed attempt is kept alive
+        paths = []  # and outside of the handler: nothing of a failed attempt is kept alive
         if memory_ran_out:
             budget.halve(least=length)
     return GapAttribution(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
 
 class _Integration:
-    """The integrals of a recorded batch; a path is one sequence and layer.
+    """The integrals of a recorded batch; a path is one prompt and layer.
 
     Args:
-        paths: of the batch.
-        pairs: each as a sum of the directions, ``[pair, direction]``.
+        paths: of the batch, with one number of slots after another.
+        pairs: each as a sum of the directions, ``[pair, direction]``, for each of them.
         layers: that are attributed, ``[layer]``.
         absolute: whether the size of a pair's gap is attributed.
     """
 
-    def __init__(self, paths: Paths, pairs: Tensor, layers: Tensor, absolute: bool) -> None:
+    def __init__(self, paths: Sequence[Paths], pairs: Sequence[Tensor], layers: Tensor, absolute: bool) -> None:
         self.paths, self.pairs, self.absolute = paths, pairs, absolute
-        self.of_targets = pairs @ paths.directions  # [pair, target]
-        batch = len(paths.at_one)
+        parts = [own @ each.directions for own, each in zip(pairs, paths, strict=True)]
+        self.of_targets = torch.cat(parts, 1)  # [pair, target]
+        at_one = torch.cat([each.at_one for each in paths], 1)  # [batch, target]
+        batch = len(at_one)
         self.layer = layers.repeat_interleave(batch)  # of each path
         self.row = torch.arange(batch, device=layers.device).repeat(len(layers))
-        self.gap_at_one = paths.at_one @ self.of_targets.T  # [batch, pair]
-        depth, width = len(paths.weights), paths.weights[0].shape[1]
-        self.scores = paths.at_one.new_zeros(batch, len(pairs), depth, width)
-        self.residual = paths.at_one.new_zeros(batch, len(pairs), depth)
+        self.gap_at_one = at_one @ self.of_targets.T  # [batch, pair]
+        depth, width = len(paths[0].weights), paths[0].weights[0].shape[1]
+        self.scores = at_one.new_zeros(batch, len(pairs[0]), depth, width)
+        self.residual = at_one.new_zeros(batch, len(pairs[0]), depth)
         self.nodes = torch.zeros(batch, depth, dtype=torch.long, device=layers.device)
 
     def run(self, rule: Rule) -> GapAttribution:
         """Integrate by the rule, and by finer ones where its tolerance asks for it."""
         path = torch.arange(len(self.row), device=self.row.device)
-        probabilities, gradients = self.paths.evaluate(self.row, self.layer, rule.nodes)
+        probabilities, gradients = self._evaluate(path, rule.nodes)
         if rule.nodes[0] == 0:
             at_zero = probabilities[:, 0]
         else:
-            at_zero = self.paths.evaluate(self.row, self.layer, rule.nodes.new_zeros(1), gradients=False)[0][:, 0]
+            at_zero = self._evaluate(path, rule.nodes.new_zeros(1), gradients=False)[0][:, 0]
         while True:
             left = self._integrate(rule, path, probabilities, gradients, at_zero)
             if not len(left) or len(rule.nodes) >= MOST_NODES:
@@ -326,32 +366,44 @@ class _Integration:
             old = rule
             rule = rule.nested(2 * len(rule.nodes) - 1 if rule.adaptive else _nested_steps(len(rule.nodes)))
             wanted = rule.nodes[1::2] if old.adaptive else rule.nodes
-            found = self.paths.evaluate(self.row[path], self.layer[path], wanted)
+            new_probabilities, new_gradients = self._evaluate(path, wanted)
             if old.adaptive:
-                known = probabilities[left], gradients[left]
-                found = _interleaved(known[0], found[0]), _interleaved(known[1], found[1])
-            probabilities, gradients = found
+                new_probabilities = _interleaved(probabilities[left], new_probabilities)
+                new_gradients = [_interleaved(g[left], new) for g, new in zip(gradients, new_gradients, strict=True)]
+            probabilities, gradients = new_probabilities, new_gradients
         gap = self.gap_at_one.abs() if self.absolute else self.gap_at_one
         return GapAttribution(self.scores, gap, self.residual, self.nodes)
 
-    def _integrate(self, rule: Rule, path: Tensor, probabilities: Tensor, gradients: Tensor, at_zero: Tensor) -> Tensor:
+    def _evaluate(self, path: Tensor, alpha: Tensor, gradients: bool = True) -> tuple[Tensor, list[Tensor]]:
+        """Return the probabilities of all targets, ``[path, node, target]``, and the gradients of each input."""
+        found = [each.evaluate(self.row[path], self.layer[path], alpha, gradients) for each in self.paths]
+        return torch.cat([probabilities for probabilities, _ in found], 2), [slopes for _, slopes in found]
+
+    def _integrate(
+        self, rule: Rule, path: Tensor, probabilities: Tensor, gradients: Sequence[Tensor], at_zero: Tensor
+    ) -> Tensor:
         """Integrate some paths; return which of them have a residual above the rule's tolerance."""
         row, layer = self.row[path], self.layer[path]
         gaps = (probabilities @ self.of_targets.T).transpose(1, 2)  # [path, pair, node]
         ends = at_zero @ self.of_targets.T, self.gap_at_one[row]  # [path, pair]
         weights = rule.signs(gaps, *ends) if self.absolute else rule.weights.to(gaps).expand_as(gaps)
         change = ends[1].abs() - ends[0].abs() if self.absolute else ends[1] - ends[0]
-        shares = weights[..., None] * self.pairs[:, None]  # [path, pair, node, direction]
-        integrals = shares.flatten(2) @ gradients.flatten(1, 2)  # [path, pair, hidden]
+        integrals = []  # [path, pair, slot, hidden]
+        for pairs, slopes in zip(self.pairs, gradients, strict=True):
+            shares = weights[..., None] * pairs[:, None]  # [path, pair, node, direction]
+            integrals.append((shares.flatten(2) @ slopes.flatten(1, 2).flatten(2)).unflatten(2, slopes.shape[3:]))
         residual, size = torch.empty_like(change), torch.empty_like(change)
         for index in layer.unique().tolist():
             here = layer == index
-            scores = self.paths.scores(integrals[here], row[here], index)
+            parts = [p.scores(i[here], row[here], index) for p, i in zip(self.paths, integrals, strict=True)]
+            scores = torch.stack(parts).sum(0)
             self.scores[row[here], :, index] = scores
             residual[here], size[here] = scores.sum(-1) - change[here], scores.abs().sum(-1)
         self.residual[row, :, layer] = residual
         self.nodes[row, layer] = len(rule.nodes)
-        noise = _NOISE * torch.finfo(self.paths.outputs.dtype).eps * (probabilities.amax(1) @ self.of_targets.abs().T)
+        noise = (
+            _NOISE * torch.finfo(self.paths[0].outputs.dtype).eps * (probabilities.amax(1) @ self.of_targets.abs().T)
+        )
         coarse = residual.abs() > torch.maximum(rule.tolerance * size, noise)
         if not rule.adaptive:
             divided = (weights.sign() != weights[..., :1].sign()).any(-1)
@@ -381,12 +433,17 @@ def _check(model: PreTrainedModel, inputs: Inputs) -> None:
     batch, sequence = input_ids.shape
     if not batch:
         raise InputError("`input_ids` is expected to hold a sequence or more but is empty.")
-    if position.shape != (batch,):
-        raise InputError(f"`position` is expected to be of shape [batch] = [{batch}] but got {list(position.shape)}.")
-    if target_ids.ndim != 2 or len(target_ids) != batch:
+    if position.ndim not in (1, 2) or len(position) != batch:
         raise InputError(
-            f"`target_ids` is expected to be of shape [batch, target] = [{batch}, target] but got "
-            f"{list(target_ids.shape)}."
+            f"`position` is expected to be of shape [batch] = [{batch}] or [batch, slot] but got "
+            f"{list(position.shape)}."
+        )
+    slots = position.shape[1:]
+    if target_ids.ndim != 2 + len(slots) or len(target_ids) != batch or target_ids.shape[2:] != slots:
+        names, sizes = ("[batch, target, slot]", slots) if slots else ("[batch, target]", ())
+        expected = ", ".join(map(str, (batch, "target", *sizes)))
+        raise InputError(
+            f"`target_ids` is expected to be of shape {names} = [{expected}] but got {list(target_ids.shape)}."
         )
     if attention_mask is not None and attention_mask.shape != input_ids.shape:
         raise InputError(

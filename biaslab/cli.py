@@ -18,13 +18,25 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveCon
 
 from biaslab import assets, callbacks, tasks  # noqa: F401  short class names in the configs resolve to what is imported
 from biaslab.bake import bake
-from biaslab.data import attribute_sentences, corpus, counterfactual, prompt_pairs, prompts, stereoset  # noqa: F401
+from biaslab.cards_job import cards
+from biaslab.compare import compare
+from biaslab.data import (  # noqa: F401
+    attribute_sentences,
+    corpus,
+    counterfactual,
+    crows_pairs,
+    prompt_pairs,
+    prompts,
+    stereoset,
+)
 from biaslab.debias import debias
 from biaslab.errors import InputError
 from biaslab.plan import plan
 from biaslab.probe import probe
 from biaslab.prompt_job import search_prompts
+from biaslab.report import joined, report
 from biaslab.shards import is_locked
+from biaslab.side_effects import side_effects
 from biaslab.sweep import sweep
 from biaslab.table import table
 from biaslab.tasks.attribution import WITHOUT_EFFECT
@@ -44,6 +56,10 @@ PLAIN: dict[str, Callable[..., Any]] = {
     "table": table,
     "sweep": sweep,
     "probe": probe,
+    "compare": compare,
+    "side-effects": side_effects,
+    "cards": cards,
+    "report": report,
     "bake": bake,
     "search-prompts": search_prompts,
     "fetch": fetch,
@@ -144,7 +160,8 @@ def run(command: str) -> None:
     """
     quiet()
     if command in PLAIN:
-        auto_cli(PLAIN[command], args=sys.argv[2:], prog=f"biaslab {command}")
+        arguments = joined(sys.argv[2:]) if command == "report" else sys.argv[2:]
+        auto_cli(PLAIN[command], args=arguments, prog=f"biaslab {command}")
         return
     BiaslabCLI(
         LightningModule,

@@ -13,8 +13,12 @@ from rich.console import Console
 from torch import Tensor
 from tqdm import tqdm
 
+from biaslab import boards
+from biaslab.architectures import fingerprint
 from biaslab.attribution import Steps
 from biaslab.callbacks import NeuronSuppression
+from biaslab.cards import neuron_cards
+from biaslab.cards_job import card_table, write_cards
 from biaslab.data.corpus import read_sentences
 from biaslab.data.prompts import PromptDataModule
 from biaslab.data.stereoset import StereoSetDataModule
@@ -122,7 +126,7 @@ def debias(
     held_out.setup("predict")
     ordinary = read_sentences(text, "evaluation")[:sentences]
 
-    logger = TensorBoardLogger(output, name="debias")
+    logger = TensorBoardLogger(output, name="debias", default_hp_metric=False)
     folder = _new_folder(logger)
     (folder / "config.yaml").write_text(yaml.safe_dump(_plain(settings), sort_keys=False), encoding="utf-8")
     console = Console(highlight=False)
@@ -163,12 +167,21 @@ def debias(
         },
     )
     outcome.write(folder)
-    outcome.log(logger.experiment)
+    asked = (held_out.batches, [prompt.text for prompt in held_out.prompts], held_out.pair_names)
+    samples = {"untouched": boards.sample_prompts(task.model, *asked)}
+    with suppressed_where(task.model, neurons, factor, positions, task.tokenizer.mask_token_id):
+        samples["suppressed"] = boards.sample_prompts(task.model, *asked)
+    outcome.log(logger.experiment, settings, samples)
+    found = neuron_cards(
+        task.model, task.tokenizer, find.prompts, find.batches, neurons, task.prompts.pair_scores(), find.pair_names
+    )
+    write_cards(folder / "cards.json", model, fingerprint(task.model), found)
     logger.finalize("success")
     outcome.print(console)
+    console.print(card_table(found, len(neurons)))
     console.print(
         f"\n{outcome.facts['seconds']} s. Everything lies in {folder}: results.json, table.csv, gaps.csv, "
-        f"neurons.json, neurons_paper.json, scores.safetensors, config.yaml, TensorBoard logs "
+        f"neurons.json, neurons_paper.json, cards.json, scores.safetensors, config.yaml, TensorBoard logs "
         f"(tensorboard --logdir {output})."
     )
 

@@ -24,15 +24,15 @@ _LOGITS_AT_ONCE = 2**23  # 32 MB in float32: a few dozen slots of a large vocabu
 class Recording(NamedTuple):
     """One forward pass of a batch.
 
-    Where the slot is a causal model's last token, nothing before it ever changes: then the pass is that of the last
-    token alone (``sequence`` is 1, ``position`` 0) against the keys and values of the tokens before it.
+    Where the slots are a causal model's last tokens, nothing before them ever changes: then the pass is that of these
+    tokens alone (``sequence`` is their number) against the keys and values of the tokens before them.
 
     Attributes:
         states: what each layer got, ``[batch, sequence, hidden]`` a layer.
         arguments: the further arguments of each layer, positional and by name.
-        attended: output of each layer's attention at the slot, ``[batch, hidden]``.
-        activations: of the neurons at the slot, ``[batch, neuron]`` a layer.
-        position: of the slot, ``[batch]``.
+        attended: output of each layer's attention at the slots, ``[batch, slot, hidden]``.
+        activations: of the neurons at the slots, ``[batch, slot, neuron]`` a layer.
+        position: of the slots, ``[batch, slot]``.
         prefix: keys and values of the tokens before, ``[batch, head, token, size]`` a layer; empty where all are in
             the sequence.
         tuples: whether the layers return tuples.
@@ -48,12 +48,14 @@ class Recording(NamedTuple):
 
 
 class Readout(NamedTuple):
-    """Probabilities at the slot, and where their gradients start.
+    """Probabilities at the slots, and where their gradients start.
 
     Attributes:
-        probabilities: of the targets, ``[item, target]``.
-        hidden: what the output embeddings got, in the graph; one tensor ``[item, hidden]`` for each part of the items.
-        gradients: of each direction with respect to it, ``[direction, item, hidden]``; empty if none was asked for.
+        probabilities: of the targets, ``[item, target]``; of one of several tokens the product of theirs.
+        hidden: what the output embeddings got, in the graph; a tensor ``[item, slot, hidden]`` for each part of the
+            items.
+        gradients: of each direction with respect to it, ``[direction, item, slot, hidden]``; empty if none was asked
+            for.
     """
 
     probabilities: Tensor
@@ -74,26 +76,27 @@ def record(
     Args:
         model: a model of the table.
         input_ids: token ids, ``[batch, sequence]``.
-        position: of the slot in each sequence, ``[batch]``.
+        position: of the slots in each sequence, ``[batch, slot]``.
         attention_mask: 1 for tokens, 0 for padding, ``[batch, sequence]``; None where nothing is padded.
-        target_ids: whose probabilities are wanted, ``[batch, target]``.
+        target_ids: whose probabilities are wanted, a token a slot, ``[batch, target, slot]``.
         directions: sums of probabilities to be differentiated, ``[direction, target]``; None for no gradients.
 
     Returns:
         The recording, the probabilities ``[batch, target]``, and each direction's gradient with respect to each layer's
-        feed-forward output at the slot, ``[direction, batch, layer, hidden]`` (empty without directions).
+        feed-forward output at the slots, ``[direction, batch, layer, slot, hidden]`` (empty without directions).
     """
     cache: Cache | None = None
-    if _slot_is_last(model, input_ids, position, attention_mask):
+    slots = position.shape[1]
+    if _slots_are_last(model, input_ids, position, attention_mask):
         with torch.no_grad():
-            cache = model.base_model(input_ids=input_ids[:, :-1], use_cache=True).past_key_values
-        input_ids, position = input_ids[:, -1:], torch.zeros_like(position)
+            cache = model.base_model(input_ids=input_ids[:, :-slots], use_cache=True).past_key_values
+        input_ids, position = input_ids[:, -slots:], position - (input_ids.shape[1] - slots)
     states: list[Tensor] = []
     arguments: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
     attended: list[Tensor] = []
     activations: list[Tensor] = []
     leaves: list[Tensor] = []
-    rows = torch.arange(len(input_ids), device=input_ids.device)
+    rows = torch.arange(len(input_ids), device=input_ids.device)[:, None]
 
     def keep_call(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         kwargs = dict(kwargs)
@@ -128,17 +131,18 @@ def record(
         if directions is not None:
             gradients = torch.stack(_backward(readout, leaves), 2)
     cached: Any = [] if cache is None else cache.layers
-    prefix = [(layer.keys[:, :, :-1], layer.values[:, :, :-1]) for layer in cached]
+    prefix = [(layer.keys[:, :, :-slots], layer.values[:, :, :-slots]) for layer in cached]
     tuples = isinstance(outputs[0], tuple)
     recording = Recording(states, arguments, attended, activations, position, prefix, tuples)
     return recording, readout.probabilities, gradients
 
 
-def _slot_is_last(model: PreTrainedModel, input_ids: Tensor, position: Tensor, attention_mask: Tensor | None) -> bool:
-    length = input_ids.shape[1]
+def _slots_are_last(model: PreTrainedModel, input_ids: Tensor, position: Tensor, attention_mask: Tensor | None) -> bool:
+    length, slots = input_ids.shape[1], position.shape[1]
     window = getattr(model.config, "sliding_window", None) or length
-    fits = attention_mask is None and 1 < length <= window
-    return not architecture(model).masked and fits and bool((position == length - 1).all())
+    fits = attention_mask is None and slots < length <= window
+    last = torch.arange(length - slots, length, device=position.device)
+    return not architecture(model).masked and fits and bool((position == last).all())
 
 
 def go_on(
@@ -150,7 +154,7 @@ def go_on(
     target_ids: Tensor,
     directions: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Give items another feed-forward output at the slot of a layer, and run what comes after it.
+    """Give items another feed-forward output at the slots of a layer, and run what comes after it.
 
     The items of all layers travel in one batch that grows from layer to layer: the network is swept once forward and,
     with directions, once backward for each.
@@ -160,13 +164,13 @@ def go_on(
         recording: from :func:`record`.
         layer: of each item, ascending, ``[item]``, on the CPU.
         row: the recorded sequence of each item, ``[item]``.
-        values: the new feed-forward output of its layer at the slot, ``[item, hidden]``.
-        target_ids: ``[item, target]``.
+        values: the new feed-forward output of its layer at the slots, ``[item, slot, hidden]``.
+        target_ids: ``[item, target, slot]``.
         directions: as in :func:`record`.
 
     Returns:
         Probabilities ``[item, target]``, and each direction's gradient with respect to the values,
-        ``[direction, item, hidden]`` (empty without directions).
+        ``[direction, item, slot, hidden]`` (empty without directions).
     """
     counts = torch.bincount(layer, minlength=len(recording.states)).tolist()
     with torch.set_grad_enabled(directions is not None):
@@ -182,7 +186,7 @@ def go_on(
 def _slot_states(
     model: PreTrainedModel, recording: Recording, counts: Sequence[int], row: Tensor, leaves: Sequence[Tensor]
 ) -> Tensor:
-    """Return the last layer's output at the slot, ``[item, hidden]``."""
+    """Return the last layer's output at the slots, ``[item, slot, hidden]``."""
     hidden: Tensor | None = None
     start = 0
     for index, (count, leaf) in enumerate(zip(counts, leaves, strict=True)):
@@ -203,8 +207,8 @@ def _slot_states(
 
 
 def _at_slot(recording: Recording, index: int, rows: Tensor, values: Tensor) -> Tensor:
-    """Return what a layer got, ``[item, sequence, hidden]``, with other values at the slot."""
-    hidden, items = recording.states[index][rows], torch.arange(len(rows), device=rows.device)
+    """Return what a layer got, ``[item, sequence, hidden]``, with other values at the slots."""
+    hidden, items = recording.states[index][rows], torch.arange(len(rows), device=rows.device)[:, None]
     return hidden.index_put((items, recording.position[rows]), values.to(hidden.dtype))
 
 
@@ -224,12 +228,12 @@ class _AttentionDone(Exception):  # noqa: N818  it is no error
 def _run_layer_at_slot(
     model: PreTrainedModel, recording: Recording, index: int, hidden: Tensor, rows: Tensor
 ) -> Tensor:
-    """Call a layer whose output is needed at the slot only: the attention first, then the rest for one token.
+    """Call a layer whose output is needed at the slots only: the attention first, then the rest for these tokens.
 
-    In the attention the keys and values of all tokens are needed, the query and the output projection at the slot; what
-    they give elsewhere is not used.
+    In the attention the keys and values of all tokens are needed, the query and the output projection at the slots;
+    what they give elsewhere is not used.
     """
-    items = torch.arange(len(hidden), device=hidden.device)
+    items = torch.arange(len(hidden), device=hidden.device)[:, None]
     position = recording.position[rows]
     attended: list[Tensor] = []
 
@@ -238,23 +242,30 @@ def _run_layer_at_slot(
         raise _AttentionDone
 
     attention, length = attention_modules(model)[index], hidden.shape[1]
-    if length > 1:
+    if length > position.shape[1]:
         with ExitStack() as stack:
             stack.enter_context(suppress(_AttentionDone))
             stack.enter_context(attention.register_forward_hook(stop))
             for path in filter(None, (architecture(model).query, architecture(model).output)):
-                stack.enter_context(_at_one_token(attention.get_submodule(path), items, position))
+                stack.enter_context(_at_slots(attention.get_submodule(path), items, position))
             _run_layer(model, recording, index, hidden, rows)
-        with _bypassed([attention], (attended[0][:, None], None)):
-            return _run_layer(model, recording, index, hidden[items, position][:, None], rows)[:, 0]
-    return _run_layer(model, recording, index, hidden, rows)[:, 0]
+        with _bypassed([attention], (attended[0], None)):
+            return _run_layer(model, recording, index, hidden[items, position], rows)
+    return _run_layer(model, recording, index, hidden, rows)
 
 
 @contextmanager
-def _at_one_token(module: nn.Module, items: Tensor, position: Tensor) -> Iterator[None]:
-    """Let a projection see one token of each sequence, and give its result for every token."""
+def _at_slots(module: nn.Module, items: Tensor, position: Tensor) -> Iterator[None]:
+    """Let a projection see the slots of each sequence; other tokens get zeros, or the one slot's result."""
     project = module.forward
-    module.forward = lambda hidden: project(hidden[items, position])[:, None].expand(-1, hidden.shape[1], -1)
+
+    def forward(hidden: Tensor) -> Tensor:
+        found: Tensor = project(hidden[items, position])
+        if position.shape[1] == 1:
+            return found.expand(-1, hidden.shape[1], -1)
+        return found.new_zeros(*hidden.shape[:2], found.shape[-1]).index_put((items, position), found)
+
+    module.forward = forward
     try:
         yield
     finally:
@@ -262,21 +273,21 @@ def _at_one_token(module: nn.Module, items: Tensor, position: Tensor) -> Iterato
 
 
 def _after_ffn(model: PreTrainedModel, recording: Recording, index: int, values: Tensor, rows: Tensor) -> Tensor:
-    """Return a layer's output at the slot, ``[item, hidden]``, where its feed-forward output is ``values``.
+    """Return a layer's output at the slots, ``[item, slot, hidden]``, where its feed-forward output is ``values``.
 
     What comes before the feed-forward output is left out: attention was recorded, and of the projections up nothing is
     used.
     """
     attention, down = attention_modules(model)[index], ffn_modules(model)[index]
-    state = recording.states[index][rows, recording.position[rows]][:, None]
+    state = recording.states[index][rows[:, None], recording.position[rows]]
     inside = {*attention.modules(), down}
     up = [m for m in layers(model)[index].modules() if m not in inside and getattr(m, "weight", state).ndim == 2]
     with ExitStack() as stack:
-        stack.enter_context(_bypassed([attention], (recording.attended[index][rows][:, None], None)))
-        nothing = state.new_zeros(1).expand(len(values), 1, recording.activations[index].shape[1])
+        stack.enter_context(_bypassed([attention], (recording.attended[index][rows], None)))
+        nothing = state.new_zeros(1).expand(*values.shape[:2], recording.activations[index].shape[2])
         stack.enter_context(_bypassed(up, nothing))
-        stack.enter_context(_bypassed([down], values.to(state.dtype)[:, None]))
-        return _run_layer(model, recording, index, state, rows)[:, 0]
+        stack.enter_context(_bypassed([down], values.to(state.dtype)))
+        return _run_layer(model, recording, index, state, rows)
 
 
 def _select(value: Any, rows: Tensor, batch: int, prefix: Prefix | None) -> Any:
@@ -295,17 +306,18 @@ def _select(value: Any, rows: Tensor, batch: int, prefix: Prefix | None) -> Any:
 def _head(
     model: PreTrainedModel, recording: Recording, slot: Tensor, target_ids: Tensor, directions: Tensor | None
 ) -> Readout:
-    """Run the model's own final norm and language-model head on ``slot`` ``[item, hidden]``."""
-    size = max(1, _LOGITS_AT_ONCE // model.get_output_embeddings().weight.shape[0])
+    """Run the model's own final norm and language-model head on ``slot`` ``[item, slot, hidden]``."""
+    size = max(1, _LOGITS_AT_ONCE // (model.get_output_embeddings().weight.shape[0] * slot.shape[1]))
     parts = []
-    for hidden, ids in zip(slot[:, None].split(size), target_ids.split(size), strict=True):
-        placeholder = torch.zeros(len(hidden), 1, dtype=torch.long, device=hidden.device)
+    for hidden, ids in zip(slot.split(size), target_ids.split(size), strict=True):
+        placeholder = torch.zeros(hidden.shape[:2], dtype=torch.long, device=hidden.device)
+        position = torch.arange(hidden.shape[1], device=hidden.device).expand(len(hidden), -1)
 
         def run(hidden: Tensor = hidden, placeholder: Tensor = placeholder) -> Any:
             with _bypassed(layers(model), (hidden,) if recording.tuples else hidden):
                 return model(input_ids=placeholder, **_no_cache(model))
 
-        parts.append(_read(model, run, placeholder[:, 0], ids, directions))
+        parts.append(_read(model, run, position, ids, directions))
     return Readout(
         torch.cat([part.probabilities for part in parts]),
         [hidden for part in parts for hidden in part.hidden],
@@ -320,17 +332,18 @@ def _read(
     target_ids: Tensor,
     directions: Tensor | None,
 ) -> Readout:
-    r"""Run the model and read the targets' probabilities at the slot, and their gradients before the output embeddings.
+    r"""Run the model; read the targets' probabilities at the slots, and their gradients before the output embeddings.
 
-    With z = Wh + b, logits f(z) (f is the identity, or caps them) and p = softmax(f(z)), the gradient of P(t) is
-    P(t)·(f'(z_t)·W_t - Σ_v p_v·f'(z_v)·W_v): the sum over the vocabulary is the same for every target.
+    With z = Wh + b, logits f(z) (f is the identity, or caps them) and p = softmax(f(z)) at each slot, P is the product
+    of the target's tokens' probabilities, and its gradient at a slot whose token is t is
+    P·(f'(z_t)·W_t - Σ_v p_v·f'(z_v)·W_v): the sum over the vocabulary is the same for every target.
     """
     seen: list[Tensor] = []
 
     def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor]:
         hidden: Tensor = args[0]
-        seen.append(hidden[torch.arange(len(hidden), device=hidden.device), position])
-        return (seen[0].detach()[:, None],)
+        seen.append(hidden[torch.arange(len(hidden), device=hidden.device)[:, None], position])
+        return (seen[0].detach(),)
 
     def after(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         seen.append(output.detach().requires_grad_(directions is not None))
@@ -341,22 +354,23 @@ def _read(
         logits: Tensor = run().logits
     hidden, scores = seen
     exact = logits if logits.dtype == torch.float64 else logits.float()
-    every = exact.detach()[:, 0].softmax(1)  # [item, vocabulary]
-    probabilities = every.gather(1, target_ids)
+    every = exact.detach().softmax(2)  # [item, slot, vocabulary]
+    ids = target_ids.transpose(1, 2)  # [item, slot, target]
+    probabilities = every.gather(2, ids).prod(1)
     if directions is None:
         return Readout(probabilities, [hidden], [])
     weight = embeddings.weight
-    slope = None if logits is scores else torch.autograd.grad(logits.sum(), scores)[0][:, 0].to(every.dtype)
-    mean = (every if slope is None else every * slope).to(weight.dtype) @ weight  # [item, hidden]
-    own = weight[target_ids].to(every.dtype)  # [item, target, hidden]
+    slope = None if logits is scores else torch.autograd.grad(logits.sum(), scores)[0].to(every.dtype)
+    mean = (every if slope is None else every * slope).to(weight.dtype) @ weight  # [item, slot, hidden]
+    own = weight[ids].to(every.dtype)  # [item, slot, target, hidden]
     if slope is not None:
-        own = own * slope.gather(1, target_ids)[..., None]
-    gradients = torch.einsum("et,bt,bth->ebh", directions, probabilities, own - mean.to(every.dtype)[:, None])
+        own = own * slope.gather(2, ids)[..., None]
+    gradients = torch.einsum("et,bt,bsth->ebsh", directions, probabilities, own - mean.to(every.dtype)[:, :, None])
     return Readout(probabilities, [hidden], [gradients])
 
 
 def _backward(readout: Readout, leaves: Sequence[Tensor]) -> list[Tensor]:
-    """Return each direction's gradient with respect to each leaf, ``[direction, item, hidden]``."""
+    """Return each direction's gradient with respect to each leaf, ``[direction, item, slot, hidden]``."""
     directions = len(readout.gradients[0])
     found = []
     for direction in range(directions):
@@ -375,16 +389,16 @@ def _backward(readout: Readout, leaves: Sequence[Tensor]) -> list[Tensor]:
 
 @contextmanager
 def slot_only(model: PreTrainedModel, position: Tensor) -> Iterator[None]:
-    """Within the block, the model projects one position a sequence: logits are ``[batch, 1, vocabulary]``.
+    """Within the block, the model projects some positions of each sequence: logits are ``[batch, slot, vocabulary]``.
 
     Args:
         model: a language model.
-        position: of the slot, ``[batch]``.
+        position: of the slots, ``[batch, slot]``.
     """
 
     def gather(module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor]:
         hidden: Tensor = args[0]
-        return (hidden[torch.arange(len(hidden), device=hidden.device), position][:, None],)
+        return (hidden[torch.arange(len(hidden), device=hidden.device)[:, None], position],)
 
     with model.get_output_embeddings().register_forward_pre_hook(gather):
         yield

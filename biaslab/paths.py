@@ -55,17 +55,25 @@ def out_of_memory(error: BaseException) -> bool:
 class Inputs(NamedTuple):
     """A batch of prompts.
 
+    A word of several tokens has as many slots in a sequence.
+
     Attributes:
         input_ids: ``[batch, sequence]``.
-        position: of the slot, ``[batch]``.
-        target_ids: ``[batch, target]``.
+        position: of the slots, ``[batch, slot]``.
+        target_ids: a token a slot, ``[batch, target, slot]``.
         attention_mask: ``[batch, sequence]``, or None.
     """
 
     input_ids: Tensor
     position: Tensor
     target_ids: Tensor
-    attention_mask: Tensor | None
+    attention_mask: Tensor | None = None
+
+    def with_slots(self) -> Inputs:
+        """Return a batch of words of one token, ``[batch]`` and ``[batch, target]``, with an axis of slots."""
+        if self.position.ndim == 2:
+            return self
+        return self._replace(position=self.position[:, None], target_ids=self.target_ids[..., None])
 
     def rows(self, part: slice) -> Inputs:
         """Return some of the prompts."""
@@ -95,9 +103,9 @@ class Paths:
         )  # fmt: skip
         self.weights = [down_weight(module).detach() for module in ffn_modules(model)]
         outputs = [values @ weight.T for values, weight in zip(self.recording.activations, self.weights, strict=True)]
-        self.outputs = torch.stack(outputs, 1)  # what the neurons add to the stream at α = 1, [batch, layer, hidden]
+        self.outputs = torch.stack(outputs, 1)  # of the neurons at α = 1, [batch, layer, slot, hidden]
         biases = [getattr(module, "bias", None) for module in ffn_modules(model)]
-        self.biases = torch.stack([self.outputs.new_zeros(outputs[0].shape[1]) if b is None else b for b in biases])
+        self.biases = torch.stack([self.outputs.new_zeros(outputs[0].shape[-1]) if b is None else b for b in biases])
 
     def evaluate(self, row: Tensor, layer: Tensor, alpha: Tensor, gradients: bool = True) -> tuple[Tensor, Tensor]:
         """Evaluate at the same values of α on several paths.
@@ -110,12 +118,12 @@ class Paths:
 
         Returns:
             Probabilities ``[path, node, target]``, and the gradients of each direction with respect to the layer's
-            feed-forward output at the slot, ``[path, node, direction, hidden]`` (empty if not wanted).
+            feed-forward output at the slots, ``[path, node, direction, slot, hidden]`` (empty if not wanted).
         """
         has_one = bool(len(self.gradients_at_one)) or not gradients
         known = (alpha == 1).tolist() if has_one else [False] * len(alpha)
         probabilities = self.at_one.new_empty(len(row), len(alpha), self.target_ids.shape[1])
-        shape = (len(row), len(alpha), len(self.directions), self.outputs.shape[-1])
+        shape = (len(row), len(alpha), len(self.directions), *self.outputs.shape[2:])
         slopes = self.at_one.new_empty(shape if gradients else 0)
         if any(known):
             one = known.index(True)
@@ -144,18 +152,17 @@ class Paths:
         return list(order.to(layer.device).split(sizes.tolist()))
 
     def _evaluate(self, row: Tensor, layer: Tensor, alpha: Tensor, gradients: bool) -> tuple[Tensor, Tensor]:
-        values = alpha[:, None].to(self.outputs.dtype) * self.outputs[row, layer] + self.biases[layer]
+        values = alpha[:, None, None].to(self.outputs.dtype) * self.outputs[row, layer] + self.biases[layer][:, None]
         directions = self.directions if gradients else None
         return go_on(self.model, self.recording, layer.cpu(), row, values, self.target_ids[row], directions)
 
     def scores(self, integrals: Tensor, row: Tensor, layer: int) -> Tensor:
-        """Return w̄·W₂ᵀ(integral) of paths of one layer, ``[path, ..., neuron]``.
+        """Return w̄·W₂ᵀ(integral) of paths of one layer, summed over the slots, ``[path, pair, neuron]``.
 
         Args:
-            integrals: of the gradients, ``[path, ..., hidden]``.
+            integrals: of the gradients, ``[path, pair, slot, hidden]``.
             row: the sequence of each path, ``[path]``.
             layer: the layer.
         """
-        activations = self.recording.activations[layer][row].to(integrals.dtype)
-        activations = activations.view(len(row), *[1] * (integrals.ndim - 2), -1)
-        return activations * (integrals @ self.weights[layer].to(integrals.dtype))
+        activations = self.recording.activations[layer][row].to(integrals.dtype)  # [path, slot, neuron]
+        return (activations[:, None] * (integrals @ self.weights[layer].to(integrals.dtype))).sum(2)

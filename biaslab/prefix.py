@@ -1,4 +1,4 @@
-"""The last token's attention of a causal model, where the keys and values of the tokens before it never change."""
+"""The last tokens' attention of a causal model, where the keys and values of the tokens before them never change."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
-_NAME = "biaslab_last_token"
+_NAME = "biaslab_last_tokens"
 
 
 class Prefix:
-    """Keys and values of the tokens before the last, for items that share them by row; stands for a layer's cache.
+    """Keys and values of the tokens before the last ones, for items that share them by row; stands for a cache layer.
 
     Args:
         keys: of the tokens before, ``[row, head, token, size]``.
@@ -34,14 +34,14 @@ class Prefix:
         self.cell = cell.new_empty(len(rows)).index_put((order,), cell)
 
     def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Return the new token's keys and values alone: :func:`attend` knows the others."""
+        """Return the new tokens' keys and values alone: :func:`attend` knows the others."""
         return keys, values
 
     def times(self, items: Tensor, matrices: Tensor) -> Tensor:
-        """Return ``[item, head, group, a]`` times its row's ``[row, head, a, b]``: ``[item, head, group, b]``."""
-        groups = items.shape[2]
+        """Return ``[item, head, query, a]`` times its row's ``[row, head, a, b]``: ``[item, head, query, b]``."""
+        queries = items.shape[2]
         grid = items[self.item].unflatten(0, (-1, self.width)).transpose(1, 2).flatten(2, 3)
-        product: Tensor = (grid @ matrices).unflatten(2, (self.width, groups)).transpose(1, 2)
+        product: Tensor = (grid @ matrices).unflatten(2, (self.width, queries)).transpose(1, 2)
         return product.flatten(0, 1)[self.cell]
 
     @contextmanager
@@ -70,22 +70,27 @@ def attend(
     scaling: float,
     recorded: Prefix,
     softcap: float | None = None,
-    **_: Any,
+    **__: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of a last token, which sees all before it, whose keys and values need no gradient.
+    """Attention of the last tokens: each sees all tokens before them, whose keys and values need no gradient.
 
-    An attention function as transformers calls it: ``query`` is ``[item, head, 1, size]``, ``key`` and ``value`` have
-    the key/value heads; the output is ``[item, 1, head, size]``.
+    An attention function as transformers calls it: ``query`` is ``[item, head, token, size]``, ``key`` and ``value``
+    have the key/value heads; the output is ``[item, token, head, size]``.
     """
-    heads = key.shape[1]
-    query = query.reshape(len(query), heads, -1, query.shape[-1])  # [item, key/value head, group, size]
-    before = recorded.times(query, recorded.keys.transpose(2, 3))
-    scores = torch.cat([before, (query * key).sum(-1, keepdim=True)], -1) * scaling
+    items, tokens, size = len(query), *query.shape[2:]
+    query = query.reshape(items, key.shape[1], -1, size)  # [item, key/value head, group · token, size]
+    own = (query[..., None, :] * key[:, :, None]).sum(-1)  # [item, key/value head, group · token, token]
+    scores = torch.cat([recorded.times(query, recorded.keys.transpose(2, 3)), own], -1) * scaling
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
+    if tokens > 1:
+        later = torch.ones(tokens, tokens, dtype=torch.bool, device=query.device).triu(1)
+        later = later.repeat(query.shape[2] // tokens, 1)
+        scores[..., -tokens:] = scores[..., -tokens:].masked_fill(later, -torch.inf)
     weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(scores.dtype)
-    output = recorded.times(weights[..., :-1], recorded.values) + weights[..., -1:] * value
-    return output.flatten(1, 2)[:, None], None
+    output = recorded.times(weights[..., :-tokens], recorded.values)
+    output = output + (weights[..., -tokens:, None] * value[:, :, None]).sum(-2)
+    return output.reshape(items, -1, tokens, size).transpose(1, 2), None
 
 
 AttentionInterface.register(_NAME, attend)

@@ -82,7 +82,7 @@ class PromptScorer:
     def _answers(self, input_ids: Tensor) -> Tensor:
         """Return the log-probabilities of the targets among themselves, ``[row, target]``."""
         slot = input_ids.shape[1] - self.after.shape[1]
-        position = torch.full((len(input_ids),), slot, device=self.model.device)
+        position = torch.full((len(input_ids), 1), slot, device=self.model.device)
         with slot_only(self.model, position):
             logits: Tensor = self.model(input_ids=input_ids.to(self.model.device)).logits[:, 0]
         return logits.float().log_softmax(-1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from biaslab import boards
 from biaslab.estimates import BASE, Estimates, cell, new_table, perplexities, signed, write_csv
 from biaslab.metrics.stereoset import NAMES, Interval
 from biaslab.neurons import NeuronSet
@@ -89,17 +90,42 @@ class Outcome(NamedTuple):
                     change = {f"change_{key}": value for key, value in e.change._asdict().items()}
                     yield {"row": row, "neurons": self.rows[row], "scope": scope, "metric": name} | figure | change
 
-    def log(self, writer: Any) -> None:
-        """Write scalars to TensorBoard, beside those of the attribution pass."""
-        for row, of_row in self.estimates.items():
-            for scope, of_scope in of_row.items():
-                for name, estimate in of_scope.items():
-                    writer.add_scalar(f"{name}/{scope}/{row}", estimate.figure.value)
-        for field, values in list(self.gap_rows())[-1].items():
-            if field.endswith("_percent"):
-                writer.add_scalar(f"gap/{field}", values)
-        for row, of_row in self.perplexities().items():
-            writer.add_scalar(f"perplexity/{row}", of_row["value"])
+    def log(self, writer: Any, settings: Mapping[str, Any], samples: Mapping[str, Sequence[boards.Sample]]) -> None:
+        """Write to TensorBoard, beside what the attribution pass wrote.
+
+        Args:
+            writer: of the run's folder.
+            settings: of the command.
+            samples: the same prompts' answers, "untouched" and "suppressed".
+        """
+        boards.log_stereoset(
+            writer,
+            {
+                row: {scope: {name: e.figure for name, e in of_scope.items()} for scope, of_scope in of_row.items()}
+                for row, of_row in self.estimates.items()
+            },
+        )
+        boards.log_gaps(writer, list(self.gap_rows()))
+        perplexities = self.perplexities()
+        boards.log_perplexities(writer, {row: of_row["value"] for row, of_row in perplexities.items()})
+        boards.log_samples(writer, samples)
+        boards.log_settings(writer, settings, self._gist(perplexities))
+
+    def _gist(self, perplexities: Mapping[str, Any]) -> dict[str, float]:
+        """Return what runs are compared by: figures of the first row after the untouched one, under the same names."""
+        row = next(name for name in self.estimates if name != BASE)
+        overall, gap = self.estimates[row]["overall"], list(self.gap_rows())[-1]
+        return {
+            "run/ICAT": overall["ICAT"].figure.value,
+            "run/ICAT change": overall["ICAT"].change.value,
+            "run/SS": overall["SS"].figure.value,
+            "run/LMS": overall["LMS"].figure.value,
+            "run/LMS change": overall["LMS"].change.value,
+            "run/perplexity change, %": perplexities[row]["change_percent"]["value"],
+            "run/gap suppressed, %": gap["probability_suppressed_percent"],
+            "run/gap amplified, %": gap["probability_amplified_percent"],
+            "run/neurons": len(self.neurons),
+        }
 
     def print(self, console: Console) -> None:
         """Print the tables, at most 80 columns wide."""

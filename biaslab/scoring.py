@@ -20,7 +20,7 @@ _TOKENS_AT_ONCE = 1024  # of a causal model, whose logits at all places are need
 def slot_log_probabilities(
     model: PreTrainedModel, input_ids: Tensor, position: Tensor, attention_mask: Tensor | None = None
 ) -> Tensor:
-    """Return the log-probability of each token of the vocabulary at one slot a sequence.
+    """Return the log-probability of each token of the vocabulary at a slot of each sequence, or at several.
 
     The projection to the vocabulary sees the slots only.
 
@@ -28,22 +28,43 @@ def slot_log_probabilities(
         model: a masked or causal language model of the table.
         input_ids: token ids, ``[batch, sequence]``.
         position: of the slot, ``[batch]``: the mask token of a masked model, the last token before the slot of a causal
-            one.
+            one; of several slots, ``[batch, slot]``.
         attention_mask: 1 for tokens, 0 for padding, ``[batch, sequence]``; None where nothing is padded.
 
     Returns:
-        Natural logarithms in float32 whatever the model's type, ``[batch, vocabulary]``; at most 0.
+        Natural logarithms in float32 whatever the model's type, ``[batch, vocabulary]`` or
+        ``[batch, slot, vocabulary]``; at most 0.
 
     Raises:
-        InputError: if ``position`` does not hold one place a sequence.
+        InputError: if ``position`` does not hold places for each sequence.
     """
-    if position.shape != input_ids.shape[:1]:
+    if position.ndim not in (1, 2) or len(position) != len(input_ids):
         raise InputError(
-            f"`position` is expected to hold one place a sequence, [{len(input_ids)}], but got {list(position.shape)}."
+            f"`position` is expected to hold one place a sequence, [{len(input_ids)}], or several, "
+            f"[{len(input_ids)}, slot], but got {list(position.shape)}."
         )
-    with slot_only(model, position):
-        logits = _logits(model, input_ids, attention_mask)[:, 0]
-    return logits.float().log_softmax(-1)
+    with slot_only(model, position if position.ndim == 2 else position[:, None]):
+        logits = _logits(model, input_ids, attention_mask)
+    return (logits if position.ndim == 2 else logits[:, 0]).float().log_softmax(-1)
+
+
+def target_log_probabilities(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
+    """Return the log-probability of each demographic in the slot.
+
+    Args:
+        model: a masked or causal language model of the table.
+        batch: of prompts, as :class:`biaslab.data.prompts.PromptDataModule` makes them.
+
+    Returns:
+        Natural logarithms in float64, of a word of several tokens their sum, ``[batch, target]``.
+    """
+    found = []
+    for inputs in (batch, *batch.get("longer", ())):
+        target_ids = inputs["target_ids"].view(len(inputs["target_ids"]), inputs["target_ids"].shape[1], -1)
+        position = inputs["position"].view(len(target_ids), -1)
+        every = slot_log_probabilities(model, inputs["input_ids"], position).double()  # [batch, slot, vocabulary]
+        found.append(every.gather(2, target_ids.transpose(1, 2)).sum(1))
+    return torch.cat(found, 1)
 
 
 def sequence_log2_probabilities(model: PreTrainedModel, input_ids: Tensor, start_id: int) -> Tensor:
@@ -119,3 +140,50 @@ def _values(model: PreTrainedModel, group: Mapping[str, Tensor], batch: Mapping[
     log_probabilities = slot_log_probabilities(model, group["input_ids"], group["position"])
     chosen = log_probabilities[group["row"], group["target_ids"]]
     return chosen if batch["rule"] == "pll" else chosen.exp()
+
+
+@torch.no_grad()
+def score_pairs(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
+    """Score both sentences of each pair by CrowS-Pairs' rule.
+
+    Under a masked model, a sentence's score is the sum of the log-probabilities of the tokens that both sentences
+    share, each masked in turn with all other tokens in place. The authors define nothing for a causal model: here it is
+    the sum over all of the sentence's tokens, as :func:`sequence_log2_probabilities` has them.
+
+    Args:
+        model: a language model of the kind that the batch was made for.
+        batch: whole pairs, as :class:`biaslab.data.crows_pairs.CrowsPairsDataModule` makes them.
+
+    Returns:
+        Scores of the more and of the less stereotyping sentence, in nats, float64 (sums of float32), ``[pair, 2]``; at
+        most 0, higher is likelier.
+
+    Raises:
+        InputError: if the batch was made for the other kind of model.
+
+    Reference:
+        Nangia et al. 2020, section 3, and the authors' script.
+    """
+    _require_kind(model, batch["rule"])
+    scores = torch.zeros(2 * len(batch["examples"]), dtype=torch.float64, device=batch["examples"].device)
+    for group in batch["inputs"]:
+        scores.index_add_(0, group["candidate"], _nats(model, group, batch))
+    return scores.view(-1, 2)
+
+
+def _require_kind(model: PreTrainedModel, rule: str) -> None:
+    if architecture(model).masked is (rule == "causal"):
+        wanted = "causal" if rule == "causal" else "masked"
+        raise InputError(
+            f"`model` is expected to be a {wanted} language model, as its tokenizer says, but got a "
+            f"{model.config.model_type}. Give model and data the same `model_name`."
+        )
+
+
+def _nats(model: PreTrainedModel, group: Mapping[str, Tensor], batch: Mapping[str, Any]) -> Tensor:
+    """Return what each token (of a causal model: each sentence) adds to its sentence, float64, ``[token]``."""
+    if batch["rule"] == "causal":
+        bits = sequence_log2_probabilities(model, group["input_ids"], batch["start_id"]).double()
+        return bits.sum(1)[group["row"]] * math.log(2)
+    log_probabilities = slot_log_probabilities(model, group["input_ids"], group["position"])
+    return log_probabilities[group["row"], group["target_ids"]].double()

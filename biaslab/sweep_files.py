@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
+from biaslab import pictures
 from biaslab.estimates import BASE, Estimates, cell, estimates, new_table, perplexities, signed, write_csv
 from biaslab.judging import Judged
 from biaslab.metrics.stereoset import NAMES, Interval
 from biaslab.neurons import NeuronSet
-from biaslab.pictures import icat_against_lms
 from biaslab.shards import write_atomically
 from biaslab.trials import Trial
 
@@ -68,7 +68,12 @@ class Outcome(NamedTuple):
         how = {"factor": self.chosen.setting.factor, "positions": self.chosen.setting.positions}
         provenance = dict(neurons.provenance) | {"suppression": how}
         neurons.with_details(neurons.subsets, provenance).save(folder / "neurons.json")
-        icat_against_lms(self.base, self.trials, self.chosen, folder / "sweep")
+        dots = [self._dot(trial) for trial in self.trials]
+        pictures.save(pictures.sweep_settings(self._dot(self.base), dots, self._dot(self.chosen)), folder / "sweep")
+
+    def _dot(self, trial: Trial) -> pictures.Dot:
+        factor = 1.0 if trial.setting is None else trial.setting.factor
+        return pictures.Dot(trial.lms, trial.icat, 100 * (trial.perplexity / self.base.perplexity - 1), factor)
 
     def _line(self, trial: Trial) -> dict[str, Any]:
         setting = trial.setting

@@ -279,7 +279,7 @@ def attribution_pass(
             shutil.rmtree(folder)
         start = time.monotonic()
         task, module = Attribution(model_name, **options), PromptDataModule(model_name, **data)
-        logger = TensorBoardLogger(folder.parent, name=folder.name, version="")
+        logger = TensorBoardLogger(folder.parent, name=folder.name, version="", default_hp_metric=False)
         single_trainer(logger).predict(task, module, return_predictions=False)
         sets = select(task, module)
         for key, neurons in sets.items():

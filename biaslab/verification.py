@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from biaslab.errors import InputError
-from biaslab.scoring import sequence_log2_probabilities, slot_log_probabilities
+from biaslab.scoring import sequence_log2_probabilities, slot_log_probabilities, target_log_probabilities
 from biaslab.tokenization import by_length, is_masked
 
 
@@ -46,8 +46,7 @@ def demographic_gaps(model: PreTrainedModel, batches: Iterable[dict[str, Tensor]
     """
     sums, counts = torch.zeros(2, pairs, dtype=torch.float64), torch.zeros(pairs, dtype=torch.float64)
     for batch in batches:
-        log_probabilities = slot_log_probabilities(model, batch["input_ids"], batch["position"]).double()
-        chosen = log_probabilities.gather(1, batch["target_ids"])  # [batch, target]
+        chosen = target_log_probabilities(model, batch)  # [batch, target]
         first, second = chosen[:, batch["pairs"][:, 0]], chosen[:, batch["pairs"][:, 1]]  # [batch, pair]
         sums[0].index_add_(0, batch["pair"], (first.exp() - second.exp()).abs().sum(0).cpu())
         sums[1].index_add_(0, batch["pair"], (first - second).abs().sum(0).cpu())
@@ -82,7 +81,10 @@ def negative_log_likelihoods(
     ]
     if not special:
         start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-        values = [sequence_log2_probabilities(model, torch.tensor([s]), start).sum() * -math.log(2) for s in encoded]
+        values = [
+            sequence_log2_probabilities(model, torch.tensor([s], device=model.device), start).sum() * -math.log(2)
+            for s in encoded
+        ]
         return torch.tensor([[float(v), len(s)] for v, s in zip(values, encoded, strict=True)], dtype=torch.float64)
     places = [
         (index, place)

@@ -5,11 +5,13 @@ import json
 import pytest
 import torch
 from conftest import CAUSAL, bpe_tokenizer, make_model, wordpiece_tokenizer
+from reference import crows_pairs as pairs_reference
 from reference import stereoset as reference
 
+from biaslab.data.crows_pairs import CrowsPairsDataModule
 from biaslab.data.stereoset import StereoSetDataModule, read_clusters
 from biaslab.errors import InputError
-from biaslab.scoring import score_clusters, sequence_log2_probabilities, slot_log_probabilities
+from biaslab.scoring import score_clusters, score_pairs, sequence_log2_probabilities, slot_log_probabilities
 
 CASES = [  # context with {} for BLANK; stereotype, anti-stereotype, unrelated: words of one piece and of many
     ("The doctor is very {}.", "rich", "broke", "water"),
@@ -172,8 +174,8 @@ def test_the_softmax_is_in_float32(bert):
 
 
 def test_another_shape_of_position_is_refused(bert):
-    with pytest.raises(InputError, match=r"`position` .* \[4\], but got \[4, 1\]"):
-        slot_log_probabilities(bert, random_batch()[0], torch.zeros(4, 1, dtype=torch.long))
+    with pytest.raises(InputError, match=r"`position` .* \[4\], .* but got \[3\]"):
+        slot_log_probabilities(bert, random_batch()[0], torch.zeros(3, dtype=torch.long))
 
 
 @pytest.mark.parametrize("model_type", CAUSAL)
@@ -195,3 +197,70 @@ def test_a_sequence_of_one_token(bert):
     found = sequence_log2_probabilities(model, torch.tensor([[7], [8]]), start_id=1)
     expected = reference.probabilities(model, [1], 0)[[7, 8]].log2().float()
     torch.testing.assert_close(found[:, 0], expected)
+
+
+PAIRS = [  # more and less stereotyping, direction: of equal and of unequal length, with shared tokens in another order
+    ("the poor man is rude .", "the rich man is rude .", "stereo"),
+    ("The grumpily old doctor loves cooking.", "The young doctor loves cooking.", "antistereo"),
+    ("she works at home, and he hates it", "he works at home, and she hates it", "antistereo"),
+    ("the rich poor friend", "the poor rich friend", "stereo"),
+    ("the rich poor friend", "the poor rich friend", "antistereo"),
+    ("a girl", "the boy", "stereo"),  # nothing is shared
+    ("the boy was kind", "the boy was kind", "stereo"),
+]
+
+
+def prepare_pairs(folder, kind, **options):
+    """The model, the tokenizer and a data module of PAIRS that is set up."""
+    make_tokenizer, model_type, _ = KINDS[kind]
+    tokenizer = make_tokenizer()
+    tokenizer.save_pretrained(folder)
+    lines = [f'"{more}","{less}",{direction},age' for more, less, direction in PAIRS]
+    (folder / "pairs.csv").write_text("\n".join(["sent_more,sent_less,stereo_antistereo,bias_type", *lines]))
+    data = CrowsPairsDataModule(str(folder), path=str(folder / "pairs.csv"), **options)
+    data.setup("test")
+    return make_model(model_type, vocab_size=len(tokenizer)), tokenizer, data
+
+
+def scored_pairs(model, data):
+    """Scores in the order of the examples."""
+    scores = torch.cat([score_pairs(model, batch) for batch in data.batches])
+    return scores[torch.cat([batch["examples"] for batch in data.batches]).argsort()]
+
+
+@pytest.mark.parametrize("tokens_per_batch", [1, 4096])
+@pytest.mark.parametrize("kind", KINDS)
+def test_pairs_agree_with_one_sentence_and_one_token_at_a_time(tmp_path, kind, tokens_per_batch):
+    model, tokenizer, data = prepare_pairs(tmp_path, kind, tokens_per_batch=tokens_per_batch)
+    if kind == "causal":
+        expected = [[pairs_reference.causal_score(model, tokenizer, text) for text in pair[:2]] for pair in PAIRS]
+    else:
+        expected = [pairs_reference.masked_scores(model, tokenizer, *pair) for pair in PAIRS]
+    found = scored_pairs(model, data)
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, torch.tensor(expected).double(), atol=1e-4, rtol=1e-5)
+    assert found[-1, 0] == found[-1, 1]
+
+
+def test_a_pair_that_shares_nothing_scores_zero(tmp_path):
+    model, _, data = prepare_pairs(tmp_path, "wordpiece", tokens_per_batch=1)
+    assert scored_pairs(model, data)[5].tolist() == [0, 0]
+
+
+def test_pairs_of_any_architecture_leave_no_gradient_and_no_hook(tmp_path, any_model):
+    kind = "causal" if any_model.config.model_type in CAUSAL else "bpe"
+    _, tokenizer, data = prepare_pairs(tmp_path, kind, limit=3)
+    model = make_model(any_model.config.model_type, vocab_size=len(tokenizer)).requires_grad_(True)
+    before = hooks(model)
+    scores = scored_pairs(model, data)
+    assert scores.shape == (3, 2)
+    assert scores.max() < 0
+    assert not scores.requires_grad
+    assert hooks(model) == before
+
+
+@pytest.mark.parametrize(("kind", "model_type"), [("causal", "bert"), ("wordpiece", "gpt2")])
+def test_pairs_for_the_other_kind_of_model_are_refused(tmp_path, kind, model_type):
+    _, tokenizer, data = prepare_pairs(tmp_path, kind)
+    with pytest.raises(InputError, match=f"`model` .* got a {model_type}"):
+        score_pairs(make_model(model_type, vocab_size=len(tokenizer)), data.batches[0])

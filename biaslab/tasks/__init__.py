@@ -4,6 +4,7 @@ from biaslab.tasks.adapter import AdapterTraining
 from biaslab.tasks.attribution import Attribution
 from biaslab.tasks.autodebias import AutoDebias
 from biaslab.tasks.cda import CounterfactualAugmentation
+from biaslab.tasks.crows_pairs import CrowsPairsEvaluation
 from biaslab.tasks.dpce import DPCE
 from biaslab.tasks.evaluation import StereoSetEvaluation
 
@@ -13,5 +14,6 @@ __all__ = [
     "Attribution",
     "AutoDebias",
     "CounterfactualAugmentation",
+    "CrowsPairsEvaluation",
     "StereoSetEvaluation",
 ]

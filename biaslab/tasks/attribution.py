@@ -14,7 +14,9 @@ import safetensors.torch
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
+from torch.utils.tensorboard.writer import SummaryWriter
 
+from biaslab import boards
 from biaslab.architectures import ffn_shape, fingerprint
 from biaslab.artifacts import versions
 from biaslab.attribution import Gap, GapAttribution, Steps, attribute_gaps, integration_rule
@@ -301,7 +303,7 @@ class Attribution(LanguageModelTask):
         )
         write_atomically(path, content)
         neurons.save(self.run_folder / "neurons.json")
-        self._log(neurons)
+        self._log(neurons, scores)
 
     def select(self, selection: Selection, **changes: Any) -> NeuronSet:
         """Return the bias neurons of the prompts seen so far, with the sets of each pair and dimension.
@@ -411,15 +413,13 @@ class Attribution(LanguageModelTask):
             "versions": versions(),
         }
 
-    def _log(self, neurons: NeuronSet) -> None:
-        """Write scalars and the layer histogram to TensorBoard."""
-        mean, worst = neurons.provenance["residual"].values()
+    def _log(self, neurons: NeuronSet, scores: Tensor) -> None:
+        """Write to TensorBoard, where that is the logger."""
         writer = getattr(self.logger, "experiment", None)
-        if hasattr(writer, "add_scalar"):
-            for name, value in (("neurons", len(neurons)), ("residual/mean", mean), ("residual/worst", worst)):
-                writer.add_scalar(name, value)  # type: ignore[union-attr]
-            layers = torch.tensor([neuron.layer for neuron in neurons], dtype=torch.float)
-            writer.add_histogram("neurons/layer", layers, bins=self.shape[0])  # type: ignore[union-attr]
+        if isinstance(writer, SummaryWriter):
+            boards.log_neurons(writer, neurons, scores.nanmean(0))
+            words = {name: dimension.words for name, dimension in self.data.dimensions.items()}
+            boards.log_prompts(writer, self.data.prompts, words)
 
 
 def _best(scores: Tensor, guard: Tensor | None, count: int | None, weight: float) -> NeuronSet:

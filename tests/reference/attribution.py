@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import torch
 from torch import Tensor, nn
 
@@ -42,3 +44,42 @@ def integrated(model, ids, position, layer, nodes, weights, value) -> Tensor:
         (gradient,) = torch.autograd.grad(value(lambda _, leaf=leaf: leaf), leaf)
         total += weight * gradient
     return neurons * total
+
+
+def word_probability(
+    model: nn.Module, ids: Tensor, slots: Tensor, tokens: Tensor, layer: int, scaled: Tensor
+) -> Tensor:
+    """Product of the probabilities of a word's tokens when the layer's neurons at its slots are ``scaled``."""
+
+    def change(module, args):
+        activation = args[0].clone()
+        activation[0, slots] = scaled
+        return (activation,)
+
+    with ExitStack() as stack:
+        stack.enter_context(ffn_modules(model)[layer].register_forward_pre_hook(change))
+        logits = model(input_ids=ids[None]).logits[0]
+    probability = logits.new_ones(())
+    for slot, token in zip(slots.tolist(), tokens.tolist(), strict=True):
+        probability = probability * logits[slot].softmax(-1)[token]
+    return probability
+
+
+def word_gap_gradients(model, words, row, layer, nodes, weights, gap) -> tuple[Tensor, Tensor]:
+    """IG² of two words, each in its own sequence, at the given nodes, and their gap; a word is (inputs, target)."""
+    cases = []
+    for inputs, target in words:
+        ids, slots, tokens = inputs.input_ids[row], inputs.position[row], inputs.target_ids[row, target]
+        cases.append((ids, slots, tokens, neurons_of(model, ids, slots, layer)))
+
+    def difference(scaled):
+        first, second = (word_probability(model, *case[:3], layer, w) for case, w in zip(cases, scaled, strict=True))
+        return (first - second).abs() if gap == "absolute" else first - second
+
+    total = torch.zeros_like(cases[0][3][0])
+    for node, weight in zip(nodes.tolist(), weights.tolist(), strict=True):
+        leaves = [(node * case[3]).requires_grad_() for case in cases]
+        gradients = torch.autograd.grad(difference(leaves), leaves)
+        for case, gradient in zip(cases, gradients, strict=True):
+            total += weight * (case[3] * gradient).sum(0)
+    return total, difference([case[3] for case in cases]).detach()
