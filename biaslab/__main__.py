@@ -15,7 +15,7 @@ COMMANDS = {
     "table": "the paper's results table: baselines, suppression, controls",
     "sweep": "choose how neurons are selected and suppressed, on held-out terms",
     "predict": "attribute prompts to neurons        (-c configs/attribute.yaml)",
-    "test": "judge a model                       (-c configs/stereoset.yaml or crows_pairs.yaml [-c configs/suppress.yaml])",
+    "test": "judge a model   (-c configs/stereoset.yaml, or crows_pairs.yaml [-c configs/suppress.yaml])",
     "fit": "train                               (-c configs/dpce.yaml, cda.yaml, autodebias.yaml, …)",
     "validate": "measure the validation loss of what fit trains",
     "probe": "black-box template probing, before and after suppression",
