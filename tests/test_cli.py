@@ -152,6 +152,7 @@ def test_debias_writes_and_prints_everything(lab, workdir, capsys):
         "gaps.csv",
         "neurons.json",
         "neurons_paper.json",
+        "cards.json",
         "config.yaml",
         "hparams.yaml",
     }
