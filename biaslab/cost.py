@@ -61,12 +61,19 @@ def _matrices(module: nn.Module) -> int:
 
 
 def attribution_flops(
-    size: Sizes, prompts: int, length: int, nodes: float, directions: int, pairs: int, with_one: bool = True
+    size: Sizes,
+    prompts: int,
+    length: int,
+    nodes: float,
+    directions: int,
+    pairs: int,
+    with_one: bool = True,
+    slots: int = 1,
 ) -> float:
     """Return the least that a batch of equally long prompts takes.
 
     Each (layer, node) goes through the layers above it: forward once, backward once a direction. Of a masked model's
-    last layer all tokens need keys and values, and the rest the slot alone; of a causal one every layer the slot alone.
+    last layer all tokens need keys and values, the rest only the slots need; of a causal one they need every layer.
 
     Args:
         size: of the model.
@@ -76,19 +83,20 @@ def attribution_flops(
         directions: probabilities, or differences of them, that are differentiated.
         pairs: that are attributed.
         with_one: whether the gradients at α = 1 are taken from the recorded pass.
+        slots: of each prompt.
     """
-    tokens, passes = (length if size.masked else 1), 1 + directions
+    tokens, passes = (length if size.masked else slots), 1 + directions
     weights = size.attention + size.feed_forward
     looks = 2 * length * size.hidden * (1 + 2 * directions)  # of a token at all others; backward twice as many
     whole = tokens * (weights * passes + looks)
-    last = whole if tokens == 1 else (tokens + 1) * size.attention // 2 * passes + size.feed_forward * passes + looks
+    last = ((tokens + slots) * size.attention // 2 + slots * size.feed_forward) * passes + slots * looks
     above = [max(0, size.layers - 2 - layer) * whole + (layer < size.layers - 1) * last for layer in range(size.layers)]
     # the vocabulary is multiplied forward, and once backward for all directions together
-    head = size.head * passes + 2 * size.vocabulary
+    head = slots * (size.head * passes + 2 * size.vocabulary)
     inner = nodes - 1 if with_one else nodes
     per_prompt = inner * (sum(above) + size.layers * head)
-    per_prompt += length * size.layers * weights + size.vocabulary  # the recorded pass
+    per_prompt += length * size.layers * weights + slots * size.vocabulary  # the recorded pass
     if with_one:
-        per_prompt += directions * ((size.layers - 1) * tokens * weights + size.head) + size.vocabulary
-    per_prompt += (pairs + 1) * size.layers * size.neuron_map
+        per_prompt += directions * ((size.layers - 1) * tokens * weights + slots * size.head) + slots * size.vocabulary
+    per_prompt += slots * (pairs + 1) * size.layers * size.neuron_map
     return 2.0 * prompts * per_prompt

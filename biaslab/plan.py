@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from biaslab.attribution import wanted_sums
 from biaslab.cost import attribution_flops, sizes
 from biaslab.data.prompts import PromptDataModule
 from biaslab.tasks.attribution import Attribution
@@ -52,8 +53,8 @@ def _measure(task: Attribution, batches: Sequence[dict[str, Any]], prompts: int)
     flops = seconds = nodes = 0.0
     measured = 0
     for warm, index in enumerate([order[0], *order]):
-        batch = {key: value.to(task.device) for key, value in batches[index].items() if torch.is_tensor(value)}
-        few = {key: value if key in ("pairs", "pair") else value[:_PROMPTS] for key, value in batch.items()}
+        batch = batches[index]
+        few = task.transfer_batch_to_device(_first(batch, _PROMPTS), task.device, 0)
         start = time.monotonic()
         result = task.attribute(few, is_prompt=index < prompts)
         mean = float(result.nodes.double().mean())  # waits for the device
@@ -68,11 +69,22 @@ def _measure(task: Attribution, batches: Sequence[dict[str, Any]], prompts: int)
     return flops / seconds, nodes / measured, measured
 
 
+def _first(batch: dict[str, Any], prompts: int) -> dict[str, Any]:
+    few = {key: value[:prompts] for key, value in batch.items() if torch.is_tensor(value)}
+    whole = {key: batch[key] for key in ("pairs", "pair") if key in batch}
+    longer = [_first(inputs, prompts) for inputs in batch.get("longer", ())]
+    return few | whole | ({"longer": longer} if longer else {})
+
+
 def _flops(task: Attribution, batch: dict[str, Any], nodes: float, prompts: int) -> float:
-    pairs, length = batch["pairs"], batch["input_ids"].shape[1]
-    directions = len(pairs.unique()) - (pairs.shape[1] - 1)
-    with_one = task.hparams["steps"] == "auto"
-    return attribution_flops(sizes(task.model), prompts, length, nodes, directions, len(pairs), with_one)
+    pairs, with_one, total = batch["pairs"], task.hparams["steps"] == "auto", 0.0
+    every = [batch, *batch.get("longer", ())]
+    sums = wanted_sums(pairs, [inputs["target_ids"].shape[1] for inputs in every])
+    for inputs, own in zip(every, sums, strict=True):
+        length, slots = inputs["input_ids"].shape[1], inputs["position"][0].numel()
+        directions, ended = len(own.directions), int(own.pairs.any(1).sum())
+        total += attribution_flops(sizes(task.model), prompts, length, nodes, directions, ended, with_one, slots)
+    return total
 
 
 def _peak(task: Attribution) -> float:

@@ -70,8 +70,25 @@ def encode_slot(tokenizer: PreTrainedTokenizerBase, text: str) -> Encoded:
     return Encoded(tokens, len(tokens) - 1)
 
 
+def with_slots(tokenizer: PreTrainedTokenizerBase, prompt: Encoded, word: Sequence[int]) -> list[int]:
+    """Return a prompt's tokens with a slot for each token of a word.
+
+    A masked model's have as many masks; a causal model's end with the word, but for its last token.
+    """
+    before, after = prompt.input_ids[: prompt.position], prompt.input_ids[prompt.position + 1 :]
+    if is_masked(tokenizer):
+        return before + [tokenizer.mask_token_id] * len(word) + after
+    return [*prompt.input_ids, *word[:-1]]
+
+
 def token_in_place(tokenizer: PreTrainedTokenizerBase, text: str, word: str) -> int | None:
-    """Return the one known token that ``word`` becomes in the text's slot; None if it becomes several, or unknown.
+    """Return the one known token that ``word`` becomes in the text's slot; None if it becomes several, or unknown."""
+    tokens = tokens_in_place(tokenizer, text, word)
+    return tokens[0] if tokens is not None and len(tokens) == 1 else None
+
+
+def tokens_in_place(tokenizer: PreTrainedTokenizerBase, text: str, word: str) -> tuple[int, ...] | None:
+    """Return the tokens that ``word`` becomes in the text's slot; None if one is unknown, or the text's change with it.
 
     Whether the word needs a leading space is the tokenizer's own matter: the filled text is compared with the slot's.
     """
@@ -82,9 +99,10 @@ def token_in_place(tokenizer: PreTrainedTokenizerBase, text: str, word: str) -> 
     else:
         filled = tokenizer(text.partition(SLOT)[0] + word)["input_ids"]
         before, after = slot.input_ids, []
-    fits = len(filled) == len(before) + 1 + len(after) and filled[: len(before)] == before
-    fits = fits and filled[len(before) + 1 :] == after
-    return filled[len(before)] if fits and filled[len(before)] != tokenizer.unk_token_id else None
+    end = len(filled) - len(after)
+    tokens = tuple(filled[len(before) : end])
+    fits = tokens and filled[: len(before)] == before and filled[end:] == after
+    return tokens if fits and tokenizer.unk_token_id not in tokens else None
 
 
 def by_length(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:

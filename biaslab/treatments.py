@@ -17,7 +17,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from safetensors import safe_open
 from torch import Tensor
 
-from biaslab.artifacts import Artifacts
+from biaslab.artifacts import Artifacts, versions
 from biaslab.data.prompts import PromptDataModule
 from biaslab.errors import InputError
 from biaslab.metrics.selection import ranked
@@ -272,7 +272,7 @@ def attribution_pass(
         select: makes sets of neurons, by name, from the task and the data, after the pass.
         depends_on: what the sets depend on beside the options and the data.
     """
-    folder = artifacts.path(name, {**depends_on, "options": options, "data": data})
+    folder = artifacts.path(name, {**depends_on, "options": options, "data": data, "versions": versions()})
     done = _read_done(folder)
     if done is None:
         if (folder / "neurons.json").exists():  # killed after the pass, before its sets were written

@@ -30,16 +30,17 @@ def plan(folder: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> None:
 
 
 def test_plan_says_what_a_run_takes_and_runs_nothing(tmp_path, monkeypatch, capsys):
-    plan(tmp_path, monkeypatch, "--data.modifiers", "2")
+    unknown = "{age: [[young, old], [old, 老], [young, middle-aged]]}"
+    plan(tmp_path, monkeypatch, "--data.modifiers", "2", "--data.pairs", unknown)
     printed = capsys.readouterr().out
     lines = {line.split()[0]: line for line in printed.splitlines() if line.strip()}
-    assert "96, for 2 pairs" in lines["prompts"]  # 2 dimensions, 2 kinds, 2 modifiers, 12 wordings
+    assert "96, for 3 pairs" in lines["prompts"]  # 2 dimensions, 2 kinds, 2 modifiers, 12 wordings
     assert re.search(r"[\d,]+, in \d+ batches", lines["tokens"])
     assert float(re.search(r"nodes +([\d.]+)", lines["nodes"])[1]) >= 3
     assert re.search(r"[\d.]+e\+\d+, at [\d.e+]+ GFLOP/s measured \(float32, \d+ CPU thread", lines["operations"])
     assert re.search(r"[\d.]+ GiB", lines["memory"])
     assert re.search(r"\d+ (s|min) on 1 process", lines["time"])
-    assert "teenage" in lines["dropped"]
+    assert "age/old-老" in lines["dropped"]
     assert not (tmp_path / "runs").exists()
 
 

@@ -2,7 +2,7 @@ import pytest
 from conftest import bpe_tokenizer, wordpiece_tokenizer
 
 from biaslab.errors import InputError
-from biaslab.tokenization import by_length, encode_slot, is_masked, load_tokenizer, token_in_place
+from biaslab.tokenization import by_length, encode_slot, is_masked, load_tokenizer, token_in_place, tokens_in_place
 
 
 def test_masked_slot(masked_tokenizer):
@@ -19,6 +19,13 @@ def test_causal_slot():
     assert encoded.position == len(encoded.input_ids) - 1
     assert tokenizer.convert_ids_to_tokens(encoded.input_ids)[-1] == "Ġis"
     assert tokenizer.convert_ids_to_tokens(token_in_place(tokenizer, " the person is {slot}", "old")) == "Ġold"
+
+
+def test_tokens_of_a_word(masked_tokenizer):
+    tokens = tokens_in_place(masked_tokenizer, "the person is {slot}.", "middle-aged")
+    assert len(tokens) > 1
+    assert masked_tokenizer.decode(tokens).replace(" ", "") == "middle-aged"
+    assert tokens_in_place(wordpiece_tokenizer(), "the person is {slot}.", "老") is None
 
 
 def test_several_or_unknown_tokens_are_none(masked_tokenizer):

@@ -11,13 +11,23 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from pytorch_lightning import LightningDataModule
+from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 from transformers import PreTrainedTokenizerBase
 
 from biaslab.data import contrast, words
 from biaslab.errors import InputError
-from biaslab.tokenization import SLOT, by_length, encode_slot, is_masked, load_tokenizer, token_in_place
+from biaslab.tokenization import (
+    SLOT,
+    Encoded,
+    by_length,
+    encode_slot,
+    is_masked,
+    load_tokenizer,
+    tokens_in_place,
+    with_slots,
+)
 
 Part = Literal["find", "held_out"]
 Attributed = Literal["pairs", "demographics"]
@@ -42,18 +52,18 @@ class Prompt(NamedTuple):
 
 
 class Dimension(NamedTuple):
-    """The demographics of a dimension that the model knows as single tokens.
+    """The demographics of a dimension that the model knows.
 
     Attributes:
         name: of the dimension.
-        words: the demographics.
-        token_ids: of each.
+        words: the demographics, those of fewer tokens first, and those that differ in the last one together.
+        token_ids: of each, one or several.
         pairs: indices into ``words``, one row a pair.
     """
 
     name: str
     words: tuple[str, ...]
-    token_ids: tuple[int, ...]
+    token_ids: tuple[tuple[int, ...], ...]
     pairs: tuple[tuple[int, int], ...]
 
     @property
@@ -160,40 +170,44 @@ def _consecutive(demographics: Sequence[str]) -> list[Pair]:
 def resolve_dimension(
     tokenizer: PreTrainedTokenizerBase, name: str, pairs: Sequence[Pair], texts: Sequence[str]
 ) -> tuple[Dimension, dict[str, str]]:
-    """Find the one known token of each demographic in the slot of each text.
+    """Find the known tokens of each demographic in the slot of each text.
 
     Args:
         tokenizer: the model's.
         name: of the dimension.
         pairs: demographics.
-        texts: one of each wording; the token must be the same in all.
+        texts: one of each wording; the tokens must be the same in all.
 
     Returns:
         The dimension with the pairs that are left, and for each dropped pair the reason.
     """
-    tokens = {word: _known_token(tokenizer, word, texts) for word in dict.fromkeys(w for pair in pairs for w in pair)}
+    tokens = {word: _known_tokens(tokenizer, word, texts) for word in dict.fromkeys(w for pair in pairs for w in pair)}
     kept, dropped = [], {}
     for first, second in pairs:
         missing = [word for word in (first, second) if tokens[word] is None]
         if missing:
-            dropped[f"{name}/{first}-{second}"] = f"{' and '.join(map(repr, missing))}: not one known token in the slot"
+            dropped[f"{name}/{first}-{second}"] = (
+                f"{' and '.join(map(repr, missing))}: no known tokens, the same in each wording"
+            )
         elif tokens[first] == tokens[second]:
-            dropped[f"{name}/{first}-{second}"] = "both are the same token"
+            dropped[f"{name}/{first}-{second}"] = "both are the same tokens"
         else:
             kept.append((first, second))
-    demographics = tuple(dict.fromkeys(word for pair in kept for word in pair))
-    ids = tuple(token for word in demographics if (token := tokens[word]) is not None)
+    known = {word: tokens[word] or () for word in dict.fromkeys(word for pair in kept for word in pair)}
+    demographics = tuple(sorted(known, key=lambda word: (len(known[word]), known[word][:-1])))
     index = {word: place for place, word in enumerate(demographics)}
+    ids = tuple(known[word] for word in demographics)
     return Dimension(name, demographics, ids, tuple((index[a], index[b]) for a, b in kept)), dropped
 
 
-def _known_token(tokenizer: PreTrainedTokenizerBase, word: str, texts: Sequence[str]) -> int | None:
-    """Try the word as it is written, then capitalised: a cased vocabulary may know one of them only."""
+def _known_tokens(tokenizer: PreTrainedTokenizerBase, word: str, texts: Sequence[str]) -> tuple[int, ...] | None:
+    """Return the tokens of the word as it is written; capitalised, if a cased vocabulary has one token for that."""
+    found = []
     for variant in dict.fromkeys((word, word.capitalize(), word.title())):
-        tokens = {token_in_place(tokenizer, text, variant) for text in texts}
-        if len(tokens) == 1 and None not in tokens:
-            return tokens.pop()
-    return None
+        tokens = {tokens_in_place(tokenizer, text, variant) for text in texts}
+        if len(tokens) == 1:
+            found += [ids for ids in tokens if ids is not None]
+    return min(found, key=lambda ids: len(ids) > 1, default=None)
 
 
 class PromptDataModule(LightningDataModule):
@@ -202,6 +216,10 @@ class PromptDataModule(LightningDataModule):
     A batch holds its ``number``, ``input_ids`` ``[batch, sequence]``, ``position``, ``kind``, ``group``, ``example``
     ``[batch]``, ``target_ids`` ``[batch, target]``, ``pairs`` ``[pair, 2]`` (two targets each, or one: ``[pair, 1]``)
     and ``pair`` ``[pair]`` (its number).
+
+    Demographics of several tokens need other ``input_ids``, several slots (``position`` ``[batch, slot]``), and as many
+    ``target_ids`` each (``[batch, target, slot]``): ``longer`` is a list of such inputs, whose targets follow. A masked
+    model's have a mask for each token of the word; a causal model's hold the word without its last token.
 
     Args:
         model_name: whose tokenizer is used.
@@ -258,7 +276,7 @@ class PromptDataModule(LightningDataModule):
         self.pair_names = [name for dimension in self.dimensions.values() for name in self._names(dimension)]
         if not self.pair_names:
             reasons = "; ".join(f"{pair}: {why}" for pair, why in self.dropped.items())
-            raise InputError(f"`pairs` is expected to hold demographics that are one known token each, but: {reasons}.")
+            raise InputError(f"`pairs` is expected to hold demographics whose tokens are known, but: {reasons}.")
         self.kind_names = list(dict.fromkeys(prompt.kind for prompt in prompts))
         self.prompts = [prompt for prompt in prompts if self.dimensions[prompt.dimension].pairs]
         self.batches = self._batches()
@@ -310,11 +328,11 @@ class PromptDataModule(LightningDataModule):
             encoded = [encode_slot(self.tokenizer, prompt.text) for _, prompt in own]
             for batch in by_length([len(entry.input_ids) for entry in encoded], self.hparams["tokens_per_batch"]):
                 prompts = [own[i][1] for i in batch]
+                inputs, *longer = self._inputs([encoded[i] for i in batch], dimension)
                 batches.append(
                     {
-                        "input_ids": torch.tensor([encoded[i].input_ids for i in batch]),
-                        "position": torch.tensor([encoded[i].position for i in batch]),
-                        "target_ids": torch.tensor(dimension.token_ids).expand(len(batch), -1),
+                        **inputs,
+                        "longer": longer,
                         "pairs": torch.tensor(pairs),
                         "pair": torch.arange(first_pair, first_pair + len(pairs)),
                         "kind": torch.tensor([self.kind_names.index(prompt.kind) for prompt in prompts]),
@@ -324,6 +342,22 @@ class PromptDataModule(LightningDataModule):
                 )
             first_pair += len(pairs)
         return batches
+
+    def _inputs(self, prompts: Sequence[Encoded], dimension: Dimension) -> list[dict[str, Tensor]]:
+        """Return equally long prompts with their slots, once for all demographics that can share a sequence."""
+        masked = is_masked(self.tokenizer)
+        shared: dict[Any, list[tuple[int, ...]]] = {}
+        for tokens in dimension.token_ids:
+            shared.setdefault(len(tokens) if masked else tokens[:-1], []).append(tokens)
+        inputs = []
+        for targets in shared.values():
+            ids = torch.tensor([with_slots(self.tokenizer, prompt, targets[0]) for prompt in prompts])
+            position = torch.tensor([prompt.position for prompt in prompts])[:, None] + torch.arange(len(targets[0]))
+            wanted = torch.tensor(targets).expand(len(prompts), -1, -1)
+            if len(targets[0]) == 1:
+                position, wanted = position[:, 0], wanted[:, :, 0]
+            inputs.append({"input_ids": ids, "position": position, "target_ids": wanted})
+        return inputs
 
     def predict_dataloader(self) -> list[DataLoader[Batch]]:
         """Return the prompts, and after them the contrast set where there is one.

@@ -28,7 +28,7 @@ from biaslab.ledger import Collector, Ledger
 from biaslab.metrics.quality import IntegrationQuality
 from biaslab.metrics.selection import NeuronSelection, guarded, ranked
 from biaslab.neurons import NeuronSet
-from biaslab.paths import TokenBudget
+from biaslab.paths import Inputs, TokenBudget
 from biaslab.shards import Shards, write_atomically
 from biaslab.tasks.base import LanguageModelTask
 
@@ -225,7 +225,7 @@ class Attribution(LanguageModelTask):
         return result.scores
 
     def attribute(
-        self, batch: dict[str, Tensor], is_prompt: bool = True, layers: Sequence[int] | None = None
+        self, batch: Mapping[str, Any], is_prompt: bool = True, layers: Sequence[int] | None = None
     ) -> GapAttribution:
         """Attribute a batch with the task's settings.
 
@@ -246,6 +246,7 @@ class Attribution(LanguageModelTask):
             tolerance=self.hparams["tolerance"],
             layers=layers,
             budget=self.budget,
+            longer=[Inputs(**inputs) for inputs in batch.get("longer", ())],
         )
 
     def _attribute(self, batch: dict[str, Any], is_prompt: bool) -> GapAttribution | None:

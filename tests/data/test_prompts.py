@@ -1,11 +1,14 @@
 import json
 
 import pytest
+import torch
 from conftest import bpe_tokenizer, make_model, wordpiece_tokenizer
+from tokenizers import AddedToken
 
 from biaslab.data import words
 from biaslab.data.prompts import PromptDataModule, make_prompts, read_prompts, resolve_dimension
 from biaslab.errors import InputError
+from biaslab.scoring import target_log_probabilities
 from biaslab.tokenization import SLOT
 
 
@@ -50,13 +53,30 @@ TEXTS = [f"the person is {SLOT}.", f"{SLOT} is the age of the person."]
 
 
 def test_pairs_of_unknown_words_are_dropped_by_name():
-    pairs = [("young", "old"), ("old", "middle-aged"), ("old", "Old")]
+    pairs = [("young", "old"), ("old", "老"), ("old", "Old")]
     dimension, dropped = resolve_dimension(wordpiece_tokenizer(), "age", pairs, TEXTS[:1])
     assert dimension.pair_names == ["age/young-old"]
     assert dropped == {
-        "age/old-middle-aged": "'middle-aged': not one known token in the slot",
-        "age/old-Old": "both are the same token",
+        "age/old-老": "'老': no known tokens, the same in each wording",
+        "age/old-Old": "both are the same tokens",
     }
+
+
+def test_words_of_fewer_tokens_come_first():
+    pairs = [("middle-aged", "old"), ("old", "olds"), ("young", "middle-aged")]
+    dimension, dropped = resolve_dimension(wordpiece_tokenizer(), "age", pairs, TEXTS)
+    assert not dropped
+    assert dimension.words == ("old", "young", "olds", "middle-aged")
+    assert [len(ids) for ids in dimension.token_ids[:3]] == [1, 1, 2]
+    assert dimension.pair_names == ["age/middle-aged-old", "age/old-olds", "age/young-middle-aged"]
+
+
+def test_one_token_capitalised_is_better_than_several():
+    tokenizer = bpe_tokenizer()
+    tokenizer.add_tokens([AddedToken("Druid", lstrip=True)])
+    (dimension, dropped) = resolve_dimension(tokenizer, "religion", [("old", "druid")], [f"a {SLOT} of old."])
+    assert not dropped
+    assert tokenizer.convert_ids_to_tokens(dimension.token_ids[1]) == ["Druid"]
 
 
 def test_token_must_be_the_same_in_each_wording():
@@ -116,10 +136,11 @@ def folder(tmp_path):
 
 
 def test_batches(folder):
-    data = PromptDataModule(folder, dimensions=["gender", "age"], modifiers=2, tokens_per_batch=200)
+    pairs = {"gender": [["female", "male"]], "age": [["young", "old"], ["old", "老"]]}
+    data = PromptDataModule(folder, pairs=pairs, modifiers=2, tokens_per_batch=200)
     data.setup("predict")
     assert data.pair_names == ["gender/female-male", "age/young-old"]
-    assert "age/old-teenage" in data.dropped
+    assert "age/old-老" in data.dropped
     seen = []
     for batch in data.predict_dataloader()[0]:
         rows, length = batch["input_ids"].shape
@@ -130,6 +151,61 @@ def test_batches(folder):
     assert sorted(seen) == list(range(2 * 6 * 2 * 12))
 
 
+WORDS = {"age": [["young", "old"], ["old", "middle-aged"], ["olds", "middle-aged"]]}
+
+
+def data_of(folder, tokenizer, **options):
+    tokenizer.save_pretrained(folder)
+    data = PromptDataModule(str(folder), pairs=WORDS, kinds=["negative"], modifiers=1, **options)
+    data.setup("predict")
+    return data
+
+
+def test_words_of_several_tokens_have_as_many_masks(tmp_path, masked_tokenizer):
+    data = data_of(tmp_path, masked_tokenizer)
+    assert not data.dropped
+    for batch in data.batches:
+        assert "longer" in batch
+        for inputs in (batch, *batch["longer"]):
+            masks = inputs["input_ids"] == masked_tokenizer.mask_token_id
+            slots = inputs["position"].view(len(masks), -1)
+            assert (masks.nonzero()[:, 1].view_as(slots) == slots).all()
+            assert inputs["target_ids"].view(len(masks), -1, slots.shape[1]).shape[1] >= 1
+
+
+def test_probabilities_along_a_masked_word(tmp_path, masked_tokenizer):
+    """The product over its tokens, each where a mask of its own stands, with the others masked, by hand."""
+    data, model = data_of(tmp_path, masked_tokenizer), make_model("bert", len(masked_tokenizer))
+    mask = masked_tokenizer.mask_token
+    for batch in data.batches:
+        found = target_log_probabilities(model, batch).exp()
+        for row, example in enumerate(batch["example"].tolist()):
+            text = data.prompts[example].text
+            for column, tokens in enumerate(data.dimensions["age"].token_ids):
+                ids = masked_tokenizer(text.replace(SLOT, mask * len(tokens)), return_tensors="pt")["input_ids"]
+                places = (ids[0] == masked_tokenizer.mask_token_id).nonzero()[:, 0]
+                every = model(input_ids=ids).logits[0].softmax(-1)
+                expected = every[places, list(tokens)].prod().item()
+                assert found[row, column].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_probabilities_along_a_causal_word(tmp_path):
+    """The product over its tokens, each after the prompt and the tokens before it, of the text as one."""
+    tokenizer = bpe_tokenizer(masked=False)
+    data, model = data_of(tmp_path, tokenizer), make_model("gpt2", len(tokenizer))
+    words_of = data.dimensions["age"].words
+    for batch in data.batches:
+        found = target_log_probabilities(model, batch).exp()
+        for row, example in enumerate(batch["example"].tolist()):
+            before = data.prompts[example].text.partition(SLOT)[0]
+            start = len(tokenizer(before.rstrip())["input_ids"])
+            for column, word in enumerate(words_of):
+                ids = tokenizer(before + word, return_tensors="pt")["input_ids"]
+                every = model(input_ids=ids).logits[0].softmax(-1)
+                each = [every[place - 1, ids[0, place]] for place in range(start, ids.shape[1])]
+                assert found[row, column].item() == pytest.approx(torch.stack(each).prod().item(), rel=1e-4)
+
+
 def test_own_pairs(folder):
     data = PromptDataModule(folder, pairs={"ethnicity": [["asian", "white"]]}, modifiers=1)
     data.setup("predict")
@@ -137,8 +213,10 @@ def test_own_pairs(folder):
 
 
 def test_no_pair_left(folder):
-    data = PromptDataModule(folder, dimensions=["politics"], modifiers=1)
-    with pytest.raises(InputError, match=r"`pairs` is expected to hold demographics.*politics/democrat-conservative"):
+    data = PromptDataModule(folder, pairs={"age": [["老", "old"]]}, modifiers=1)
+    with pytest.raises(
+        InputError, match=r"`pairs` is expected to hold demographics.*age/老-old: '老': no known tokens"
+    ):
         data.setup("predict")
 
 
@@ -155,5 +233,5 @@ def test_nine_dimensions_of_minilm(asset):
     data = PromptDataModule("minilm-mlm", modifiers=1)
     data.setup("predict")
     assert set(data.dimensions) == set(words.DIMENSIONS)
-    assert len(data.pair_names) >= 30
-    assert any("middle-aged" in pair for pair in data.dropped)
+    assert len(data.pair_names) == 41
+    assert not data.dropped
