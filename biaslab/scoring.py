@@ -120,12 +120,7 @@ def score_clusters(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
     Reference:
         Nadeem et al. 2021, section 5, and the authors' scripts; for "pll", Salazar et al. 2020.
     """
-    if architecture(model).masked is (batch["rule"] == "causal"):
-        wanted = "causal" if batch["rule"] == "causal" else "masked"
-        raise InputError(
-            f"`model` is expected to be a {wanted} language model, as its tokenizer says, but got a "
-            f"{model.config.model_type}. Give model and data the same `model_name`."
-        )
+    _require_kind(model, batch["rule"])
     scores = torch.zeros(batch["pieces"].numel(), device=batch["pieces"].device)
     for group in batch["inputs"]:
         scores.index_add_(0, group["candidate"], _values(model, group, batch))

@@ -8,6 +8,7 @@ from conftest import CAUSAL, bpe_tokenizer, make_model, wordpiece_tokenizer
 from reference import crows_pairs as pairs_reference
 from reference import stereoset as reference
 
+from biaslab.architectures import load_model
 from biaslab.data.crows_pairs import CrowsPairsDataModule
 from biaslab.data.stereoset import StereoSetDataModule, read_clusters
 from biaslab.errors import InputError
@@ -102,6 +103,21 @@ def test_causal_scores_agree_with_one_token_at_a_time(tmp_path, tokens_per_batch
     expected = [
         [reference.causal_score(model, tokenizer, sentence) for sentence in cluster.sentences]
         for cluster in read_clusters(tmp_path / "mine.json")[:4]
+    ]
+    torch.testing.assert_close(scored(model, data), torch.tensor(expected), atol=0, rtol=1e-4)
+
+
+@pytest.mark.assets
+def test_smollm2_agrees_with_one_token_at_a_time(asset):
+    """On clusters of each domain of the real data, with the tokenizer's own start token."""
+    asset("smollm2-135m"), asset("stereoset")
+    model, tokenizer = load_model("smollm2-135m")
+    data = StereoSetDataModule("smollm2-135m", every=600)
+    data.prepare_data()
+    data.setup("test")
+    expected = [
+        [reference.causal_score(model, tokenizer, sentence) for sentence in cluster.sentences]
+        for cluster in read_clusters("dev")[::600]
     ]
     torch.testing.assert_close(scored(model, data), torch.tensor(expected), atol=0, rtol=1e-4)
 

@@ -9,6 +9,7 @@ from biaslab.data import words
 from biaslab.data.prompts import PromptDataModule, make_prompts, read_prompts, resolve_dimension
 from biaslab.errors import InputError
 from biaslab.scoring import target_log_probabilities
+from biaslab.tasks.attribution import Attribution
 from biaslab.tokenization import SLOT
 
 
@@ -204,6 +205,20 @@ def test_probabilities_along_a_causal_word(tmp_path):
                 every = model(input_ids=ids).logits[0].softmax(-1)
                 each = [every[place - 1, ids[0, place]] for place in range(start, ids.shape[1])]
                 assert found[row, column].item() == pytest.approx(torch.stack(each).prod().item(), rel=1e-4)
+
+
+def test_attribution_is_of_the_product(tmp_path, masked_tokenizer):
+    """The gap is that of the words' probabilities, and the layer's scores sum to what the layer makes of it."""
+    make_model("bert", len(masked_tokenizer)).save_pretrained(tmp_path)
+    data = data_of(tmp_path, masked_tokenizer)
+    task = Attribution(str(tmp_path), tolerance=0.001)
+    for batch in data.batches[:2]:
+        result = task.attribute(batch)
+        each = target_log_probabilities(task.model, batch).exp()
+        first, second = batch["pairs"].T
+        torch.testing.assert_close(result.gap.double(), (each[:, first] - each[:, second]).abs(), rtol=1e-3, atol=1e-9)
+        assert (result.residual.abs() <= 0.001 * result.scores.abs().sum(-1) + 1e-9).all()
+        assert (result.scores.abs().sum((-1, -2)) > 0).all()
 
 
 def test_own_pairs(folder):
