@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
 import pickle
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-import transformers
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from biaslab import __version__
-from biaslab.architectures import architecture, down_weight, ffn_modules, fingerprint, load_model
+from biaslab.architectures import down_weight, ffn_modules, fingerprint, load_model
 from biaslab.errors import InputError
+from biaslab.model_card import NOT_MEASURED, measured, model_card
 from biaslab.neurons import NeuronSet
 
 _PREFIX = "model."  # of a task's language model in its checkpoint
@@ -29,6 +27,7 @@ def bake(
     neurons: str | None = None,
     output: str = "baked",
     factor: float = 0.0,
+    positions: Literal["all", "slot"] = "all",
     trust_remote_code: bool = False,
 ) -> None:
     """Write a model with its neurons suppressed, or a trained model, or both, as an ordinary checkpoint folder.
@@ -41,12 +40,18 @@ def bake(
         neurons: a neuron file, made for the very weights that are written.
         output: the new folder; nothing is left there if anything fails.
         factor: what the neurons are multiplied by: 0 suppresses.
+        positions: "all"; weights do the same everywhere, so "slot" can't be baked.
         trust_remote_code: let a checkpoint bring its own Python code.
 
     Raises:
         InputError: if not exactly one of ``model`` and ``ckpt_path`` is given, one of the files is not what is
             expected, the neurons were made for other weights, or the folder has something in it.
     """
+    if positions != "all":
+        raise InputError(
+            f'`positions` is expected to be "all" but got {positions!r}: a weight acts on every token alike. What is '
+            "suppressed at the slot alone needs the callback NeuronSuppression (configs/suppress.yaml)."
+        )
     if (model is None) is (ckpt_path is None):
         given = "neither" if model is None else "both"
         raise InputError(f"`model` or `ckpt_path` is expected, one of the two, but got {given}. Give one.")
@@ -59,13 +64,15 @@ def bake(
         language_model, tokenizer = load_model(model, trust_remote_code=trust_remote_code)
         facts: dict[str, Any] = {"model": {"name": model, "fingerprint": fingerprint(language_model)}}
     else:
-        language_model, tokenizer, facts = _from_checkpoint(ckpt_path, trust_remote_code)
+        language_model, tokenizer, facts = trained_model(ckpt_path, trust_remote_code)
+    figures = NOT_MEASURED
     if neurons is not None:
         chosen = NeuronSet.load(neurons)
         chosen.require_model(language_model)
         scale_neurons(language_model, chosen, factor)
         facts["neurons"] = {"file": neurons, "count": len(chosen), "factor": factor, "made": dict(chosen.provenance)}
-    _write(language_model, tokenizer, facts, folder)
+        figures = measured(Path(neurons), chosen, factor)
+    write_checkpoint(language_model, tokenizer, facts, folder, figures)
     print(f"The model lies in {folder}.")
 
 
@@ -88,10 +95,18 @@ def _require_empty(folder: Path) -> None:
         raise InputError(f"`output` is expected to be a new or empty folder, but {folder} is not. Choose another.")
 
 
-def _from_checkpoint(
-    path: str, trust_remote_code: bool
+def trained_model(
+    path: str, trust_remote_code: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any]]:
-    """Return the trained model of a Lightning checkpoint, its tokenizer, and where it comes from."""
+    """Return the trained model of a Lightning checkpoint, its tokenizer, and where it comes from.
+
+    Args:
+        path: of the checkpoint.
+        trust_remote_code: let the model that it was trained from bring its own Python code.
+
+    Raises:
+        InputError: if it is no checkpoint of a debiasing baseline.
+    """
     checkpoint = read_checkpoint(path)
     settings = checkpoint["hyper_parameters"]
     name = settings["model_name"]
@@ -161,66 +176,26 @@ def load_weights(model: PreTrainedModel, state: Mapping[str, Tensor], path: str)
         ) from error
 
 
-def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts: Mapping[str, Any], folder: Path) -> None:
-    """Write the folder, all of it or nothing."""
+def write_checkpoint(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Mapping[str, Any],
+    folder: Path,
+    figures: str = NOT_MEASURED,
+) -> None:
+    """Write a checkpoint folder with its model card, all of it or nothing.
+
+    Args:
+        model: with the weights as they are to be.
+        tokenizer: the model's.
+        facts: of the card; see :func:`biaslab.model_card.model_card`.
+        folder: new or empty.
+        figures: of the card.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
         whole = Path(temporary, folder.name)
         model.save_pretrained(whole)
         tokenizer.save_pretrained(whole)
-        (whole / "README.md").write_text(_card(model, facts), encoding="utf-8")
+        (whole / "README.md").write_text(model_card(model, facts, figures), encoding="utf-8")
         whole.replace(folder)  # an empty folder gives way, one with content never
-
-
-_CARD = """---
-library_name: transformers
-tags: [bias, {kind}]
----
-# {name}, {what}
-
-Made with [biaslab](https://arxiv.org/abs/2406.10130) {version}.
-
-{method}
-
-It loads without biaslab:
-
-```python
-from transformers import {auto}, AutoTokenizer
-
-model, tokenizer = {auto}.from_pretrained(FOLDER), AutoTokenizer.from_pretrained(FOLDER)
-```
-
-A fingerprint stands for the values of all weights. That of this model is `{fingerprint}`.
-
-## What it was made from
-
-```json
-{facts}
-```
-"""
-
-
-def _card(model: PreTrainedModel, facts: Mapping[str, Any]) -> str:
-    """Return the model card: method, settings, fingerprints, and where it comes from."""
-    trained, neurons = facts.get("training"), facts.get("neurons")
-    method = []
-    if trained:
-        method.append(f"It was trained by the task {trained['task']}, for {trained['steps']} steps.")
-    if neurons:
-        method.append(
-            f"Of its feed-forward neurons, {neurons['count']} are multiplied by {neurons['factor']:g}, by way of their "
-            "columns of the down-projections' weights (Bias Neuron Suppression)."
-        )
-    what = [word for word, fact in (("trained", trained), ("with neurons suppressed", neurons)) if fact]
-    versions = {"biaslab": __version__, "torch": str(torch.__version__), "transformers": transformers.__version__}
-    masked = architecture(model).masked
-    return _CARD.format(
-        kind="fill-mask" if masked else "text-generation",
-        name=facts["model"]["name"],
-        what=", ".join(what) or "unchanged",
-        version=__version__,
-        method=" ".join(method) or "Its weights are unchanged.",
-        auto="AutoModelForMaskedLM" if masked else "AutoModelForCausalLM",
-        fingerprint=fingerprint(model),
-        facts=json.dumps({**facts, "versions": versions}, indent=1, ensure_ascii=False, default=str),
-    )

@@ -13,9 +13,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from biaslab import bake
 from biaslab.architectures import down_weight, ffn_modules, fingerprint, load_model
 from biaslab.artifacts import Artifacts
+from biaslab.bake import trained_model, write_checkpoint
 from biaslab.compare_files import Given, Outcome, Side
 from biaslab.comparison import OVERALL, compare_scopes, rank_correlation
 from biaslab.data.prompts import PromptDataModule
@@ -117,11 +117,11 @@ def _given(artifacts: Artifacts, name: str, argument: str, trust_remote_code: bo
 
 def _child(artifacts: Artifacts, path: str, trust_remote_code: bool) -> Given:
     """Write the trained model of a checkpoint as an ordinary folder, unless it was, so that it loads by name."""
-    model, tokenizer, facts = bake._from_checkpoint(path, trust_remote_code)
+    model, tokenizer, facts = trained_model(path, trust_remote_code)
     base, training = facts["model"], facts["training"]
     folder = artifacts.path("child", {"of": base, "weights": training["fingerprint"]})
     if not folder.exists():
-        bake._write(model, tokenizer, facts, folder)
+        write_checkpoint(model, tokenizer, facts, folder)
     task = training["settings"].get("class_path", "training").rpartition(".")[2]  # a checkpoint from Python has none
     return Given(f"{base['name']} + {task}", str(folder), None, (training["fingerprint"], base["fingerprint"]))
 

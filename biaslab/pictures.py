@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from biaslab.figure_style import (
+    BLUE,
+    COLORS,
+    GREY,
+    MARKERS,
+    ORANGE,
+    RED,
+    WIDTH,
+    add_color_bar,
+    add_legend,
+    arms,
+    draw_cross,
+    ink,
+    name_axes,
+    new_figure,
+    signed,
+    write_above,
+)
 from biaslab.metrics.stereoset import Interval
-from biaslab.shards import write_atomically
 
 PAPER_SUPPRESSED, PAPER_AMPLIFIED = -23, 29  # mean change of the gap in percent; section 4.3 of the paper
-_WIDTH = 4.3  # inches: on a telephone's 360 pixels the smallest letters are still 9 pixels high
-_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#B3A800")  # Okabe and Ito's
-_BLUE, _ORANGE, _RED, _GREY = _COLORS[0], _COLORS[1], _COLORS[5], "#8C8C8C"
-_MARKERS = "osD^vP*X"
 _LINEAR = 100  # percent up to which a change is drawn in proportion; beyond, its logarithm
 _LETTER = 0.06  # of a panel's width
 _DARK = "#1A1A1A"  # of letters on the cells of a matrix, which are light on any page
@@ -48,22 +57,6 @@ class Dot(NamedTuple):
     factor: float
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, SVG (letters as outlines: it looks the same everywhere) and PDF, the same bytes each time.
-
-    Args:
-        figure: of this module.
-        path: of the files, without a suffix.
-    """
-    fonts: Any = {"svg.fonttype": "path", "svg.hashsalt": "biaslab", "pdf.fonttype": 42}
-    undated = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
-    with matplotlib.rc_context(fonts):
-        for suffix, metadata in undated.items():
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=suffix, dpi=200, metadata=metadata)
-            write_atomically(path.with_name(f"{path.name}.{suffix}"), buffer.getvalue())
-
-
 def gap_bars(rows: Sequence[Mapping[str, Any]], field: str = "probability") -> Figure:
     """Draw how each pair's gap changes when the neurons are suppressed, with random ones beside, and when amplified.
 
@@ -75,15 +68,15 @@ def gap_bars(rows: Sequence[Mapping[str, Any]], field: str = "probability") -> F
         "The Devil is in the Neurons" (ICLR 2024), section 4.3.
     """
     places, labels = _gap_places([row["pair"] for row in rows])
-    figure = _figure(1.3 + 0.235 * len(labels))
+    figure = new_figure(1.3 + 0.235 * len(labels))
     left, right = figure.subplots(1, 2, sharey=True)
     own = [place - 0.19 for place in places]
     suppressed, amplified = ([row[f"{field}_{how}_percent"] for row in rows] for how in ("suppressed", "amplified"))
     random, spread = ([row[f"{field}_random_{what}"] for row in rows] for what in ("percent", "spread"))
-    _bars(left, own, suppressed, _BLUE)
-    _bars(right, own, amplified, _ORANGE)
+    _bars(left, own, suppressed, BLUE)
+    _bars(right, own, amplified, ORANGE)
     left.errorbar(
-        random, [place + 0.27 for place in places], xerr=spread, fmt="o", color=_GREY, markersize=3.5, elinewidth=1.2,
+        random, [place + 0.27 for place in places], xerr=spread, fmt="o", color=GREY, markersize=3.5, elinewidth=1.2,
         label="random neurons, suppressed: mean ± spread over seeds",
     )  # fmt: skip
     ends = [mean + sign * width for mean, width in zip(random, spread, strict=True) for sign in (-1, 1)]
@@ -91,18 +84,18 @@ def gap_bars(rows: Sequence[Mapping[str, Any]], field: str = "probability") -> F
     _change_axis(left, [*suppressed, *ends, marks[0]])
     _change_axis(right, [*amplified, marks[1]])
     for axes, title, paper in zip((left, right), ("suppressed, × 0", "amplified, × 2"), marks, strict=True):
-        axes.axvline(0, color=_ink(), linewidth=0.8)
+        axes.axvline(0, color=ink(), linewidth=0.8)
         axes.set_title(title, fontsize="medium", pad=16)
-        _label(axes, "change of the gap, %", "")
+        name_axes(axes, "change of the gap, %", "")
         axes.tick_params(axis="y", length=0)
         if paper:
-            axes.axvline(paper, color=_RED, linewidth=1.1, linestyle="--")
-            _above(axes, paper, f"paper {_signed(paper)}")
+            axes.axvline(paper, color=RED, linewidth=1.1, linestyle="--")
+            write_above(axes, paper, f"paper {signed(paper)}")
     left.set_yticks(list(labels), list(labels.values()), fontsize="small")
     for place, label in zip(labels, left.get_yticklabels(), strict=True):
         label.set_fontweight("normal" if place in places[:-1] else "bold")
     left.set_ylim(max(labels) + 0.6, -0.6)
-    _legend(figure, 1)
+    add_legend(figure, 1)
     return figure
 
 
@@ -125,7 +118,7 @@ def _bars(axes: Axes, places: Sequence[float], values: Sequence[float], color: s
     for place, value in zip(places, values, strict=True):
         side, shift = ("left", 2) if value >= 0 else ("right", -2)
         axes.annotate(
-            _signed(value), (value, place), (shift, 0), textcoords="offset points", ha=side, va="center",
+            signed(value), (value, place), (shift, 0), textcoords="offset points", ha=side, va="center",
             fontsize="x-small",
         )  # fmt: skip
 
@@ -134,14 +127,14 @@ def _change_axis(axes: Axes, values: Sequence[float]) -> None:
     """Make room for all values and their labels; values far above 100 % go up a logarithmic scale."""
     low, high = min(0.0, *values), max(0.0, *values)
     if high <= 3 * _LINEAR:
-        left, right = (_LETTER * len(_signed(end)) * (end != 0) for end in (low, high))
+        left, right = (_LETTER * len(signed(end)) * (end != 0) for end in (low, high))
         width = (high - low) / (1 - left - right) or 1.0
         axes.set_xlim(low - left * width, high + right * width)
         return
     axes.set_xscale("symlog", linthresh=_LINEAR, linscale=0.8)
     low = 2 * low if low < -_LINEAR else min(2 * low, -0.25 * _LINEAR)
     decades = 0.8 * (1 + min(1.0, -low / _LINEAR)) + math.log10(high / _LINEAR)
-    share = _LETTER * len(_signed(high))
+    share = _LETTER * len(signed(high))
     axes.set_xlim(low, high * 10 ** (share / (1 - share) * decades))
     powers = [10**power for power in range(2, math.floor(math.log10(high)) + 1)]
     axes.set_xticks([-_LINEAR, 0, *powers] if low < -_LINEAR else [0, *powers], minor=False)
@@ -159,10 +152,10 @@ def layer_distribution(counts: Mapping[str, Sequence[int]]) -> Figure:
     Args:
         counts: of each named set, from the first layer on.
     """
-    figure = _figure(0.5 + 1.15 * len(counts))
+    figure = new_figure(0.5 + 1.15 * len(counts))
     panels = figure.subplots(len(counts), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     for axes, (name, of) in zip(panels, counts.items(), strict=True):
-        bars = axes.bar(range(len(of)), of, color=_BLUE)
+        bars = axes.bar(range(len(of)), of, color=BLUE)
         if len(of) <= 16:
             axes.bar_label(bars, fontsize="x-small", padding=1)
         axes.set_title(f"{name}: {sum(of)} neurons", fontsize="small", loc="left")
@@ -186,7 +179,7 @@ def score_heat_map(scores: Tensor, ranks: int = 50) -> Figure:
     largest = scores.detach().float().cpu().topk(ranks, dim=1).values
     layers = len(largest)
     norm = PowerNorm(0.5, vmin=min(0.0, float(largest.min())), vmax=float(largest.max().clamp_min(1e-12)))
-    figure = _figure(1.5 + min(3.5, 0.25 * layers))
+    figure = new_figure(1.5 + min(3.5, 0.25 * layers))
     axes = figure.subplots()
     image = axes.imshow(
         largest.numpy(), aspect="auto", origin="lower", cmap="viridis", interpolation="nearest",
@@ -194,8 +187,8 @@ def score_heat_map(scores: Tensor, ranks: int = 50) -> Figure:
         extent=(0.5, ranks + 0.5, -0.5, layers - 0.5),
     )  # fmt: skip
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    _label(axes, "rank within the layer", "layer")
-    _color_bar(figure, image, "attribution score (colours go with its square root)")
+    name_axes(axes, "rank within the layer", "layer")
+    add_color_bar(figure, image, "attribution score (colours go with its square root)")
     figure.axes[-1].set_xticks([float(norm.inverse(part)) for part in (0, 0.25, 0.5, 0.75, 1)])
     figure.axes[-1].xaxis.set_major_formatter(lambda value, _: f"{value:.2g}")
     return figure
@@ -207,26 +200,26 @@ def icat_against_lms(points: Mapping[str, tuple[Interval, Interval]]) -> Figure:
     Args:
         points: LMS and ICAT of each, the untouched model first; names with "random" are of controls, which are grey.
     """
-    figure = _figure(3.0 + 0.19 * math.ceil(len(points) / 2))
+    figure = new_figure(3.0 + 0.19 * math.ceil(len(points) / 2))
     axes = figure.subplots()
     treated = [name for name in list(points)[1:] if "random" not in name]
     controls = [name for name in list(points)[1:] if "random" in name]
     for place, (name, (lms, icat)) in enumerate(points.items()):
         if place == 0:
-            _cross(axes, lms.value, icat.value)
-            color, marker = _ink(), "+"
+            draw_cross(axes, lms.value, icat.value)
+            color, marker = ink(), "+"
         elif name in controls:
-            color, marker = _GREY, _MARKERS[controls.index(name) % len(_MARKERS)]
+            color, marker = GREY, MARKERS[controls.index(name) % len(MARKERS)]
         else:
             number = treated.index(name)
-            color, marker = _COLORS[number % len(_COLORS)], _MARKERS[number % len(_MARKERS)]
+            color, marker = COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)]
         axes.errorbar(
-            lms.value, icat.value, xerr=_arms([lms]), yerr=_arms([icat]), fmt=marker, color=color, label=name,
+            lms.value, icat.value, xerr=arms([lms]), yerr=arms([icat]), fmt=marker, color=color, label=name,
             markersize=11 if place == 0 else 6, markeredgewidth=2 if place == 0 else 1, elinewidth=0.8,
             markerfacecolor="none" if name in controls else color, zorder=3 if place == 0 else 2,
         )  # fmt: skip
-    _label(axes, "LMS, %", "ICAT, %")
-    _legend(figure, 2)
+    name_axes(axes, "LMS, %", "ICAT, %")
+    add_legend(figure, 2)
     return figure
 
 
@@ -236,24 +229,24 @@ def icat_before_after(icat: Mapping[str, Mapping[str, Interval]]) -> Figure:
     Args:
         icat: of each row by scope ("overall", a domain), the untouched model first; rows with "random" are hatched.
     """
-    figure = _figure(2.7 + 0.19 * math.ceil(len(icat) / 2))
+    figure = new_figure(2.7 + 0.19 * math.ceil(len(icat) / 2))
     axes = figure.subplots()
     scopes = list(next(iter(icat.values())))
-    width, colors = 0.84 / len(icat), iter(_COLORS * len(icat))
+    width, colors = 0.84 / len(icat), iter(COLORS * len(icat))
     for number, (row, of) in enumerate(icat.items()):
         is_grey = number == 0 or "random" in row
         places = [place + (number - (len(icat) - 1) / 2) * width for place in range(len(scopes))]
         found = [of[scope] for scope in scopes]
         axes.bar(
-            places, [f.value for f in found], 0.9 * width, yerr=_arms(found), label=row,
-            color=_GREY if is_grey else next(colors), hatch="///" if "random" in row else None,
-            error_kw={"ecolor": _ink(), "elinewidth": 0.8, "capsize": 1.5, "capthick": 0.8},
+            places, [f.value for f in found], 0.9 * width, yerr=arms(found), label=row,
+            color=GREY if is_grey else next(colors), hatch="///" if "random" in row else None,
+            error_kw={"ecolor": ink(), "elinewidth": 0.8, "capsize": 1.5, "capthick": 0.8},
         )  # fmt: skip
     axes.set_xticks(range(len(scopes)), scopes)
     axes.tick_params(axis="x", length=0)
     axes.set_ylim(0, 100)
-    _label(axes, "", "ICAT, % (ideal 100)")
-    _legend(figure, 2)
+    name_axes(axes, "", "ICAT, % (ideal 100)")
+    add_legend(figure, 2)
     return figure
 
 
@@ -273,7 +266,7 @@ def effects_matrix(
         significant: whether the 95 % interval is away from 0, which a star marks, ``[row, column]``.
         own: whether the column is what the row's neurons were chosen for; these cells are framed, ``[row, column]``.
     """
-    figure = _figure(1.3 + 0.36 * len(rows), max(_WIDTH, 1.6 + 0.52 * len(columns)))
+    figure = new_figure(1.3 + 0.36 * len(rows), max(WIDTH, 1.6 + 0.52 * len(columns)))
     axes = figure.subplots()
     most = max([abs(value) for row in values for value in row if not math.isnan(value)], default=0.0) or 1.0
     colors: Colormap = _LOSS_TO_GAIN.with_extremes(bad="none")
@@ -281,7 +274,7 @@ def effects_matrix(
     for y, (cells, told, framed) in enumerate(zip(values, significant, own, strict=True)):
         for x, value in enumerate(cells):
             if not math.isnan(value):
-                text = _signed(value, 1 if abs(value) < 10 else 0) + ("*" if told[x] else "")
+                text = signed(value, 1 if abs(value) < 10 else 0) + ("*" if told[x] else "")
                 weight = "bold" if told[x] else "normal"
                 axes.text(x, y, text, ha="center", va="center", fontsize="small", color=_DARK, fontweight=weight)
             if framed[x]:
@@ -304,7 +297,7 @@ def sweep_settings(base: Dot, dots: Sequence[Dot], chosen: Dot) -> Figure:
         dots: the settings.
         chosen: one of them, ringed.
     """
-    figure = _figure(4.0)
+    figure = new_figure(4.0)
     axes = figure.subplots()
     changes = [dot.perplexity_change for dot in dots]
     low, high = min(0.0, *changes), max(1.0, *changes)
@@ -313,58 +306,12 @@ def sweep_settings(base: Dot, dots: Sequence[Dot], chosen: Dot) -> Figure:
         own = [dot for dot in dots if dot.factor == factor]
         points = axes.scatter(
             [dot.lms for dot in own], [dot.icat for dot in own], c=[dot.perplexity_change for dot in own], vmin=low,
-            vmax=high, marker=_MARKERS[number % len(_MARKERS)], s=28, cmap="viridis", label=f"×{factor:g}",
+            vmax=high, marker=MARKERS[number % len(MARKERS)], s=28, cmap="viridis", label=f"×{factor:g}",
         )  # fmt: skip
-    axes.scatter(base.lms, base.icat, marker="+", s=120, color=_ink(), label="untouched")
-    axes.scatter(chosen.lms, chosen.icat, s=160, facecolors="none", edgecolors=_RED, linewidths=1.6, label="chosen")
-    _cross(axes, base.lms, base.icat)
-    _label(axes, "LMS, %", "ICAT, %")
-    _color_bar(figure, points, "change of perplexity, %")
-    _legend(figure, min(4, len(factors) + 2))
+    axes.scatter(base.lms, base.icat, marker="+", s=120, color=ink(), label="untouched")
+    axes.scatter(chosen.lms, chosen.icat, s=160, facecolors="none", edgecolors=RED, linewidths=1.6, label="chosen")
+    draw_cross(axes, base.lms, base.icat)
+    name_axes(axes, "LMS, %", "ICAT, %")
+    add_color_bar(figure, points, "change of perplexity, %")
+    add_legend(figure, min(4, len(factors) + 2))
     return figure
-
-
-def _figure(height: float, width: float = _WIDTH) -> Figure:
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _ink() -> str:
-    """Return the colour of the caller's letters."""
-    return str(matplotlib.rcParams["text.color"])
-
-
-def _arms(found: Sequence[Interval]) -> list[list[float]]:
-    """Return how far the intervals reach down and up; a mean over seeds may lie outside of its interval."""
-    return [[max(0.0, f.value - f.low) for f in found], [max(0.0, f.high - f.value) for f in found]]
-
-
-def _signed(value: float, digits: int = 0) -> str:
-    return f"{value:+.{digits}f}".replace("-", "−")
-
-
-def _above(axes: Axes, x: float, text: str) -> None:
-    axes.annotate(
-        text, (x, 1), (0, 2), xycoords=("data", "axes fraction"), textcoords="offset points", ha="center", va="bottom",
-        fontsize="x-small", color=_RED,
-    )  # fmt: skip
-
-
-def _cross(axes: Axes, x: float, y: float) -> None:
-    axes.axvline(x, color=_GREY, linewidth=0.8, linestyle=":")
-    axes.axhline(y, color=_GREY, linewidth=0.8, linestyle=":")
-
-
-def _color_bar(figure: Figure, colored: ScalarMappable, label: str) -> None:
-    bar = figure.colorbar(colored, location="top", aspect=40)
-    bar.set_label(label, fontsize="small")
-    bar.ax.tick_params(labelsize="small")
-
-
-def _label(axes: Axes, x: str, y: str) -> None:
-    axes.set_xlabel(x, fontsize="small")
-    axes.set_ylabel(y, fontsize="small")
-    axes.tick_params(labelsize="small")
-
-
-def _legend(figure: Figure, columns: int) -> None:
-    figure.legend(loc="outside lower center", ncols=columns, fontsize="small", frameon=False)

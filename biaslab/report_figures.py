@@ -13,7 +13,7 @@ import matplotlib
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from biaslab import pictures
+from biaslab.figure_style import save
 
 _INK = "#010203"  # nobody draws in it: on the page it becomes the colour of the text, dark or light
 _INKED = (
@@ -57,7 +57,7 @@ def drawing(
         draw: a function of :mod:`biaslab.pictures`.
         arguments: of it.
     """
-    pictures.save(draw(*arguments), folder / name)
+    save(draw(*arguments), folder / name)
     (folder / f"{name}.png").unlink(missing_ok=True)  # a report is for the page and for papers
     with matplotlib.rc_context(_PAGE):
         text = _svg(draw(*arguments))

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from biaslab import pictures
 from biaslab.estimates import BASE, Estimates, cell, estimates, new_table, perplexities, signed, write_csv
+from biaslab.figure_style import save
 from biaslab.judging import Judged
 from biaslab.metrics.stereoset import NAMES, Interval
 from biaslab.neurons import NeuronSet
@@ -69,7 +70,7 @@ class Outcome(NamedTuple):
         provenance = dict(neurons.provenance) | {"suppression": how}
         neurons.with_details(neurons.subsets, provenance).save(folder / "neurons.json")
         dots = [self._dot(trial) for trial in self.trials]
-        pictures.save(pictures.sweep_settings(self._dot(self.base), dots, self._dot(self.chosen)), folder / "sweep")
+        save(pictures.sweep_settings(self._dot(self.base), dots, self._dot(self.chosen)), folder / "sweep")
 
     def _dot(self, trial: Trial) -> pictures.Dot:
         factor = 1.0 if trial.setting is None else trial.setting.factor

@@ -84,9 +84,9 @@ WORDS = re.findall(
 WORDS += TEMPLATE_WORDS
 
 
-def wordpiece_tokenizer() -> PreTrainedTokenizerBase:
-    """An uncased WordPiece tokenizer that knows WORDS, single letters and their continuations."""
-    letters = "abcdefghijklmnopqrstuvwxyz.,!?'-"
+def wordpiece_tokenizer(pieces: bool = True) -> PreTrainedTokenizerBase:
+    """An uncased WordPiece tokenizer that knows WORDS, single letters and their continuations; or WORDS alone."""
+    letters = "abcdefghijklmnopqrstuvwxyz.,!?'-" if pieces else ".,!?'-"
     tokens = [
         "[PAD]",
         "[UNK]",

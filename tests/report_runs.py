@@ -75,7 +75,8 @@ def debias(
     write(folder / "results.json", results)
     config = {
         "model": model, "selection": "guarded", "contrast": ["stereoset", "bold"], "count": None, "guard_weight": 3.0,
-        "dimensions": ["gender", "ethnicity"], "factor": 0.0, "seeds": 2, "trust_remote_code": False,
+        "dimensions": ["gender", "ethnicity"], "factor": 0.0, "positions": "all", "seeds": 2,
+        "trust_remote_code": False,
     }  # fmt: skip
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     neurons = NeuronSet([(0, 1), (1, 0), (1, 3)], shape=(2, 4)).with_details(

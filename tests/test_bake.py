@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import report_runs
 import torch
+import yaml
 from conftest import CAUSAL, MASKED, bpe_tokenizer, make_model, wordpiece_tokenizer
 from pytorch_lightning import Trainer
 from safetensors.torch import load_file
@@ -159,9 +161,54 @@ def not_a_checkpoint(path: Path, content: object) -> str:
     return str(path)
 
 
+@pytest.fixture
+def run(tmp_path) -> Path:
+    """A folder as `biaslab debias` leaves it, with neurons of a model that there is."""
+    folder = report_runs.debias(tmp_path / "run")
+    model = save_model(tmp_path / "model")
+    made_for = {"model": {"name": model, "fingerprint": fingerprint(load_model(model)[0])}}
+    details = made_for | {"settings": {"selection": "guarded"}}
+    NeuronSet(NEURONS, shape=(3, 48)).with_details(provenance=details).save(folder / "neurons.json")
+    return folder
+
+
+def card_of(run: Path, **options) -> str:
+    out = run.parent / f"out-{len(list(run.parent.iterdir()))}"
+    bake(str(run.parent / "model"), neurons=str(run / "neurons.json"), output=str(out), **options)
+    return (out / "README.md").read_text()
+
+
+def test_card_tells_what_the_run_measured(run):
+    card = card_of(run)
+    results = json.loads((run / "results.json").read_text())
+    for scope, label in (("overall", "ICAT"), ("race", "ICAT, race")):
+        (line,) = [line for line in card.splitlines() if line.startswith(f"| {label} |")]
+        for row in ("untouched", "BNS, guarded"):
+            assert f"{results['stereoset'][row][scope]['ICAT']['figure']['value']:.1f} [" in line
+        assert f"{results['stereoset']['BNS, guarded'][scope]['ICAT']['change']['value']:+.1f} [" in line
+        assert f"{results['stereoset']['random, 2 seeds'][scope]['ICAT']['change']['value']:+.1f} [" in line
+    assert (
+        "| perplexity on 1200 ordinary sentences | 40.00 | 42.80 | +7.0 [+6.0, +8.0] % | +2.0 [+1.0, +3.0] % |" in card
+    )
+    assert "changes by -80 % on average (random neurons +1 ± 3 %)" in card
+    assert "not measured" not in card
+
+
+def test_card_has_no_figures_of_another_treatment(run):
+    assert "not measured" in card_of(run, factor=0.7)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    (run / "config.yaml").write_text(yaml.safe_dump(config | {"positions": "slot"}))
+    card = card_of(run)
+    assert "not measured" in card
+    assert "| ICAT" not in card
+    (run / "results.json").unlink()
+    assert "biaslab test -c configs/stereoset.yaml --model.model_name" in card_of(run)
+
+
 BAD = {
     "neither": (lambda tmp: {}, "`model` or `ckpt_path` is expected, one of the two, but got neither"),
     "both": (lambda tmp: {"model": "a", "ckpt_path": "b"}, "got both"),
+    "positions": (lambda tmp: {"model": "a", "positions": "slot"}, '`positions`.*"all".*a weight acts on every token'),
     "factor": (lambda tmp: {"model": "a", "factor": float("nan")}, "`factor` is expected to be a finite"),
     "folder": (lambda tmp: {"model": "a", "output": str(tmp)}, "`output` is expected to be a new or empty folder"),
     "no file": (lambda tmp: {"ckpt_path": str(tmp / "none.ckpt")}, "`ckpt_path`.*can't be read"),
@@ -199,7 +246,7 @@ def test_failure_while_writing_leaves_nothing(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("no space")
 
-    monkeypatch.setattr("biaslab.bake._card", fail)
+    monkeypatch.setattr("biaslab.bake.model_card", fail)
     with pytest.raises(OSError, match="no space"):
         bake(save_model(tmp_path / "model"), output=str(tmp_path / "out"))
     assert {path.name for path in tmp_path.iterdir()} == {"model"}

@@ -82,7 +82,7 @@ def test_union_ig(lab, workdir):
     model = ["--model.model_name", str(lab / "model")]
     main(["predict", "-c", str(CONFIGS / "union_ig.yaml"), *model, "--data.dimensions", "[gender, age]", *QUIET])
     neurons = NeuronSet.load(workdir / "runs/union_ig/version_0/neurons.json")
-    single = {"gender/female", "gender/male", "age/young", "age/old"}
+    single = {"gender/female", "gender/male", "age/young", "age/old", "age/teenage", "age/middle-aged"}
     assert set(neurons.subsets) == {"gender", "age", *single}
     assert set(neurons) == set().union(*(set(neurons.subsets[name]) for name in single))
 
@@ -297,7 +297,10 @@ BAD: dict[str, tuple[Callable[[Path, Path], object], str]] = {
         lambda lab, tmp: attribute(lab, "--data.path", two_slots(tmp / "p.json")),
         "`prompt`.*one slot.*has 2",
     ),
-    "no pair left": (lambda lab, tmp: attribute(lab, "--data.dimensions", "[politics]"), "`pairs`.*politics/democrat"),
+    "no pair left": (
+        lambda lab, tmp: attribute(lab, "--data.dimensions", "[age]", "--data.pairs", "{age: [[老, old]]}"),
+        "`pairs`.*age/老-old: '老'",
+    ),
     "no steps": (lambda lab, tmp: attribute(lab, "--model.steps", "0"), "`steps`.*positive integer but got 0"),
     "threshold": (lambda lab, tmp: attribute(lab, "--model.threshold", "1.5"), r"`threshold`.*\(0, 1\] but got 1.5"),
     "no contrast set": (

@@ -11,6 +11,7 @@ from matplotlib.container import BarContainer, ErrorbarContainer
 from matplotlib.figure import Figure
 
 from biaslab import pictures
+from biaslab.figure_style import save
 from biaslab.metrics.stereoset import Interval
 
 PAIRS = ("gender/female-male", "religion/islam-christianity", "religion/muslim-catholic", "mean of the pairs")
@@ -214,13 +215,13 @@ def everything() -> list[Figure]:
 
 def test_save_writes_three_formats_and_the_same_bytes_each_time(tmp_path: Path):
     for number, figure in enumerate(everything()):
-        pictures.save(figure, tmp_path / f"v1.{number}")
+        save(figure, tmp_path / f"v1.{number}")
         png, svg, pdf = ((tmp_path / f"v1.{number}.{suffix}").read_bytes() for suffix in ("png", "svg", "pdf"))
         assert png.startswith(b"\x89PNG")
         assert pdf.startswith(b"%PDF")
         assert b"<svg" in svg
         assert b"<text" not in svg  # letters are outlines
-    pictures.save(pictures.layer_distribution({"all": [1, 2]}), tmp_path / "again")
+    save(pictures.layer_distribution({"all": [1, 2]}), tmp_path / "again")
     for suffix in ("png", "svg", "pdf"):
         assert (tmp_path / f"again.{suffix}").read_bytes() == (tmp_path / f"v1.1.{suffix}").read_bytes()
 

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import statistics
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -129,16 +130,27 @@ def pair_scores(model, tokenizer, place: Path) -> tuple[list, list]:
 
 
 @torch.no_grad()
-def gap_of_age(model, tokenizer) -> tuple[float, float]:
-    """Both gaps between young and old on the held-out prompts, one prompt at a time."""
-    young, old = tokenizer.convert_tokens_to_ids(["young", "old"])
+def gaps_of_age(model, tokenizer) -> torch.Tensor:
+    """Both gaps of each pair of age on the held-out prompts, one prompt at a time: [2, pair]."""
     gaps = []
     for prompt in make_prompts(["age"], list(words.MODIFIERS), 1, "held_out"):
-        ids = tokenizer(prompt.text.replace("{slot}", "[MASK]"), return_tensors="pt")["input_ids"]
-        place = ids[0].tolist().index(tokenizer.mask_token_id)
-        p = model(input_ids=ids).logits[0, place].double().softmax(0)
-        gaps.append((abs(float(p[young] - p[old])), abs(math.log(p[young] / p[old]))))
-    return tuple(statistics.fmean(column) for column in zip(*gaps, strict=True))
+        p = [probability(model, tokenizer, prompt.text, word) for word in words.DIMENSIONS["age"]]
+        gaps.append([[abs(a - b) for a, b in pairwise(p)], [abs(math.log(a / b)) for a, b in pairwise(p)]])
+    return torch.tensor(gaps, dtype=torch.float64).mean(0)
+
+
+def percent(old: torch.Tensor, new: torch.Tensor) -> float:
+    """The mean of the pairs' changes."""
+    return 100 * float((new / old - 1).mean())
+
+
+def probability(model, tokenizer, text: str, word: str) -> float:
+    """Of a word in the slot: the product over its tokens, with a mask for each."""
+    tokens = tokenizer.encode(word, add_special_tokens=False)
+    ids = tokenizer(text.replace("{slot}", "[MASK]" * len(tokens)), return_tensors="pt")["input_ids"]
+    place = ids[0].tolist().index(tokenizer.mask_token_id)
+    every = model(input_ids=ids).logits[0].double().softmax(1)
+    return math.prod(float(every[place + number, token]) for number, token in enumerate(tokens))
 
 
 @torch.no_grad()
@@ -157,7 +169,7 @@ def test_rows_and_their_sizes(whole):
     content, output = whole
     assert [row["name"] for row in content["rows"]] == ROWS
     assert [row["neurons"] for row in content["rows"]] == [0, 4, 6, 2, len(EVERY), len(EVERY)]
-    assert content["counts"] == {"clusters": 12, "pairs": 15, "prompts": 180, "sentences": 5}
+    assert content["counts"] == {"clusters": 12, "pairs": 15, "prompts": 270, "sentences": 5}
     assert content["settings"]["seeds"] == 3
     assert set(row_of(content, "age")["gaps"]) == set(row_of(content, "untouched")["gaps"]) >= {"gender", "age"}
     assert {path.name for path in output.iterdir()} == {"side_effects", "side_effects.json", "side_effects.csv"}
@@ -210,10 +222,11 @@ def test_crows_pairs_is_that_of_zeroed_weights(whole, lab, place, name):
 def test_gaps_and_perplexity_are_those_of_zeroed_weights(whole, lab, name):
     before, after = zeroed(lab, []), zeroed(lab, SETS[name])
     found, untouched = (row_of(whole[0], row)["gaps"]["age"] for row in (name, "untouched"))
-    for key, old, new in zip(("probability", "log_probability"), gap_of_age(*before), gap_of_age(*after), strict=True):
-        assert untouched[key] == pytest.approx(old, rel=1e-4)
+    keys = ("probability", "log_probability")
+    for key, old, new in zip(keys, gaps_of_age(*before), gaps_of_age(*after), strict=True):
+        assert untouched[key] == pytest.approx(float(old.mean()), rel=1e-4)
         assert untouched[f"{key}_percent"] == 0
-        assert found[f"{key}_percent"] == pytest.approx(100 * (new / old - 1), rel=1e-3, abs=1e-3)
+        assert found[f"{key}_percent"] == pytest.approx(percent(old, new), rel=1e-3, abs=1e-3)
         assert found["spread"][f"{key}_percent"] is None
     text = row_of(whole[0], name)["perplexity"]
     old, new = text_perplexity(*before, lab), text_perplexity(*after, lab)
@@ -232,8 +245,8 @@ def test_random_row_is_the_mean_of_its_seeds(whole, lab, place):
     overall = found["crows_pairs"]["overall"]
     assert overall["figure"]["value"] == pytest.approx(statistics.fmean(seeds), abs=1e-3)
     assert overall["spread"] == pytest.approx(statistics.stdev(seeds), abs=1e-3)
-    base = gap_of_age(*zeroed(lab, []))[0]
-    changes = [100 * (gap_of_age(*model)[0] / base - 1) for model in models]
+    base = gaps_of_age(*zeroed(lab, []))[0]
+    changes = [percent(base, gaps_of_age(*model)[0]) for model in models]
     assert found["gaps"]["age"]["probability_percent"] == pytest.approx(statistics.fmean(changes), rel=1e-3)
     assert found["gaps"]["age"]["spread"]["probability_percent"] == pytest.approx(statistics.stdev(changes), rel=1e-3)
     texts = [text_perplexity(*model, lab) for model in models]
