@@ -196,3 +196,8 @@ def _frozen(model: PreTrainedModel) -> PreTrainedModel:
 def _first_line(error: Exception) -> str:
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return line if line.endswith(".") else line + "."
+
+
+def without_cache(model: PreTrainedModel) -> dict[str, bool]:
+    """Return the argument of a forward pass that keeps a causal model from storing its keys and values."""
+    return {} if architecture(model).masked else {"use_cache": False}

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from biaslab.architectures import fingerprint, load_model
-from biaslab.cards import METHOD, Card, WordChange, neuron_cards
+from biaslab.cards import METHOD, Card, neuron_cards
 from biaslab.data.prompts import PromptDataModule
 from biaslab.errors import InputError
 from biaslab.estimates import new_table
 from biaslab.neurons import NeuronSet
+from biaslab.promoted_words import WordChange
 from biaslab.shards import write_atomically
 
 SCORES, CONFIG, CARDS = "scores.safetensors", "config.yaml", "cards.json"

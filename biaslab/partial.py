@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
-from biaslab.architectures import architecture, attention_modules, ffn_modules, layers
+from biaslab.architectures import architecture, attention_modules, ffn_modules, layers, without_cache
 from biaslab.prefix import Prefix
 
 _LOGITS_AT_ONCE = 2**23  # 32 MB in float32: a few dozen slots of a large vocabulary
@@ -122,7 +122,7 @@ def record(
             stack.enter_context(ffn.register_forward_hook(add_leaf))
         outputs: list[Any] = []
         stack.enter_context(layers(model)[-1].register_forward_hook(lambda _, __, output: outputs.append(output)))
-        options = _no_cache(model) if cache is None else {"past_key_values": cache, "use_cache": True}
+        options = without_cache(model) if cache is None else {"past_key_values": cache, "use_cache": True}
         readout = _read(
             model, lambda: model(input_ids=input_ids, attention_mask=attention_mask, **options), position, target_ids,
             directions,
@@ -315,7 +315,7 @@ def _head(
 
         def run(hidden: Tensor = hidden, placeholder: Tensor = placeholder) -> Any:
             with _bypassed(layers(model), (hidden,) if recording.tuples else hidden):
-                return model(input_ids=placeholder, **_no_cache(model))
+                return model(input_ids=placeholder, **without_cache(model))
 
         parts.append(_read(model, run, position, ids, directions))
     return Readout(
@@ -414,7 +414,3 @@ def _bypassed(modules: Sequence[nn.Module] | nn.ModuleList, output: Any) -> Iter
     finally:
         for module in modules:
             del module.forward
-
-
-def _no_cache(model: PreTrainedModel) -> dict[str, bool]:
-    return {} if architecture(model).masked else {"use_cache": False}

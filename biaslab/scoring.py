@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from biaslab.architectures import architecture
+from biaslab.architectures import architecture, without_cache
 from biaslab.errors import InputError
 from biaslab.partial import slot_only
 
@@ -95,8 +95,7 @@ def _next_log_probabilities(model: PreTrainedModel, input_ids: Tensor) -> Tensor
 
 
 def _logits(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-    options = {} if architecture(model).masked else {"use_cache": False}
-    logits: Tensor = model(input_ids=input_ids, attention_mask=attention_mask, **options).logits
+    logits: Tensor = model(input_ids=input_ids, attention_mask=attention_mask, **without_cache(model)).logits
     return logits
 
 

@@ -10,10 +10,11 @@ from conftest import bpe_tokenizer, make_model, wordpiece_tokenizer
 from torch.autograd.functional import jacobian
 
 from biaslab.architectures import ffn_modules
-from biaslab.cards import LIKELY, PROMPTS, WORDS, Asked, exciting, neuron_cards, word_changes
+from biaslab.cards import PROMPTS, exciting, neuron_cards
 from biaslab.data.prompts import Prompt, PromptDataModule
 from biaslab.errors import InputError
 from biaslab.neurons import Neuron
+from biaslab.promoted_words import LIKELY, WORDS, Asked, word_changes
 from biaslab.tokenization import encode_slot
 
 KINDS = ("bert", "roberta", "gpt2", "llama")

@@ -10,10 +10,11 @@ import yaml
 from transformers import AutoModelForMaskedLM
 
 from biaslab.architectures import fingerprint
-from biaslab.cards import METHOD, PROMPTS, WORDS
+from biaslab.cards import METHOD, PROMPTS
 from biaslab.cards_job import cards, read_scores
 from biaslab.errors import InputError
 from biaslab.neurons import NeuronSet
+from biaslab.promoted_words import WORDS
 
 PAIRS = ["gender/female-male", "ethnicity/black-white"]
 NEURONS = [(0, 3), (1, 7), (2, 1), (2, 40)]

@@ -27,7 +27,7 @@ ORDER = [
         "callbacks", "tasks", "tasks.base", "tasks.training", "tasks.adapter", "tasks.attribution",
         "tasks.evaluation", "tasks.dpce", "tasks.autodebias", "tasks.cda", "tasks.crows_pairs",
     },
-    {"estimates", "judging", "cards"},
+    {"estimates", "judging", "promoted_words", "cards"},
     {
         "results", "treatments", "model_card", "bake", "prompt_job", "trials", "cards_job", "side_effects_measures",
         "side_effects_tables",

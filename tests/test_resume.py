@@ -378,5 +378,8 @@ def test_a_disk_that_is_full_from_the_start_is_one_line(nursery, model, tmp_path
 def test_scores_that_are_not_finite_stop_the_run_and_a_prompt_is_named(nursery, tmp_path):
     model = save_model(tmp_path / "model", nan_at=22)
     line = error_of(nursery.run(tmp_path, model))
-    assert re.search(r"2 prompts of a batch have NaN or infinite ones, the first: '\[CLS\] .* people in this town share is \[MASK\]", line)
+    assert re.search(
+        r"2 prompts of a batch have NaN or infinite ones, the first: '\[CLS\] .* people in this town share is \[MASK\]",
+        line,
+    )
     assert len(shards(tmp_path)) > 10  # of the batches before, whose prompts are shorter
