@@ -6,7 +6,7 @@ Only paths are known of an architecture. A layer is called with the very argumen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from transformers.cache_utils import Cache
 
 from biaslab.architectures import architecture, attention_modules, ffn_modules, layers, without_cache
 from biaslab.prefix import Prefix
+from biaslab.readout import Readout, backward, read_slots
 
 _LOGITS_AT_ONCE = 2**23  # 32 MB in float32: a few dozen slots of a large vocabulary
 
@@ -45,22 +46,6 @@ class Recording(NamedTuple):
     position: Tensor
     prefix: list[tuple[Tensor, Tensor]]
     tuples: bool
-
-
-class Readout(NamedTuple):
-    """Probabilities at the slots, and where their gradients start.
-
-    Attributes:
-        probabilities: of the targets, ``[item, target]``; of one of several tokens the product of theirs.
-        hidden: what the output embeddings got, in the graph; a tensor ``[item, slot, hidden]`` for each part of the
-            items.
-        gradients: of each direction with respect to it, ``[direction, item, slot, hidden]``; empty if none was asked
-            for.
-    """
-
-    probabilities: Tensor
-    hidden: list[Tensor]
-    gradients: list[Tensor]
 
 
 def record(
@@ -123,13 +108,13 @@ def record(
         outputs: list[Any] = []
         stack.enter_context(layers(model)[-1].register_forward_hook(lambda _, __, output: outputs.append(output)))
         options = without_cache(model) if cache is None else {"past_key_values": cache, "use_cache": True}
-        readout = _read(
+        readout = read_slots(
             model, lambda: model(input_ids=input_ids, attention_mask=attention_mask, **options), position, target_ids,
             directions,
         )  # fmt: skip
         gradients = readout.probabilities.new_empty(0)
         if directions is not None:
-            gradients = torch.stack(_backward(readout, leaves), 2)
+            gradients = torch.stack(backward(readout, leaves), 2)
     cached: Any = [] if cache is None else cache.layers
     prefix = [(layer.keys[:, :, :-slots], layer.values[:, :, :-slots]) for layer in cached]
     tuples = isinstance(outputs[0], tuple)
@@ -180,7 +165,7 @@ def go_on(
         if directions is None:
             return readout.probabilities, readout.probabilities.new_empty(0)
         used = [leaf for leaf in leaves if len(leaf)]
-        return readout.probabilities, torch.cat(_backward(readout, used), 1)
+        return readout.probabilities, torch.cat(backward(readout, used), 1)
 
 
 def _slot_states(
@@ -317,91 +302,12 @@ def _head(
             with _bypassed(layers(model), (hidden,) if recording.tuples else hidden):
                 return model(input_ids=placeholder, **without_cache(model))
 
-        parts.append(_read(model, run, position, ids, directions))
+        parts.append(read_slots(model, run, position, ids, directions))
     return Readout(
         torch.cat([part.probabilities for part in parts]),
         [hidden for part in parts for hidden in part.hidden],
         [gradient for part in parts for gradient in part.gradients],
     )
-
-
-def _read(
-    model: PreTrainedModel,
-    run: Callable[[], Any],
-    position: Tensor,
-    target_ids: Tensor,
-    directions: Tensor | None,
-) -> Readout:
-    r"""Run the model; read the targets' probabilities at the slots, and their gradients before the output embeddings.
-
-    With z = Wh + b, logits f(z) (f is the identity, or caps them) and p = softmax(f(z)) at each slot, P is the product
-    of the target's tokens' probabilities, and its gradient at a slot whose token is t is
-    P·(f'(z_t)·W_t - Σ_v p_v·f'(z_v)·W_v): the sum over the vocabulary is the same for every target.
-    """
-    seen: list[Tensor] = []
-
-    def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor]:
-        hidden: Tensor = args[0]
-        seen.append(hidden[torch.arange(len(hidden), device=hidden.device)[:, None], position])
-        return (seen[0].detach(),)
-
-    def after(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        seen.append(output.detach().requires_grad_(directions is not None))
-        return seen[1]
-
-    embeddings = model.get_output_embeddings()
-    with embeddings.register_forward_pre_hook(before), embeddings.register_forward_hook(after):
-        logits: Tensor = run().logits
-    hidden, scores = seen
-    exact = logits if logits.dtype == torch.float64 else logits.float()
-    every = exact.detach().softmax(2)  # [item, slot, vocabulary]
-    ids = target_ids.transpose(1, 2)  # [item, slot, target]
-    probabilities = every.gather(2, ids).prod(1)
-    if directions is None:
-        return Readout(probabilities, [hidden], [])
-    weight = embeddings.weight
-    slope = None if logits is scores else torch.autograd.grad(logits.sum(), scores)[0].to(every.dtype)
-    mean = (every if slope is None else every * slope).to(weight.dtype) @ weight  # [item, slot, hidden]
-    own = weight[ids].to(every.dtype)  # [item, slot, target, hidden]
-    if slope is not None:
-        own = own * slope.gather(2, ids)[..., None]
-    gradients = torch.einsum("et,bt,bsth->ebsh", directions, probabilities, own - mean.to(every.dtype)[:, :, None])
-    return Readout(probabilities, [hidden], [gradients])
-
-
-def _backward(readout: Readout, leaves: Sequence[Tensor]) -> list[Tensor]:
-    """Return each direction's gradient with respect to each leaf, ``[direction, item, slot, hidden]``."""
-    directions = len(readout.gradients[0])
-    found = []
-    for direction in range(directions):
-        # float16 can't hold the gradient of a probability of 1e-6: it travels as a number near 1
-        starts = [gradient[direction] for gradient in readout.gradients]
-        scale = 2.0 ** -torch.stack([start.abs().amax() for start in starts]).amax().clamp_min(1e-30).log2().floor()
-        gradients = torch.autograd.grad(
-            readout.hidden,
-            leaves,
-            [(start * scale).to(hidden.dtype) for start, hidden in zip(starts, readout.hidden, strict=True)],
-            retain_graph=direction < directions - 1,
-        )
-        found.append([gradient.to(scale.dtype) / scale for gradient in gradients])
-    return [torch.stack(parts) for parts in zip(*found, strict=True)]
-
-
-@contextmanager
-def slot_only(model: PreTrainedModel, position: Tensor) -> Iterator[None]:
-    """Within the block, the model projects some positions of each sequence: logits are ``[batch, slot, vocabulary]``.
-
-    Args:
-        model: a language model.
-        position: of the slots, ``[batch, slot]``.
-    """
-
-    def gather(module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor]:
-        hidden: Tensor = args[0]
-        return (hidden[torch.arange(len(hidden), device=hidden.device)[:, None], position],)
-
-    with model.get_output_embeddings().register_forward_pre_hook(gather):
-        yield
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from biaslab.architectures import ffn_modules, without_cache
 from biaslab.data.prompts import Prompt
 from biaslab.neurons import Neuron
-from biaslab.partial import slot_only
+from biaslab.readout import slot_only
 from biaslab.tokenization import by_length, token_in_place
 
 WORDS = 10

@@ -15,7 +15,7 @@ from biaslab.architectures import architecture
 from biaslab.divergence import Divergence
 from biaslab.errors import InputError
 from biaslab.ledger import Ledger
-from biaslab.partial import slot_only
+from biaslab.readout import slot_only
 from biaslab.shards import Shards
 
 

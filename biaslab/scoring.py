@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from biaslab.architectures import architecture, without_cache
 from biaslab.errors import InputError
-from biaslab.partial import slot_only
+from biaslab.readout import slot_only
 
 _TOKENS_AT_ONCE = 1024  # of a causal model, whose logits at all places are needed: 200 MB for GPT-2's vocabulary
 

@@ -9,7 +9,7 @@ ROOT = Path(biaslab.__file__).parent
 # Each line may import from the lines above it, and from its own (where no circle comes of it).
 ORDER = [
     {"errors", "quadrature", "assets", "data.words", "data.attribute_words", "data.probe_words", "prefix", "paper"},
-    {"conversion", "divergence"},
+    {"conversion", "divergence", "readout"},
     {"tokenization", "adapter"},
     {"architectures"},
     {"neurons", "partial", "shards", "cost"},
@@ -24,7 +24,7 @@ ORDER = [
         "data.counterfactual", "data.prompt_pairs", "data.crows_pairs",
     },
     {
-        "callbacks", "tasks", "tasks.base", "tasks.training", "tasks.adapter", "tasks.attribution",
+        "callbacks", "selecting", "tasks", "tasks.base", "tasks.training", "tasks.adapter", "tasks.attribution",
         "tasks.evaluation", "tasks.dpce", "tasks.autodebias", "tasks.cda", "tasks.crows_pairs",
     },
     {"estimates", "judging", "promoted_words", "cards"},

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
 import safetensors.torch
-import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.utils.tensorboard.writer import SummaryWriter
@@ -22,20 +20,18 @@ from biaslab.artifacts import versions
 from biaslab.attribution import Gap, GapAttribution, Steps, attribute_gaps, integration_rule
 from biaslab.data import contrast
 from biaslab.data.prompts import is_divided
-from biaslab.data.stereoset import DOMAINS
 from biaslab.errors import InputError
 from biaslab.ledger import Collector, Ledger
 from biaslab.metrics.quality import IntegrationQuality
-from biaslab.metrics.selection import NeuronSelection, guarded, ranked
+from biaslab.metrics.selection import NeuronSelection
 from biaslab.neurons import NeuronSet
 from biaslab.paths import Inputs, TokenBudget
+from biaslab.selecting import DIMENSION_OF, Collected
 from biaslab.shards import Shards, write_atomically
 from biaslab.tasks.base import LanguageModelTask
 
 Selection = Literal["paper", "ranked", "guarded"]
 Source = Literal["prompts", "contrast", "both"]
-DEFAULT_SHARE_OF_NEURONS = 0.02
-DIMENSION_OF = {"gender": "gender", "profession": "occupation", "race": "ethnicity", "religion": "religion"}
 WITHOUT_EFFECT = ("trust_remote_code", "token_budget", "save_every")  # on the result
 
 
@@ -131,12 +127,12 @@ class Attribution(LanguageModelTask):
         if self.hparams["source"] != "prompts" and "stereoset" not in contrast.sources_of(source):
             raise InputError(f'`contrast` is expected to have "stereoset" for this source but got {source!r}.')
         self._check_sets(source)
-        self.contrast_pairs = contrast.pairs_of(source)
         rule = {"threshold": self.hparams["threshold"], "share": self.hparams["share"]}
         self.prompts = NeuronSelection(self.data.pair_names, self.data.kind_names, self.shape, **rule)
         self.collectors: dict[str, Collector] = {"prompts": self.prompts, "quality": self.quality}
+        self.contrast: NeuronSelection | None = None
         if source:
-            self.contrast = NeuronSelection(self.contrast_pairs, ["contrast"], self.shape, **rule)
+            self.contrast = NeuronSelection(contrast.pairs_of(source), ["contrast"], self.shape, **rule)
             self.collectors["contrast"] = self.contrast
         self.quality.reset()
         self.ledger: Ledger | None = None
@@ -271,6 +267,7 @@ class Attribution(LanguageModelTask):
     def _collect(self, batch: dict[str, Any], result: GapAttribution, is_prompt: bool) -> None:
         prompts, pairs = result.scores.shape[:2]
         metric = self.prompts if is_prompt else self.contrast
+        assert metric is not None
         metric.update(
             result.scores.flatten(0, 1),
             batch["pair"].repeat(prompts),
@@ -315,68 +312,13 @@ class Attribution(LanguageModelTask):
                 ``guard_weight``, ``guard``, ``source`` and ``domain_weights``.
         """
         settings = self._settings() | changes
+        collected = Collected(self.prompts, self.contrast, self.data.hparams["contrast"])
         provenance = self._provenance(settings | {"selection": selection})
         if selection == "paper":
-            chosen, shares = self.prompts.paper(settings["share"])
-            provenance["settings"]["shares_used"] = shares
-            everything = NeuronSet([n for pair in chosen.values() for n in pair], shape=self.shape)
-            return everything.with_details(self._with_dimensions(chosen), provenance)
-        scores = self.prompts.pair_scores()  # [pair, layer, neuron]
-        guard = self._guard(settings["guard"]) if selection == "guarded" else None
-        # a pair has no prompts, and NaN scores, where the trainer limits the batches
-        named = {name: s for name, s in zip(self.data.pair_names, scores, strict=True) if not s.isnan().any()}
-        for dimension in dict.fromkeys(name.partition("/")[0] for name in named):
-            named[dimension] = torch.stack([s for name, s in named.items() if name.startswith(f"{dimension}/")]).mean(0)
-        best = partial(_best, guard=guard, count=settings["count"], weight=settings["guard_weight"])
-        subsets = {name: best(score) for name, score in named.items()}
-        return best(self._bias_scores(settings)).with_details(subsets, provenance)
-
-    def _bias_scores(self, settings: Mapping[str, Any]) -> Tensor:
-        """Return b(n), each source scaled to a maximum of 1, ``[layer, neuron]``."""
-        sources = ("prompts", "contrast") if settings["source"] == "both" else (settings["source"],)
-        weights = settings["domain_weights"]
-        parts = [(sources, None, 1.0)] if weights is None else [(sources, d, w) for d, w in weights.items() if w]
-        scores = torch.zeros(self.shape, dtype=torch.float64)
-        for of, domain, weight in parts:
-            for source in of:
-                found = self._scores_of(source, domain)
-                scores = scores.to(found) + weight * found / found.max()
-        return scores
-
-    def _scores_of(self, source: str, domain: str | None) -> Tensor:
-        """Return the mean scores of the prompts or the contrast set, all of them or a domain's, ``[layer, neuron]``."""
-        if source == "contrast":
-            return self._contrast_scores([f"{name}/bias" for name in DOMAINS if domain in (None, name)])
-        if domain is None:
-            return self.prompts.mean_scores()
-        start = f"{DIMENSION_OF[domain]}/"
-        rows = [row for row, name in enumerate(self.data.pair_names) if name.startswith(start)]
-        return self.prompts.pair_scores()[rows].nanmean(0)
-
-    def _guard(self, wanted: Sequence[str] | None) -> Tensor:
-        """Return g(n): the sum of the sources', each scaled to a maximum of 1, ``[layer, neuron]``.
-
-        What plain text needs are neurons that lower the fitting word, too: they hold others in balance.
-        """
-        guards = []
-        for source in wanted or contrast.sources_of(self.data.hparams["contrast"]):
-            guard = self._contrast_scores([name for name in contrast.pairs_of(source) if "/guard/" in name])
-            guard = guard.clamp_min(0) if source == "stereoset" else guard.abs()
-            guards.append(guard / guard.max().clamp_min(torch.finfo(guard.dtype).tiny))
-        return torch.stack(guards).sum(0)
-
-    def _contrast_scores(self, names: Sequence[str]) -> Tensor:
-        """Return the mean score of some pairs of the contrast set; each of their sentences weighs the same."""
-        rows = [self.contrast_pairs.index(name) for name in names]
-        counts = self.contrast.compute()["counts"].view(-1)[rows].double()[:, None, None]
-        return (self.contrast.pair_scores()[rows].nan_to_num() * counts).sum(0) / counts.sum()
-
-    def _with_dimensions(self, chosen: dict[str, NeuronSet]) -> dict[str, NeuronSet]:
-        dimensions: dict[str, Sequence[Any]] = {}
-        for name, neurons in chosen.items():
-            dimension = name.partition("/")[0]
-            dimensions[dimension] = [*dimensions.get(dimension, []), *neurons]
-        return chosen | {name: NeuronSet(neurons, shape=self.shape) for name, neurons in dimensions.items()}
+            neurons, subsets, provenance["settings"]["shares_used"] = collected.paper(settings["share"])
+        else:
+            neurons, subsets = collected.best(selection == "guarded", settings)
+        return neurons.with_details(subsets, provenance)
 
     def residual(self) -> tuple[float, float]:
         """Return the completeness residual relative to the scores' L1 norm: on average, and the worst."""
@@ -421,11 +363,6 @@ class Attribution(LanguageModelTask):
             boards.log_neurons(writer, neurons, scores.nanmean(0))
             words = {name: dimension.words for name, dimension in self.data.dimensions.items()}
             boards.log_prompts(writer, self.data.prompts, words)
-
-
-def _best(scores: Tensor, guard: Tensor | None, count: int | None, weight: float) -> NeuronSet:
-    count = count or round(DEFAULT_SHARE_OF_NEURONS * scores.numel())
-    return ranked(scores, count) if guard is None else guarded(scores, guard, count, weight)
 
 
 def layers_of(rank: int, processes: int, layers: int) -> list[int]:

@@ -1,0 +1,118 @@
+"""The targets' probabilities at the slots, and where their gradients start: before the output embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+
+class Readout(NamedTuple):
+    """Probabilities at the slots, and where their gradients start.
+
+    Attributes:
+        probabilities: of the targets, ``[item, target]``; of one of several tokens the product of theirs.
+        hidden: what the output embeddings got, in the graph; a tensor ``[item, slot, hidden]`` for each part of the
+            items.
+        gradients: of each direction with respect to it, ``[direction, item, slot, hidden]``; empty if none was asked
+            for.
+    """
+
+    probabilities: Tensor
+    hidden: list[Tensor]
+    gradients: list[Tensor]
+
+
+def read_slots(
+    model: PreTrainedModel,
+    run: Callable[[], Any],
+    position: Tensor,
+    target_ids: Tensor,
+    directions: Tensor | None,
+) -> Readout:
+    r"""Run the model; read the targets' probabilities at the slots, and their gradients before the output embeddings.
+
+    Args:
+        model: whose output embeddings are watched.
+        run: runs it, and returns its output.
+        position: of the slots, ``[item, slot]``.
+        target_ids: ``[item, target, slot]``.
+        directions: sums of targets that are differentiated, ``[direction, target]``; None for none.
+
+    With z = Wh + b, logits f(z) (f is the identity, or caps them) and p = softmax(f(z)) at each slot, P is the product
+    of the target's tokens' probabilities, and its gradient at a slot whose token is t is
+    P·(f'(z_t)·W_t - Σ_v p_v·f'(z_v)·W_v): the sum over the vocabulary is the same for every target.
+    """
+    seen: list[Tensor] = []
+
+    def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor]:
+        hidden: Tensor = args[0]
+        seen.append(hidden[torch.arange(len(hidden), device=hidden.device)[:, None], position])
+        return (seen[0].detach(),)
+
+    def after(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        seen.append(output.detach().requires_grad_(directions is not None))
+        return seen[1]
+
+    embeddings = model.get_output_embeddings()
+    with embeddings.register_forward_pre_hook(before), embeddings.register_forward_hook(after):
+        logits: Tensor = run().logits
+    hidden, scores = seen
+    exact = logits if logits.dtype == torch.float64 else logits.float()
+    every = exact.detach().softmax(2)  # [item, slot, vocabulary]
+    ids = target_ids.transpose(1, 2)  # [item, slot, target]
+    probabilities = every.gather(2, ids).prod(1)
+    if directions is None:
+        return Readout(probabilities, [hidden], [])
+    weight = embeddings.weight
+    slope = None if logits is scores else torch.autograd.grad(logits.sum(), scores)[0].to(every.dtype)
+    mean = (every if slope is None else every * slope).to(weight.dtype) @ weight  # [item, slot, hidden]
+    own = weight[ids].to(every.dtype)  # [item, slot, target, hidden]
+    if slope is not None:
+        own = own * slope.gather(2, ids)[..., None]
+    gradients = torch.einsum("et,bt,bsth->ebsh", directions, probabilities, own - mean.to(every.dtype)[:, :, None])
+    return Readout(probabilities, [hidden], [gradients])
+
+
+def backward(readout: Readout, leaves: Sequence[Tensor]) -> list[Tensor]:
+    """Return each direction's gradient with respect to each leaf, ``[direction, item, slot, hidden]``.
+
+    Args:
+        readout: from :func:`read_slots`.
+        leaves: that the model's hidden states were made from.
+    """
+    directions = len(readout.gradients[0])
+    found = []
+    for direction in range(directions):
+        # float16 can't hold the gradient of a probability of 1e-6: it travels as a number near 1
+        starts = [gradient[direction] for gradient in readout.gradients]
+        scale = 2.0 ** -torch.stack([start.abs().amax() for start in starts]).amax().clamp_min(1e-30).log2().floor()
+        gradients = torch.autograd.grad(
+            readout.hidden,
+            leaves,
+            [(start * scale).to(hidden.dtype) for start, hidden in zip(starts, readout.hidden, strict=True)],
+            retain_graph=direction < directions - 1,
+        )
+        found.append([gradient.to(scale.dtype) / scale for gradient in gradients])
+    return [torch.stack(parts) for parts in zip(*found, strict=True)]
+
+
+@contextmanager
+def slot_only(model: PreTrainedModel, position: Tensor) -> Iterator[None]:
+    """Within the block, the model projects some positions of each sequence: logits are ``[batch, slot, vocabulary]``.
+
+    Args:
+        model: a language model.
+        position: of the slots, ``[batch, slot]``.
+    """
+
+    def gather(module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor]:
+        hidden: Tensor = args[0]
+        return (hidden[torch.arange(len(hidden), device=hidden.device)[:, None], position],)
+
+    with model.get_output_embeddings().register_forward_pre_hook(gather):
+        yield
