@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 
 from biaslab.architectures import down_weight, ffn_modules
 from biaslab.errors import InputError
-from biaslab.partial import go_on, record
+from biaslab.partial import go_on
+from biaslab.recording import record
 
 _log = logging.getLogger("biaslab")
 

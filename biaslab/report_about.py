@@ -68,7 +68,7 @@ def limits(runs: Sequence[Run]) -> list[str]:
     Args:
         runs: all of them.
     """
-    models = list(dict.fromkeys(run.model for run in runs))
+    models = _models(runs)
     found = [
         "StereoSet is what crowd workers in the United States wrote down as stereotypes, in English. Many of its "
         "sentences are unclear about what they test, or pair groups that don't compare; a model that does well on "
@@ -188,7 +188,11 @@ def sources(runs: Sequence[Run]) -> list[Source]:
             used |= {"stereoset", "bold", "bug"} if settings.get("preset") else set()
     found = [_METHOD, _JUDGED._replace(licence=DATA["stereoset"].licence), _PITFALLS]
     found += [source._replace(licence=DATA[name].licence) for name, source in _PAPERS.items() if name in used]
-    return found + [model for run in runs for model in _model(run.model)]
+    return found + [source for name in _models(runs) for source in _model(name)]
+
+
+def _models(runs: Sequence[Run]) -> list[str]:
+    return list(dict.fromkeys(name for run in runs for name in run.models))
 
 
 def _model(name: str) -> list[Source]:

@@ -64,6 +64,14 @@ class Run:
         found = [self.config.get("model"), *named, provenance.get("name"), *self._sides(), "a model without a name"]
         return str(next(name for name in found if name))
 
+    @property
+    def models(self) -> list[str]:
+        """The names of all models that the figures are of."""
+        compared = self.parts.get("compare")
+        if compared is None:
+            return [self.model]
+        return list(dict.fromkeys(str(compared[side].get("model") or compared[side].get("name")) for side in "ab"))
+
     def _sides(self) -> list[str]:
         compared = self.parts.get("compare")
         return [] if compared is None else [" and ".join(str(compared[side].get("name")) for side in "ab")]

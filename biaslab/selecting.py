@@ -15,6 +15,7 @@ from torch import Tensor
 
 from biaslab.data import contrast
 from biaslab.data.stereoset import DOMAINS
+from biaslab.errors import InputError
 from biaslab.metrics.selection import NeuronSelection, guarded, ranked
 from biaslab.neurons import NeuronSet
 
@@ -33,7 +34,7 @@ class Collected(NamedTuple):
 
     prompts: NeuronSelection
     contrast: NeuronSelection | None
-    source: contrast.Contrast | None
+    source: contrast.Contrast
 
     def paper(self, share: float) -> tuple[NeuronSet, dict[str, NeuronSet], dict[str, dict[str, float]]]:
         """Return the neurons that the prompts vote for, those of each pair and dimension, and the shares used.
@@ -104,6 +105,41 @@ class Collected(NamedTuple):
         rows = [self.contrast.pairs.index(name) for name in names]
         counts = self.contrast.compute()["counts"].view(-1)[rows].double()[:, None, None]
         return (self.contrast.pair_scores()[rows].nan_to_num() * counts).sum(0) / counts.sum()
+
+
+def require_known(settings: Mapping[str, Any], source: contrast.Contrast, pairs: Iterable[str]) -> None:
+    """Refuse settings that ask for what there is not.
+
+    Args:
+        settings: of :class:`biaslab.tasks.attribution.Attribution`: "selection", "source", "guard" and
+            "domain_weights".
+        source: what the contrast set is made from; None without one.
+        pairs: names of the prompts' pairs.
+
+    Raises:
+        InputError: if a selection needs a contrast set that is missing, or a name is not among the contrast set's
+            sources or the dimensions of the prompts.
+    """
+    needs = settings["selection"] == "guarded" or settings["source"] != "prompts"
+    if needs and not contrast.sources_of(source):
+        raise InputError(
+            "`contrast` is expected to name a contrast set for this selection but is None. Give the data one."
+        )
+    if settings["source"] != "prompts" and "stereoset" not in contrast.sources_of(source):
+        raise InputError(f'`contrast` is expected to have "stereoset" for this source but got {source!r}.')
+    for name, known in (("guard", contrast.sources_of(source)), ("domain_weights", list(DIMENSION_OF))):
+        unknown = [value for value in settings[name] or () if value not in known]
+        if unknown:
+            raise InputError(
+                f"`{name}` is expected to be of {', '.join(known) or 'nothing'} but got {', '.join(unknown)}."
+            )
+    asked = {name.partition("/")[0] for name in pairs}
+    for dimension in (DIMENSION_OF[domain] for domain in settings["domain_weights"] or ()):
+        if dimension not in asked:
+            raise InputError(
+                f"`domain_weights` is expected to name domains that there are prompts for, but {dimension} is not "
+                "among the `dimensions`. Add it to the data, or leave the domain out."
+            )
 
 
 def _best(scores: Tensor, guard: Tensor | None, count: int | None, weight: float) -> NeuronSet:

@@ -9,10 +9,10 @@ ROOT = Path(biaslab.__file__).parent
 # Each line may import from the lines above it, and from its own (where no circle comes of it).
 ORDER = [
     {"errors", "quadrature", "assets", "data.words", "data.attribute_words", "data.probe_words", "prefix", "paper"},
-    {"conversion", "divergence", "readout"},
+    {"conversion", "divergence", "readout", "dealing"},
     {"tokenization", "adapter"},
     {"architectures"},
-    {"neurons", "partial", "shards", "cost"},
+    {"neurons", "recording", "partial", "shards", "cost"},
     {"paths", "ledger", "artifacts"},
     {
         "hooks", "attribution", "scoring", "metrics", "metrics.stereoset", "metrics.selection", "metrics.quality",
@@ -24,8 +24,8 @@ ORDER = [
         "data.counterfactual", "data.prompt_pairs", "data.crows_pairs",
     },
     {
-        "callbacks", "selecting", "tasks", "tasks.base", "tasks.training", "tasks.adapter", "tasks.attribution",
-        "tasks.evaluation", "tasks.dpce", "tasks.autodebias", "tasks.cda", "tasks.crows_pairs",
+        "callbacks", "selecting", "tasks", "tasks.base", "tasks.resumable", "tasks.training", "tasks.adapter",
+        "tasks.attribution", "tasks.evaluation", "tasks.dpce", "tasks.autodebias", "tasks.cda", "tasks.crows_pairs",
     },
     {"estimates", "judging", "promoted_words", "cards"},
     {

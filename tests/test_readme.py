@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from biaslab import __main__ as program
 
@@ -34,7 +35,7 @@ def test_commands_are_understood(command, monkeypatch, capsys):
     with pytest.raises(SystemExit) as exit_info:
         program.main()
     assert exit_info.value.code in (0, None)
-    assert "model" in capsys.readouterr().out
+    assert isinstance(yaml.safe_load(capsys.readouterr().out), dict)
 
 
 @pytest.mark.assets

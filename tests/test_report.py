@@ -386,6 +386,13 @@ def test_limits_and_sources_are_those_of_the_runs(tmp_path):
     assert "Only 30 clusters" in text
 
 
+def test_two_neuron_files_are_of_one_model(tmp_path):
+    runs = read_runs([str(made.debias(tmp_path / "run", model="minilm-mlm")), str(made.comparison(tmp_path / "c"))])
+    runs[1].parts["compare"]["a"]["model"] = runs[1].parts["compare"]["b"]["model"] = "minilm-mlm"
+    assert "The figures are of 1 model (minilm-mlm)" in " ".join(limits(runs))
+    assert [source.what for source in sources(runs)].count("The model minilm-mlm") == 1
+
+
 def test_the_command_gives_the_same_settings():
     settings = {
         "model": "a b", "dimensions": ["gender", "age"], "kinds": ["negative"], "count": 7, "guard_weight": 2.5,

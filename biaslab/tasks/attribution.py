@@ -6,11 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from inspect import signature
-from pathlib import Path
 from typing import Any, Literal
 
 import safetensors.torch
-from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.utils.tensorboard.writer import SummaryWriter
 
@@ -20,22 +18,23 @@ from biaslab.artifacts import versions
 from biaslab.attribution import Gap, GapAttribution, Steps, attribute_gaps, integration_rule
 from biaslab.data import contrast
 from biaslab.data.prompts import is_divided
+from biaslab.dealing import layers_of
 from biaslab.errors import InputError
-from biaslab.ledger import Collector, Ledger
+from biaslab.ledger import Collector
 from biaslab.metrics.quality import IntegrationQuality
 from biaslab.metrics.selection import NeuronSelection
 from biaslab.neurons import NeuronSet
 from biaslab.paths import Inputs, TokenBudget
-from biaslab.selecting import DIMENSION_OF, Collected
-from biaslab.shards import Shards, write_atomically
-from biaslab.tasks.base import LanguageModelTask
+from biaslab.selecting import Collected, require_known
+from biaslab.shards import write_atomically
+from biaslab.tasks.resumable import ResumableTask
 
 Selection = Literal["paper", "ranked", "guarded"]
 Source = Literal["prompts", "contrast", "both"]
 WITHOUT_EFFECT = ("trust_remote_code", "token_budget", "save_every")  # on the result
 
 
-class Attribution(LanguageModelTask):
+class Attribution(ResumableTask):
     """Attribute the gap between demographics to neurons (IG²), select the bias neurons, and write ``neurons.json``.
 
     Args:
@@ -66,6 +65,8 @@ class Attribution(LanguageModelTask):
     Reference:
         "The Devil is in the Neurons" (ICLR 2024), sections 3.2 and 3.3.
     """
+
+    last_file = "neurons.json"
 
     def __init__(
         self,
@@ -102,87 +103,21 @@ class Attribution(LanguageModelTask):
             )
         self.quality = IntegrationQuality()
 
-    def prepare_data(self) -> None:
-        """Refuse a folder of another run, before the logger writes into it."""
-        if not self.trainer.is_global_zero or self.trainer.logger is None:
-            return
-        folder = Path(getattr(self.trainer.logger, "log_dir", None) or "")
-        if (folder / "shards").exists():
-            self.data.setup("predict")
-            Shards(folder / "shards").open(self._configuration())
-        elif (folder / "neurons.json").exists():
-            raise InputError(
-                f"`version` is expected to name a folder for a new run, but {folder} holds a finished one. Choose "
-                "another, or remove that one."
-            )
-
     def setup(self, stage: str) -> None:
         """Prepare the selection for the pairs of the data."""
         source = self.data.hparams["contrast"]
-        needs = self.hparams["selection"] == "guarded" or self.hparams["source"] != "prompts"
-        if needs and not contrast.sources_of(source):
-            raise InputError(
-                "`contrast` is expected to name a contrast set for this selection but is None. Give the data one."
-            )
-        if self.hparams["source"] != "prompts" and "stereoset" not in contrast.sources_of(source):
-            raise InputError(f'`contrast` is expected to have "stereoset" for this source but got {source!r}.')
-        self._check_sets(source)
+        require_known(self.hparams, source, self.data.pair_names)
         rule = {"threshold": self.hparams["threshold"], "share": self.hparams["share"]}
         self.prompts = NeuronSelection(self.data.pair_names, self.data.kind_names, self.shape, **rule)
-        self.collectors: dict[str, Collector] = {"prompts": self.prompts, "quality": self.quality}
+        collectors: dict[str, Collector] = {"prompts": self.prompts, "quality": self.quality}
         self.contrast: NeuronSelection | None = None
         if source:
             self.contrast = NeuronSelection(contrast.pairs_of(source), ["contrast"], self.shape, **rule)
-            self.collectors["contrast"] = self.contrast
+            collectors["contrast"] = self.contrast
         self.quality.reset()
-        self.ledger: Ledger | None = None
-        self.finished: set[int] = set()
-        self.run_folder = self.folder  # asked for once, by all processes together
-        if self.trainer.logger is not None:
-            self._open_ledger()
+        self.open_ledger(collectors, self.hparams["save_every"])
 
-    def _check_sets(self, source: contrast.Contrast) -> None:
-        """Refuse what `guard` and `domain_weights` name and there is not."""
-        for name, known in (("guard", contrast.sources_of(source)), ("domain_weights", list(DIMENSION_OF))):
-            unknown = [value for value in self.hparams[name] or () if value not in known]
-            if unknown:
-                raise InputError(
-                    f"`{name}` is expected to be of {', '.join(known) or 'nothing'} but got {', '.join(unknown)}."
-                )
-        asked = {name.partition("/")[0] for name in self.data.pair_names}
-        for dimension in (DIMENSION_OF[domain] for domain in self.hparams["domain_weights"] or ()):
-            if dimension not in asked:
-                raise InputError(
-                    f"`domain_weights` is expected to name domains that there are prompts for, but {dimension} is not "
-                    "among the `dimensions`. Add it to the data, or leave the domain out."
-                )
-
-    def _open_ledger(self) -> None:
-        """Find what is finished in the run's folder."""
-        folder = self.run_folder
-        shards = Shards(folder / "shards", report=print)
-        if self.trainer.is_global_zero:
-            shards.open(self._configuration())
-            if not shards.lock():
-                raise InputError(
-                    f"`version` is expected to name a folder that no other run works in, but one works in {folder}. "
-                    "Wait for it, or choose another."
-                )
-            self.finished = shards.finished()
-            if self.finished:
-                print(f"going on in {folder}: {len(self.finished)} of {self._batches()} batches are finished")
-        self.finished = self.trainer.strategy.broadcast(self.finished)
-        if not (folder / "shards").exists():
-            raise InputError(
-                f"`save_dir` is expected to lie on a file system that all nodes share, but node "
-                f"{self.trainer.node_rank} does not see {folder}. Choose another."
-            )
-        self.ledger = Ledger(self.collectors, shards, self.hparams["save_every"])
-
-    def _batches(self) -> int:
-        return len(self.data.batches) + len(self.data.contrast_batches)
-
-    def _configuration(self) -> dict[str, Any]:
+    def configuration(self) -> dict[str, Any]:
         """Return all that the result depends on."""
         return {
             "model": self._settings(),
@@ -196,10 +131,6 @@ class Attribution(LanguageModelTask):
         """Return the arguments that the result depends on."""
         names = set(signature(Attribution).parameters) - set(WITHOUT_EFFECT)
         return {key: value for key, value in self.hparams.items() if key in names}
-
-    def configure_callbacks(self) -> list[Callback]:
-        """Let a broken-off run end at a clean place, and say how to go on."""
-        return [_Interruption()]
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> Tensor | None:
         """Attribute a batch of prompts times interpolation nodes.
@@ -279,16 +210,12 @@ class Attribution(LanguageModelTask):
 
     def on_predict_epoch_end(self) -> None:
         """Select the neurons and, where a logger gives the run a folder, write the files."""
-        if self.ledger is not None:
-            self.ledger.write()
-            self.trainer.strategy.barrier()
-            if self.trainer.is_global_zero:
-                self.ledger.gather()
+        self.gather_finished()
         neurons, scores, summary = self.select(self.hparams["selection"]), self.prompts.pair_scores(), self.summary()
         if self.trainer.is_global_zero and self.ledger is not None:  # what comes before gathers from all ranks
             self._write(neurons, scores)
             self.ledger.shards.clear()
-            print(f"{len(neurons)} neurons in {self.run_folder / 'neurons.json'}; {summary}")
+            print(f"{len(neurons)} neurons in {self.run_folder / self.last_file}; {summary}")
             for pair, why in self.data.dropped.items():
                 print(f"dropped {pair}: {why}")
 
@@ -300,7 +227,7 @@ class Attribution(LanguageModelTask):
             {"pairs": json.dumps(self.data.pair_names)},  # one entry: safetensors writes several in any order
         )
         write_atomically(path, content)
-        neurons.save(self.run_folder / "neurons.json")
+        neurons.save(self.run_folder / self.last_file)
         self._log(neurons, scores)
 
     def select(self, selection: Selection, **changes: Any) -> NeuronSet:
@@ -365,39 +292,5 @@ class Attribution(LanguageModelTask):
             boards.log_prompts(writer, self.data.prompts, words)
 
 
-def layers_of(rank: int, processes: int, layers: int) -> list[int]:
-    """Return the layers that a process attributes where all work on the same prompts.
-
-    A layer costs the more, the more layers come after it: they are dealt out to and fro.
-
-    >>> [layers_of(rank, 2, 6) for rank in (0, 1)]
-    [[0, 3, 4], [1, 2, 5]]
-    """
-    return [layer for layer in range(layers) if rank == _dealt(layer, processes)]
-
-
-def _dealt(card: int, players: int) -> int:
-    place = card % (2 * players)
-    return min(place, 2 * players - 1 - place)
-
-
 def _rounded(value: float) -> float:
     return float(f"{value:.3g}")
-
-
-class _Interruption(Callback):
-    """Writes what is finished when a run is broken off, and says how to go on."""
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Keep what is finished; of an interruption by the user, say so."""
-        ledger = getattr(pl_module, "ledger", None)
-        if not isinstance(ledger, Ledger) or (isinstance(exception, InputError) and "`folder`" in str(exception)):
-            return
-        ledger.write()
-        if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero:
-            assert isinstance(pl_module, Attribution)
-            done = len(ledger.shards.finished())
-            print(
-                f"\nstopped: {done} of {pl_module._batches()} batches are finished in {pl_module.run_folder}; the same "
-                "command goes on from there"
-            )
