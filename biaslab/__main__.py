@@ -13,23 +13,24 @@ _CANNOT_WRITE = (errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.E
 COMMANDS = {
     "debias": "find, suppress, judge: the whole method on one model",
     "table": "the paper's results table: baselines, suppression, controls",
-    "sweep": "choose how neurons are selected and suppressed, on held-out terms",
-    "predict": "attribute prompts to neurons        (-c configs/attribute.yaml)",
-    "test": "judge a model   (-c configs/stereoset.yaml, or crows_pairs.yaml [-c configs/suppress.yaml])",
-    "fit": "train                               (-c configs/dpce.yaml, cda.yaml, autodebias.yaml, …)",
+    "sweep": "choose how neurons are selected and suppressed",
+    "predict": "attribute prompts to neurons   (-c configs/attribute.yaml)",
+    "test": "judge a model   (-c configs/stereoset.yaml, crows_pairs.yaml)",
+    "fit": "train           (-c configs/dpce.yaml, cda.yaml, …)",
     "validate": "measure the validation loss of what fit trains",
     "probe": "black-box template probing, before and after suppression",
-    "compare": "two neuron sets or models: what they share, and in which layers",
+    "compare": "two neuron sets or models: what they share, in which layers",
     "side-effects": "suppress one dimension's neurons and measure all",
     "cards": "what excites each neuron, and which words it promotes",
     "report": "one page that tells what runs found, without a network",
     "search-prompts": "find the prompts that AutoDebias trains on",
-    "bake": "write an ordinary Hugging Face checkpoint of what was suppressed or trained",
+    "bake": "write what was suppressed or trained as a checkpoint",
     "fetch": "bring a model or data set by name",
 }
 _USAGE = """usage: biaslab [-h] [--version] COMMAND ...
 
-Find the neurons that carry a language model's social bias, switch them off, and measure what that did.
+Find the neurons that carry a language model's social bias, switch them off,
+and measure what that did.
 
 commands:
 {commands}

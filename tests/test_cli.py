@@ -369,6 +369,7 @@ def test_help_is_quick_and_names_every_command():
     done = subprocess.run([sys.executable, "-m", "biaslab", "--help"], capture_output=True, text=True, check=True)
     assert time.monotonic() - started < 1.5
     assert all(command in done.stdout for command in COMMANDS)
+    assert max(map(len, done.stdout.splitlines())) <= 80
 
 
 def test_heavy_imports_are_lazy():
