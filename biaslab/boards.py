@@ -12,9 +12,11 @@ from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.writer import SummaryWriter
 from transformers import PreTrainedModel
 
-from biaslab import pictures
 from biaslab.metrics.stereoset import Interval
 from biaslab.neurons import NeuronSet
+from biaslab.pictures_gaps import gap_bars
+from biaslab.pictures_neurons import layer_distribution, score_heat_map
+from biaslab.pictures_stereoset import icat_against_lms, icat_before_after
 from biaslab.scoring import target_log_probabilities
 from biaslab.tokenization import SLOT
 
@@ -81,10 +83,10 @@ def log_neurons(writer: SummaryWriter, neurons: NeuronSet, scores: Tensor) -> No
     _layer_histogram(writer, neurons.layers())
     sets = {"all": neurons} | {name: subset for name, subset in neurons.subsets.items() if "/" not in name}
     counts = {name: list(subset.layers().values()) for name, subset in sets.items()}
-    _figure(writer, "layers", pictures.layer_distribution(counts))
+    _figure(writer, "layers", layer_distribution(counts))
     for layer, of in enumerate(scores.float().cpu()):
         writer.add_histogram("scores/a layer a step", of, layer)
-    _figure(writer, "scores", pictures.score_heat_map(scores))
+    _figure(writer, "scores", score_heat_map(scores))
 
 
 def _layer_histogram(writer: SummaryWriter, counts: Mapping[int, int]) -> None:
@@ -146,8 +148,8 @@ def log_stereoset(writer: SummaryWriter, figures: Mapping[str, Mapping[str, Mapp
                 writer.add_scalar(f"{name}/{scope}/{row}", figure.value)
     icat = {row: {scope: of["ICAT"] for scope, of in scopes.items()} for row, scopes in figures.items()}
     points = {row: (scopes["overall"]["LMS"], scopes["overall"]["ICAT"]) for row, scopes in figures.items()}
-    _figure(writer, "ICAT before and after", pictures.icat_before_after(icat))
-    _figure(writer, "ICAT against LMS", pictures.icat_against_lms(points))
+    _figure(writer, "ICAT before and after", icat_before_after(icat))
+    _figure(writer, "ICAT against LMS", icat_against_lms(points))
 
 
 def log_gaps(writer: SummaryWriter, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -161,7 +163,7 @@ def log_gaps(writer: SummaryWriter, rows: Sequence[Mapping[str, Any]]) -> None:
         if field.endswith("_percent"):
             writer.add_scalar(f"gap/{field}", value)
     for field in ("probability", "log_probability"):
-        _figure(writer, f"gap, {field}", pictures.gap_bars(rows, field))
+        _figure(writer, f"gap, {field}", gap_bars(rows, field))
 
 
 def log_perplexities(writer: SummaryWriter, perplexities: Mapping[str, float]) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from biaslab import pictures
 from biaslab.estimates import BASE, Estimate
 from biaslab.metrics.stereoset import Interval
+from biaslab.pictures_neurons import layer_distribution
 from biaslab.report_debias import cards_section
 from biaslab.report_effects import effects_answer, effects_section
 from biaslab.report_files import Run, interval
@@ -35,7 +35,7 @@ def compare_chapter(run: Run, key: str, draw: Draw) -> Chapter:
     sections = [
         Section(
             f"{key}-scopes", "Shared neurons, and layers", content.get("notes", []),
-            [draw("layers", caption, gist, pictures.layer_distribution, counts)],
+            [draw("layers", caption, gist, layer_distribution, counts)],
             [_overlap_table(content, key), _layer_table(content, key)],
         ),
         Section(f"{key}-settings", "Settings", facts=settings_facts(content["settings"])),

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from biaslab import pictures
 from biaslab.estimates import BASE, Estimate
 from biaslab.metrics.stereoset import Interval
+from biaslab.pictures_gaps import PAPER_AMPLIFIED, PAPER_SUPPRESSED, gap_bars
+from biaslab.pictures_neurons import layer_distribution, score_heat_map
+from biaslab.pictures_stereoset import icat_against_lms, icat_before_after
 from biaslab.report_effects import effects_section
 from biaslab.report_files import Figures, Run, feed_forward_neurons, figures, interval, mean_score_is_known
 from biaslab.report_parts import (
@@ -161,7 +163,7 @@ def _stereoset(content: Mapping[str, Any], found: Figures, key: str, draw: Draw)
         f"{key}-stereoset",
         "StereoSet",
         [_paper_row(found)] if "BNS, paper" in list(found)[2:] else [],
-        [draw("icat-lms", caption, icat_gist(found, BASE, names), pictures.icat_against_lms, points)],
+        [draw("icat-lms", caption, icat_gist(found, BASE, names), icat_against_lms, points)],
         [stereoset_table(f"{key}-overall", f"StereoSet, {clusters} clusters", found, BASE, names)],
     )
 
@@ -181,7 +183,7 @@ def _domains(found: Figures, key: str, draw: Draw) -> Section:
         f"{key}-domains",
         "By domain",
         [],
-        [draw("domains", caption, by_domain_gist(found, BASE, names), pictures.icat_before_after, icat)],
+        [draw("domains", caption, by_domain_gist(found, BASE, names), icat_before_after, icat)],
         [domain_table(f"{key}-icat-domains", "ICAT", found, BASE, names)],
         [domain_table(f"{key}-{m.lower()}-domains", m, found, BASE, names) for m in ("SS", "LMS")],
     )
@@ -191,14 +193,13 @@ def _held_out(content: Mapping[str, Any], key: str, draw: Draw) -> Section:
     mean = content["gaps"][-1]
     text = [gap_sentence(mean, name, words) for name, words in _GAPS.items()]
     text.append(
-        f"The paper reports {signed(pictures.PAPER_SUPPRESSED, 0)} % and {signed(pictures.PAPER_AMPLIFIED, 0)} % for "
-        "the first of these, with random neurons near 0. Those are its models, pairs and prompts: signs compare, sizes "
-        "need not."
+        f"The paper reports {signed(PAPER_SUPPRESSED, 0)} % and {signed(PAPER_AMPLIFIED, 0)} % for the first of these, "
+        "with random neurons near 0. Those are its models, pairs and prompts: signs compare, sizes need not."
     )
     drawings = [
         draw(
             f"gaps-{field}", f"{caption}, when neurons are switched off, doubled, and for random ones", told,
-            pictures.gap_bars, content["gaps"], field,
+            gap_bars, content["gaps"], field,
         )
         for (field, caption), told in zip(_CAPTIONS.items(), text, strict=False)
     ]  # fmt: skip
@@ -245,10 +246,10 @@ def _neurons(run: Run, key: str, draw: Draw) -> Section:
         "to the embeddings."
     )
     caption = "Neurons a layer: of all that are suppressed, and of each dimension by itself"
-    drawings = [draw("layers", caption, f"All: {told}.", pictures.layer_distribution, counts)]
+    drawings = [draw("layers", caption, f"All: {told}.", layer_distribution, counts)]
     if mean_score_is_known(run):
         caption = "The largest mean attribution scores of each layer, by rank"
-        drawings.append(draw("scores", caption, text, pictures.score_heat_map, run.scores))
+        drawings.append(draw("scores", caption, text, score_heat_map, run.scores))
     return Section(f"{key}-neurons", "Where the neurons are", [text], drawings)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from biaslab import pictures
 from biaslab.estimates import BASE
+from biaslab.pictures_stereoset import effects_matrix
 from biaslab.report_files import Figures, Run, estimate, figures
 from biaslab.report_parts import (
     Cell,
@@ -43,19 +43,8 @@ def effects_section(run: Run, key: str, draw: Draw) -> Section:
     own = [[domain == content["own"].get(row, {}).get("stereoset") for domain in domains] for row in treated]
     text = [sentence(told, own), *_measured(content)]
     caption = "Change of ICAT by domain (columns) when a row's neurons are switched off"
-    drawings = [
-        draw(
-            "effects",
-            caption,
-            _gist(found, treated, domains),
-            pictures.effects_matrix,
-            treated,
-            domains,
-            values,
-            told,
-            own,
-        )
-    ]
+    gist = _gist(found, treated, domains)
+    drawings = [draw("effects", caption, gist, effects_matrix, treated, domains, values, told, own)]
     return Section(
         f"{key}-effects",
         title,

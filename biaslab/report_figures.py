@@ -54,7 +54,7 @@ def drawing(
         name: of the files and of the element; no other figure of the page has it.
         caption: one sentence, which says what is shown.
         description: the numbers' gist in words, for those who don't see the figure.
-        draw: a function of :mod:`biaslab.pictures`.
+        draw: makes the figure.
         arguments: of it.
     """
     save(draw(*arguments), folder / name)

@@ -12,7 +12,7 @@ from biaslab.report_figures import Drawing
 from biaslab.report_files import Figures
 from biaslab.report_words import Tile, Verdict, between, change_text, excludes_zero, number, verdict
 
-Draw = Callable[..., Drawing]  # name, caption, description, function of biaslab.pictures, its arguments
+Draw = Callable[..., Drawing]  # name, caption, description, what makes the figure, its arguments
 OVERALL = "overall"
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from biaslab import pictures
 from biaslab.estimates import BASE
+from biaslab.pictures_stereoset import Dot, icat_against_lms, sweep_settings
 from biaslab.report_debias import answer, tiles
 from biaslab.report_files import Run, figures
 from biaslab.report_parts import OVERALL, Cell, Chapter, Draw, Section, Table, domain_table, icat_gist, stereoset_table
@@ -37,7 +37,7 @@ def sweep_chapter(run: Run, key: str, draw: Draw) -> Chapter:
     sections = [
         Section(
             f"{key}-stereoset", "On what it was not chosen on", [],
-            [draw("icat-lms", caption, icat_gist(found, BASE, names), pictures.icat_against_lms, points)],
+            [draw("icat-lms", caption, icat_gist(found, BASE, names), icat_against_lms, points)],
             [stereoset_table(f"{key}-overall", "StereoSet dev", found, BASE, names)],
             [domain_table(f"{key}-icat-domains", "ICAT", found, BASE, names)],
         ),
@@ -64,18 +64,18 @@ def _grid(run: Run, key: str, draw: Draw) -> list[Section]:
         f"{number(base.icat)}, LMS {number(base.lms)}; chosen: ICAT {number(ring.icat)}, LMS {number(ring.lms)}."
     )
     caption = "All settings: ICAT against LMS where the choice was made"
-    drawings = [draw("settings-tried", caption, gist, pictures.sweep_settings, base, dots, ring)]
+    drawings = [draw("settings-tried", caption, gist, sweep_settings, base, dots, ring)]
     return [Section(f"{key}-tried", "Settings that were tried", [], drawings, folded=[table])]
 
 
-def _dots(trials: Sequence[Mapping[str, str]]) -> list[pictures.Dot]:
+def _dots(trials: Sequence[Mapping[str, str]]) -> list[Dot]:
     """Return the untouched model and the settings as a figure's points."""
     return [_dot(line, float(trials[0]["perplexity"])) for line in trials]
 
 
-def _dot(line: Mapping[str, Any], before: float) -> pictures.Dot:
+def _dot(line: Mapping[str, Any], before: float) -> Dot:
     change = 100 * (float(line["perplexity"]) / before - 1)
-    return pictures.Dot(float(line["LMS"]), float(line["ICAT"]), change, float(line["factor"] or 1))
+    return Dot(float(line["LMS"]), float(line["ICAT"]), change, float(line["factor"] or 1))
 
 
 def _short(text: str) -> str:

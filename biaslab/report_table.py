@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from biaslab import pictures
 from biaslab.metrics.stereoset import Interval
+from biaslab.pictures_stereoset import icat_against_lms, icat_before_after
 from biaslab.report_files import Figures, Run, figures, interval
 from biaslab.report_parts import (
     OVERALL,
@@ -98,7 +98,7 @@ def _outcome(metric: str, changes: Mapping[str, Interval]) -> str:
 def _figures(found: Figures, names: Mapping[str, str], key: str, draw: Draw) -> Section:
     points = {names[row]: (of[OVERALL]["LMS"].figure, of[OVERALL]["ICAT"].figure) for row, of in found.items()}
     caption = "ICAT against LMS with 95 % intervals: upper right is best"
-    drawings = [draw("icat-lms", caption, icat_gist(found, _BASE_ROW, names), pictures.icat_against_lms, points)]
+    drawings = [draw("icat-lms", caption, icat_gist(found, _BASE_ROW, names), icat_against_lms, points)]
     table = stereoset_table(f"{key}-overall", "StereoSet: all rows", found, _BASE_ROW, names)
     return Section(f"{key}-stereoset", "All rows", [], drawings, [table])
 
@@ -128,7 +128,7 @@ def _domains(found: Figures, names: Mapping[str, str], key: str, draw: Draw) -> 
     }
     caption = "ICAT by domain with 95 % intervals"
     caption += "" if len(shown) == len(found) else ": untouched, and the rows with the largest changes of ICAT"
-    drawings = [draw("domains", caption, by_domain_gist(shown, _BASE_ROW, names), pictures.icat_before_after, icat)]
+    drawings = [draw("domains", caption, by_domain_gist(shown, _BASE_ROW, names), icat_before_after, icat)]
     icat_table = domain_table(f"{key}-icat-domains", "ICAT", found, _BASE_ROW, names)
     return Section(f"{key}-domains", "By domain", [], drawings, [], [icat_table])
 

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from biaslab import pictures
 from biaslab.estimates import BASE, Estimates, cell, estimates, new_table, perplexities, signed, write_csv
 from biaslab.figure_style import save
 from biaslab.judging import Judged
 from biaslab.metrics.stereoset import NAMES, Interval
 from biaslab.neurons import NeuronSet
+from biaslab.pictures_stereoset import Dot, sweep_settings
 from biaslab.shards import write_atomically
 from biaslab.trials import Trial
 
@@ -70,11 +70,11 @@ class Outcome(NamedTuple):
         provenance = dict(neurons.provenance) | {"suppression": how}
         neurons.with_details(neurons.subsets, provenance).save(folder / "neurons.json")
         dots = [self._dot(trial) for trial in self.trials]
-        save(pictures.sweep_settings(self._dot(self.base), dots, self._dot(self.chosen)), folder / "sweep")
+        save(sweep_settings(self._dot(self.base), dots, self._dot(self.chosen)), folder / "sweep")
 
-    def _dot(self, trial: Trial) -> pictures.Dot:
+    def _dot(self, trial: Trial) -> Dot:
         factor = 1.0 if trial.setting is None else trial.setting.factor
-        return pictures.Dot(trial.lms, trial.icat, 100 * (trial.perplexity / self.base.perplexity - 1), factor)
+        return Dot(trial.lms, trial.icat, 100 * (trial.perplexity / self.base.perplexity - 1), factor)
 
     def _line(self, trial: Trial) -> dict[str, Any]:
         setting = trial.setting

@@ -18,7 +18,10 @@ ORDER = [
         "hooks", "attribution", "scoring", "metrics", "metrics.stereoset", "metrics.selection", "metrics.quality",
         "metrics.crows_pairs",
     },
-    {"verification", "probing", "prompt_search", "data.queries", "comparison", "figure_style", "pictures", "boards"},
+    {
+        "verification", "probing", "prompt_search", "data.queries", "comparison", "figure_style", "pictures_gaps",
+        "pictures_neurons", "pictures_stereoset", "boards",
+    },
     {
         "data", "data.corpus", "data.stereoset", "data.contrast", "data.prompts", "data.attribute_sentences",
         "data.counterfactual", "data.prompt_pairs", "data.crows_pairs",
@@ -29,8 +32,8 @@ ORDER = [
     },
     {"estimates", "judging", "promoted_words", "cards"},
     {
-        "results", "treatments", "model_card", "bake", "prompt_job", "trials", "cards_job", "side_effects_measures",
-        "side_effects_tables",
+        "results", "treatments", "model_card", "model_figures", "bake", "prompt_job", "trials", "cards_job",
+        "side_effects_measures", "side_effects_tables",
     },
     {"debias", "plan", "table_files", "sweep_files", "compare_files", "side_effects_files"},
     {"probe", "table", "sweep", "compare", "side_effects"},
