@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 import tempfile
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from biaslab.architectures import down_weight, ffn_modules, fingerprint, load_model
 from biaslab.errors import InputError
-from biaslab.model_card import NOT_MEASURED, measured, model_card
+from biaslab.model_card import NOT_MEASURED, model_card
+from biaslab.model_figures import Figures, measured
 from biaslab.neurons import NeuronSet
 
 _PREFIX = "model."  # of a task's language model in its checkpoint
@@ -33,6 +35,7 @@ def bake(
     """Write a model with its neurons suppressed, or a trained model, or both, as an ordinary checkpoint folder.
 
     The folder loads with plain transformers. Its weights are those of float32, unless a checkpoint has another type.
+    Its logits are the hooked model's, bit for bit where ``factor`` is 0 or a power of two: others round differently.
 
     Args:
         model: name, folder or hub id of the model that the neurons belong to.
@@ -65,15 +68,17 @@ def bake(
         facts: dict[str, Any] = {"model": {"name": model, "fingerprint": fingerprint(language_model)}}
     else:
         language_model, tokenizer, facts = trained_model(ckpt_path, trust_remote_code)
-    figures = NOT_MEASURED
+    figures = Figures()
     if neurons is not None:
         chosen = NeuronSet.load(neurons)
         chosen.require_model(language_model)
         scale_neurons(language_model, chosen, factor)
         facts["neurons"] = {"file": neurons, "count": len(chosen), "factor": factor, "made": dict(chosen.provenance)}
         figures = measured(Path(neurons), chosen, factor)
-    write_checkpoint(language_model, tokenizer, facts, folder, figures)
+    write_checkpoint(language_model, tokenizer, facts, folder, figures.markdown())
     print(f"The model lies in {folder}.")
+    if figures.why_not:
+        print(textwrap.fill(f"Its card has no figures: {figures.why_not}", 80))
 
 
 def scale_neurons(model: PreTrainedModel, neurons: NeuronSet, factor: float) -> None:
@@ -192,10 +197,11 @@ def write_checkpoint(
         folder: new or empty.
         figures: of the card.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
+    beside = next(parent for parent in folder.parents if parent.exists())
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=beside) as temporary:
         whole = Path(temporary, folder.name)
         model.save_pretrained(whole)
         tokenizer.save_pretrained(whole)
         (whole / "README.md").write_text(model_card(model, facts, figures), encoding="utf-8")
+        folder.parent.mkdir(parents=True, exist_ok=True)
         whole.replace(folder)  # an empty folder gives way, one with content never

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import transformers
-import yaml
 from transformers import PreTrainedModel
 
 from biaslab import __version__
 from biaslab.architectures import architecture, fingerprint
-from biaslab.estimates import BASE, Estimate, cell, signed
-from biaslab.metrics.stereoset import NAMES, Interval
-from biaslab.neurons import NeuronSet
 
 _CARD = """---
 library_name: transformers
-tags: [bias, {kind}]
+pipeline_tag: {kind}
+tags: [bias]
 ---
 # {name}, {what}
 
@@ -38,7 +34,7 @@ model, tokenizer = {auto}.from_pretrained(FOLDER), AutoTokenizer.from_pretrained
 
 A fingerprint stands for the values of all weights. That of this model is `{fingerprint}`.
 
-## What that does
+## What it did
 
 {figures}
 
@@ -49,7 +45,7 @@ A fingerprint stands for the values of all weights. That of this model is `{fing
 ```
 """
 NOT_MEASURED = (
-    "It was not measured when it was written. That is done by `biaslab test -c configs/stereoset.yaml "
+    "Nothing was measured of this checkpoint. To measure it: `biaslab test -c configs/stereoset.yaml "
     "--model.model_name FOLDER`."
 )
 
@@ -60,7 +56,7 @@ def model_card(model: PreTrainedModel, facts: Mapping[str, Any], figures: str = 
     Args:
         model: as it is written.
         facts: where it comes from: its "model", and its "training" or "neurons".
-        figures: what was measured, from :func:`measured`.
+        figures: what was measured, as Markdown; see :func:`biaslab.model_figures.measured`.
     """
     trained, neurons = facts.get("training"), facts.get("neurons")
     method = []
@@ -85,64 +81,3 @@ def model_card(model: PreTrainedModel, facts: Mapping[str, Any], figures: str = 
         figures=figures,
         facts=json.dumps({**facts, "versions": versions}, indent=1, ensure_ascii=False, default=str),
     )
-
-
-def measured(path: Path, neurons: NeuronSet, factor: float) -> str:
-    """Return what the run that found the neurons measured of them, as Markdown.
-
-    Args:
-        path: of the neuron file; a run of ``biaslab debias`` has its results beside it.
-        neurons: of the file.
-        factor: what they are multiplied by. Figures of another factor, or of suppression at the slot, don't hold here.
-    """
-    try:
-        results = json.loads((path.parent / "results.json").read_text(encoding="utf-8"))
-        config = yaml.safe_load((path.parent / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return NOT_MEASURED
-    row = f"BNS, {neurons.provenance.get('settings', {}).get('selection')}"
-    if factor != config["factor"]:
-        row += {0.5: " ×½"}.get(factor, f" ×{factor:g}")
-    if config["positions"] != "all" or row not in results["stereoset"]:
-        return f"{NOT_MEASURED} (The figures beside the neuron file are of another treatment.)"
-    return "\n".join([*_table(results, row), "", *_gaps(results, config, row)]).rstrip()
-
-
-def _table(results: Mapping[str, Any], row: str) -> Iterator[str]:
-    """Yield the lines of a table: StereoSet overall and by domain, and perplexity."""
-    (control,) = [name for name in results["stereoset"] if name.startswith("random")]
-    facts, perplexity = results["facts"], results["perplexity"]
-    yield (
-        f"StereoSet's dev set, {facts['clusters']} clusters, by `biaslab debias`, with 95 % intervals; beside it the "
-        f"change that as many random neurons in each layer make ({control})."
-    )
-    yield from ("", "| | before | after | change | random neurons |", "|---|---|---|---|---|")
-    for scope in results["stereoset"][row]:
-        for name in NAMES if scope == "overall" else ("ICAT",):
-            before, after, random = (
-                _estimate(results["stereoset"][which][scope][name]) for which in (BASE, row, control)
-            )
-            label = name if scope == "overall" else f"{name}, {scope}"
-            yield f"| {label} | {cell(before)} | {cell(after)} | {signed(after.change)} | {signed(random.change)} |"
-    changes = [signed(Interval(**perplexity[which]["change_percent"])) for which in (row, "random, one seed")]
-    yield (
-        f"| perplexity on {facts['sentences']} ordinary sentences | {perplexity[BASE]['value']:.2f} | "
-        f"{perplexity[row]['value']:.2f} | {changes[0]} % | {changes[1]} % |"
-    )
-
-
-def _gaps(results: Mapping[str, Any], config: Mapping[str, Any], row: str) -> Iterator[str]:
-    """Yield what suppression does to the demographic gap, which is measured of the run's own selection at 0."""
-    mean = results["gaps"][-1]
-    if row == f"BNS, {config['selection']}" and config["factor"] == 0:
-        yield (
-            f"On {results['facts']['held_out_prompts']} held-out prompts the gap |P(d1) − P(d2)| between demographics "
-            f"changes by {mean['probability_suppressed_percent']:+.0f} % on average (random neurons "
-            f"{mean['probability_random_percent']:+.0f} ± {mean['probability_random_spread']:.0f} %), and that of the "
-            f"log-probabilities by {mean['log_probability_suppressed_percent']:+.0f} % (random "
-            f"{mean['log_probability_random_percent']:+.0f} ± {mean['log_probability_random_spread']:.0f} %)."
-        )
-
-
-def _estimate(content: Mapping[str, Any]) -> Estimate:
-    return Estimate(Interval(**content["figure"]), Interval(**content["change"]), content["spread"])

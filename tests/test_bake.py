@@ -1,15 +1,16 @@
 """Baked folders against the hooked model; loaded where biaslab can't be imported."""
 
+import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import report_runs
 import torch
 import yaml
-from conftest import CAUSAL, MASKED, bpe_tokenizer, make_model, wordpiece_tokenizer
+from conftest import CAUSAL, MASKED, bpe_tokenizer, main, make_model, wordpiece_tokenizer
 from pytorch_lightning import Trainer
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
@@ -22,6 +23,11 @@ from biaslab.neurons import NeuronSet
 from biaslab.tasks.cda import CounterfactualAugmentation
 
 NEURONS = [(0, 1), (0, 7), (1, 47), (2, 0), (2, 30), (2, 31)]
+HOW_TO_MEASURE = (
+    "Nothing was measured of this checkpoint. To measure it: `biaslab test -c configs/stereoset.yaml "
+    "--model.model_name FOLDER`."
+)
+CONFIGS = Path(__file__).parents[1] / "configs"
 TOKENS = torch.tensor([[5, 9, 12, 7, 30, 6], [8, 3, 40, 41, 42, 11]])
 WITHOUT_BIASLAB = (
     """
@@ -99,7 +105,7 @@ def test_logits_without_biaslab_are_the_hooked_models_bit_by_bit(baked, elsewher
 
 
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
-@pytest.mark.parametrize(("factor", "tolerance"), [(2.0, 0.0), (0.3, 1e-5)])  # a power of two rounds nothing
+@pytest.mark.parametrize(("factor", "tolerance"), [(0.5, 0.0), (2.0, 0.0), (0.3, 1e-5)])  # powers of two round nothing
 def test_other_factors(tmp_path, kind, factor, tolerance):
     source = save_model(tmp_path / "model", kind)
     neurons = save_neurons(tmp_path / "n.json", source)
@@ -121,6 +127,8 @@ def test_folder_is_an_ordinary_checkpoint_with_a_card(baked):
     assert facts["neurons"]["made"]["model"]["fingerprint"] == before
     assert f"`{after}`" in card
     assert "AutoModelForMaskedLM" in card
+    assert yaml.safe_load(card.split("---\n")[1])["pipeline_tag"] == "fill-mask"
+    assert HOW_TO_MEASURE in card
     assert not list(baked.glob(".*"))
 
 
@@ -143,6 +151,7 @@ def test_checkpoint(tmp_path, checkpoint):
     card = (tmp_path / "out" / "README.md").read_text()
     assert fingerprint(trained) in card
     assert '"lr": 2e-05' in card
+    assert HOW_TO_MEASURE in card
 
 
 def test_checkpoint_with_neurons_of_the_trained_model(tmp_path, checkpoint):
@@ -161,48 +170,219 @@ def not_a_checkpoint(path: Path, content: object) -> str:
     return str(path)
 
 
+def debias(lab: Path, *more: str) -> None:
+    text, output = str(lab / "text.txt"), ["--output", str(lab / "runs")]
+    few = ["--modifiers", "1", "--steps", "2", "--sentences", "3", "--count", "5", "--dimensions", "[gender, age]"]
+    data = ["--source", "prompts", "--contrast", text, "--text", text, "--stereoset", str(lab / "stereoset.json")]
+    main(["debias", "--model", str(lab / "model"), *few, *data, *output, *more])
+
+
+@pytest.fixture(scope="module")
+def debiased(lab) -> Path:
+    debias(lab, "--seeds", "2")
+    return lab / "runs/debias/version_0"
+
+
 @pytest.fixture
-def run(tmp_path) -> Path:
-    """A folder as `biaslab debias` leaves it, with neurons of a model that there is."""
-    folder = report_runs.debias(tmp_path / "run")
-    model = save_model(tmp_path / "model")
-    made_for = {"model": {"name": model, "fingerprint": fingerprint(load_model(model)[0])}}
-    details = made_for | {"settings": {"selection": "guarded"}}
-    NeuronSet(NEURONS, shape=(3, 48)).with_details(provenance=details).save(folder / "neurons.json")
-    return folder
+def run(debiased, tmp_path) -> Path:
+    """A copy of a real run's folder, to be changed."""
+    return Path(shutil.copytree(debiased, tmp_path / "run"))
 
 
-def card_of(run: Path, **options) -> str:
-    out = run.parent / f"out-{len(list(run.parent.iterdir()))}"
-    bake(str(run.parent / "model"), neurons=str(run / "neurons.json"), output=str(out), **options)
+def card_of(lab: Path, neurons: Path, *options: str) -> str:
+    """The card that the command line writes."""
+    out = neurons.parent.with_name("-".join([neurons.parent.name, neurons.stem, *options]))
+    main(["bake", "--model", str(lab / "model"), "--neurons", str(neurons), "--output", str(out), *options])
     return (out / "README.md").read_text()
 
 
-def test_card_tells_what_the_run_measured(run):
-    card = card_of(run)
-    results = json.loads((run / "results.json").read_text())
-    for scope, label in (("overall", "ICAT"), ("race", "ICAT, race")):
-        (line,) = [line for line in card.splitlines() if line.startswith(f"| {label} |")]
-        for row in ("untouched", "BNS, guarded"):
-            assert f"{results['stereoset'][row][scope]['ICAT']['figure']['value']:.1f} [" in line
-        assert f"{results['stereoset']['BNS, guarded'][scope]['ICAT']['change']['value']:+.1f} [" in line
-        assert f"{results['stereoset']['random, 2 seeds'][scope]['ICAT']['change']['value']:+.1f} [" in line
-    assert (
-        "| perplexity on 1200 ordinary sentences | 40.00 | 42.80 | +7.0 [+6.0, +8.0] % | +2.0 [+1.0, +3.0] % |" in card
-    )
-    assert "changes by -80 % on average (random neurons +1 ± 3 %)" in card
-    assert "not measured" not in card
+def lines_of(card: str) -> dict[str, list[str]]:
+    """The cells of a card's table by their label."""
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in card.splitlines() if line[:1] == "|"]
+    return {label.partition(" sentences of")[0]: found for label, *found in cells[2:]}
 
 
-def test_card_has_no_figures_of_another_treatment(run):
-    assert "not measured" in card_of(run, factor=0.7)
-    config = yaml.safe_load((run / "config.yaml").read_text())
-    (run / "config.yaml").write_text(yaml.safe_dump(config | {"positions": "slot"}))
-    card = card_of(run)
-    assert "not measured" in card
+def figures(run: Path, row: str, scope: str, metric: str) -> dict[str, float]:
+    """What a run wrote into its CSV file."""
+    with (run / "table.csv").open(encoding="utf-8", newline="") as file:
+        (line,) = [
+            line
+            for line in csv.DictReader(file)
+            if (line["row"], line["scope"], line["metric"]) == (row, scope, metric)
+        ]
+    return {name: float(line[name] or "nan") for name in line if name not in ("row", "scope", "metric")}
+
+
+def with_interval(of: dict[str, float]) -> str:
+    return f"{of['value']:.1f} [{of['low']:.1f}, {of['high']:.1f}]"
+
+
+def change(of: dict[str, float]) -> str:
+    return f"{of['change_value']:+.1f} [{of['change_low']:+.1f}, {of['change_high']:+.1f}]"
+
+
+SCOPES = ("overall", "gender", "profession", "race")
+METRICS = ("SS", "LMS", "ICAT")
+
+
+@pytest.mark.parametrize(
+    ("file", "factor", "row"),
+    [
+        ("neurons.json", "0", "BNS, guarded"),
+        ("neurons.json", "0.5", "BNS, guarded ×½"),
+        ("neurons_paper.json", "0", "BNS, paper"),
+    ],
+)
+def test_card_tells_what_the_run_measured(lab, run, file, factor, row, capsys):
+    """Of the very treatment; random controls were treated like the run's own neurons, and like no others."""
+    card = card_of(lab, run / file, "--factor", factor)
+    lines, own = lines_of(card), row == "BNS, guarded"
+    assert len(lines) == len(SCOPES) * len(METRICS) + 1
+    for scope in SCOPES:
+        for metric in METRICS:
+            before, after, random = (figures(run, r, scope, metric) for r in ("untouched", row, "random, 2 seeds"))
+            wanted = [with_interval(before), with_interval(after), change(after)]
+            wanted += [f"{change(random)} ± {random['spread']:.1f}"] if own else []
+            assert lines[metric if scope == "overall" else f"{metric}, {scope}"] == wanted
+    text = json.loads((run / "results.json").read_text())["perplexity"]
+    risen = text[row]["change_percent"]
+    assert lines["perplexity, 3"][:3] == [
+        f"{text['untouched']['value']:.2f}",
+        f"{text[row]['value']:.2f}",
+        f"{risen['value']:+.1f} [{risen['low']:+.1f}, {risen['high']:+.1f}] %",
+    ]
+    assert f"{lab / 'stereoset.json'}, a file of StereoSet's form, 12 clusters" in card
+    assert ("no random control" not in card) is own
+    assert ("held-out prompts" in card) is own
+    assert "easure it" not in card
+    assert "no figures" not in capsys.readouterr().out
+
+
+def test_card_tells_the_gaps(lab, run):
+    *_, mean = csv.DictReader((run / "gaps.csv").read_text().splitlines())
+    card = card_of(lab, run / "neurons.json")
+    for field, gap in (("probability", "|P(d1) − P(d2)|"), ("log_probability", "|log P(d1) − log P(d2)|")):
+        suppressed, random, spread = (
+            float(mean[f"{field}_{name}"]) for name in ("suppressed_percent", "random_percent", "random_spread")
+        )
+        assert f"{gap} by {suppressed:+.0f} % (random neurons {random:+.0f} ± {spread:.0f} %)" in card
+
+
+@pytest.mark.parametrize("factor", ["0", "2"])
+def test_card_of_a_run_with_one_seed(lab, tmp_path, factor):
+    """There is no deviation over seeds then. Gaps are measured at 0, whatever the run's factor."""
+    debias(lab, "--seeds", "1", "--factor", factor, "--output", str(tmp_path))
+    neurons = tmp_path / "debias/version_0/neurons.json"
+    card = card_of(lab, neurons, "--factor", factor)
+    assert lines_of(card)["ICAT"][3] == change(figures(neurons.parent, "random, 1 seeds", "overall", "ICAT"))
+    assert "±" not in card
+    assert ("held-out prompts" in card) is (factor == "0")
+    assert HOW_TO_MEASURE in card_of(lab, neurons, "--factor", "3")
+
+
+def test_checkpoint_does_on_stereoset_what_the_card_says(lab, run, monkeypatch):
+    monkeypatch.chdir(run)
+    card_of(lab, run / "neurons.json")
+    model = ["--model.model_name", str(run.with_name("run-neurons")), "--data.path", str(lab / "stereoset.json")]
+    device = ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.enable_progress_bar", "false"]
+    main(["test", "-c", str(CONFIGS / "stereoset.yaml"), *model, *device])
+    found = json.loads((run / "runs/stereoset/version_0/stereoset.json").read_text())
+    for scope in SCOPES:
+        for metric in METRICS:
+            after = figures(run, "BNS, guarded", scope, metric)
+            assert with_interval(found[scope][metric]) == with_interval(after)
+
+
+def edit(path: Path, changes: dict) -> None:
+    read, write = (json.loads, json.dumps) if path.suffix == ".json" else (yaml.safe_load, yaml.safe_dump)
+    path.write_text(write(read(path.read_text()) | changes))
+
+
+def fewer(run: Path) -> None:
+    neurons = NeuronSet.load(run / "neurons.json")
+    NeuronSet(list(neurons)[1:], neurons.shape).with_details(provenance=neurons.provenance).save(run / "neurons.json")
+
+
+def relabel(run: Path, key: str, **changes: str) -> None:
+    provenance = json.loads((run / "neurons.json").read_text())["provenance"]
+    edit(run / "neurons.json", {"provenance": provenance | {key: provenance.get(key, {}) | changes}})
+
+
+OTHER = "results.json beside the neuron file is of other neurons."
+NOT_OURS = "results.json beside the neuron file is not what this version of biaslab writes."
+NOT_MEASURED = {
+    "no results": (lambda run: (run / "results.json").unlink(), ""),
+    "at the slot": (
+        lambda run: edit(run / "config.yaml", {"positions": "slot"}),
+        "results.json beside the neuron file was measured for suppression at the slot alone",
+    ),
+    "chosen for the slot": (
+        lambda run: relabel(run, "suppression", factor=0.0, positions="slot"),
+        "The neurons were chosen for suppression at the slot alone",
+    ),
+    "chosen for a factor": (
+        lambda run: relabel(run, "suppression", factor=0.5, positions="all"),
+        "The neurons were chosen to be multiplied by 0.5, but are by 0.",
+    ),
+    "factor": (
+        lambda run: edit(run / "config.yaml", {"factor": 2.0}),
+        "results.json beside the neuron file has no figures of them multiplied by 0.",
+    ),
+    "fewer neurons": (fewer, OTHER),
+    "other selection": (lambda run: relabel(run, "settings", selection="ranked"), OTHER),
+    "other model": (lambda run: relabel(run, "model", name="another"), OTHER),
+    "cut off": (lambda run: (run / "results.json").write_text('{"facts"'), NOT_OURS),
+    "other results": (lambda run: (run / "results.json").write_text("{}"), NOT_OURS),
+    "no config": (lambda run: (run / "config.yaml").unlink(), NOT_OURS),
+}
+
+
+@pytest.mark.parametrize("what", NOT_MEASURED)
+def test_card_says_why_it_has_no_figures(lab, run, what, capsys):
+    change_run, why = NOT_MEASURED[what]
+    change_run(run)
+    card = card_of(lab, run / "neurons.json")
+    assert why in card
+    assert HOW_TO_MEASURE in card
     assert "| ICAT" not in card
-    (run / "results.json").unlink()
-    assert "biaslab test -c configs/stereoset.yaml --model.model_name" in card_of(run)
+    printed = capsys.readouterr().out
+    assert why in " ".join(printed.split())
+    assert ("no figures" in printed) is bool(why)
+    _, *told = printed[printed.index("The model lies in") :].splitlines()
+    assert all(len(line) <= 80 for line in told)
+
+
+def test_card_of_another_file_in_the_folder(lab, run):
+    shutil.copy(run / "neurons.json", run / "mine.json")
+    assert OTHER in card_of(lab, run / "mine.json")
+
+
+def test_card_tells_what_a_sweep_measured(lab, tmp_path, tiny_cache):
+    main(
+        [
+            "sweep", "--model", str(lab / "model"), "--text", str(lab / "text.txt"), "--sentences", "3",
+            "--seeds", "2", "--guards", "[stereoset]", "--guard_weights", "[1.0]", "--counts", "[5]", "--every", "2",
+            "--factors", "[0.5]", "--output", str(tmp_path / "sweep"),
+        ]
+    )  # fmt: skip
+    (folder,) = (tmp_path / "sweep").iterdir()
+    assert "The neurons were chosen to be multiplied by 0.5, but are by 0." in card_of(lab, folder / "neurons.json")
+    card = card_of(lab, folder / "neurons.json", "--factor", "0.5")
+    held_out = json.loads((folder / "sweep.json").read_text())["held_out"]
+    figure, chosen = held_out["untouched"]["race"]["ICAT"]["figure"], held_out["chosen"]["race"]["ICAT"]
+    of_chosen, of_random = (
+        {f"change_{name}": value for name, value in held_out[row]["race"]["ICAT"]["change"].items()}
+        for row in ("chosen", "random, 2 seeds")
+    )
+    wanted = [with_interval(figure), with_interval(chosen["figure"]), change(of_chosen), change(of_random)]
+    assert lines_of(card)["ICAT, race"] == wanted
+    assert "chose neurons and factor on StereoSet's test split and other sentences" in card
+    assert "after: on StereoSet's dev split." in card
+
+    other = Path(shutil.copytree(folder, tmp_path / "other"))
+    edit(other / "sweep.json", {"chosen": {"neurons": 4, "factor": 0.5, "positions": "all"}})
+    card = card_of(lab, other / "neurons.json", "--factor", "0.5")
+    assert "sweep.json beside the neuron file is of other neurons." in card
 
 
 BAD = {
@@ -247,9 +427,23 @@ def test_failure_while_writing_leaves_nothing(tmp_path, monkeypatch):
         raise OSError("no space")
 
     monkeypatch.setattr("biaslab.bake.model_card", fail)
-    with pytest.raises(OSError, match="no space"):
-        bake(save_model(tmp_path / "model"), output=str(tmp_path / "out"))
-    assert {path.name for path in tmp_path.iterdir()} == {"model"}
+    for output in ("out", "folder/within/out"):
+        with pytest.raises(OSError, match="no space"):
+            bake(save_model(tmp_path / "model"), output=str(tmp_path / output))
+        assert {path.name for path in tmp_path.iterdir()} == {"model"}
+
+
+def test_new_folders_on_the_way(tmp_path):
+    bake(save_model(tmp_path / "model"), output=str(tmp_path / "a/b/out"))
+    assert (tmp_path / "a/b/out/model.safetensors").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "a"}
+
+
+def test_positions_on_the_command_line(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["bake", "--model", "a", "--positions", "slot"])
+    assert ended.value.code == 2
+    assert "needs the callback NeuronSuppression" in capsys.readouterr().err
 
 
 @pytest.mark.assets
