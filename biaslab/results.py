@@ -166,15 +166,19 @@ class Outcome(NamedTuple):
 
     def _gap_table(self) -> Table:
         prompts = self.facts["held_out_prompts"]
-        title = f"""Gap on {prompts} held-out prompts: |P(d1) - P(d2)| and |log P(d1) - log P(d2)|,
-and the change in percent when the neurons are suppressed (×0), amplified (×2),
-and when random ones are suppressed"""
+        title = f"""Gap on {prompts} held-out prompts: |P(d1) - P(d2)|, |log P(d1) - log P(d2)|;
+changes in percent: neurons suppressed (×0), amplified (×2),
+random ones suppressed"""
         table = new_table(title, "pair", "gap", "×0", "×2", "random", "log", "×0", "×2", "rand.")
+        shown = ""
         for row in self.gap_rows():
+            dimension, slash, words = row["pair"].partition("/")
+            if slash and dimension != shown:
+                table.add_row(shown := dimension)
             cells = []
             for field, digits in (("probability", 4), ("log_probability", 2)):
                 changes = [f"{row[f'{field}_{how}_percent']:+.0f}" for how in ("suppressed", "amplified")]
                 cells += [f"{row[f'{field}_gap']:.{digits}f}", *changes, f"{row[f'{field}_random_percent']:+.0f}"]
             cells[3] += f"±{row['probability_random_spread']:.0f}"  # the other spread has no room: see gaps.csv
-            table.add_row(row["pair"], *cells)
+            table.add_row(f"  {words}" if slash else dimension, *cells)
         return table

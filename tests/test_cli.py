@@ -179,8 +179,8 @@ def test_debias_writes_and_prints_everything(lab, workdir, capsys):
         "untouched",
         "BNS, guarded",
         "random, 2 seeds",
-        "gender/female-male",
-        "age/old-teenage",
+        "  female-male",
+        "  old-teenage",
         "residual",
         "layer",
     ):
