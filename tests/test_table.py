@@ -192,7 +192,7 @@ def test_a_killed_table_goes_on(lab, place):
     subprocess.run([*command, "--output", "whole"], check=True, **quiet)
     whole = time.monotonic() - start
     kills = 0
-    for share in (0.5, 0.7, 0.9):
+    for share in (0.25, 0.5, 0.75, 0.9):
         process = subprocess.Popen([*command, "--output", "killed"], **quiet)
         try:
             process.wait(share * whole)
