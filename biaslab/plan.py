@@ -77,13 +77,13 @@ def _first(batch: dict[str, Any], prompts: int) -> dict[str, Any]:
 
 
 def _flops(task: Attribution, batch: dict[str, Any], nodes: float, prompts: int) -> float:
-    pairs, with_one, total = batch["pairs"], task.hparams["steps"] == "auto", 0.0
+    size, pairs, with_one, total = sizes(task.model), batch["pairs"], task.hparams["steps"] == "auto", 0.0
     every = [batch, *batch.get("longer", ())]
     sums = wanted_sums(pairs, [inputs["target_ids"].shape[1] for inputs in every])
     for inputs, own in zip(every, sums, strict=True):
         length, slots = inputs["input_ids"].shape[1], inputs["position"][0].numel()
         directions, ended = len(own.directions), int(own.pairs.any(1).sum())
-        total += attribution_flops(sizes(task.model), prompts, length, nodes, directions, ended, with_one, slots)
+        total += attribution_flops(size, prompts, length, nodes, directions, ended, with_one, slots)
     return total
 
 
