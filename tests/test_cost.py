@@ -19,21 +19,22 @@ class _NoModules(nullcontext):
 
 
 @pytest.mark.parametrize("model_type", MASKED + CAUSAL)
-@pytest.mark.parametrize(("steps", "targets"), [(3, 2), (5, 4)])
-def test_count_is_near_what_runs(model_type, steps, targets):
+@pytest.mark.parametrize(("steps", "targets", "slots"), [(3, 2, 1), (5, 4, 1), (3, 2, 2)])
+def test_count_is_near_what_runs(model_type, steps, targets, slots):
     """From below: of a last layer, of which there is one in three here, the engine multiplies more than is needed."""
     model = make_model(model_type, vocab_size=400)
     if model_type != "mpnet":  # which has one attention only; the counter does not know the fused one of the CPU
         model.set_attn_implementation("eager")
     ids = torch.randint(5, 100, (3, 16), generator=torch.Generator().manual_seed(0))
-    position = torch.full((3,), 5 if model_type in MASKED else 15)
+    position = (torch.full((3, 1), 5 if model_type in MASKED else 16 - slots) + torch.arange(slots)).squeeze(1)
+    target_ids = torch.arange(5, 5 + targets)[:, None].expand(3, -1, slots).squeeze(2)
     pairs = torch.combinations(torch.arange(targets))
     counter = FlopCounterMode(display=False)
     counter.mod_tracker = _NoModules()
     with counter:
         attribute_gaps(
-            model, ids, position, torch.arange(5, 5 + targets).expand(3, -1), pairs,
+            model, ids, position, target_ids, pairs,
             steps=steps, quadrature="clenshaw_curtis", gap="signed", budget=TokenBudget(10**6),
         )  # fmt: skip
-    counted = attribution_flops(sizes(model), 3, 16, steps, targets - 1, len(pairs))
+    counted = attribution_flops(sizes(model), 3, 16, steps, targets - 1, len(pairs), slots=slots)
     assert 0.65 * counter.get_total_flops() < counted < 1.02 * counter.get_total_flops()
