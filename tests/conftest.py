@@ -28,6 +28,7 @@ from transformers import (
 from biaslab.data.words import TEMPLATES
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # as the program does: the same bits in each process
 torch.set_num_threads(1)  # tiny models; two threads would only wait for each other
 
 SHARED = Path(__file__).parents[2] / "shared"  # the golden data lies beside the repository, where it lies at all

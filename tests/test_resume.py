@@ -80,7 +80,7 @@ class End(NamedTuple):
 
 class Nursery:
     def __init__(self) -> None:
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_CBWR": "AUTO,STRICT"}
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
         command, pipe = [sys.executable, "-c", NURSERY], subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment, start_new_session=True)
         self.lines: Queue[bytes] = Queue()
