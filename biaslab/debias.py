@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import yaml
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -23,10 +23,10 @@ from biaslab.data.corpus import read_sentences
 from biaslab.data.prompts import PromptDataModule
 from biaslab.data.stereoset import StereoSetDataModule
 from biaslab.errors import InputError
-from biaslab.estimates import BASE, estimates
+from biaslab.estimates import BASE, estimates, random_row
 from biaslab.hooks import suppressed_where
 from biaslab.neurons import NeuronSet, random_like
-from biaslab.results import Outcome
+from biaslab.results import Outcome, Row
 from biaslab.tasks.attribution import Attribution, Selection, Source
 from biaslab.tasks.base import single_trainer
 from biaslab.tasks.evaluation import Evaluation, StereoSetEvaluation
@@ -36,20 +36,6 @@ AMPLIFY = 2.0
 HALF = 0.5  # a softer suppression, printed beside: it keeps much of the effect at a fraction of the price
 DIMENSIONS = ("gender", "ethnicity", "religion", "occupation")  # those that StereoSet has a domain for
 KINDS = ("negative", "positive")
-
-
-class Row(NamedTuple):
-    """A way to treat the model.
-
-    Attributes:
-        name: as it is printed.
-        neurons: one set, or one a seed; none for the untouched model.
-        factor: what they are multiplied by.
-    """
-
-    name: str
-    neurons: tuple[NeuronSet, ...] = ()
-    factor: float = 0.0
 
 
 def debias(
@@ -149,7 +135,7 @@ def debias(
     likelihoods = _likelihoods(task, rows, ordinary, positions)
 
     outcome = Outcome(
-        rows={row.name: len(row.neurons[0]) if row.neurons else 0 for row in rows},
+        rows={row.name: row for row in rows},
         estimates=estimates(evaluations),
         pairs=held_out.pair_names,
         gaps=gaps,
@@ -209,7 +195,7 @@ def _rows(
         rows.append(Row(f"BNS, {selection} ×½", (neurons,), HALF))
     if selection != "paper":
         rows.append(Row("BNS, paper", (votes,), factor))
-    return [*rows, Row(f"random, {len(controls)} seeds", controls, factor)]
+    return [*rows, Row(random_row(len(controls)), controls, factor, like=neurons)]
 
 
 def _evaluate(
@@ -249,7 +235,7 @@ def _likelihoods(
     """Measure the sentences' likelihood once a row; of the random controls the first will do, since each takes long."""
     found = {}
     for row in _progress(rows, "perplexity"):
-        name = row.name if len(row.neurons) < 2 else "random, one seed"
+        name = row.name if row.like is None else random_row(1)
         neurons = row.neurons[0] if row.neurons else ()
         with suppressed_where(task.model, neurons, row.factor, positions, task.tokenizer.mask_token_id):
             found[name] = [negative_log_likelihoods(task.model, task.tokenizer, text)]

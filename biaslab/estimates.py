@@ -27,6 +27,15 @@ from biaslab.verification import perplexity, perplexity_change
 BASE = "untouched"
 
 
+def random_row(seeds: int) -> str:
+    """Return how the row of random controls is called.
+
+    >>> random_row(1), random_row(3)
+    ('random, one seed', 'random, 3 seeds')
+    """
+    return f"random, {'one seed' if seeds == 1 else f'{seeds} seeds'}"
+
+
 class Estimate(NamedTuple):
     """A figure of a row, in percent.
 

@@ -82,46 +82,37 @@ def measured(path: Path, neurons: NeuronSet, factor: float) -> Figures:
 
 
 def _of_debias(content: Mapping[str, Any], path: Path, neurons: NeuronSet, factor: float) -> Figures:
-    """Return the figures of ``biaslab debias``, which has a row for each of its neuron files."""
+    """Return the figures of ``biaslab debias``: of its row with these neurons and this factor."""
     config = yaml.safe_load((path.parent / "config.yaml").read_text(encoding="utf-8"))
-    own = config["selection"]
-    selection = {"neurons.json": own, "neurons_paper.json": "paper"}.get(path.name)
-    layers = {str(layer): count for layer, count in neurons.layers().items()}
-    is_own = selection == own
-    if (
-        neurons.provenance.get("settings", {}).get("selection") != selection
-        or not _of_model(neurons, config["model"])
-        or (is_own and layers != content["neurons"]["by_layer"])
-    ):
+    name, rows = neurons.fingerprint, content["rows"].items()
+    theirs = {row["factor"]: label for label, row in rows if row["neurons"] == [name]}
+    if not theirs or not _of_model(neurons, config["model"]):
         return Figures(why_not="results.json beside the neuron file is of other neurons.")
     if config["positions"] != "all":
         return Figures(why_not=_AT_THE_SLOT.format("results.json beside the neuron file was measured"))
-    same = factor == config["factor"]
-    row = f"BNS, {selection}" + ("" if same else " ×½" if factor == 0.5 else f" ×{factor:g}")
-    if row not in content["stereoset"]:
+    if factor not in theirs:
         return Figures(why_not=f"results.json beside the neuron file has no figures of them multiplied by {factor:g}.")
     facts = content["facts"]
     run = _Run(
         content["stereoset"],
         content["perplexity"],
-        row,
-        _random(content["stereoset"]) if is_own and same else None,  # the controls are like the run's own neurons
+        theirs[factor],
+        next((label for label, row in rows if row["like"] == name and row["factor"] == factor), None),
         f"`biaslab debias` measured {config['model']}",
         f"{_data(config['stereoset'], 'dev')}, {facts['clusters']} clusters",
         f"{facts['sentences']} sentences of {config['text']}",
     )
-    gaps = is_own and same and factor == 0  # which they are measured at, whatever the run's factor
+    gaps = name == content["neurons"]["fingerprint"] and factor == 0
     return Figures("\n".join([*_table(run), *(["", _gaps(content, config["seeds"])] if gaps else [])]))
 
 
-def _of_sweep(content: Mapping[str, Any], path: Path, neurons: NeuronSet, factor: float) -> Figures:
+def _of_sweep(content: Mapping[str, Any], _: Path, neurons: NeuronSet, factor: float) -> Figures:
     """Return the figures of ``biaslab sweep``: of its choice, on what it was not chosen on."""
     chosen, settings = content["chosen"], content["settings"]
     how = {"factor": chosen["factor"], "positions": chosen["positions"]}
     if (
-        path.name != "neurons.json"
-        or neurons.provenance.get("suppression") != how
-        or len(neurons) != chosen["neurons"]
+        neurons.provenance.get("suppression") != how
+        or neurons.fingerprint != chosen["fingerprint"]
         or not _of_model(neurons, settings["model"])
     ):
         return Figures(why_not="sweep.json beside the neuron file is of other neurons.")

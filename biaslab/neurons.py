@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import os
 import re
@@ -66,6 +67,15 @@ class NeuronSet(Set[Neuron]):
     def shape(self) -> tuple[int, int] | None:
         """(Layers, neurons a layer) of the model, where it is known."""
         return self._shape
+
+    @property
+    def fingerprint(self) -> str:
+        """A short hash that stands for the neurons, whatever the shape, the subsets and the provenance.
+
+        >>> NeuronSet([(2, 7), (0, 5)]).fingerprint == NeuronSet([(0, 5), (2, 7)], shape=(3, 8)).fingerprint
+        True
+        """
+        return hashlib.sha256(json.dumps(self._neurons).encode()).hexdigest()[:16]
 
     @property
     def subsets(self) -> Mapping[str, NeuronSet]:

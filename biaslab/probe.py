@@ -19,7 +19,7 @@ from biaslab.architectures import ffn_shape, load_model
 from biaslab.data.probe_words import ACTIONS, WORDINGS
 from biaslab.debias import _new_folder
 from biaslab.errors import InputError
-from biaslab.estimates import BASE, Estimate, cell, new_table, write_csv
+from biaslab.estimates import BASE, Estimate, cell, new_table, random_row, write_csv
 from biaslab.hooks import suppressed
 from biaslab.neurons import NeuronSet, random_like
 from biaslab.probing import (
@@ -112,7 +112,7 @@ def _rows(model: PreTrainedModel, neurons: NeuronSet, factor: float, seeds: int)
     neurons.require_model(model)
     shaped = NeuronSet(neurons, ffn_shape(model))
     controls = [random_like(shaped, seed) for seed in range(seeds)]
-    return {BASE: [NeuronSet()], f"BNS ×{factor:g}": [shaped], f"random, {seeds} seeds": controls}
+    return {BASE: [NeuronSet()], f"BNS ×{factor:g}": [shaped], random_row(seeds): controls}
 
 
 def _ask(

@@ -19,11 +19,38 @@ from biaslab.neurons import NeuronSet
 from biaslab.verification import Gaps
 
 
+class Row(NamedTuple):
+    """A way to treat the model.
+
+    Attributes:
+        name: as it is printed.
+        neurons: one set, or one a seed; none for the untouched model.
+        factor: what they are multiplied by.
+        like: of random controls, the neurons whose layers they share.
+    """
+
+    name: str
+    neurons: tuple[NeuronSet, ...] = ()
+    factor: float = 0.0
+    like: NeuronSet | None = None
+
+    @property
+    def size(self) -> int:
+        """How many neurons are treated."""
+        return len(self.neurons[0]) if self.neurons else 0
+
+    def facts(self) -> dict[str, Any]:
+        """Return what tells the treatment from others; sets of neurons by their fingerprints."""
+        like = None if self.like is None else self.like.fingerprint
+        neurons = [one.fingerprint for one in self.neurons]
+        return {"count": self.size, "neurons": neurons, "factor": self.factor, "like": like}
+
+
 class Outcome(NamedTuple):
     """All that ``biaslab debias`` found.
 
     Attributes:
-        rows: how each row is called, and its number of neurons.
+        rows: what was done to the model, by the row's name.
         estimates: of StereoSet.
         pairs: names of the held-out pairs.
         gaps: "untouched" in absolute terms; "suppressed", "amplified" and "random" (one a seed) as changes in percent.
@@ -32,7 +59,7 @@ class Outcome(NamedTuple):
         facts: numbers and names besides.
     """
 
-    rows: dict[str, int]
+    rows: dict[str, Row]
     estimates: Estimates
     pairs: list[str]
     gaps: dict[str, list[Gaps]]
@@ -64,7 +91,12 @@ class Outcome(NamedTuple):
         """Write results.json, table.csv and gaps.csv."""
         content = {
             "facts": self.facts,
-            "neurons": {"count": len(self.neurons), "by_layer": self.neurons.layers()},
+            "rows": {name: row.facts() for name, row in self.rows.items()},
+            "neurons": {
+                "count": len(self.neurons),
+                "fingerprint": self.neurons.fingerprint,
+                "by_layer": self.neurons.layers(),
+            },
             "stereoset": {
                 row: {
                     scope: {
@@ -84,11 +116,12 @@ class Outcome(NamedTuple):
 
     def _flat(self) -> Iterator[dict[str, Any]]:
         for row, of_row in self.estimates.items():
+            count = self.rows[row].size
             for scope, of_scope in of_row.items():
                 for name, e in of_scope.items():
                     figure = {"value": e.figure.value, "low": e.figure.low, "high": e.figure.high, "spread": e.spread}
                     change = {f"change_{key}": value for key, value in e.change._asdict().items()}
-                    yield {"row": row, "neurons": self.rows[row], "scope": scope, "metric": name} | figure | change
+                    yield ({"row": row, "neurons": count, "scope": scope, "metric": name} | figure | change)
 
     def log(self, writer: Any, settings: Mapping[str, Any], samples: Mapping[str, Sequence[boards.Sample]]) -> None:
         """Write to TensorBoard, beside what the attribution pass wrote.
@@ -144,7 +177,7 @@ class Outcome(NamedTuple):
         )
         for row, of_row in self.estimates.items():
             cells = [cell(of_row["overall"][name], with_change=row != BASE) for name in NAMES]
-            table.add_row(row, str(self.rows[row]), *cells)
+            table.add_row(row, str(self.rows[row].size), *cells)
         return table
 
     def _domain_table(self) -> Table:

@@ -17,7 +17,7 @@ from biaslab.data.corpus import read_sentences
 from biaslab.data.prompts import PromptDataModule
 from biaslab.data.stereoset import StereoSetDataModule
 from biaslab.errors import InputError
-from biaslab.estimates import BASE
+from biaslab.estimates import BASE, random_row
 from biaslab.judging import Judge, State
 from biaslab.neurons import NeuronSet, random_like
 from biaslab.sweep_files import CHOSEN, Outcome
@@ -117,7 +117,7 @@ def sweep(
     rows = {
         BASE: [State(weights)],
         CHOSEN: [state(chosen.setting)],
-        f"random, {seeds} seeds": [
+        random_row(seeds): [
             state(chosen.setting)._replace(neurons=random_like(neurons, seed)) for seed in range(seeds)
         ],
     }

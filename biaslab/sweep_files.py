@@ -53,7 +53,7 @@ class Outcome(NamedTuple):
         write_csv(folder / "sweep.csv", [self._line(trial) for trial in [self.base, *self.trials]])
         content = {
             "settings": {key: list(v) if isinstance(v, tuple) else v for key, v in settings.items()},
-            "chosen": self._line(self.chosen),
+            "chosen": self._line(self.chosen) | {"fingerprint": neurons.fingerprint},
             "held_out": {
                 row: {
                     scope: {

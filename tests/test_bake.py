@@ -19,7 +19,7 @@ from biaslab.architectures import fingerprint, load_model
 from biaslab.bake import bake
 from biaslab.errors import InputError
 from biaslab.hooks import suppressed
-from biaslab.neurons import NeuronSet
+from biaslab.neurons import NeuronSet, random_like
 from biaslab.tasks.cda import CounterfactualAugmentation
 
 NEURONS = [(0, 1), (0, 7), (1, 47), (2, 0), (2, 30), (2, 31)]
@@ -274,7 +274,7 @@ def test_card_of_a_run_with_one_seed(lab, tmp_path, factor):
     debias(lab, "--seeds", "1", "--factor", factor, "--output", str(tmp_path))
     neurons = tmp_path / "debias/version_0/neurons.json"
     card = card_of(lab, neurons, "--factor", factor)
-    assert lines_of(card)["ICAT"][3] == change(figures(neurons.parent, "random, 1 seeds", "overall", "ICAT"))
+    assert lines_of(card)["ICAT"][3] == change(figures(neurons.parent, "random, one seed", "overall", "ICAT"))
     assert "±" not in card
     assert ("held-out prompts" in card) is (factor == "0")
     assert HOW_TO_MEASURE in card_of(lab, neurons, "--factor", "3")
@@ -298,9 +298,14 @@ def edit(path: Path, changes: dict) -> None:
     path.write_text(write(read(path.read_text()) | changes))
 
 
-def fewer(run: Path) -> None:
+def others(run: Path) -> None:
     neurons = NeuronSet.load(run / "neurons.json")
-    NeuronSet(list(neurons)[1:], neurons.shape).with_details(provenance=neurons.provenance).save(run / "neurons.json")
+    random_like(neurons, seed=7).with_details(provenance=neurons.provenance).save(run / "neurons.json")
+
+
+def doubled(run: Path) -> None:
+    rows = json.loads((run / "results.json").read_text())["rows"]
+    edit(run / "results.json", {"rows": {name: row | {"factor": 2.0} for name, row in rows.items()}})
 
 
 def relabel(run: Path, key: str, **changes: str) -> None:
@@ -325,11 +330,10 @@ NOT_MEASURED = {
         "The neurons were chosen to be multiplied by 0.5, but are by 0.",
     ),
     "factor": (
-        lambda run: edit(run / "config.yaml", {"factor": 2.0}),
+        doubled,
         "results.json beside the neuron file has no figures of them multiplied by 0.",
     ),
-    "fewer neurons": (fewer, OTHER),
-    "other selection": (lambda run: relabel(run, "settings", selection="ranked"), OTHER),
+    "as many neurons, others": (others, OTHER),
     "other model": (lambda run: relabel(run, "model", name="another"), OTHER),
     "cut off": (lambda run: (run / "results.json").write_text('{"facts"'), NOT_OURS),
     "other results": (lambda run: (run / "results.json").write_text("{}"), NOT_OURS),
@@ -353,8 +357,13 @@ def test_card_says_why_it_has_no_figures(lab, run, what, capsys):
 
 
 def test_card_of_another_file_in_the_folder(lab, run):
+    """The neurons count, not what their file is called."""
     shutil.copy(run / "neurons.json", run / "mine.json")
-    assert OTHER in card_of(lab, run / "mine.json")
+    assert lines_of(card_of(lab, run / "mine.json")) == lines_of(card_of(lab, run / "neurons.json"))
+    gender = NeuronSet.load(run / "neurons.json").subsets["gender"]
+    made_for = NeuronSet.load(run / "neurons.json").provenance
+    gender.with_details(provenance=made_for).save(run / "gender.json")
+    assert OTHER in card_of(lab, run / "gender.json")
 
 
 def test_card_tells_what_a_sweep_measured(lab, tmp_path, tiny_cache):
@@ -380,7 +389,8 @@ def test_card_tells_what_a_sweep_measured(lab, tmp_path, tiny_cache):
     assert "after: on StereoSet's dev split." in card
 
     other = Path(shutil.copytree(folder, tmp_path / "other"))
-    edit(other / "sweep.json", {"chosen": {"neurons": 4, "factor": 0.5, "positions": "all"}})
+    chosen = json.loads((other / "sweep.json").read_text())["chosen"]
+    edit(other / "sweep.json", {"chosen": chosen | {"fingerprint": "another"}})
     card = card_of(lab, other / "neurons.json", "--factor", "0.5")
     assert "sweep.json beside the neuron file is of other neurons." in card
 

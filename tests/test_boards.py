@@ -17,7 +17,7 @@ from biaslab.hooks import suppressed
 from biaslab.metrics.stereoset import NAMES as METRICS
 from biaslab.metrics.stereoset import Interval
 from biaslab.neurons import NeuronSet
-from biaslab.results import Outcome
+from biaslab.results import Outcome, Row
 from biaslab.verification import Gaps
 
 PAIRS = ["gender/female-male", "religion/islam-christianity"]
@@ -156,7 +156,7 @@ def outcome() -> Outcome:
         row: [torch.tensor([[10.0 + n, 5.0], [20.0, 9.0]])] for n, row in enumerate((*ROWS[:2], "random, one seed"))
     }
     return Outcome(
-        rows=dict.fromkeys(ROWS, 3),
+        rows={row: Row(row, (neuron_set(),)) for row in ROWS},
         estimates=figures,
         pairs=PAIRS,
         gaps={

@@ -108,7 +108,7 @@ def test_suppression_is_that_of_the_weights(folder, tmp_path):
 def test_factor_one_changes_nothing(folder, tmp_path):
     content, _ = run(folder, tmp_path, neurons=str(folder / "neurons.json"), factor=1.0, seeds=1)
     assert content["rows"]["BNS ×1"]["biased"]["change"] == {"value": 0, "low": 0, "high": 0}
-    assert content["rows"]["random, 1 seeds"]["mass_difference"]["spread_over_seeds"] is None
+    assert content["rows"]["random, one seed"]["mass_difference"]["spread_over_seeds"] is None
 
 
 def test_a_second_run_never_overwrites_the_first(folder, tmp_path):

@@ -36,12 +36,13 @@ COMMAND = [
 
 # Has all imports behind it, and forks a fresh child for each rank of each attempt: starting one costs nothing.
 NURSERY = """
-import gc, json, os, sys
+import gc, json, os, signal, sys
 import torch, torch.utils.tensorboard, transformers.models.bert.modeling_bert
 import biaslab.cli
 from biaslab.__main__ import main
 
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs are started without
 gc.freeze()  # or the end of a child would take longer than its work
 for line in sys.stdin:
     attempt, children = json.loads(line), []
