@@ -218,14 +218,18 @@ def _gaps(
     controls: Sequence[NeuronSet],
     positions: Literal["all", "slot"],
 ) -> dict[str, list[Gaps]]:
-    """Measure the gaps untouched, suppressed, amplified, and with each random control; then changes in percent."""
-    runs = [("suppressed", neurons, 0.0), ("amplified", neurons, AMPLIFY), *(("random", c, 0.0) for c in controls)]
-    before = demographic_gaps(task.model, _progress(held_out.batches, "gaps, untouched"), len(held_out.pair_names))
-    gaps: dict[str, list[Gaps]] = {"untouched": [before]}
+    """Measure the gaps untouched, suppressed, amplified, and with each random control suppressed."""
+    runs = [
+        ("untouched", (), 1.0),
+        ("suppressed", neurons, 0.0),
+        ("amplified", neurons, AMPLIFY),
+        *(("random", c, 0.0) for c in controls),
+    ]
+    gaps: dict[str, list[Gaps]] = {}
     for name, treated, factor in runs:
         with suppressed_where(task.model, treated, factor, positions, task.tokenizer.mask_token_id):
-            after = demographic_gaps(task.model, _progress(held_out.batches, f"gaps, {name}"), len(held_out.pair_names))
-        gaps.setdefault(name, []).append(after.change_from(before))
+            found = demographic_gaps(task.model, _progress(held_out.batches, f"gaps, {name}"), len(held_out.pair_names))
+        gaps.setdefault(name, []).append(found)
     return gaps
 
 

@@ -131,9 +131,9 @@ def cell(estimate: Estimate, with_change: bool = False) -> str:
     return value + (f"\n{signed(estimate.change)}{spread}" if with_change else "")
 
 
-def signed(change: Interval) -> str:
+def signed(change: Interval, digits: int = 1) -> str:
     """Return "+value [low, high]"."""
-    return f"{change.value:+.1f} [{change.low:+.1f}, {change.high:+.1f}]"
+    return f"{change.value:+.{digits}f} [{change.low:+.{digits}f}, {change.high:+.{digits}f}]"
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -13,8 +13,10 @@ from biaslab.estimates import BASE, Estimate, cell, signed
 from biaslab.metrics.stereoset import Interval
 from biaslab.model_card import NOT_MEASURED
 from biaslab.neurons import NeuronSet
+from biaslab.verification import gap_change
 
 _AT_THE_SLOT = "{} for suppression at the slot alone, but a checkpoint's weights act on every token."
+GAPS = {"probability": "|P(d1) − P(d2)|", "log_probability": "|log P(d1) − log P(d2)|"}
 _LEGEND = "SS is the stereotype score (ideal 50), LMS language modelling (ideal 100), ICAT both together (ideal 100)."
 
 
@@ -187,13 +189,14 @@ def _deviation(spread: float | None, digits: int = 1) -> str:
 def _gaps(content: Mapping[str, Any], seeds: int) -> str:
     """Return what switching the neurons off does to the demographic gap."""
     mean, told = content["gaps"][-1], []
-    for field, gap in (("probability", "|P(d1) − P(d2)|"), ("log_probability", "|log P(d1) − log P(d2)|")):
+    for field, gap in GAPS.items():
         spread = _deviation(mean[f"{field}_random_spread"] if seeds > 1 else None, digits=0)
         random = f"random neurons {mean[f'{field}_random_percent']:+.0f}{spread} %"
-        told.append(f"{gap} by {mean[f'{field}_suppressed_percent']:+.0f} % ({random})")
+        told.append(f"{gap} by {signed(gap_change(mean, field, 'suppressed'), 0)} % ({random})")
     return (
         f"On {content['facts']['held_out_prompts']} held-out prompts, on which no neuron was chosen, the gap between "
-        f"two demographics changes, on average over the pairs: {', '.join(told)}."
+        f"two demographics changes, on average over the pairs, with 95 % intervals over words and wordings: "
+        f"{', '.join(told)}."
     )
 
 

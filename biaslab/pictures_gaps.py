@@ -10,6 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from biaslab.figure_style import BLUE, GREY, ORANGE, RED, add_legend, ink, name_axes, new_figure, signed, write_above
+from biaslab.metrics.stereoset import Interval
+from biaslab.verification import gap_change
 
 PAPER_SUPPRESSED, PAPER_AMPLIFIED = -23, 29  # mean change of the gap in percent; section 4.3 of the paper
 _LINEAR = 100  # percent up to which a change is drawn in proportion; beyond, its logarithm
@@ -18,6 +20,8 @@ _LETTERS = 20  # of a pair's name on a line
 
 def gap_bars(rows: Sequence[Mapping[str, Any]], field: str = "probability") -> Figure:
     """Draw how each pair's gap changes when the neurons are suppressed, with random ones beside, and when amplified.
+
+    Lines on the bars are the 95 % intervals over judging words and wordings.
 
     Args:
         rows: a row a pair and last their mean, as :meth:`biaslab.results.Outcome.gap_rows` makes them.
@@ -30,10 +34,8 @@ def gap_bars(rows: Sequence[Mapping[str, Any]], field: str = "probability") -> F
     is_paper, has_two_lines = field == "probability", any("\n" in label for label in labels)
     figure = new_figure(1.3 + (0.28 if has_two_lines else 0.235) * len(labels))
     left, right = figure.subplots(1, 2, sharey=True)
-    suppressed, amplified, random, spread = (
-        [row[f"{field}_{what}"] for row in rows]
-        for what in ("suppressed_percent", "amplified_percent", "random_percent", "random_spread")
-    )
+    suppressed, amplified = ([gap_change(row, field, how) for row in rows] for how in ("suppressed", "amplified"))
+    random, spread = ([row[f"{field}_random_{what}"] for row in rows] for what in ("percent", "spread"))
     left.errorbar(
         random, [place + 0.27 for place in places], xerr=spread, fmt="o", color=GREY, markersize=3.5, elinewidth=1.2,
         label="random neurons, suppressed: mean ± spread over seeds",
@@ -41,8 +43,12 @@ def gap_bars(rows: Sequence[Mapping[str, Any]], field: str = "probability") -> F
     ends = [mean + sign * width for mean, width in zip(random, spread, strict=True) for sign in (-1, 1)]
     _bars(left, places, suppressed, BLUE, "suppressed, × 0")
     _bars(right, places, amplified, ORANGE, "amplified, × 2")
-    for axes, values, paper in ((left, suppressed + ends, PAPER_SUPPRESSED), (right, amplified, PAPER_AMPLIFIED)):
-        _change_axis(axes, [*values, paper] if is_paper else values)
+    for axes, changes, others, paper in (
+        (left, suppressed, ends, PAPER_SUPPRESSED),
+        (right, amplified, [], PAPER_AMPLIFIED),
+    ):
+        values = [value for change in changes for value in change]
+        _change_axis(axes, [*values, *others, paper] if is_paper else [*values, *others])
         if is_paper:
             axes.axvline(paper, color=RED, linewidth=1.1, linestyle="--")
             write_above(axes, paper, f"paper {signed(paper)}")
@@ -69,12 +75,14 @@ def _places(pairs: Sequence[str]) -> tuple[list[int], list[str]]:
     return places, labels
 
 
-def _bars(axes: Axes, places: Sequence[int], values: Sequence[float], color: str, title: str) -> None:
-    """Draw a bar a pair, and write its number beside the panel."""
-    bars = axes.barh([place - 0.19 for place in places], values, height=0.42, color=color)
-    for bar, value in zip(bars, values, strict=True):
+def _bars(axes: Axes, places: Sequence[int], changes: Sequence[Interval], color: str, title: str) -> None:
+    """Draw a bar a pair with its interval, and write its number beside the panel."""
+    heights = [place - 0.19 for place in places]
+    bars = axes.barh(heights, [change.value for change in changes], height=0.42, color=color)
+    for bar, height, change in zip(bars, heights, changes, strict=True):
+        axes.plot(change[1:], (height, height), color=ink(), linewidth=0.9, solid_capstyle="butt")
         axes.annotate(
-            signed(value), (1, bar.get_y() + bar.get_height() / 2), (3, 0), xycoords=("axes fraction", "data"),
+            signed(change.value), (1, bar.get_y() + bar.get_height() / 2), (3, 0), xycoords=("axes fraction", "data"),
             textcoords="offset points", va="center", fontsize="x-small",
         )  # fmt: skip
     axes.axvline(0, color=ink(), linewidth=0.8)

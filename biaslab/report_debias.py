@@ -30,6 +30,7 @@ from biaslab.report_parts import (
 )
 from biaslab.report_words import (
     Tile,
+    between,
     domain_sentence,
     gap_sentence,
     icat_sentence,
@@ -41,6 +42,7 @@ from biaslab.report_words import (
     stereotype_sentence,
     tile,
 )
+from biaslab.verification import gap_change
 
 _GAPS = {
     "probability": "The gap |P(d1) − P(d2)|",
@@ -214,12 +216,16 @@ def _gap_table(content: Mapping[str, Any], key: str) -> Table:
     for row in content["gaps"]:
         cells = []
         for field, digits in (("probability", 5), ("log_probability", 2)):
-            changes = [Cell(signed(row[f"{field}_{how}_percent"], 0)) for how in ("suppressed", "amplified")]
+            changes = [_gap_cell(gap_change(row, field, how)) for how in ("suppressed", "amplified")]
             random = f"{signed(row[f'{field}_random_percent'], 0)} ± {number(row[f'{field}_random_spread'], 0)}"
             cells += [Cell(number(row[f"{field}_gap"], digits)), *changes, Cell(random)]
         rows.append((row["pair"], cells))
     prompts = number(content["facts"]["held_out_prompts"], 0)
     return Table(f"{key}-gaps", f"Each pair on {prompts} held-out prompts", columns, rows)
+
+
+def _gap_cell(change: Interval) -> Cell:
+    return Cell(signed(change.value, 0), (between(change, 0, sign=True),))
 
 
 def _price(content: Mapping[str, Any], key: str) -> Section:

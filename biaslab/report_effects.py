@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from biaslab.estimates import BASE
+from biaslab.metrics.stereoset import Interval
 from biaslab.pictures_stereoset import effects_matrix
 from biaslab.report_files import Figures, Run, estimate, figures
 from biaslab.report_parts import (
@@ -19,7 +20,7 @@ from biaslab.report_parts import (
     figure_cell,
     perplexity_cell,
 )
-from biaslab.report_words import excludes_zero, listed, number, signed
+from biaslab.report_words import change_text, excludes_zero, listed, number, signed
 
 
 def effects_section(run: Run, key: str, draw: Draw) -> Section:
@@ -116,7 +117,8 @@ def _gaps(rows: Mapping[str, Any], names: Mapping[str, str], key: str) -> Table:
 
 
 def _gap_cell(gap: Mapping[str, Any]) -> Cell:
-    return Cell(signed(gap["probability_percent"], 0), (signed(gap["log_probability_percent"], 0),))
+    probability, odds = (Interval(**gap[key]["change_percent"]) for key in ("probability", "log_probability"))
+    return Cell(change_text(probability, digits=0), (change_text(odds, digits=0),))
 
 
 def _perplexity(rows: Mapping[str, Any], names: Mapping[str, str], key: str) -> Table:

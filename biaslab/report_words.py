@@ -11,6 +11,7 @@ import yaml
 
 from biaslab.estimates import Estimate
 from biaslab.metrics.stereoset import Interval
+from biaslab.verification import gap_change
 
 Verdict = Literal["", "better", "worse", "unclear", "past"]
 LABELS: dict[Verdict, str] = {
@@ -67,13 +68,13 @@ def between(interval: Interval, digits: int = 1, sign: bool = False) -> str:
     return f"[{number(interval.low, digits, sign)}, {number(interval.high, digits, sign)}]"
 
 
-def change_text(interval: Interval, unit: str = "") -> str:
+def change_text(interval: Interval, unit: str = "", digits: int = 1) -> str:
     """Return a change and its interval.
 
     >>> change_text(Interval(-5.34, -7.63, -3.24), " %")
     '−5.3 % [−7.6, −3.2]'
     """
-    return f"{signed(interval.value)}{unit} {between(interval, sign=True)}"
+    return f"{signed(interval.value, digits)}{unit} {between(interval, digits, sign=True)}"
 
 
 def excludes_zero(change: Interval) -> bool:
@@ -222,16 +223,15 @@ def gap_sentence(mean: Mapping[str, float], field: str, name: str) -> str:
         field: "probability" or "log_probability".
         name: of the gap, in words.
     """
-    low, high, random, spread = (
-        mean[f"{field}_{key}"] for key in ("suppressed_percent", "amplified_percent", "random_percent", "random_spread")
-    )
+    off, doubled = (gap_change(mean, field, how) for how in ("suppressed", "amplified"))
+    random, spread = (mean[f"{field}_random_{key}"] for key in ("percent", "spread"))
     start = (
-        f"{name} changes by {signed(low, 0)} % when the neurons are switched off and by {signed(high, 0)} % when they "
-        "are doubled;"
+        f"{name} changes by {change_text(off, ' %', 0)} when the neurons are switched off and by "
+        f"{change_text(doubled, ' %', 0)} when they are doubled;"
     )
     if not spread > 0:
         return f"{start} one random set changes it by {signed(random, 0)} %."
-    beyond = [abs(value - random) > 2 * spread for value in (low, high)]
+    beyond = [abs(value - random) > 2 * spread for value in (off.value, doubled.value)]
     outcome = {
         (True, True): "both lie beyond what random sets do",
         (True, False): "only the first lies beyond what random sets do",

@@ -13,10 +13,13 @@ from rich.table import Table
 from torch import Tensor
 
 from biaslab import boards
-from biaslab.estimates import BASE, Estimates, cell, new_table, perplexities, signed, write_csv
+from biaslab.estimates import BASE, Estimates, cell, new_table, perplexities, random_row, signed, write_csv
 from biaslab.metrics.stereoset import NAMES, Interval
 from biaslab.neurons import NeuronSet
-from biaslab.verification import Gaps
+from biaslab.verification import Gaps, gap_change, mean_change
+
+GAPS = {"probability": "|P(d1) - P(d2)|", "log_probability": "|log P(d1) - log P(d2)|"}
+TREATMENTS = ("suppressed", "amplified", "random")  # of the gap
 
 
 class Row(NamedTuple):
@@ -53,7 +56,7 @@ class Outcome(NamedTuple):
         rows: what was done to the model, by the row's name.
         estimates: of StereoSet.
         pairs: names of the held-out pairs.
-        gaps: "untouched" in absolute terms; "suppressed", "amplified" and "random" (one a seed) as changes in percent.
+        gaps: of the model "untouched", "suppressed", "amplified", and with "random" neurons suppressed, one a seed.
         likelihoods: of the sentences, by row, one a set.
         neurons: the bias neurons.
         facts: numbers and names besides.
@@ -72,19 +75,19 @@ class Outcome(NamedTuple):
         return perplexities(self.likelihoods)
 
     def gap_rows(self) -> Iterator[dict[str, Any]]:
-        """Yield a row a pair, and last their mean: gaps, and changes when suppressed, amplified, random."""
+        """Yield a row a pair, and last their mean: gaps, and changes in percent when suppressed, amplified, random."""
+        (before,) = self.gaps["untouched"]
+        changes = {name: [one.change_from(before) for one in self.gaps[name]] for name in TREATMENTS}
         for index, pair in enumerate([*self.pairs, "mean of the pairs"]):
             place = slice(None) if index == len(self.pairs) else slice(index, index + 1)
             row: dict[str, Any] = {"pair": pair}
-            for field in Gaps._fields:
-                of = {name: [float(getattr(g, field)[place].mean()) for g in gaps] for name, gaps in self.gaps.items()}
-                row |= {
-                    f"{field}_gap": of["untouched"][0],
-                    f"{field}_suppressed_percent": of["suppressed"][0],
-                    f"{field}_amplified_percent": of["amplified"][0],
-                    f"{field}_random_percent": statistics.fmean(of["random"]),
-                    f"{field}_random_spread": statistics.stdev(of["random"]) if len(of["random"]) > 1 else 0.0,
-                }
+            for number, field in enumerate(GAPS):
+                row[f"{field}_gap"] = float(before[number][place].nanmean((1, 2)).mean())
+                for name, of in changes.items():
+                    value, low, high = mean_change([both[number] for both in of]).interval(place)
+                    row |= {f"{field}_{name}_percent": value, f"{field}_{name}_low": low, f"{field}_{name}_high": high}
+                seeds = [float(both[number].value[place].mean()) for both in changes["random"]]
+                row[f"{field}_random_spread"] = statistics.stdev(seeds) if len(seeds) > 1 else 0.0
             yield row
 
     def write(self, folder: Path) -> None:
@@ -166,6 +169,7 @@ class Outcome(NamedTuple):
         console.print(self._domain_table())
         console.print(self._perplexity_table())
         console.print(self._gap_table())
+        console.print(self._mean_gap_table())
         layers = ", ".join(f"{layer}: {count}" for layer, count in self.neurons.layers().items())
         console.print(f"\n{len(self.neurons)} neurons; by layer {layers}.\n{self.facts['attribution']}.")
         for pair, why in self.facts["dropped"].items():
@@ -195,6 +199,17 @@ class Outcome(NamedTuple):
         for row, of_row in self.perplexities().items():
             change = Interval(**of_row["change_percent"])
             table.add_row(row, f"{of_row['value']:.2f}", "" if row == BASE else signed(change))
+        return table
+
+    def _mean_gap_table(self) -> Table:
+        (*_, mean) = self.gap_rows()
+        title = "Mean change of these gaps, percent [95 % over words and wordings]"
+        table = new_table(title, "", *GAPS.values())
+        seeds = len(self.gaps["random"])
+        for how, name in zip(TREATMENTS, ("×0", "×2", f"{random_row(seeds)}, ×0"), strict=True):
+            table.add_row(name, *(signed(gap_change(mean, field, how), 0) for field in GAPS))
+        if seeds > 1:
+            table.add_row("", *(f"± {mean[f'{field}_random_spread']:.0f} over seeds" for field in GAPS))
         return table
 
     def _gap_table(self) -> Table:

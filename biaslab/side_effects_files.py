@@ -19,6 +19,7 @@ from biaslab.metrics.stereoset import NAMES, Interval
 from biaslab.shards import write_atomically
 from biaslab.side_effects_measures import Measured
 from biaslab.side_effects_tables import OVERALL, Line, print_tables
+from biaslab.verification import Gaps, mean_change
 
 ALL, RANDOM = "all", "random"
 _UNKNOWN = (float("nan"), float("nan"))  # no interval
@@ -54,12 +55,12 @@ class Gap(NamedTuple):
 
     Attributes:
         value: mean of ``|P(d1) - P(d2)|``, or of ``|log P(d1) - log P(d2)|`` in nats.
-        change: of each pair's against the untouched model, in percent; then the mean.
+        change: of each pair's against the untouched model, in percent; then the mean, with its 95 % interval.
         spread: of the change over the seeds, of random controls.
     """
 
     value: float
-    change: float
+    change: Interval
     spread: float | None
 
 
@@ -110,9 +111,10 @@ class Results:
             for scope, of_scope in self.stereoset[name].items()
         }
         gaps = {
-            dimension: {f"{key}_percent": gap.change for key, gap in of.items()}
-            | {key: gap.value for key, gap in of.items()}
-            | {"spread": {f"{key}_percent": gap.spread for key, gap in of.items()}}
+            dimension: {
+                key: {"value": gap.value, "change_percent": gap.change._asdict(), "spread": gap.spread}
+                for key, gap in of.items()
+            }
             for dimension, of in self.gaps[name].items()
         }
         return {
@@ -135,8 +137,7 @@ class Results:
                 yield _line(name, row, CROWS_PAIRS, scope, category, estimate)
             for dimension, of in self.gaps[name].items():
                 for measure, gap in zip((GAP, LOG_GAP), of.values(), strict=True):
-                    change = Interval(gap.change, *_UNKNOWN)
-                    estimate = Estimate(Interval(gap.value, *_UNKNOWN), change, gap.spread)
+                    estimate = Estimate(Interval(gap.value, *_UNKNOWN), gap.change, gap.spread)
                     yield _line(name, row, measure, dimension, name.partition("/")[0], estimate, "percent")
             text = self.perplexities[name]
             figure, change = Interval(text["value"], *_UNKNOWN), Interval(**text["change_percent"])
@@ -195,9 +196,10 @@ def _gaps(base: Measured, runs: Sequence[Measured], pair_names: Sequence[str]) -
     for dimension in dict.fromkeys(of):
         inside = torch.tensor([name == dimension for name in of])
         found[dimension] = {}
-        for key in ("probability", "log_probability"):
-            values = [float(getattr(run.gaps, key)[inside].mean()) for run in runs]
-            percent = [float(getattr(change, key)[inside].mean()) for change in changes]
+        for number, key in enumerate(Gaps._fields):
+            value = statistics.fmean(float(run.gaps[number][inside].nanmean((1, 2)).mean()) for run in runs)
+            of_runs = [both[number] for both in changes]
+            percent = [float(change.value[inside].mean()) for change in of_runs]
             spread = statistics.stdev(percent) if len(percent) > 1 else None
-            found[dimension][key] = Gap(statistics.fmean(values), statistics.fmean(percent), spread)
+            found[dimension][key] = Gap(value, mean_change(of_runs).interval(inside), spread)
     return found

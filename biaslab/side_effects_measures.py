@@ -27,7 +27,7 @@ class Measured(NamedTuple):
     Attributes:
         judged: StereoSet's scores and the likelihoods of ordinary text.
         pairs: scores of CrowS-Pairs' sentences, ``[pair, 2]``, in the order of :attr:`Measures.categories`.
-        gaps: of the held-out prompts, one a demographic pair.
+        gaps: of the held-out prompts.
     """
 
     judged: Judged
@@ -64,7 +64,7 @@ class Measures:
         chosen = [crows_pairs.pairs[index] for batch in self.batches for index in batch["examples"].tolist()]
         self._bases = {
             "crows_pairs": digest([chosen, dict(crows_pairs.hparams), versions()]),
-            "gaps": digest([held_out.fingerprint, dict(held_out.hparams), versions()]),
+            "gaps_by_prompt": digest([held_out.fingerprint, dict(held_out.hparams), versions()]),
         }
 
     def counts(self) -> dict[str, int]:
@@ -98,7 +98,7 @@ class Measures:
             return found[0][part]
 
         judged = self.judge.judge(model, tokenizer, state, f"{name}, StereoSet and text")
-        return Measured(judged, kept("crows_pairs", self._pairs), Gaps(*kept("gaps", self._gaps)))
+        return Measured(judged, kept("crows_pairs", self._pairs), Gaps(*kept("gaps_by_prompt", self._gaps)))
 
     def _what(self, state: State, part: str) -> dict[str, Any]:
         what = {"weights": state.weights, "basis": self._bases[part]}
@@ -111,7 +111,7 @@ class Measures:
         return torch.cat([score_pairs(model, send_to_device(batch, model.device)).cpu() for batch in batches])
 
     def _gaps(self, model: PreTrainedModel, name: str) -> Tensor:
-        """Return both gaps of each pair, ``[2, pair]``."""
+        """Return both gaps of each pair, ``[2, pair, word, wording]``."""
         batches: Iterable[Any] = tqdm(self.held_out.batches, desc=f"{name}, gaps", leave=False)
-        placed = (send_to_device(batch, model.device) | {"pair": batch["pair"]} for batch in batches)  # sums stay here
+        placed = (send_to_device(batch, model.device) for batch in batches)
         return torch.stack(demographic_gaps(model, placed, len(self.held_out.pair_names)))

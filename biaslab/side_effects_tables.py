@@ -21,7 +21,7 @@ _OWN, _MARK = "▸", "*"
 _NARROW = 6  # with more columns than so many, numbers and names are cut short
 _LEGEND = f"""First line of each: the untouched model; below: changes. {_OWN} the row's own domain.
 {_MARK} the 95 % interval of the change excludes 0 (by chance alone in 1 cell of 20);
-the gaps have no interval, and their changes are in percent of the gap.
+changes of the gaps are in percent of the gap.
 random: as many random neurons in each layer as all; mean, ± over seeds."""
 _TITLES = {
     "SS": "SS (ideal: 50) on {clusters} clusters of StereoSet",

@@ -3,33 +3,94 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from biaslab.errors import InputError
+from biaslab.metrics.stereoset import Interval
 from biaslab.scoring import sequence_log2_probabilities, slot_log_probabilities, target_log_probabilities
 from biaslab.tokenization import by_length, is_masked
 
 
 class Gaps(NamedTuple):
-    """How far apart the two demographics of a pair are.
+    """How far apart the two demographics of a pair are, prompt by prompt; NaN where a pair has no such prompt.
 
     Attributes:
-        probability: mean of ``|P(d1) - P(d2)|`` over the prompts, ``[pair]``.
-        log_probability: mean of ``|log P(d1) - log P(d2)|`` over the prompts, in nats, ``[pair]``.
+        probability: ``|P(d1) - P(d2)|``, ``[pair, word, wording]``: a judging word (modifier) in each wording.
+        log_probability: ``|log P(d1) - log P(d2)|``, in nats, ``[pair, word, wording]``.
     """
 
     probability: Tensor
     log_probability: Tensor
 
-    def change_from(self, before: Gaps) -> Gaps:
-        """Return the relative change, in percent."""
-        changes = [100 * (now / then - 1) for now, then in zip(self, before, strict=True)]
-        return Gaps(*changes)
+    def change_from(self, before: Gaps) -> tuple[GapChange, GapChange]:
+        """Return the relative changes of both gaps, with their resamples."""
+        probability, log_probability = (_change(then, now) for then, now in zip(before, self, strict=True))
+        return probability, log_probability
+
+
+class GapChange(NamedTuple):
+    """How much the mean gap of each pair changes, in percent.
+
+    Attributes:
+        value: ``[pair]``.
+        resamples: of the judging words and of the wordings, both drawn with replacement, ``[resample, pair]``.
+    """
+
+    value: Tensor
+    resamples: Tensor
+
+    def interval(self, pairs: Tensor | slice = slice(None)) -> Interval:
+        """Return the mean of some pairs' changes with its 95 % interval over words and wordings; the pairs are given.
+
+        Args:
+            pairs: indices or a mask; all by default.
+        """
+        ends = self.resamples[:, pairs].mean(1).nanquantile(torch.tensor([0.025, 0.975]).to(self.resamples))
+        return Interval(float(self.value[pairs].mean()), *ends.tolist())
+
+
+def mean_change(changes: Sequence[GapChange]) -> GapChange:
+    """Return the mean over random controls, on the same resamples."""
+    value, resamples = (torch.stack(parts).mean(0) for parts in zip(*changes, strict=True))
+    return GapChange(value, resamples)
+
+
+def gap_change(row: Mapping[str, Any], field: str, how: str) -> Interval:
+    """Return a change of the gap in percent, with its 95 % interval over judging words and wordings.
+
+    Args:
+        row: of a run's gaps.
+        field: "probability" or "log_probability".
+        how: "suppressed", "amplified" or "random".
+    """
+    return Interval(*(row[f"{field}_{how}_{end}"] for end in ("percent", "low", "high")))
+
+
+def _change(before: Tensor, after: Tensor, count: int = 1000, seed: int = 0) -> GapChange:
+    """Return the change of each pair's mean over prompts; the same words and wordings are drawn before and after."""
+    generator = torch.Generator().manual_seed(seed)
+    of_words, of_wordings = (_drawn(count, size, generator).to(before) for size in before.shape[1:])
+    known = (~before.isnan()).to(before)
+
+    def means(gaps: Tensor) -> Tensor:
+        sums, sizes = (
+            torch.einsum("rw,rt,pwt->rp", of_words, of_wordings, each) for each in (gaps.nan_to_num(), known)
+        )
+        return sums / sizes
+
+    value = 100 * (after.nanmean((1, 2)) / before.nanmean((1, 2)) - 1)
+    return GapChange(value, 100 * (means(after) / means(before) - 1))
+
+
+def _drawn(count: int, size: int, generator: torch.Generator) -> Tensor:
+    """Return how often each of so many things is drawn, ``[resample, size]``."""
+    drawn = torch.randint(size, (count, size), generator=generator)
+    return torch.zeros(drawn.shape).scatter_add_(1, drawn, torch.ones(drawn.shape))
 
 
 @torch.no_grad()
@@ -44,14 +105,22 @@ def demographic_gaps(model: PreTrainedModel, batches: Iterable[dict[str, Tensor]
     Reference:
         "The Devil is in the Neurons" (ICLR 2024), section 4.3.
     """
-    sums, counts = torch.zeros(2, pairs, dtype=torch.float64), torch.zeros(pairs, dtype=torch.float64)
+    of_pairs, of_words, of_wordings, values = [], [], [], []
     for batch in batches:
         chosen = target_log_probabilities(model, batch)  # [batch, target]
         first, second = chosen[:, batch["pairs"][:, 0]], chosen[:, batch["pairs"][:, 1]]  # [batch, pair]
-        sums[0].index_add_(0, batch["pair"], (first.exp() - second.exp()).abs().sum(0).cpu())
-        sums[1].index_add_(0, batch["pair"], (first - second).abs().sum(0).cpu())
-        counts[batch["pair"]] += len(chosen)
-    return Gaps(*(sums / counts))
+        gaps = torch.stack([first.exp() - second.exp(), first - second]).abs()  # [gap, batch, pair]
+        places = torch.stack([batch["kind"], batch["group"], batch["wording"]]).repeat_interleave(gaps.shape[2], 1)
+        values.append(gaps.flatten(1).cpu())
+        of_pairs.append(batch["pair"].cpu().repeat(len(chosen)))
+        of_words.append(places[:2].cpu())
+        of_wordings.append(places[2].cpu())
+    words = torch.cat(of_words, 1).unique(dim=1, return_inverse=True)[1]
+    wordings = torch.cat(of_wordings)
+    shape = (2, pairs, int(words.max()) + 1, int(wordings.max()) + 1)
+    found = torch.full(shape, math.nan, dtype=torch.float64)
+    found[:, torch.cat(of_pairs), words, wordings] = torch.cat(values, 1)
+    return Gaps(*found)
 
 
 @torch.no_grad()

@@ -46,11 +46,10 @@ def text(percent: float = 0.0, half: float = 1.0, spread: float | None = None) -
 def gap(pair: str, suppressed: float = -80.0) -> dict[str, Any]:
     row: dict[str, Any] = {"pair": pair}
     for field, size in (("probability", 1.0), ("log_probability", 0.1)):
-        row |= {
-            f"{field}_gap": 0.1, f"{field}_suppressed_percent": size * suppressed,
-            f"{field}_amplified_percent": -2 * size * suppressed, f"{field}_random_percent": 1.0,
-            f"{field}_random_spread": 3.0,
-        }  # fmt: skip
+        row |= {f"{field}_gap": 0.1, f"{field}_random_spread": 3.0}
+        for how, percent in (("suppressed", size * suppressed), ("amplified", -2 * size * suppressed), ("random", 1.0)):
+            ends = {"percent": percent, "low": percent - 4, "high": percent + 5}
+            row |= {f"{field}_{how}_{end}": value for end, value in ends.items()}
     return row
 
 
@@ -186,7 +185,7 @@ def effects(folder: Path) -> Path:
         {
             "name": name, "neurons": 3, "stereoset": scopes(outcome),
             "crows_pairs": {scope: estimate(60.0, *outcome["SS"]) for scope in ("overall", "age")},
-            "gaps": {"gender": {"probability_percent": -50.0, "log_probability_percent": -5.0}},
+            "gaps": {"gender": {"probability": text(-50.0, 7.0), "log_probability": text(-5.0)}},
             "perplexity": text(3.0),
         }
         for name, outcome in {"untouched": SAME, "gender": GOOD, "ethnicity": NONE, "all": BAD, "random": NONE}.items()

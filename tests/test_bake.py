@@ -262,10 +262,12 @@ def test_card_tells_the_gaps(lab, run):
     *_, mean = csv.DictReader((run / "gaps.csv").read_text().splitlines())
     card = card_of(lab, run / "neurons.json")
     for field, gap in (("probability", "|P(d1) − P(d2)|"), ("log_probability", "|log P(d1) − log P(d2)|")):
-        suppressed, random, spread = (
-            float(mean[f"{field}_{name}"]) for name in ("suppressed_percent", "random_percent", "random_spread")
+        value, low, high, random, spread = (
+            float(mean[f"{field}_{name}"])
+            for name in ("suppressed_percent", "suppressed_low", "suppressed_high", "random_percent", "random_spread")
         )
-        assert f"{gap} by {suppressed:+.0f} % (random neurons {random:+.0f} ± {spread:.0f} %)" in card
+        wanted = f"{value:+.0f} [{low:+.0f}, {high:+.0f}] % (random neurons {random:+.0f} ± {spread:.0f} %)"
+        assert f"{gap} by {wanted}" in card
 
 
 @pytest.mark.parametrize("factor", ["0", "2"])

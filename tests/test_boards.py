@@ -150,8 +150,11 @@ def outcome() -> Outcome:
         }
         for n, row in enumerate(ROWS)
     }
-    before = Gaps(torch.tensor([0.1, 0.2]), torch.tensor([1.0, 2.0]))
-    changes = {name: Gaps(torch.tensor([x, x - 8]), torch.tensor([x, x])) for name, x in (("s", -50.0), ("a", 900.0))}
+    gaps = {
+        name: Gaps(torch.tensor([[[0.1 * x]], [[0.2 * (x - 0.08)]]]), torch.tensor([[[x]], [[2 * x]]]))
+        for name, x in (("s", 0.5), ("a", 10.0))
+    }
+    before = Gaps(torch.tensor([[[0.1]], [[0.2]]]), torch.tensor([[[1.0]], [[2.0]]]))
     likelihoods = {
         row: [torch.tensor([[10.0 + n, 5.0], [20.0, 9.0]])] for n, row in enumerate((*ROWS[:2], "random, one seed"))
     }
@@ -160,8 +163,8 @@ def outcome() -> Outcome:
         estimates=figures,
         pairs=PAIRS,
         gaps={
-            "untouched": [before], "suppressed": [changes["s"]], "amplified": [changes["a"]],
-            "random": [changes["s"], changes["a"]],
+            "untouched": [before], "suppressed": [gaps["s"]], "amplified": [gaps["a"]],
+            "random": [gaps["s"], gaps["a"]],
         },
         likelihoods=likelihoods,
         neurons=neuron_set(),
@@ -181,7 +184,7 @@ def test_a_whole_run(writer):
                 assert scalar(events, f"{name}/{scope}/{row}") == pytest.approx(of[name].figure.value)
     for row, of_row in found.perplexities().items():
         assert scalar(events, f"perplexity/{row}") == pytest.approx(of_row["value"])
-    assert scalar(events, "gap/probability_suppressed_percent") == -54
+    assert scalar(events, "gap/probability_suppressed_percent") == pytest.approx(-54)
     assert scalar(events, "gap/probability_random_percent") == pytest.approx((-54 + 896) / 2)
     assert images(events) == {
         f"figures/{name}"

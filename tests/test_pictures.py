@@ -26,8 +26,12 @@ def gap_rows(amplified: float = 40.0) -> list[dict]:
     fields = ("probability", "log_probability")
     return [
         {"pair": pair}
-        | {f"{field}_suppressed_percent": -90.0 + 10 * n + 5 * f for f, field in enumerate(fields)}
-        | {f"{field}_amplified_percent": amplified * (n + 1) for field in fields}
+        | {
+            f"{field}_{how}_{end}": value + {"percent": 0, "low": -4, "high": 6}[end]
+            for f, field in enumerate(fields)
+            for how, value in (("suppressed", -90.0 + 10 * n + 5 * f), ("amplified", amplified * (n + 1)))
+            for end in ("percent", "low", "high")
+        }
         | {f"{field}_random_percent": 3.0 * n for field in fields}
         | {f"{field}_random_spread": 2.0 + n for field in fields}
         for n, pair in enumerate(PAIRS)
@@ -59,6 +63,8 @@ def test_gap_bars(field):
         expected = [row[f"{field}_{how}_percent"] for row in rows]
         assert [bar.get_width() for bar in found] == expected
         assert texts(axes)[: len(rows)] == [f"{value:+.0f}".replace("-", "−") for value in expected]
+        intervals = [[row[f"{field}_{how}_{end}"] for end in ("low", "high")] for row in rows]
+        assert all(interval in [list(line.get_xdata()) for line in axes.lines] for interval in intervals)
         low, high = axes.get_xlim()
         assert low <= min(0, *expected) <= max(0, *expected) < high
     (random,) = [c for c in left.containers if isinstance(c, ErrorbarContainer)]

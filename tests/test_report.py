@@ -265,13 +265,13 @@ def test_past_50_is_told_with_its_distance():
     [(-80, 90, "both lie"), (-80, 5, "only the first"), (3, 90, "only the second"), (4, -4, "neither")],
 )
 def test_the_gap_is_told_beside_chance(suppressed, amplified, wanted):
-    row = {
-        "p_suppressed_percent": suppressed,
-        "p_amplified_percent": amplified,
-        "p_random_percent": 1,
-        "p_random_spread": 3,
-    }
-    assert wanted in gap_sentence(row, "p", "The gap")
+    row = {"p_random_percent": 1, "p_random_spread": 3}
+    for how, percent in (("suppressed", suppressed), ("amplified", amplified)):
+        row |= {f"p_{how}_percent": percent, f"p_{how}_low": percent - 7, f"p_{how}_high": percent + 8}
+    told = gap_sentence(row, "p", "The gap")
+    assert wanted in told
+    assert told.startswith(f"The gap changes by {suppressed:+} % [{suppressed - 7:+}, ".replace("-", "−"))
+    assert f" by {amplified:+} % [{amplified - 7:+}, {amplified + 8:+}] when".replace("-", "−") in told
     assert "beyond" not in gap_sentence(row | {"p_random_spread": 0.0}, "p", "The gap")  # one seed tells no spread
 
 

@@ -224,10 +224,12 @@ def test_gaps_and_perplexity_are_those_of_zeroed_weights(whole, lab, name):
     found, untouched = (row_of(whole[0], row)["gaps"]["age"] for row in (name, "untouched"))
     keys = ("probability", "log_probability")
     for key, old, new in zip(keys, gaps_of_age(*before), gaps_of_age(*after), strict=True):
-        assert untouched[key] == pytest.approx(float(old.mean()), rel=1e-4)
-        assert untouched[f"{key}_percent"] == 0
-        assert found[f"{key}_percent"] == pytest.approx(percent(old, new), rel=1e-3, abs=1e-3)
-        assert found["spread"][f"{key}_percent"] is None
+        assert untouched[key]["value"] == pytest.approx(float(old.mean()), rel=1e-4)
+        assert untouched[key]["change_percent"] == {"value": 0, "low": 0, "high": 0}
+        change = found[key]["change_percent"]
+        assert change["value"] == pytest.approx(percent(old, new), rel=1e-3, abs=1e-3)
+        assert change["low"] < change["value"] < change["high"]
+        assert found[key]["spread"] is None
     text = row_of(whole[0], name)["perplexity"]
     old, new = text_perplexity(*before, lab), text_perplexity(*after, lab)
     assert text["value"] == pytest.approx(new, rel=1e-4)
@@ -247,8 +249,9 @@ def test_random_row_is_the_mean_of_its_seeds(whole, lab, place):
     assert overall["spread"] == pytest.approx(statistics.stdev(seeds), abs=1e-3)
     base = gaps_of_age(*zeroed(lab, []))[0]
     changes = [percent(base, gaps_of_age(*model)[0]) for model in models]
-    assert found["gaps"]["age"]["probability_percent"] == pytest.approx(statistics.fmean(changes), rel=1e-3)
-    assert found["gaps"]["age"]["spread"]["probability_percent"] == pytest.approx(statistics.stdev(changes), rel=1e-3)
+    gap = found["gaps"]["age"]["probability"]
+    assert gap["change_percent"]["value"] == pytest.approx(statistics.fmean(changes), rel=1e-3)
+    assert gap["spread"] == pytest.approx(statistics.stdev(changes), rel=1e-3)
     texts = [text_perplexity(*model, lab) for model in models]
     assert found["perplexity"]["value"] == pytest.approx(statistics.fmean(texts), rel=1e-4)
     assert found["perplexity"]["spread"] == pytest.approx(statistics.stdev(texts), rel=1e-2)
@@ -266,8 +269,9 @@ def test_csv_holds_the_same_figures(whole):
             assert float(lines[row["name"], "CrowS-Pairs", scope]["value"]) == estimate["figure"]["value"]
         for dimension, gap in row["gaps"].items():
             line = lines[row["name"], "log gap", dimension]
-            assert float(line["change_value"]) == gap["log_probability_percent"]
-            assert (line["low"], line["change_low"], line["change_unit"]) == ("", "", "percent")
+            change = gap["log_probability"]["change_percent"]
+            assert [float(line[f"change_{end}"]) for end in change] == list(change.values())
+            assert (line["low"], line["change_unit"]) == ("", "percent")
         text = lines[row["name"], "perplexity", "text"]
         assert float(text["change_high"]) == row["perplexity"]["change_percent"]["high"]
     own = {key for key, line in lines.items() if line["own"] == "True"}
@@ -288,11 +292,12 @@ def test_what_is_printed(whole, run, capsys):
     assert "…" not in tables
     assert tables.count("▸") == 2 * 3 + 3 + 3 * 2 + 1  # StereoSet, CrowS-Pairs, gaps, and the legend
     marked = [
-        estimate["change"]["low"] > 0 or estimate["change"]["high"] < 0
+        change["low"] > 0 or change["high"] < 0
         for row in content["rows"]
-        for estimate in [
-            *(metric for of_scope in row["stereoset"].values() for metric in of_scope.values()),
-            *row["crows_pairs"].values(),
+        for change in [
+            *(metric["change"] for of_scope in row["stereoset"].values() for metric in of_scope.values()),
+            *(estimate["change"] for estimate in row["crows_pairs"].values()),
+            *(gap["change_percent"] for gaps in row["gaps"].values() for gap in gaps.values()),
         ]
     ]
     assert tables.count("*") == sum(marked) + 1
@@ -356,7 +361,7 @@ def test_factor_one_changes_nothing(run, tmp_path):
     for row in content["rows"]:
         assert row["stereoset"]["overall"]["ICAT"]["change"] == {"value": 0, "low": 0, "high": 0}
         assert row["crows_pairs"]["overall"]["change"] == {"value": 0, "low": 0, "high": 0}
-        assert row["gaps"]["gender"]["log_probability_percent"] == 0
+        assert row["gaps"]["gender"]["log_probability"]["change_percent"]["value"] == 0
     assert content["own"]["gender/female-male"] == {"stereoset": "gender", "crows_pairs": "gender"}
 
 

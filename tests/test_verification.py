@@ -5,7 +5,14 @@ import torch
 from conftest import bpe_tokenizer, make_model, wordpiece_tokenizer
 
 from biaslab.errors import InputError
-from biaslab.verification import Gaps, demographic_gaps, negative_log_likelihoods, perplexity, perplexity_change
+from biaslab.verification import (
+    Gaps,
+    demographic_gaps,
+    mean_change,
+    negative_log_likelihoods,
+    perplexity,
+    perplexity_change,
+)
 
 SENTENCES = ["the doctor is kind", "the old man loves cooking", "she was not at home"]
 
@@ -18,18 +25,59 @@ def test_gaps_against_a_loop(bert):
         "target_ids": torch.tensor([[7, 8, 9]]).expand(4, -1),
         "pairs": torch.tensor([[0, 1], [1, 2]]),
         "pair": torch.tensor([1, 0]),
+        "kind": torch.tensor([0, 1, 1, 1]),
+        "group": torch.tensor([4, 2, 4, 4]),
+        "wording": torch.tensor([1, 0, 0, 1]),
     }
     gaps = demographic_gaps(bert, [batch], pairs=2)
     p = bert(input_ids=ids).logits[range(4), [1, 2, 3, 4]].softmax(-1)
-    expected = [(p[:, 8] - p[:, 9]).abs().mean(), (p[:, 7] - p[:, 8]).abs().mean()]
-    assert gaps.probability.tolist() == pytest.approx([float(e) for e in expected], rel=1e-5)
-    logs = (p[:, 8] / p[:, 9]).log().abs().mean()
-    assert float(gaps.log_probability[0]) == pytest.approx(float(logs), rel=1e-4)
+    assert gaps.probability.shape == (2, 3, 2)  # words: (0, 4), (1, 2), (1, 4)
+    for prompt, (word, wording) in enumerate([(0, 1), (1, 0), (2, 0), (2, 1)]):
+        for pair, (one, other) in enumerate([(8, 9), (7, 8)]):
+            first, second = float(p[prompt, one]), float(p[prompt, other])
+            assert float(gaps.probability[pair, word, wording]) == pytest.approx(abs(first - second), rel=1e-4)
+            logs = abs(math.log(first / second))
+            assert float(gaps.log_probability[pair, word, wording]) == pytest.approx(logs, rel=1e-4)
+    assert gaps.probability.isnan().sum() == gaps.log_probability.isnan().sum() == 4  # two places had no prompt
 
 
-def test_change_is_in_percent():
-    before, after = (Gaps(torch.tensor([x]), torch.tensor([x])) for x in (2.0, 1.5))
-    assert after.change_from(before).probability.item() == -25
+def gaps_of(probability: torch.Tensor) -> Gaps:
+    return Gaps(probability, 2 * probability)
+
+
+def test_change_is_in_percent_and_of_the_mean():
+    """The mean gap falls from 2 to 1.5, though the mean of the prompts' own changes is another."""
+    before, after = (gaps_of(torch.tensor([[gaps]])) for gaps in ([1.0, 3.0], [0.1, 2.9]))
+    for change in after.change_from(before):
+        assert change.value.tolist() == pytest.approx([-25.0])
+
+
+def test_interval_against_a_loop():
+    """Words and wordings are drawn by themselves, the same ones before and after; a missing prompt is left out."""
+    generator = torch.Generator().manual_seed(0)
+    before, factors = (torch.rand(3, 6, 5, generator=generator).double() for _ in range(2))
+    before[1, 2, 3] = math.nan
+    after = before * (factors + torch.arange(5)) / 5  # the wordings differ most
+    change = gaps_of(after).change_from(gaps_of(before))[0]
+    found = []
+    for _ in range(2000):
+        words, wordings = (torch.randint(n, (n,), generator=generator) for n in (6, 5))
+        means = [g[:, words][:, :, wordings].flatten(1).nanmean(1) for g in (before, after)]
+        found.append(100 * (means[1] / means[0] - 1))
+    for pairs in ([0], [1], [0, 1, 2]):
+        value, low, high = change.interval(torch.tensor(pairs))
+        of_pairs = torch.stack(found)[:, pairs].mean(1)
+        assert value == pytest.approx(float(change.value[pairs].mean()))
+        assert low == pytest.approx(float(of_pairs.quantile(0.025)), abs=3)
+        assert high == pytest.approx(float(of_pairs.quantile(0.975)), abs=3)
+        assert low < value < high
+
+
+def test_no_change_is_certain_and_the_mean_of_controls_lies_between():
+    before = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    none, half = (gaps_of(factor * before).change_from(gaps_of(before))[0] for factor in (1.0, 0.5))
+    assert none.interval() == pytest.approx((0, 0, 0), abs=1e-4)
+    assert mean_change([none, half]).interval() == pytest.approx((-25, -25, -25), abs=1e-3)
 
 
 def test_pseudo_likelihood_against_a_loop():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -213,9 +214,9 @@ def _known_tokens(tokenizer: PreTrainedTokenizerBase, word: str, texts: Sequence
 class PromptDataModule(LightningDataModule):
     """Prompts, and the contrast set of the guard, in batches of equal length.
 
-    A batch holds its ``number``, ``input_ids`` ``[batch, sequence]``, ``position``, ``kind``, ``group``, ``example``
-    ``[batch]``, ``target_ids`` ``[batch, target]``, ``pairs`` ``[pair, 2]`` (two targets each, or one: ``[pair, 1]``)
-    and ``pair`` ``[pair]`` (its number).
+    A batch holds its ``number``, ``input_ids`` ``[batch, sequence]``, ``position``, ``kind``, ``group``, ``wording``,
+    ``example`` ``[batch]``, ``target_ids`` ``[batch, target]``, ``pairs`` ``[pair, 2]`` (two targets each, or one:
+    ``[pair, 1]``) and ``pair`` ``[pair]`` (its number).
 
     Demographics of several tokens need other ``input_ids``, several slots (``position`` ``[batch, slot]``), and as many
     ``target_ids`` each (``[batch, target, slot]``): ``longer`` is a list of such inputs, whose targets follow. A masked
@@ -321,6 +322,7 @@ class PromptDataModule(LightningDataModule):
     def _batches(self) -> list[Batch]:
         first_pair = 0
         batches: list[Batch] = []
+        wordings = _wordings(self.prompts)
         single = self.hparams["attributed"] == "demographics"
         for dimension in self.dimensions.values():
             pairs = [(index,) for index in range(len(dimension.words))] if single else dimension.pairs
@@ -337,6 +339,7 @@ class PromptDataModule(LightningDataModule):
                         "pair": torch.arange(first_pair, first_pair + len(pairs)),
                         "kind": torch.tensor([self.kind_names.index(prompt.kind) for prompt in prompts]),
                         "group": torch.tensor([prompt.group for prompt in prompts]),
+                        "wording": torch.tensor([wordings[own[i][0]] for i in batch]),
                         "example": torch.tensor([own[i][0] for i in batch]),
                     }
                 )
@@ -379,6 +382,17 @@ def _sampler(batches: Sequence[Batch], processes: int) -> Sampler[int]:
 def is_divided(batches: Sequence[Batch], processes: int) -> bool:
     """Return whether each process gets some of the batches, rather than all of them."""
     return len(batches) >= processes
+
+
+def _wordings(prompts: Sequence[Prompt]) -> list[int]:
+    """Return the number of each prompt's wording: how many prompts of its group come before it."""
+    seen: Counter[tuple[str, str, int]] = Counter()
+    numbers = []
+    for prompt in prompts:
+        group = prompt[1:]
+        numbers.append(seen[group])
+        seen[group] += 1
+    return numbers
 
 
 def _one_of_each_wording(prompts: Sequence[Prompt]) -> list[str]:
