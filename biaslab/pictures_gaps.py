@@ -21,8 +21,6 @@ _LETTERS = 20  # of a pair's name on a line
 def gap_bars(rows: Sequence[Mapping[str, Any]], field: str = "probability") -> Figure:
     """Draw how each pair's gap changes when the neurons are suppressed, with random ones beside, and when amplified.
 
-    Lines on the bars are the 95 % intervals over judging words and wordings.
-
     Args:
         rows: a row a pair and last their mean, as :meth:`biaslab.results.Outcome.gap_rows` makes them.
         field: "probability", the paper's gap, whose mean changes are marked; or "log_probability".
@@ -40,6 +38,7 @@ def gap_bars(rows: Sequence[Mapping[str, Any]], field: str = "probability") -> F
         random, [place + 0.27 for place in places], xerr=spread, fmt="o", color=GREY, markersize=3.5, elinewidth=1.2,
         label="random neurons, suppressed: mean ± spread over seeds",
     )  # fmt: skip
+    left.plot([], [], color=ink(), linewidth=0.9, label="95 % interval over judging words and wordings")
     ends = [mean + sign * width for mean, width in zip(random, spread, strict=True) for sign in (-1, 1)]
     _bars(left, places, suppressed, BLUE, "suppressed, × 0")
     _bars(right, places, amplified, ORANGE, "amplified, × 2")

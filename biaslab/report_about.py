@@ -10,7 +10,8 @@ from biaslab import adapter
 from biaslab.assets import DATA, MODELS
 from biaslab.report_debias import control_row
 from biaslab.report_files import Run
-from biaslab.report_words import number, setting, signed
+from biaslab.report_words import change_text, number, setting
+from biaslab.verification import gap_change
 
 _POSITIONAL = {"compare": ("a", "b"), "side-effects": ("neurons",), "cards": ("neurons",)}
 
@@ -90,11 +91,11 @@ def limits(runs: Sequence[Run]) -> list[str]:
 def _debias_limits(run: Run) -> Iterator[str]:
     content, config = run.parts["debias"], run.config
     mean = content["gaps"][-1]
-    probability, odds = (mean[f"{field}_suppressed_percent"] for field in ("probability", "log_probability"))
+    gap, odds = (gap_change(mean, field, "suppressed") for field in ("probability", "log_probability"))
     yield (
         "The gap |P(d1) − P(d2)| also falls where both words become rare, without the model being any fairer between "
-        f"them. Here it changes by {signed(probability, 0)} %, the log-odds gap, which that leaves alone, by "
-        f"{signed(odds, 0)} %."
+        f"them. Here it changes by {change_text(gap, ' %', 0)}, the log-odds gap, which that leaves alone, by "
+        f"{change_text(odds, ' %', 0)}."
     )
     if "stereoset" in _listed(config.get("contrast")):
         yield (

@@ -45,8 +45,8 @@ from biaslab.report_words import (
 from biaslab.verification import gap_change
 
 _GAPS = {
-    "probability": "The gap |P(d1) − P(d2)|",
-    "log_probability": "The log-odds gap |log P(d1) − log P(d2)|, which common rarity of both words leaves alone,",
+    "probability": "the gap |P(d1) − P(d2)|",
+    "log_probability": "the log-odds gap |log P(d1) − log P(d2)|, which common rarity of both words leaves alone,",
 }
 _CAPTIONS = {
     "probability": "Change of the gap |P(d1) − P(d2)|, the paper's mean beside",

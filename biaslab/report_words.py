@@ -121,18 +121,18 @@ def tile(metric: str, ideal: str, estimate: Estimate, unit: str = "", percent: b
     return Tile(metric, ideal, number(before), number(after), change_text(change, unit), verdict(metric, estimate))
 
 
-def moved(change: Interval, unit: str = " points") -> str:
+def moved(change: Interval, unit: str = " points", digits: int = 1) -> str:
     """Say which way something moved and how far; or that no movement can be told.
 
     >>> moved(Interval(-2.0, -3.0, -1.0)), moved(Interval(2.0, -1.0, 5.0), " %")
     ('fell by 2.0 points [1.0, 3.0]', "changed by +2.0 % [−1.0, +5.0], which can't be told from no change")
     """
     if not excludes_zero(change):
-        return f"changed by {signed(change.value)}{unit} {between(change, sign=True)}, {_UNCLEAR}"
-    if change.value > 0:
-        return f"rose by {number(change.value)}{unit} {between(change)}"
-    turned = Interval(-change.value, -change.high, -change.low)
-    return f"fell by {number(turned.value)}{unit} {between(turned)}"
+        return f"changed by {change_text(change, unit, digits)}, {_UNCLEAR}"
+    verb, size = "rose", change
+    if change.value < 0:
+        verb, size = "fell", Interval(-change.value, -change.high, -change.low)
+    return f"{verb} by {number(size.value, digits)}{unit} {between(size, digits)}"
 
 
 def stereotype_sentence(estimate: Estimate) -> str:
@@ -218,29 +218,29 @@ def price_sentence(lms: Estimate, perplexity: Interval | None, control: Interval
 def gap_sentence(mean: Mapping[str, float], field: str, name: str) -> str:
     """Say how far the gap on held-out prompts moved, beside random neurons: their mean, and 2 standard deviations.
 
+    What can't be told from no change, or lies within what random neurons do, is no change by these.
+
     Args:
         mean: of the pairs, a row of the gaps.
         field: "probability" or "log_probability".
         name: of the gap, in words.
     """
-    off, doubled = (gap_change(mean, field, how) for how in ("suppressed", "amplified"))
+    changes = [gap_change(mean, field, how) for how in ("suppressed", "amplified")]
     random, spread = (mean[f"{field}_random_{key}"] for key in ("percent", "spread"))
-    start = (
-        f"{name} changes by {change_text(off, ' %', 0)} when the neurons are switched off and by "
-        f"{change_text(doubled, ' %', 0)} when they are doubled;"
-    )
+    off, doubled = (moved(change, " %", digits=0) for change in changes)
+    start = f"With the neurons switched off, {name} {off}; with them doubled, it {doubled}."
     if not spread > 0:
-        return f"{start} one random set changes it by {signed(random, 0)} %."
-    beyond = [abs(value - random) > 2 * spread for value in (off.value, doubled.value)]
+        return f"{start} One random set changes it by {signed(random, 0)} %."
+    beyond = [excludes_zero(change) and abs(change.value - random) > 2 * spread for change in changes]
     outcome = {
-        (True, True): "both lie beyond what random sets do",
-        (True, False): "only the first lies beyond what random sets do",
-        (False, True): "only the second lies beyond what random sets do",
-        (False, False): "neither lies beyond what random sets do",
+        (True, True): "both are changes",
+        (True, False): "only the first is a change",
+        (False, True): "only the second is a change",
+        (False, False): "neither is a change",
     }[beyond[0], beyond[1]]
     return (
-        f"{start} random sets change it by {signed(random, 0)} % ± {number(spread, 0)} over seeds: {outcome} (2 "
-        "standard deviations)."
+        f"{start} Random sets change it by {signed(random, 0)} % ± {number(spread, 0)} over seeds: {outcome} that "
+        "random sets don't make (2 standard deviations)."
     )
 
 

@@ -203,7 +203,7 @@ class Outcome(NamedTuple):
 
     def _mean_gap_table(self) -> Table:
         (*_, mean) = self.gap_rows()
-        title = "Mean change of these gaps, percent [95 % over words and wordings]"
+        title = "Mean change of the gap, percent [95 %]"
         table = new_table(title, "", *GAPS.values())
         seeds = len(self.gaps["random"])
         for how, name in zip(TREATMENTS, ("×0", "×2", f"{random_row(seeds)}, ×0"), strict=True):

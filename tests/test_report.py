@@ -262,17 +262,25 @@ def test_past_50_is_told_with_its_distance():
 
 @pytest.mark.parametrize(
     ("suppressed", "amplified", "wanted"),
-    [(-80, 90, "both lie"), (-80, 5, "only the first"), (3, 90, "only the second"), (4, -4, "neither")],
+    [(-80, 90, "both are"), (-80, 8, "only the first"), (3, 90, "only the second"), (4, -4, "neither is")],
 )
 def test_the_gap_is_told_beside_chance(suppressed, amplified, wanted):
-    row = {"p_random_percent": 1, "p_random_spread": 3}
+    row = {"p_random_percent": 1, "p_random_spread": 3.6}
     for how, percent in (("suppressed", suppressed), ("amplified", amplified)):
         row |= {f"p_{how}_percent": percent, f"p_{how}_low": percent - 7, f"p_{how}_high": percent + 8}
-    told = gap_sentence(row, "p", "The gap")
+    told = gap_sentence(row, "p", "the gap")
     assert wanted in told
-    assert told.startswith(f"The gap changes by {suppressed:+} % [{suppressed - 7:+}, ".replace("-", "−"))
-    assert f" by {amplified:+} % [{amplified - 7:+}, {amplified + 8:+}] when".replace("-", "−") in told
-    assert "beyond" not in gap_sentence(row | {"p_random_spread": 0.0}, "p", "The gap")  # one seed tells no spread
+    assert ("fell by 80 % [72, 87]" in told) is (suppressed == -80)
+    assert ("it rose by 90 % [83, 98]. Random" in told) is (amplified == 90)
+    assert told.count("which can't be told from no change") == (suppressed > -8) + (abs(amplified) < 8)
+    assert "don't make" not in gap_sentence(row | {"p_random_spread": 0.0}, "p", "the gap")  # one seed tells no spread
+
+
+def test_an_unclear_change_is_none_beside_chance():
+    ends = {"percent": -10, "low": -13, "high": 7}
+    row = {f"p_{how}_{end}": value for how in ("suppressed", "amplified") for end, value in ends.items()}
+    row |= {"p_random_percent": 0, "p_random_spread": 1}
+    assert "neither is" in gap_sentence(row, "p", "the gap")
 
 
 def test_the_table_s_answer_sorts_its_rows(tmp_path):
@@ -372,7 +380,7 @@ def test_folders_of_single_parts(tmp_path):
 def test_limits_and_sources_are_those_of_the_runs(tmp_path):
     runs = read_runs([str(made.debias(tmp_path / "run"))])
     text = " ".join(limits(runs))
-    assert "Here it changes by −80 %, the log-odds gap, which that leaves alone, by −8 %." in text
+    assert "Here it changes by −80 % [−84, −75], the log-odds gap, which that leaves alone, by −8 % [−12, −3]." in text
     assert "test split" in text
     assert "demographics that could not be asked about" in text
     names = [source.what for source in sources(runs)]
