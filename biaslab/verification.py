@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from biaslab.errors import InputError
-from biaslab.metrics.stereoset import Interval
+from biaslab.metrics.stereoset import Interval, draw_counts
 from biaslab.scoring import sequence_log2_probabilities, slot_log_probabilities, target_log_probabilities
 from biaslab.tokenization import by_length, is_masked
 
@@ -71,10 +71,10 @@ def gap_change(row: Mapping[str, Any], field: str, how: str) -> Interval:
     return Interval(*(row[f"{field}_{how}_{end}"] for end in ("percent", "low", "high")))
 
 
-def _change(before: Tensor, after: Tensor, count: int = 1000, seed: int = 0) -> GapChange:
+def _change(before: Tensor, after: Tensor, resamples: int = 1000, seed: int = 0) -> GapChange:
     """Return the change of each pair's mean over prompts; the same words and wordings are drawn before and after."""
     generator = torch.Generator().manual_seed(seed)
-    of_words, of_wordings = (_drawn(count, size, generator).to(before) for size in before.shape[1:])
+    of_words, of_wordings = (draw_counts(size, resamples, generator).to(before) for size in before.shape[1:])
     known = (~before.isnan()).to(before)
 
     def means(gaps: Tensor) -> Tensor:
@@ -85,12 +85,6 @@ def _change(before: Tensor, after: Tensor, count: int = 1000, seed: int = 0) -> 
 
     value = 100 * (after.nanmean((1, 2)) / before.nanmean((1, 2)) - 1)
     return GapChange(value, 100 * (means(after) / means(before) - 1))
-
-
-def _drawn(count: int, size: int, generator: torch.Generator) -> Tensor:
-    """Return how often each of so many things is drawn, ``[resample, size]``."""
-    drawn = torch.randint(size, (count, size), generator=generator)
-    return torch.zeros(drawn.shape).scatter_add_(1, drawn, torch.ones(drawn.shape))
 
 
 @torch.no_grad()

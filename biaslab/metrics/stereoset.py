@@ -172,6 +172,17 @@ def idealized_cat(scores: Tensor, terms: Tensor, average: Average = "macro") -> 
     )
 
 
+def draw_counts(size: int, resamples: int, generator: torch.Generator) -> Tensor:
+    """Return how often each of so many things is drawn with replacement, ``[resample, size]``; each row sums to size.
+
+    >>> draw_counts(3, 2, torch.Generator().manual_seed(0))
+    tensor([[1., 0., 2.],
+            [2., 1., 0.]])
+    """
+    drawn = torch.randint(size, (resamples, size), generator=generator)
+    return torch.zeros(drawn.shape).scatter_add_(1, drawn, torch.ones(drawn.shape))
+
+
 def bootstrap(scores: Tensor, terms: Tensor, resamples: int = 2000, seed: int = 0) -> Tensor:
     """Resample the target terms with replacement; the same terms, resamples and seed give the same resamples.
 
@@ -196,8 +207,7 @@ def bootstrap(scores: Tensor, terms: Tensor, resamples: int = 2000, seed: int = 
         raise InputError("`scores` is expected to hold at least one cluster to resample but got none.")
     values = torch.stack([_stereotype_score_update(scores), _language_modeling_score_update(scores)], 1)
     means = _term_means(values, terms)  # [term, 2]
-    drawn = torch.randint(len(means), (resamples, len(means)), generator=torch.Generator().manual_seed(seed))
-    counts = torch.zeros(drawn.shape).scatter_add_(1, drawn, torch.ones(drawn.shape)).to(means)  # [resample, term]
+    counts = draw_counts(len(means), resamples, torch.Generator().manual_seed(seed)).to(means)  # [resample, term]
     stereotype, language_modeling = (100 * counts @ means / len(means)).unbind(1)
     return torch.stack([stereotype, language_modeling, _idealized_cat_compute(stereotype, language_modeling)], 1)
 
