@@ -221,7 +221,8 @@ def _gap_table(content: Mapping[str, Any], key: str) -> Table:
             cells += [Cell(number(row[f"{field}_gap"], digits)), *changes, Cell(random)]
         rows.append((row["pair"], cells))
     prompts = number(content["facts"]["held_out_prompts"], 0)
-    return Table(f"{key}-gaps", f"Each pair on {prompts} held-out prompts", columns, rows)
+    caption = f"Each pair on {prompts} held-out prompts, with 95 % intervals over judging words and wordings"
+    return Table(f"{key}-gaps", caption, columns, rows)
 
 
 def _gap_cell(change: Interval) -> Cell:
