@@ -20,7 +20,7 @@ from biaslab.neurons import NeuronSet
 
 # Which command writes a file, and which keys a report can't do without.
 PARTS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "results.json": ("debias", ("facts", "neurons", "stereoset", "gaps", "perplexity")),
+    "results.json": ("debias", ("facts", "rows", "neurons", "stereoset", "gaps", "perplexity")),
     "table.json": ("table", ("model", "settings", "rows", "left_out", "paper")),
     "comparison.json": ("compare", ("a", "b", "same_neurons", "settings", "scopes")),
     "probe.json": ("probe", ("definition", "settings", "wordings", "rows")),

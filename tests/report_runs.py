@@ -63,7 +63,8 @@ def debias(
             "held_out_prompts": 8, "clusters": clusters, "sentences": 1200, "residual": {"mean": 0.1, "worst": 0.2},
             "seconds": 5,
         },
-        "neurons": {"count": 3, "by_layer": {"0": 1, "1": 2}},
+        "rows": {"BNS, guarded": {"count": 3, "neurons": ["a0"], "factor": 0.0, "like": None}},
+        "neurons": {"count": 3, "fingerprint": "a0", "by_layer": {"0": 1, "1": 2}},
         "stereoset": {
             "untouched": scopes(SAME), "BNS, guarded": scopes(outcome), "BNS, paper": scopes(NONE),
             "random, 2 seeds": scopes(dict.fromkeys(BEFORE, (0.1, 0.5)), 0.4),

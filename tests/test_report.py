@@ -449,6 +449,11 @@ def test_bad_input(tmp_path):
         (folder / "table.json").write_text(content)
         with pytest.raises(InputError, match=f"`runs` .*table.json {what}"):
             report([str(folder)], str(tmp_path / "out"))
+    older = made.debias(tmp_path / "older")  # by a version that knew no intervals of the gap
+    results = json.loads((older / "results.json").read_text())
+    made.write(older / "results.json", {key: value for key, value in results.items() if key != "rows"})
+    with pytest.raises(InputError, match=r"`runs` .*results.json lacks rows. Make it anew"):
+        report([str(older)], str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
