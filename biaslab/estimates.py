@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +36,11 @@ def random_row(seeds: int) -> str:
     return f"random, {'one seed' if seeds == 1 else f'{seeds} seeds'}"
 
 
+def control_row(rows: Iterable[str]) -> str | None:
+    """Return the row of random controls, where there is one."""
+    return next((row for row in rows if row.startswith("random")), None)
+
+
 class Estimate(NamedTuple):
     """A figure of a row, in percent.
 
@@ -48,6 +53,19 @@ class Estimate(NamedTuple):
     figure: Interval
     change: Interval
     spread: float | None
+
+    def plain(self) -> dict[str, Any]:
+        """Return what files hold of it; :meth:`read` is the way back."""
+        return {"figure": self.figure._asdict(), "change": self.change._asdict(), "spread": self.spread}
+
+    @classmethod
+    def read(cls, content: Mapping[str, Any]) -> Estimate:
+        """Return the estimate that a file holds.
+
+        >>> Estimate.read(Estimate(Interval(1.0, 0.0, 2.0), Interval(0.5, 0.1, 0.9), None).plain()).change.low
+        0.1
+        """
+        return cls(Interval(**content["figure"]), Interval(**content["change"]), content.get("spread"))
 
 
 Estimates = dict[str, dict[str, dict[str, Estimate]]]  # row -> scope -> metric

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from biaslab.estimates import BASE, Estimate, cell, signed
+from biaslab.estimates import BASE, Estimate, cell, control_row, signed
 from biaslab.metrics.stereoset import Interval
 from biaslab.model_card import NOT_MEASURED
 from biaslab.neurons import NeuronSet
 from biaslab.verification import gap_change
 
 _AT_THE_SLOT = "{} for suppression at the slot alone, but a checkpoint's weights act on every token."
-GAPS = {"probability": "|P(d1) − P(d2)|", "log_probability": "|log P(d1) − log P(d2)|"}
+_GAPS = {"probability": "|P(d1) − P(d2)|", "log_probability": "|log P(d1) − log P(d2)|"}
 _LEGEND = "SS is the stereotype score (ideal 50), LMS language modelling (ideal 100), ICAT both together (ideal 100)."
 
 
@@ -123,7 +123,7 @@ def _of_sweep(content: Mapping[str, Any], _: Path, neurons: NeuronSet, factor: f
         content["held_out"],
         content["held_out_perplexity"],
         "chosen",
-        _random(content["held_out"]),
+        control_row(content["held_out"]),
         f"`biaslab sweep` chose neurons and factor on {_data(settings['choose_on'], 'test')} and other sentences, and "
         f"measured {settings['model']}",
         f"{_data(settings['report_on'], 'dev')}{limit}",
@@ -134,10 +134,6 @@ def _of_sweep(content: Mapping[str, Any], _: Path, neurons: NeuronSet, factor: f
 
 def _of_model(neurons: NeuronSet, name: str) -> bool:
     return bool(neurons.provenance.get("model", {}).get("name") == name)
-
-
-def _random(rows: Mapping[str, Any]) -> str:
-    return next(row for row in rows if row.startswith("random"))
 
 
 def _data(file: str | None, split: str) -> str:
@@ -156,11 +152,11 @@ def _table(run: _Run) -> Iterator[str]:
     yield from ("", _line(header), _line(["---"] * len(header)))
     for scope, of_scope in run.stereoset[run.row].items():
         for name in of_scope:
-            of = {row: _estimate(run.stereoset[row][scope][name]) for row in (BASE, *treated)}
+            of = {row: Estimate.read(run.stereoset[row][scope][name]) for row in (BASE, *treated)}
             changes = [signed(of[row].change) + _deviation(of[row].spread) for row in treated]
             label = name if scope == "overall" else f"{name}, {scope}"
             yield _line([label, cell(of[BASE]), cell(of[run.row]), *changes])
-    spoken = [run.row, *([_random(run.perplexity)] if run.control else [])]
+    spoken = [row for row in (run.row, run.control and control_row(run.perplexity)) if row]
     values = [f"{run.perplexity[row]['value']:.2f}" for row in (BASE, run.row)]
     changes = [f"{signed(Interval(**run.perplexity[row]['change_percent']))} %" for row in spoken]
     yield _line([f"perplexity, {run.text}", *values, *changes])
@@ -170,7 +166,7 @@ def _control(run: _Run) -> str:
     """Return what the last column is of, where there is one for random neurons."""
     if run.control is None:
         return "There is no random control of this very treatment."
-    one = "" if _random(run.perplexity) == run.control else ", of the perplexity one seed"
+    one = "" if control_row(run.perplexity) == run.control else ", of the perplexity one seed"
     several = any(of.get("spread") is not None for of in run.stereoset[run.control]["overall"].values())
     return (
         f"In the last column as many random neurons of each layer are treated alike: {run.control}{one}"
@@ -189,7 +185,7 @@ def _deviation(spread: float | None, digits: int = 1) -> str:
 def _gaps(content: Mapping[str, Any], seeds: int) -> str:
     """Return what switching the neurons off does to the demographic gap."""
     mean, told = content["gaps"][-1], []
-    for field, gap in GAPS.items():
+    for field, gap in _GAPS.items():
         spread = _deviation(mean[f"{field}_random_spread"] if seeds > 1 else None, digits=0)
         random = f"random neurons {mean[f'{field}_random_percent']:+.0f}{spread} %"
         told.append(f"{gap} by {signed(gap_change(mean, field, 'suppressed'), 0)} % ({random})")
@@ -198,7 +194,3 @@ def _gaps(content: Mapping[str, Any], seeds: int) -> str:
         f"two demographics changes, on average over the pairs, with 95 % intervals over words and wordings: "
         f"{', '.join(told)}."
     )
-
-
-def _estimate(content: Mapping[str, Any]) -> Estimate:
-    return Estimate(Interval(**content["figure"]), Interval(**content["change"]), content.get("spread"))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from biaslab import adapter
 from biaslab.assets import DATA, MODELS
-from biaslab.report_debias import control_row
+from biaslab.estimates import control_row
 from biaslab.report_files import Run
 from biaslab.report_words import change_text, number, setting
 from biaslab.verification import gap_change

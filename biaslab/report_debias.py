@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from biaslab.estimates import BASE, Estimate
+from biaslab.estimates import BASE, Estimate, control_row
 from biaslab.metrics.stereoset import Interval
 from biaslab.pictures_gaps import PAPER_AMPLIFIED, PAPER_SUPPRESSED, gap_bars
 from biaslab.pictures_neurons import layer_distribution, score_heat_map
@@ -84,11 +84,6 @@ def debias_chapter(run: Run, key: str, draw: Draw) -> Chapter:
 def chosen_row(found: Mapping[str, Any]) -> str:
     """Return the row that the run is about: the first after the untouched model."""
     return list(found)[1]
-
-
-def control_row(found: Mapping[str, Any]) -> str | None:
-    """Return the row of the random controls."""
-    return next((row for row in found if row.startswith("random")), None)
 
 
 def answer(found: Figures, text: Mapping[str, Any], of_text: str) -> list[str]:

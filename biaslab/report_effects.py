@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from biaslab.estimates import BASE
-from biaslab.metrics.stereoset import Interval
+from biaslab.estimates import BASE, Estimate
 from biaslab.pictures_stereoset import effects_matrix
-from biaslab.report_files import Figures, Run, estimate, figures
+from biaslab.report_files import Figures, Run, figures, interval
 from biaslab.report_parts import (
     Cell,
     Draw,
@@ -99,7 +98,7 @@ def _gist(found: Figures, rows: Sequence[str], domains: Sequence[str]) -> str:
 def _crows_pairs(rows: Mapping[str, Any], names: Mapping[str, str], key: str) -> Table:
     scopes = list(rows[BASE]["crows_pairs"])
     cells = [
-        (names[name], [figure_cell("CrowS-Pairs", estimate(row["crows_pairs"][s]), name != BASE) for s in scopes])
+        (names[name], [figure_cell("CrowS-Pairs", Estimate.read(row["crows_pairs"][s]), name != BASE) for s in scopes])
         for name, row in rows.items()
     ]
     return Table(
@@ -117,7 +116,7 @@ def _gaps(rows: Mapping[str, Any], names: Mapping[str, str], key: str) -> Table:
 
 
 def _gap_cell(gap: Mapping[str, Any]) -> Cell:
-    probability, odds = (Interval(**gap[key]["change_percent"]) for key in ("probability", "log_probability"))
+    probability, odds = (interval(gap[key]["change_percent"]) for key in ("probability", "log_probability"))
     return Cell(change_text(probability, digits=0), (change_text(odds, digits=0),))
 
 

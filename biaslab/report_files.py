@@ -161,15 +161,10 @@ def interval(content: dict[str, float]) -> Interval:
     return Interval(**content)
 
 
-def estimate(content: dict[str, Any]) -> Estimate:
-    """Return an estimate of a file."""
-    return Estimate(interval(content["figure"]), interval(content["change"]), content.get("spread"))
-
-
 def figures(content: dict[str, Any]) -> Figures:
     """Return a file's estimates: row -> scope -> metric."""
     return {
-        row: {scope: {name: estimate(e) for name, e in of.items()} for scope, of in scopes.items()}
+        row: {scope: {name: Estimate.read(e) for name, e in of.items()} for scope, of in scopes.items()}
         for row, scopes in content.items()
     }
 

@@ -92,6 +92,7 @@ class Outcome(NamedTuple):
 
     def write(self, folder: Path) -> None:
         """Write results.json, table.csv and gaps.csv."""
+        gaps = list(self.gap_rows())
         content = {
             "facts": self.facts,
             "rows": {name: row.facts() for name, row in self.rows.items()},
@@ -102,20 +103,17 @@ class Outcome(NamedTuple):
             },
             "stereoset": {
                 row: {
-                    scope: {
-                        name: {"figure": e.figure._asdict(), "change": e.change._asdict(), "spread": e.spread}
-                        for name, e in of_scope.items()
-                    }
+                    scope: {name: estimate.plain() for name, estimate in of_scope.items()}
                     for scope, of_scope in of_row.items()
                 }
                 for row, of_row in self.estimates.items()
             },
-            "gaps": list(self.gap_rows()),
+            "gaps": gaps,
             "perplexity": self.perplexities(),
         }
         (folder / "results.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         write_csv(folder / "table.csv", list(self._flat()))
-        write_csv(folder / "gaps.csv", list(self.gap_rows()))
+        write_csv(folder / "gaps.csv", gaps)
 
     def _flat(self) -> Iterator[dict[str, Any]]:
         for row, of_row in self.estimates.items():
@@ -124,7 +122,7 @@ class Outcome(NamedTuple):
                 for name, e in of_scope.items():
                     figure = {"value": e.figure.value, "low": e.figure.low, "high": e.figure.high, "spread": e.spread}
                     change = {f"change_{key}": value for key, value in e.change._asdict().items()}
-                    yield ({"row": row, "neurons": count, "scope": scope, "metric": name} | figure | change)
+                    yield {"row": row, "neurons": count, "scope": scope, "metric": name} | figure | change
 
     def log(self, writer: Any, settings: Mapping[str, Any], samples: Mapping[str, Sequence[boards.Sample]]) -> None:
         """Write to TensorBoard, beside what the attribution pass wrote.
@@ -141,16 +139,17 @@ class Outcome(NamedTuple):
                 for row, of_row in self.estimates.items()
             },
         )
-        boards.log_gaps(writer, list(self.gap_rows()))
+        gaps = list(self.gap_rows())
+        boards.log_gaps(writer, gaps)
         perplexities = self.perplexities()
         boards.log_perplexities(writer, {row: of_row["value"] for row, of_row in perplexities.items()})
         boards.log_samples(writer, samples)
-        boards.log_settings(writer, settings, self._gist(perplexities))
+        boards.log_settings(writer, settings, self._gist(perplexities, gaps[-1]))
 
-    def _gist(self, perplexities: Mapping[str, Any]) -> dict[str, float]:
+    def _gist(self, perplexities: Mapping[str, Any], gap: Mapping[str, Any]) -> dict[str, float]:
         """Return what runs are compared by: figures of the first row after the untouched one, under the same names."""
         row = next(name for name in self.estimates if name != BASE)
-        overall, gap = self.estimates[row]["overall"], list(self.gap_rows())[-1]
+        overall = self.estimates[row]["overall"]
         return {
             "run/ICAT": overall["ICAT"].figure.value,
             "run/ICAT change": overall["ICAT"].change.value,
@@ -168,8 +167,9 @@ class Outcome(NamedTuple):
         console.print(self._stereoset_table())
         console.print(self._domain_table())
         console.print(self._perplexity_table())
-        console.print(self._gap_table())
-        console.print(self._mean_gap_table())
+        gaps = list(self.gap_rows())
+        console.print(self._gap_table(gaps))
+        console.print(self._mean_gap_table(gaps[-1]))
         layers = ", ".join(f"{layer}: {count}" for layer, count in self.neurons.layers().items())
         console.print(f"\n{len(self.neurons)} neurons; by layer {layers}.\n{self.facts['attribution']}.")
         for pair, why in self.facts["dropped"].items():
@@ -201,8 +201,7 @@ class Outcome(NamedTuple):
             table.add_row(row, f"{of_row['value']:.2f}", "" if row == BASE else signed(change))
         return table
 
-    def _mean_gap_table(self) -> Table:
-        (*_, mean) = self.gap_rows()
+    def _mean_gap_table(self, mean: Mapping[str, Any]) -> Table:
         title = "Mean change of the gap, percent [95 %]"
         table = new_table(title, "", *GAPS.values())
         seeds = len(self.gaps["random"])
@@ -212,14 +211,14 @@ class Outcome(NamedTuple):
             table.add_row("", *(f"± {mean[f'{field}_random_spread']:.0f} over seeds" for field in GAPS))
         return table
 
-    def _gap_table(self) -> Table:
+    def _gap_table(self, rows: Sequence[Mapping[str, Any]]) -> Table:
         prompts = self.facts["held_out_prompts"]
         title = f"""Gap on {prompts} held-out prompts: |P(d1) - P(d2)|, |log P(d1) - log P(d2)|;
 changes in percent: neurons suppressed (×0), amplified (×2),
 random ones suppressed"""
         table = new_table(title, "pair", "gap", "×0", "×2", "random", "log", "×0", "×2", "rand.")
         shown = ""
-        for row in self.gap_rows():
+        for row in rows:
             dimension, slash, words = row["pair"].partition("/")
             if slash and dimension != shown:
                 table.add_row(shown := dimension)

@@ -107,7 +107,7 @@ class Results:
 
     def _facts(self, name: str) -> dict[str, Any]:
         stereoset = {
-            scope: {metric: _plain(estimate) for metric, estimate in of_scope.items()}
+            scope: {metric: estimate.plain() for metric, estimate in of_scope.items()}
             for scope, of_scope in self.stereoset[name].items()
         }
         gaps = {
@@ -121,7 +121,7 @@ class Results:
             "name": name,
             "neurons": self.rows[name].neurons,
             "stereoset": stereoset,
-            "crows_pairs": {scope: _plain(estimate) for scope, estimate in self.crows_pairs[name].items()},
+            "crows_pairs": {scope: estimate.plain() for scope, estimate in self.crows_pairs[name].items()},
             "gaps": gaps,
             "perplexity": self.perplexities[name],
         }
@@ -151,10 +151,6 @@ class Results:
 def _own(name: str) -> dict[str, str | None]:
     dimension = name.partition("/")[0]
     return {"stereoset": _DOMAINS.get(dimension), "crows_pairs": _CATEGORIES.get(dimension)}
-
-
-def _plain(estimate: Estimate) -> dict[str, Any]:
-    return {"figure": estimate.figure._asdict(), "change": estimate.change._asdict(), "spread": estimate.spread}
 
 
 def _line(

@@ -72,7 +72,7 @@ class Results:
     def _facts(self, key: str) -> dict[str, Any]:
         row = self.rows[key]
         figures = {
-            scope: {name: _plain(estimate) for name, estimate in of_scope.items()}
+            scope: {name: estimate.plain() for name, estimate in of_scope.items()}
             for scope, of_scope in self.estimates[key].items()
         }
         facts = {"title": row.title, "size": row.size, "seconds": row.seconds, "seeds": len(row.judged)}
@@ -169,10 +169,6 @@ and the paper's figures for {self.paper_model}: ICAT, and its change"""
             f"terms, 95 % bootstrap intervals over terms, changes paired; perplexity on {sentences} sentences of "
             f"{self.settings['text']}; random rows are means of {self.settings['seeds']} seeds."
         )
-
-
-def _plain(estimate: Estimate) -> dict[str, Any]:
-    return {"figure": estimate.figure._asdict(), "change": estimate.change._asdict(), "spread": estimate.spread}
 
 
 def _line(figure: Interval, spread: float | None, change: Interval, paper: float | None) -> dict[str, Any]:
