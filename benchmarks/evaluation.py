@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from biaslab import load_model
 from biaslab.cli import quiet
 from biaslab.data.stereoset import Cluster, StereoSetDataModule, candidate_word, read_clusters
-from biaslab.scoring import score_clusters
+from biaslab.evaluation.scoring import score_clusters
 
 
 @torch.no_grad()

@@ -20,9 +20,9 @@ import torch
 from jsonargparse import auto_cli
 from transformers import BertConfig, BertForMaskedLM
 
-from biaslab.architectures import ffn_shape
 from biaslab.cli import quiet
-from biaslab.hooks import suppressed
+from biaslab.models.architectures import ffn_shape
+from biaslab.neurons.suppression import suppressed
 
 BATCHES = ((8, 16), (32, 16), (16, 128))  # sequences, tokens of each
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "load_model": "architectures",
-    "integrated_gradients": "attribution",
-    "integrated_gap_gradients": "attribution",
-    "Neuron": "neurons",
-    "NeuronSet": "neurons",
-    "suppressed": "hooks",
+    "load_model": "models.architectures",
+    "integrated_gradients": "attribution.gaps",
+    "integrated_gap_gradients": "attribution.gaps",
+    "Neuron": "neurons.neuron_set",
+    "NeuronSet": "neurons.neuron_set",
+    "suppressed": "neurons.suppression",
     "NeuronSuppression": "callbacks",
     "StereotypeScore": "metrics",
     "LanguageModelingScore": "metrics",
@@ -22,12 +22,12 @@ _PUBLIC = {
 __all__ = [*_PUBLIC, "__version__"]
 
 if TYPE_CHECKING:  # for type checkers and editors
-    from biaslab.architectures import load_model  # noqa: F401
-    from biaslab.attribution import integrated_gap_gradients, integrated_gradients  # noqa: F401
+    from biaslab.attribution.gaps import integrated_gap_gradients, integrated_gradients  # noqa: F401
     from biaslab.callbacks import NeuronSuppression  # noqa: F401
-    from biaslab.hooks import suppressed  # noqa: F401
     from biaslab.metrics import IdealizedCAT, LanguageModelingScore, StereotypeScore  # noqa: F401
-    from biaslab.neurons import Neuron, NeuronSet  # noqa: F401
+    from biaslab.models.architectures import load_model  # noqa: F401
+    from biaslab.neurons.neuron_set import Neuron, NeuronSet  # noqa: F401
+    from biaslab.neurons.suppression import suppressed  # noqa: F401
 
 
 def __getattr__(name: str) -> Any:

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from biaslab.errors import InputError
-from biaslab.hooks import suppressed_where
-from biaslab.neurons import NeuronSet
+from biaslab.neurons.neuron_set import NeuronSet
+from biaslab.neurons.suppression import suppressed_where
 
 
 class NeuronSuppression(Callback):

@@ -16,10 +16,17 @@ from jsonargparse import auto_cli
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from biaslab import assets, callbacks, tasks  # noqa: F401  short class names in the configs resolve to what is imported
-from biaslab.bake import bake
-from biaslab.cards_job import cards
-from biaslab.compare import compare
+from biaslab import tasks
+from biaslab.commands.bake import bake
+from biaslab.commands.cards import cards
+from biaslab.commands.compare import compare
+from biaslab.commands.debias import debias
+from biaslab.commands.plan import plan
+from biaslab.commands.probe import probe
+from biaslab.commands.search_prompts import search_prompts
+from biaslab.commands.side_effects import side_effects
+from biaslab.commands.sweep import sweep
+from biaslab.commands.table import table
 from biaslab.data import (  # noqa: F401
     attribute_sentences,
     corpus,
@@ -29,16 +36,10 @@ from biaslab.data import (  # noqa: F401
     prompts,
     stereoset,
 )
-from biaslab.debias import debias
 from biaslab.errors import InputError
-from biaslab.plan import plan
-from biaslab.probe import probe
-from biaslab.prompt_job import search_prompts
-from biaslab.report import joined, report
-from biaslab.shards import is_locked
-from biaslab.side_effects import side_effects
-from biaslab.sweep import sweep
-from biaslab.table import table
+from biaslab.models import assets
+from biaslab.report.page import joined, report
+from biaslab.store.shards import is_locked
 from biaslab.tasks.attribution import WITHOUT_EFFECT
 
 

@@ -226,8 +226,8 @@ def main(arguments: list[str]) -> None:
 @pytest.fixture
 def asset() -> Callable[[str], Path]:
     """Fetch an asset by name; skip the test, with the reason, where it can't be had."""
-    from biaslab import assets
     from biaslab.errors import InputError
+    from biaslab.models import assets
 
     def fetch(name: str) -> Path:
         try:

@@ -10,7 +10,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from biaslab.neurons import NeuronSet
+from biaslab.neurons.neuron_set import NeuronSet
 
 DOMAINS = ("gender", "race")
 BEFORE = {"SS": 58.0, "LMS": 84.0, "ICAT": 70.0}

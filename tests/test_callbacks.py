@@ -10,9 +10,9 @@ from pytorch_lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from biaslab import NeuronSet, NeuronSuppression
-from biaslab.architectures import fingerprint
 from biaslab.errors import InputError
-from biaslab.hooks import suppressed
+from biaslab.models.architectures import fingerprint
+from biaslab.neurons.suppression import suppressed
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),

@@ -14,7 +14,7 @@ from conftest import bpe_tokenizer, main, make_model, wordpiece_tokenizer
 from transformers import BertConfig, BertModel
 
 from biaslab.__main__ import COMMANDS
-from biaslab.neurons import NeuronSet
+from biaslab.neurons.neuron_set import NeuronSet
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.enable_progress_bar", "false"]
@@ -229,7 +229,7 @@ def corpus_config(lab: Path) -> list[str]:
 @pytest.mark.assets
 def test_fit_trains_the_adapter(lab, workdir, asset):
     asset("minilm-encoder")
-    from biaslab import adapter
+    from biaslab.models import minilm as adapter
 
     precision = ["--trainer.precision", "32-true", "--data.tokens_per_batch", "128", "--model.rank", "2"]
     main(["fit", "-c", str(CONFIGS / "minilm_mlm.yaml"), *corpus_config(lab), *precision, *QUIET])

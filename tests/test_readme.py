@@ -51,4 +51,4 @@ def test_python_example(asset):
 
 
 def test_adapter_is_small():
-    assert (ROOT / "biaslab" / "data" / "minilm_mlm.safetensors").stat().st_size <= 8e6
+    assert (ROOT / "biaslab" / "models" / "minilm_mlm.safetensors").stat().st_size <= 8e6

@@ -14,11 +14,11 @@ from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from transformers import PreTrainedTokenizerBase
 
-from biaslab import assets
 from biaslab.data.attribute_words import GENDER_PAIRS, TARGETS
 from biaslab.data.corpus import read_sentences
 from biaslab.errors import InputError
-from biaslab.tokenization import load_tokenizer
+from biaslab.models import assets
+from biaslab.models.tokens import load_tokenizer
 
 GROUPS = ("female", "male")
 TARGET = "target"

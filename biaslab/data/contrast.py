@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from biaslab import assets
 from biaslab.data.corpus import read_sentences
 from biaslab.data.queries import BLANK
 from biaslab.data.stereoset import DOMAINS, candidate_word, read_clusters
 from biaslab.errors import InputError
-from biaslab.tokenization import SLOT, by_length, encode_slot, is_masked, token_in_place
+from biaslab.models import assets
+from biaslab.models.tokens import SLOT, by_length, encode_slot, is_masked, token_in_place
 
 _LONGEST = 64  # tokens; a longer sentence may not fit into the model
 Item = TypeVar("Item")

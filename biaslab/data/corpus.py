@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerBase
 
-from biaslab import assets
 from biaslab.errors import InputError
-from biaslab.tokenization import by_length, load_tokenizer
+from biaslab.models import assets
+from biaslab.models.tokens import by_length, load_tokenizer
 
 # A sentence's split is a hash of its text, in hundredths: nothing that is trained or chosen sees the evaluation part.
 SPLITS = {"validation": range(0, 2), "contrast": range(2, 4), "evaluation": range(4, 6), "train": range(6, 100)}

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
-from biaslab import assets
 from biaslab.data.attribute_words import GENDER_PAIRS
 from biaslab.data.corpus import (
     MaskedBatches,
@@ -26,7 +25,8 @@ from biaslab.data.corpus import (
     tidy,
 )
 from biaslab.errors import InputError
-from biaslab.tokenization import is_masked, load_tokenizer
+from biaslab.models import assets
+from biaslab.models.tokens import is_masked, load_tokenizer
 
 _OTHER = {one: other for pair in GENDER_PAIRS for one, other in (pair, pair[::-1])}
 _BEFORE_NOUN = {**_OTHER, "her": "his", "his": "her"}

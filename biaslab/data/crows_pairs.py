@@ -13,10 +13,10 @@ from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
-from biaslab import assets
 from biaslab.data.queries import Query, causal_queries, group_queries
 from biaslab.errors import InputError
-from biaslab.tokenization import is_masked, load_tokenizer
+from biaslab.models import assets
+from biaslab.models.tokens import is_masked, load_tokenizer
 
 CATEGORIES = (
     "age",
@@ -141,8 +141,7 @@ class CrowsPairsDataModule(LightningDataModule):
     A batch is made of whole pairs: ``rule`` ("masked" or "causal"), ``inputs`` (see
     :func:`biaslab.data.queries.group_queries`; a sentence's index is 2 · pair + column, the more stereotyping one in
     column 0), ``examples`` (ids, ``[pair]``), ``categories`` (indices into ``category_names``, ``[pair]``), and for a
-    causal model ``start_id``. :func:`biaslab.scoring.score_pairs` scores it. Letters are lowered by the tokenizers that
-    do so.
+    causal model ``start_id``. :func:`biaslab.evaluation.scoring.score_pairs` scores it.
 
     Args:
         model_name: whose tokenizer is used.

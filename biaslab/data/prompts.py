@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from biaslab.data import contrast, words
 from biaslab.errors import InputError
-from biaslab.tokenization import (
+from biaslab.models.tokens import (
     SLOT,
     Encoded,
     by_length,

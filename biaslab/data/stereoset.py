@@ -13,10 +13,10 @@ from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
-from biaslab import assets
 from biaslab.data.queries import BLANK, Query, causal_queries, group_queries, masked_queries
 from biaslab.errors import InputError
-from biaslab.tokenization import load_tokenizer
+from biaslab.models import assets
+from biaslab.models.tokens import load_tokenizer
 
 DOMAINS = ("gender", "profession", "race", "religion")
 LABELS = ("stereotype", "anti-stereotype", "unrelated")
@@ -171,7 +171,7 @@ class StereoSetDataModule(LightningDataModule):
     A batch is made of whole clusters: ``rule`` ("authors", "pll" or "causal"), ``inputs`` (see
     :func:`biaslab.data.queries.group_queries`; a candidate's index is 3 · cluster + column), ``pieces`` (queries a
     candidate, ``[cluster, 3]``), ``terms``, ``domains`` and ``examples`` (ids, ``[cluster]``), and for a causal model
-    ``start_id``. :func:`biaslab.scoring.score_clusters` scores it.
+    ``start_id``. :func:`biaslab.evaluation.scoring.score_clusters` scores it.
 
     Args:
         model_name: whose tokenizer is used.

@@ -1,7 +1,7 @@
 """Metrics: what StereoSet and CrowS-Pairs say about a model, and which neurons attribution selects."""
 
 from biaslab.metrics.crows_pairs import PairScores
-from biaslab.metrics.selection import NeuronSelection
+from biaslab.metrics.neuron_selection import NeuronSelection
 from biaslab.metrics.stereoset import IdealizedCAT, LanguageModelingScore, StereotypeScore
 
 __all__ = ["IdealizedCAT", "LanguageModelingScore", "NeuronSelection", "PairScores", "StereotypeScore"]

@@ -12,22 +12,22 @@ import safetensors.torch
 from torch import Tensor
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from biaslab import boards
-from biaslab.architectures import ffn_shape, fingerprint
-from biaslab.artifacts import versions
-from biaslab.attribution import Gap, GapAttribution, Steps, attribute_gaps, integration_rule
+from biaslab.attribution.gaps import Gap, GapAttribution, Steps, attribute_gaps, integration_rule
+from biaslab.attribution.integration import Inputs, TokenBudget
 from biaslab.data import contrast
 from biaslab.data.prompts import is_divided
-from biaslab.dealing import layers_of
 from biaslab.errors import InputError
-from biaslab.ledger import Collector
+from biaslab.metrics.neuron_selection import NeuronSelection
 from biaslab.metrics.quality import IntegrationQuality
-from biaslab.metrics.selection import NeuronSelection
-from biaslab.neurons import NeuronSet
-from biaslab.paths import Inputs, TokenBudget
-from biaslab.selecting import Collected, require_known
-from biaslab.shards import write_atomically
+from biaslab.models.architectures import ffn_shape, fingerprint
+from biaslab.neurons.neuron_set import NeuronSet
+from biaslab.report import tensorboard as boards
+from biaslab.store.artifacts import versions
+from biaslab.store.ledger import Collector
+from biaslab.store.shards import write_atomically
+from biaslab.tasks.dealing import layers_of
 from biaslab.tasks.resumable import ResumableTask
+from biaslab.tasks.selecting import Collected, require_known
 
 Selection = Literal["paper", "ranked", "guarded"]
 Source = Literal["prompts", "contrast", "both"]
@@ -40,7 +40,7 @@ class Attribution(ResumableTask):
     Args:
         model_name: an asset's name, a folder or a hub id.
         steps: nodes of the quadrature; or "auto": as many as the tolerance asks for.
-        quadrature: see :func:`biaslab.quadrature.nodes_and_weights`; for a fixed number of steps.
+        quadrature: see :func:`biaslab.attribution.quadrature.nodes_and_weights`; for a fixed number of steps.
         gap: "absolute", the paper's, or "signed".
         tolerance: of steps="auto": the largest completeness residual, relative to a layer's L1 norm.
         selection: "paper" (votes), "ranked" (mean score) or "guarded" (ranked, sparing what ordinary sentences need).

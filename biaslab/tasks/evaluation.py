@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from biaslab.evaluation.scoring import score_clusters
 from biaslab.metrics.stereoset import ClusterScores, Interval, intervals
-from biaslab.scoring import score_clusters
 from biaslab.tasks.base import LanguageModelTask
 
 

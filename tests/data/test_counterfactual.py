@@ -84,7 +84,7 @@ def panda(tmp_path, monkeypatch):
     path.write_text("\n".join(map(json.dumps, records)))
     with tarfile.open(tmp_path / "PANDA-dataset.tgz", "w:gz") as archive:
         archive.add(path, "dataset/panda.jsonl")
-    monkeypatch.setattr("biaslab.assets.fetch", lambda name: tmp_path)
+    monkeypatch.setattr("biaslab.models.assets.fetch", lambda name: tmp_path)
     return records
 
 

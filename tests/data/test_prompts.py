@@ -8,9 +8,9 @@ from tokenizers import AddedToken
 from biaslab.data import words
 from biaslab.data.prompts import PromptDataModule, make_prompts, read_prompts, resolve_dimension
 from biaslab.errors import InputError
-from biaslab.scoring import target_log_probabilities
+from biaslab.evaluation.scoring import target_log_probabilities
+from biaslab.models.tokens import SLOT
 from biaslab.tasks.attribution import Attribution
-from biaslab.tokenization import SLOT
 
 
 def test_find_and_held_out_share_neither_modifier_nor_wording():

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 
-from biaslab.architectures import ffn_modules
+from biaslab.models.architectures import ffn_modules
 
 
 def target_probabilities(model: nn.Module, ids: Tensor, position: int, targets: Tensor, layer: int, scale) -> Tensor:

@@ -9,9 +9,9 @@ from conftest import MASKED, bpe_tokenizer, make_model, run_two_processes, wordp
 from pytorch_lightning import Trainer, seed_everything
 
 from biaslab.data.prompt_pairs import PromptPairDataModule
-from biaslab.divergence import DIVERGENCES
 from biaslab.errors import InputError
-from biaslab.tasks.autodebias import AutoDebias
+from biaslab.tasks.baselines.autodebias import AutoDebias
+from biaslab.tasks.baselines.divergence import DIVERGENCES
 
 QUIET = {
     "accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False,

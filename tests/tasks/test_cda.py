@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from biaslab.data.counterfactual import CounterfactualDataModule
 from biaslab.errors import InputError
-from biaslab.tasks.cda import CounterfactualAugmentation
+from biaslab.tasks.baselines.cda import CounterfactualAugmentation
 
 NAMES = ("doctor", "driver", "friend", "girl", "boy", "man", "woman", "person")
 

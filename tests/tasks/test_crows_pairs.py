@@ -15,10 +15,10 @@ from conftest import bpe_tokenizer, main, make_model, run_two_processes
 from pytorch_lightning import Trainer
 from reference import crows_pairs as reference
 
-from biaslab.architectures import load_model
 from biaslab.data.crows_pairs import CATEGORIES, CrowsPairsDataModule, read_pairs
 from biaslab.metrics.crows_pairs import crows_pairs_interval
-from biaslab.neurons import NeuronSet
+from biaslab.models.architectures import load_model
+from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.tasks.crows_pairs import CrowsPairsEvaluation
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -11,7 +11,7 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
 from biaslab.data.attribute_sentences import GROUPS, KINDS, AttributeSentencesDataModule, Example, collate
 from biaslab.errors import InputError
-from biaslab.tasks.dpce import DPCE
+from biaslab.tasks.baselines.dpce import DPCE
 
 JOBS, VERBS, PLACES = (
     ("doctor", "driver", "nurse", "lawyer"),

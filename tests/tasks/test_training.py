@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from biaslab.errors import InputError
-from biaslab.tasks.training import DebiasingTask, scheduled_adamw
+from biaslab.tasks.baselines.training import DebiasingTask, scheduled_adamw
 
 # warmup, decay -> the learning rate's share of its peak at each of ten steps, and after the last
 SCHEDULES = [

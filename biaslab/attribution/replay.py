@@ -1,0 +1,215 @@
+"""The rest of a transformer's forward pass: gone on with from the feed-forward output of any layer of a recorded one.
+
+Only paths are known of an architecture. A layer is called with the very arguments that the model itself passed to it
+(masks, rotary embeddings, position biases), and the final norm and head are the model's own, run at the slot only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
+
+from biaslab.attribution.prefix import Prefix
+from biaslab.attribution.readout import Readout, backward, read_slots
+from biaslab.attribution.recording import Recording
+from biaslab.models.architectures import architecture, attention_modules, ffn_modules, layers, without_cache
+
+_LOGITS_AT_ONCE = 2**23  # 32 MB in float32: a few dozen slots of a large vocabulary
+
+
+def go_on(
+    model: PreTrainedModel,
+    recording: Recording,
+    layer: Tensor,
+    row: Tensor,
+    values: Tensor,
+    target_ids: Tensor,
+    directions: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Give items another feed-forward output at the slots of a layer, and run what comes after it.
+
+    The items of all layers travel in one batch that grows from layer to layer: the network is swept once forward and,
+    with directions, once backward for each.
+
+    Args:
+        model: the model that was recorded.
+        recording: from :func:`biaslab.attribution.recording.record`.
+        layer: of each item, ascending, ``[item]``, on the CPU.
+        row: the recorded sequence of each item, ``[item]``.
+        values: the new feed-forward output of its layer at the slots, ``[item, slot, hidden]``.
+        target_ids: ``[item, target, slot]``.
+        directions: as in :func:`biaslab.attribution.recording.record`.
+
+    Returns:
+        Probabilities ``[item, target]``, and each direction's gradient with respect to the values,
+        ``[direction, item, slot, hidden]`` (empty without directions).
+    """
+    counts = torch.bincount(layer, minlength=len(recording.states)).tolist()
+    with torch.set_grad_enabled(directions is not None):
+        leaves = [part.detach().requires_grad_(directions is not None) for part in values.split(counts)]
+        slot = _slot_states(model, recording, counts, row, leaves)
+        readout = _head(model, recording, slot, target_ids, directions)
+        if directions is None:
+            return readout.probabilities, readout.probabilities.new_empty(0)
+        used = [leaf for leaf in leaves if len(leaf)]
+        return readout.probabilities, torch.cat(backward(readout, used), 1)
+
+
+def _slot_states(
+    model: PreTrainedModel, recording: Recording, counts: Sequence[int], row: Tensor, leaves: Sequence[Tensor]
+) -> Tensor:
+    """Return the last layer's output at the slots, ``[item, slot, hidden]``."""
+    hidden: Tensor | None = None
+    start = 0
+    for index, (count, leaf) in enumerate(zip(counts, leaves, strict=True)):
+        last = index == len(counts) - 1
+        before, new = row[:start], row[start : start + count]
+        parts = []
+        if hidden is not None:
+            run = _run_layer_at_slot if last else _run_layer
+            parts.append(run(model, recording, index, hidden, before))
+        if count:
+            values = _after_ffn(model, recording, index, leaf, new)
+            parts.append(values if last else _at_slot(recording, index + 1, new, values))
+        if parts:
+            hidden = torch.cat(parts) if len(parts) > 1 else parts[0]
+        start += count
+    assert hidden is not None
+    return hidden
+
+
+def _at_slot(recording: Recording, index: int, rows: Tensor, values: Tensor) -> Tensor:
+    """Return what a layer got, ``[item, sequence, hidden]``, with other values at the slots."""
+    hidden, items = recording.states[index][rows], torch.arange(len(rows), device=rows.device)[:, None]
+    return hidden.index_put((items, recording.position[rows]), values.to(hidden.dtype))
+
+
+def _run_layer(model: PreTrainedModel, recording: Recording, index: int, hidden: Tensor, rows: Tensor) -> Tensor:
+    """Call a layer with new hidden states ``[item, sequence, hidden]`` and the recorded arguments of their rows."""
+    prefix = Prefix(*recording.prefix[index], rows) if recording.prefix else None
+    args, kwargs = _select(recording.arguments[index], rows, len(recording.position), prefix)
+    with nullcontext() if prefix is None else prefix.attended(model, kwargs):
+        output = layers(model)[index](hidden, *args, **kwargs)
+    return output if isinstance(output, Tensor) else output[0]
+
+
+class _AttentionDone(Exception):  # noqa: N818  it is no error
+    """Ends a layer after its attention."""
+
+
+def _run_layer_at_slot(
+    model: PreTrainedModel, recording: Recording, index: int, hidden: Tensor, rows: Tensor
+) -> Tensor:
+    """Call a layer whose output is needed at the slots only: the attention first, then the rest for these tokens.
+
+    In the attention the keys and values of all tokens are needed, the query and the output projection at the slots;
+    what they give elsewhere is not used.
+    """
+    items = torch.arange(len(hidden), device=hidden.device)[:, None]
+    position = recording.position[rows]
+    attended: list[Tensor] = []
+
+    def stop(module: nn.Module, args: Any, output: Any) -> None:
+        attended.append(output[0][items, position])
+        raise _AttentionDone
+
+    attention, length = attention_modules(model)[index], hidden.shape[1]
+    if length > position.shape[1]:
+        with ExitStack() as stack:
+            stack.enter_context(suppress(_AttentionDone))
+            stack.enter_context(attention.register_forward_hook(stop))
+            for path in filter(None, (architecture(model).query, architecture(model).output)):
+                stack.enter_context(_at_slots(attention.get_submodule(path), items, position))
+            _run_layer(model, recording, index, hidden, rows)
+        with _bypassed([attention], (attended[0], None)):
+            return _run_layer(model, recording, index, hidden[items, position], rows)
+    return _run_layer(model, recording, index, hidden, rows)
+
+
+@contextmanager
+def _at_slots(module: nn.Module, items: Tensor, position: Tensor) -> Iterator[None]:
+    """Let a projection see the slots of each sequence; other tokens get zeros, or the one slot's result."""
+    project = module.forward
+
+    def forward(hidden: Tensor) -> Tensor:
+        found: Tensor = project(hidden[items, position])
+        if position.shape[1] == 1:
+            return found.expand(-1, hidden.shape[1], -1)
+        return found.new_zeros(*hidden.shape[:2], found.shape[-1]).index_put((items, position), found)
+
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+
+
+def _after_ffn(model: PreTrainedModel, recording: Recording, index: int, values: Tensor, rows: Tensor) -> Tensor:
+    """Return a layer's output at the slots, ``[item, slot, hidden]``, where its feed-forward output is ``values``.
+
+    What comes before the feed-forward output is left out: attention was recorded, and of the projections up nothing is
+    used.
+    """
+    attention, down = attention_modules(model)[index], ffn_modules(model)[index]
+    state = recording.states[index][rows[:, None], recording.position[rows]]
+    inside = {*attention.modules(), down}
+    up = [m for m in layers(model)[index].modules() if m not in inside and getattr(m, "weight", state).ndim == 2]
+    with ExitStack() as stack:
+        stack.enter_context(_bypassed([attention], (recording.attended[index][rows], None)))
+        nothing = state.new_zeros(1).expand(*values.shape[:2], recording.activations[index].shape[2])
+        stack.enter_context(_bypassed(up, nothing))
+        stack.enter_context(_bypassed([down], values.to(state.dtype)))
+        return _run_layer(model, recording, index, state, rows)
+
+
+def _select(value: Any, rows: Tensor, batch: int, prefix: Prefix | None) -> Any:
+    """Pick ``rows`` of each tensor with a batch axis, within tuples, lists and dicts too; for a cache ``prefix``."""
+    if isinstance(value, Tensor):
+        return value.index_select(0, rows) if batch > 1 and value.ndim > 1 and len(value) == batch else value
+    if isinstance(value, Cache):
+        return prefix
+    if isinstance(value, tuple | list):
+        return type(value)(_select(part, rows, batch, prefix) for part in value)
+    if isinstance(value, dict):
+        return {key: _select(part, rows, batch, prefix) for key, part in value.items()}
+    return value
+
+
+def _head(
+    model: PreTrainedModel, recording: Recording, slot: Tensor, target_ids: Tensor, directions: Tensor | None
+) -> Readout:
+    """Run the model's own final norm and language-model head on ``slot`` ``[item, slot, hidden]``."""
+    size = max(1, _LOGITS_AT_ONCE // (model.get_output_embeddings().weight.shape[0] * slot.shape[1]))
+    parts = []
+    for hidden, ids in zip(slot.split(size), target_ids.split(size), strict=True):
+        placeholder = torch.zeros(hidden.shape[:2], dtype=torch.long, device=hidden.device)
+        position = torch.arange(hidden.shape[1], device=hidden.device).expand(len(hidden), -1)
+
+        def run(hidden: Tensor = hidden, placeholder: Tensor = placeholder) -> Any:
+            with _bypassed(layers(model), (hidden,) if recording.tuples else hidden):
+                return model(input_ids=placeholder, **without_cache(model))
+
+        parts.append(read_slots(model, run, position, ids, directions))
+    return Readout(
+        torch.cat([part.probabilities for part in parts]),
+        [hidden for part in parts for hidden in part.hidden],
+        [gradient for part in parts for gradient in part.gradients],
+    )
+
+
+@contextmanager
+def _bypassed(modules: Sequence[nn.Module] | nn.ModuleList, output: Any) -> Iterator[None]:
+    """Let each module return ``output`` without being run."""
+    for module in modules:
+        module.forward = lambda *_, **__: output
+    try:
+        yield
+    finally:
+        for module in modules:
+            del module.forward

@@ -1,0 +1,164 @@
+"""Neuron cards as a command: from a run's folder to cards.json and a table."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+from rich.table import Table
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from biaslab.data.prompts import PromptDataModule
+from biaslab.errors import InputError
+from biaslab.evaluation.findings import new_table
+from biaslab.models.architectures import fingerprint, load_model
+from biaslab.neurons.cards import METHOD, Card, neuron_cards
+from biaslab.neurons.neuron_set import NeuronSet
+from biaslab.neurons.promoted_words import WordChange
+from biaslab.store.shards import write_atomically
+
+SCORES, CONFIG, CARDS = "scores.safetensors", "config.yaml", "cards.json"
+_PROMPT_SETTINGS = ("dimensions", "pairs", "kinds", "modifiers", "part", "path")
+_PAIR_WIDTH, _WORDS_WIDTH = 19, 18  # with layer, index and score, 80 columns
+
+
+def cards(
+    neurons: str,
+    model: str | None = None,
+    count: int = 20,
+    dimensions: Sequence[str] | None = None,
+    kinds: Sequence[str] | None = None,
+    modifiers: int | None = None,
+    path: str | None = None,
+    output: str | None = None,
+    trust_remote_code: bool = False,
+) -> None:
+    """Show what the best neurons of a file respond to, and which words they promote.
+
+    The prompts are those of the run that the file lies in the folder of, made anew from its config.yaml, unless they
+    are given here. A table is printed, and cards.json written beside the neuron file.
+
+    Args:
+        neurons: a file that an attribution run wrote, with its scores.safetensors beside it.
+        model: an asset's name, a folder or a hub id; the one that the neurons were found in by default.
+        count: how many neurons, by their mean score over the pairs.
+        dimensions: which demographics the prompts ask about.
+        kinds: of judging modifiers in the prompts.
+        modifiers: how many of each kind.
+        path: a file of prompts in the format of the paper's authors instead.
+        output: a file instead of cards.json.
+        trust_remote_code: let a checkpoint bring its own Python code.
+
+    Raises:
+        InputError: if an argument is not what is expected, or the run's scores or settings are not there.
+    """
+    given = {"dimensions": dimensions, "kinds": kinds, "modifiers": modifiers, "path": path}
+    chosen, folder = NeuronSet.load(neurons), Path(neurons).parent
+    name = model or chosen.provenance.get("model", {}).get("name")
+    if not name:
+        raise InputError("`model` is expected to be given, since the neuron file doesn't name one. Give its name.")
+    if not chosen:
+        raise InputError(f"`neurons` is expected to hold at least one neuron but {neurons} is empty. Choose another.")
+    scores, pair_names = read_scores(folder / SCORES)
+    settings = _prompt_settings(folder / CONFIG, {key: value for key, value in given.items() if value is not None})
+    network, tokenizer = load_model(name, trust_remote_code=trust_remote_code)
+    chosen.require_model(network)
+    data = PromptDataModule(name, **settings)
+    data.setup("predict")
+    nn.Module.to(network, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    batches = tqdm(data.batches, desc="cards", leave=False)
+    found = neuron_cards(network, tokenizer, data.prompts, batches, chosen, scores, pair_names, count)
+    target = folder / CARDS if output is None else Path(output)
+    write_cards(target, name, fingerprint(network), found)
+    console = Console(highlight=False)
+    console.print(card_table(found, len(chosen)))
+    console.print(f"\n{METHOD}", markup=False)
+    print(f"\nAll prompts, words and scores are in {target}.")
+
+
+def read_scores(path: Path) -> tuple[Tensor, list[str]]:
+    """Read the scores that an attribution run wrote.
+
+    Args:
+        path: of its scores.safetensors.
+
+    Returns:
+        Scores, ``[pair, layer, neuron]``, and the pairs' names.
+
+    Raises:
+        InputError: if there is no such file, or it holds anything else.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            return file.get_tensor("scores"), json.loads(file.metadata()["pairs"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"`neurons` is expected to have its run's {SCORES} beside it, but {path} can't be read: "
+            f"{type(error).__name__}, {error}. Take the neuron file in the folder of the run that found it."
+        ) from error
+
+
+def _prompt_settings(config: Path, given: dict[str, Any]) -> dict[str, Any]:
+    """Return a run's settings of the prompts (of `debias`, or of the data of `predict`), with those given instead."""
+    try:
+        content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        content = None
+    if not isinstance(content, dict):
+        if not given:
+            raise InputError(
+                f"`dimensions` is expected to be given where the run's settings are not known, but {config} is not "
+                "there or can't be read. Give `dimensions`, `kinds` and `modifiers`, or the `path` of the prompts."
+            )
+        return given
+    settings = content.get("data", content)
+    settings = settings.get("init_args", settings)
+    return {key: settings[key] for key in _PROMPT_SETTINGS if key in settings} | given
+
+
+def write_cards(path: Path, model_name: str, weights: str, found: Sequence[Card]) -> None:
+    """Write the cards as JSON, all of them or nothing.
+
+    Args:
+        path: of the file; one that is there is replaced.
+        model_name: whose neurons they are.
+        weights: the model's :func:`biaslab.models.architectures.fingerprint`.
+        found: from :func:`biaslab.neurons.cards.neuron_cards`.
+
+    Raises:
+        InputError: if the file can't be written.
+    """
+    content = {"model": model_name, "fingerprint": weights, "method": METHOD, "cards": [asdict(card) for card in found]}
+    write_atomically(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def card_table(found: Sequence[Card], neurons: int) -> Table:
+    """Return a table of the cards, at most 80 columns wide.
+
+    Args:
+        found: from :func:`biaslab.neurons.cards.neuron_cards`.
+        neurons: how many the set has.
+    """
+    title = f"{len(found)} of {neurons} neurons, those with the largest mean score over the pairs"
+    table = new_table(title, "layer", "index", "score", "strongest pair", "promotes", "lowers")
+    for column, width in zip(table.columns[3:], (_PAIR_WIDTH, _WORDS_WIDTH, _WORDS_WIDTH), strict=True):
+        column.justify, column.max_width = "left", width + 1  # with the padding
+    for card in found:
+        pair = max(card.scores, key=lambda name: card.scores[name])
+        words = (_few(card.promotes), _few(card.lowers))
+        table.add_row(str(card.layer), str(card.index), f"{card.score:.3f}", pair.replace("/", "/\n", 1), *words)
+    return table
+
+
+def _few(words: Sequence[WordChange]) -> str:
+    """Return the first words, as many as two lines of the table hold."""
+    return "\n".join(textwrap.wrap(" ".join(change.word for change in words), _WORDS_WIDTH)[:2])

@@ -1,0 +1,351 @@
+"""From attribution scores to a set of neurons: the paper's votes, the mean score, and the mean score with a guard."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from biaslab.errors import InputError
+from biaslab.neurons.neuron_set import NeuronSet
+
+MIN_PROMPTS = 3  # of a group must keep a neuron
+MIN_GROUPS = 0.1  # share of the groups that must keep a neuron
+FEWEST, MOST = 2, 5  # neurons a group, on average, between which the share is left as it is
+SHARE_STEP, ROUNDS = 0.05, 6
+_ONE = 2**40  # normalised scores are summed as multiples of 1/2^40: exact in any order and on any number of processes
+_ROWS = 32  # prompts that are normalised at a time, which bounds the memory
+_TINY = 1e-9  # 0.28 * 25 is 7.000000000000001, and 7 of 25 prompts are enough
+
+
+class Votes(NamedTuple):
+    """What the paper's rule selects.
+
+    Attributes:
+        neurons: by the name of the pair.
+        shares: the share that was used, by the name of the pair and the kind of modifier.
+    """
+
+    neurons: dict[str, NeuronSet]
+    shares: dict[str, dict[str, float]]
+
+
+class NeuronSelection(Metric):
+    """Collects attribution scores, and selects neurons from them; memory does not grow with prompts times neurons.
+
+    Args:
+        pairs: names of the demographic pairs.
+        kinds: names of the kinds of modifiers.
+        shape: (layers, neurons a layer).
+        threshold: of the votes: share of a prompt's largest score that a neuron must reach.
+        share: of the votes: share of a group's prompts that must keep the neuron, before it is adapted.
+        kwargs: see ``torchmetrics.Metric``.
+
+    Raises:
+        InputError: if an argument is out of its range; by ``update``, if a score is not finite, or a shape, type or
+            index is another.
+
+    Reference:
+        "The Devil is in the Neurons" (ICLR 2024), section 3.2; the votes as in Dai et al. 2022, section 3.3.
+
+    >>> metric = NeuronSelection(["gender/female-male"], ["negative"], shape=(2, 2))
+    >>> scores = torch.tensor([[[4.0, 1.0], [0.0, -2.0]]]).expand(4, 2, 2)  # [prompt, layer, neuron]
+    >>> zeros = torch.zeros(4, dtype=torch.long)
+    >>> metric.update(scores, pairs=zeros, kinds=zeros, groups=zeros)
+    >>> metric.mean_scores()
+    tensor([[ 1.0000,  0.2500],
+            [ 0.0000, -0.5000]], dtype=torch.float64)
+    >>> metric.paper().neurons
+    {'gender/female-male': NeuronSet([(0, 0), (0, 1)], shape=(2, 2))}
+    """
+
+    is_differentiable = False
+    higher_is_better = None
+    full_state_update = False
+    sums: Tensor
+    counts: Tensor
+    silent: Tensor
+    votes: list[Tensor]
+    prompts: list[Tensor]
+
+    def __init__(
+        self,
+        pairs: Sequence[str],
+        kinds: Sequence[str],
+        shape: tuple[int, int],
+        threshold: float = 0.2,
+        share: float = 0.7,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        for name, value in (("threshold", threshold), ("share", share)):
+            if not 0 < value <= 1:
+                raise InputError(f"`{name}` is expected to lie in (0, 1] but got {value}.")
+        for name, names in (("pairs", pairs), ("kinds", kinds)):
+            if not names or len(set(names)) < len(names):
+                raise InputError(f"`{name}` is expected to hold names, each once, but got {list(names)}.")
+        self.pairs, self.kinds, self.threshold, self.share = tuple(pairs), tuple(kinds), threshold, share
+        self.shape = NeuronSet(shape=shape).shape or shape
+        self.add_state("sums", torch.zeros(len(pairs), *shape, dtype=torch.long), dist_reduce_fx="sum")
+        for name in ("counts", "silent"):
+            self.add_state(name, torch.zeros(len(pairs), dtype=torch.long), dist_reduce_fx="sum")
+        for name in ("votes", "prompts"):  # rows (pair, kind, group, neuron) and (pair, kind, group)
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def update(self, scores: Tensor, pairs: Tensor, kinds: Tensor, groups: Tensor) -> None:
+        """Add the scores of prompts, each for one pair.
+
+        Args:
+            scores: attribution scores, ``[prompt, layer, neuron]``; positive where the neuron widens the gap.
+            pairs: index of each prompt's pair, ``[prompt]``.
+            kinds: index of its kind of modifier, ``[prompt]``.
+            groups: id of its prompt group, the same for all wordings of a statement, ``[prompt]``.
+
+        Raises:
+            InputError: if a score is not finite, or a shape, type or index is another.
+        """
+        _check_scores_of(scores, self.shape)
+        limits = (len(self.pairs), len(self.kinds), 2**31)
+        for name, values, limit in zip(("pairs", "kinds", "groups"), (pairs, kinds, groups), limits, strict=True):
+            _check_indices(name, values, len(scores), limit)
+        rows = torch.stack([pairs, kinds, groups], 1).to(scores.device, torch.int32)
+        self.prompts.append(rows)
+        for part, labels in zip(*(torch.split(t, _ROWS) for t in (scores.detach().flatten(1), rows)), strict=True):
+            self._add(part.double(), labels)
+
+    def _add(self, scores: Tensor, rows: Tensor) -> None:
+        """Add ``scores`` ``[prompt, layer * neuron]`` to the sums and votes."""
+        pair, largest = rows[:, 0].long(), scores.amax(1, keepdim=True)
+        speaks = largest > 0
+        size = torch.maximum(largest, -scores.amin(1, keepdim=True))
+        normalised = scores / size.where(size > 0, 1.0)
+        self.sums.index_add_(0, pair, (normalised * _ONE).round().long().view(-1, *self.shape))
+        self.counts.index_add_(0, pair, torch.ones_like(pair))
+        self.silent.index_add_(0, pair, (~speaks[:, 0]).long())
+        prompt, neuron = ((scores >= self.threshold * largest) & speaks).nonzero(as_tuple=True)
+        self.votes.append(torch.cat([rows[prompt], neuron[:, None].int()], 1))
+
+    def part(self) -> dict[str, Tensor]:
+        """Return what was collected in compact form, for :meth:`add_part` of another instance.
+
+        Returns:
+            "pairs" ``[k]``, those that have prompts; their "sums" ``[k, layer, neuron]``, "counts" and "silent"
+            ``[k]``; "votes" ``[vote, 4]`` and "prompts" ``[prompt, 3]``. Nothing where nothing was collected.
+        """
+        if not len(self.prompts):
+            return {}
+        pairs = self.counts.nonzero()[:, 0]
+        whole = {name: getattr(self, name)[pairs] for name in ("sums", "counts", "silent")}
+        return {"pairs": pairs, **whole, "votes": dim_zero_cat(self.votes), "prompts": dim_zero_cat(self.prompts)}
+
+    def add_part(self, part: Mapping[str, Tensor]) -> None:
+        """Add what another instance collected; in whatever order parts are added, the result is the same to the bit.
+
+        Args:
+            part: from :meth:`part` of a metric for the same pairs, kinds and shape.
+        """
+        if not part:
+            return
+        self._update_count, self._computed = self._update_count + 1, None  # as after an update
+        moved = {name: tensor.to(self.device) for name, tensor in part.items()}
+        for name in ("sums", "counts", "silent"):
+            getattr(self, name).index_add_(0, moved["pairs"], moved[name])
+        self.votes.append(moved["votes"])
+        self.prompts.append(moved["prompts"])
+
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """Gather the states of all processes; one that saw nothing takes part with empty states of the right shape."""
+        if not self._is_synced and not self.prompts:
+            self.prompts.append(torch.zeros(0, 3, device=self.device, dtype=torch.int32))
+            self.votes.append(torch.zeros(0, 4, device=self.device, dtype=torch.int32))
+        super().sync(*args, **kwargs)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return what was collected.
+
+        Returns:
+            "scores" ``[pair, layer, neuron]``, see :meth:`pair_scores`; "counts" and "silent" ``[pair]``, the number of
+            prompts, and of those among them that vote for nothing.
+        """
+        return {"scores": self._pair_scores(), "counts": self.counts, "silent": self.silent}
+
+    def pair_scores(self) -> Tensor:
+        """Return each pair's mean of score ÷ the prompt's largest |score|, float64, ``[pair, layer, neuron]``.
+
+        The values lie in [-1, 1]; those of a pair without prompts are NaN.
+        """
+        with self.sync_context():
+            return self._pair_scores()
+
+    def _pair_scores(self) -> Tensor:
+        return self.sums.double() / _ONE / self.counts[:, None, None]
+
+    def mean_scores(self) -> Tensor:
+        """Return b(n), the mean of the pairs that have prompts, each weighing the same, ``[layer, neuron]``."""
+        return self.pair_scores().nanmean(0)
+
+    def paper(self, share: float | None = None) -> Votes:
+        """Return the neurons of each pair by the paper's votes: those of any kind of modifier.
+
+        A prompt keeps the neurons that reach ``threshold`` of its largest score; a group those that ``share`` of its
+        prompts and at least 3 keep; a kind of modifier those that 10 % of its groups keep. The share is lowered
+        (raised) while the groups keep fewer than 2 (more than 5) neurons on average.
+
+        Args:
+            share: another one than the metric's.
+
+        Reference:
+            "The Devil is in the Neurons" (ICLR 2024), section 3.2.
+        """
+        share = self.share if share is None else share
+        found: dict[str, set[int]] = {name: set() for name in self.pairs}
+        shares: dict[str, dict[str, float]] = {name: {} for name in self.pairs}
+        with self.sync_context():
+            for pair, kind, prompts, votes in self._cells():
+                kept, shares[pair][kind] = _keep(prompts, votes, share, self.shape[0] * self.shape[1])
+                found[pair].update(kept)
+        return Votes({name: self._set(neurons) for name, neurons in found.items()}, shares)
+
+    def _cells(self) -> Iterator[tuple[str, str, Tensor, Tensor]]:
+        """Yield each pair and kind that has prompts, with their groups, ``[prompt]``, and votes (group, neuron)."""
+        if not len(self.prompts):  # a list, or one tensor once the processes are gathered
+            return
+        names = [(pair, kind) for pair in self.pairs for kind in self.kinds]
+        prompts, votes = (
+            _split(dim_zero_cat(rows).cpu(), len(self.kinds), len(names)) for rows in (self.prompts, self.votes)
+        )
+        for (pair, kind), own, cast in zip(names, prompts, votes, strict=True):
+            if len(own):
+                yield pair, kind, own[:, 0], cast
+
+    def _set(self, flat: set[int]) -> NeuronSet:
+        return NeuronSet([divmod(neuron, self.shape[1]) for neuron in flat], self.shape)
+
+
+def _check_scores_of(scores: Tensor, shape: tuple[int, int]) -> None:
+    if scores.ndim != 3 or scores.shape[1:] != torch.Size(shape):
+        raise InputError(
+            f"`scores` is expected to be of shape [prompt, {shape[0]}, {shape[1]}] but got {list(scores.shape)}."
+        )
+    if not scores.isfinite().all():
+        prompts = (~scores.isfinite().flatten(1).all(1)).sum()
+        raise InputError(
+            f"`scores` is expected to be finite but is not for {prompts} of {len(scores)} prompts. Check the model's "
+            "weights and dtype."
+        )
+
+
+def _check_indices(name: str, values: Tensor, prompts: int, limit: int) -> None:
+    if values.shape != (prompts,) or values.is_floating_point() or values.dtype == torch.bool:
+        raise InputError(
+            f"`{name}` is expected to hold one integer a prompt, [{prompts}], but got {list(values.shape)} of "
+            f"{values.dtype}."
+        )
+    if prompts and not 0 <= int(values.min()) <= int(values.max()) < limit:
+        raise InputError(
+            f"`{name}` is expected to lie between 0 and {limit - 1} but got {int(values.min())} to {int(values.max())}."
+        )
+
+
+def _split(rows: Tensor, kinds: int, cells: int) -> list[Tensor]:
+    """Split rows (pair, kind, …) by pair and kind, and leave these two columns out."""
+    cell = rows[:, 0].long() * kinds + rows[:, 1]
+    sizes = torch.bincount(cell, minlength=cells).tolist()
+    return list(torch.split(rows[cell.argsort(), 2:], sizes))
+
+
+def _keep(prompts: Tensor, votes: Tensor, share: float, neurons: int) -> tuple[list[int], float]:
+    """Return the neurons that a pair and kind keeps, and the share that was used.
+
+    Args:
+        prompts: the group of each prompt, ``[prompt]``.
+        votes: rows (group, neuron), ``[vote, 2]``.
+        share: of a group's prompts that must keep a neuron, to begin with.
+        neurons: how many there are.
+    """
+    groups, sizes = torch.unique(prompts, return_counts=True)
+    group = torch.searchsorted(groups, votes[:, 0].contiguous())
+    keys, counts = torch.unique(group * neurons + votes[:, 1], return_counts=True)
+    sizes = sizes[keys // neurons]  # prompts of each candidate's group
+    for _ in range(ROUNDS):
+        mean = int(_kept(counts, sizes, share).sum()) / len(groups)
+        share = _adapted(share, mean)
+    kept, by_groups = torch.unique(keys[_kept(counts, sizes, share)] % neurons, return_counts=True)
+    return kept[by_groups >= math.ceil(MIN_GROUPS * len(groups))].tolist(), share
+
+
+def _kept(counts: Tensor, sizes: Tensor, share: float) -> Tensor:
+    return counts >= (share * sizes.double() - _TINY).ceil().clamp_min(MIN_PROMPTS)
+
+
+def _adapted(share: float, mean: float) -> float:
+    """Return the share for the next round, given how many neurons a group keeps on average."""
+    if mean < FEWEST:
+        return round(share - SHARE_STEP, 6) if share - SHARE_STEP > _TINY else share
+    return min(1.0, round(share + SHARE_STEP, 6)) if mean > MOST else share
+
+
+def ranked(scores: Tensor, count: int) -> NeuronSet:
+    """Return the neurons with the largest scores; of equal ones those that come first in the order of (layer, index).
+
+    Args:
+        scores: ``[layer, neuron]``.
+        count: how many neurons.
+
+    Raises:
+        InputError: if a score is NaN, or ``count`` is not between 1 and the number of neurons.
+
+    >>> ranked(torch.tensor([[0.1, 0.9], [0.9, 0.9]]), count=2)
+    NeuronSet([(0, 1), (1, 0)], shape=(2, 2))
+    """
+    _check_scores("scores", scores)
+    if isinstance(count, bool) or not isinstance(count, int) or not 0 < count <= scores.numel():
+        raise InputError(f"`count` is expected to lie between 1 and the {scores.numel()} neurons but got {count}.")
+    best = scores.flatten().sort(descending=True, stable=True).indices[:count].tolist()
+    return NeuronSet([divmod(neuron, scores.shape[1]) for neuron in best], shape=(scores.shape[0], scores.shape[1]))
+
+
+def guarded(scores: Tensor, guard: Tensor, count: int, weight: float = 1.0) -> NeuronSet:
+    r"""Return the neurons with the largest bias scores, sparing those that ordinary sentences need.
+
+    .. math:: b(n) / \max b - \lambda \max(g(n), 0) / \max g
+
+    Args:
+        scores: b(n), mean scores of the demographic gap, ``[layer, neuron]``.
+        guard: g(n), mean scores of the gap between fitting and unfitting words, ``[layer, neuron]``; positive where a
+            neuron helps to tell them apart. Where none does, there is nothing to spare.
+        count: how many neurons.
+        weight: λ, how much the guard counts.
+
+    Raises:
+        InputError: if a score is NaN, no score is positive, the shapes differ, or an argument is out of its range.
+
+    >>> scores, guard = torch.tensor([[1.0, 0.9], [0.8, 0.0]]), torch.tensor([[4.0, 1.0], [-3.0, 0.0]])
+    >>> guarded(scores, guard, count=2)
+    NeuronSet([(0, 1), (1, 0)], shape=(2, 2))
+    """
+    _check_scores("scores", scores)
+    _check_scores("guard", guard)
+    if guard.shape != scores.shape:
+        raise InputError(f"`guard` is expected to be of shape {list(scores.shape)} but got {list(guard.shape)}.")
+    if not (math.isfinite(weight) and weight >= 0):
+        raise InputError(f"`weight` is expected to be finite and not negative but got {weight}.")
+    if scores.max() <= 0:
+        raise InputError(f"`scores` is expected to have a positive score but its largest is {float(scores.max())}.")
+    need = guard.clamp_min(0)
+    return ranked(scores / scores.max() - weight * need / need.max().clamp_min(torch.finfo(need.dtype).tiny), count)
+
+
+def _check_scores(name: str, scores: Tensor) -> None:
+    if scores.ndim != 2 or not scores.numel():
+        raise InputError(f"`{name}` is expected to be of shape [layer, neuron] but got {list(scores.shape)}.")
+    if scores.isnan().any():
+        raise InputError(
+            f"`{name}` is expected to hold numbers but has {int(scores.isnan().sum())} NaN. A pair without prompts has "
+            "no scores: attribute all of them."
+        )

@@ -1,0 +1,204 @@
+"""The table of supported architectures, and the loading of models by name."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from biaslab.errors import InputError
+from biaslab.models import assets
+from biaslab.models import minilm as adapter
+from biaslab.models.conversion import model_folder
+
+
+class Architecture(NamedTuple):
+    """Where a model keeps its feed-forward neurons, and which kind of language model it is.
+
+    Attributes:
+        ffn: path of a layer's FFN down-projection under ``model.base_model``, with ``{}`` for the layer.
+        attention: path of its attention, within the layer.
+        masked: True for a masked language model, False for a causal one.
+        query: of a masked one, path of the query projection within the attention.
+        output: of a masked one, path of the output projection within the attention.
+    """
+
+    ffn: str
+    attention: str
+    masked: bool
+    query: str = ""
+    output: str = ""
+
+
+# Full paths, never suffixes: "output.dense" also names BERT's attention output.
+ARCHITECTURES = {
+    "bert": Architecture(
+        "encoder.layer.{}.output.dense", "attention", masked=True, query="self.query", output="output.dense"
+    ),
+    "roberta": Architecture(
+        "encoder.layer.{}.output.dense", "attention", masked=True, query="self.query", output="output.dense"
+    ),
+    "mpnet": Architecture("encoder.layer.{}.output.dense", "attention", masked=True, query="attn.q", output="attn.o"),
+    "distilbert": Architecture(
+        "transformer.layer.{}.ffn.lin2", "attention", masked=True, query="q_lin", output="out_lin"
+    ),
+    "gpt2": Architecture("h.{}.mlp.c_proj", "attn", masked=False),
+    "llama": Architecture("layers.{}.mlp.down_proj", "self_attn", masked=False),
+    "mistral": Architecture("layers.{}.mlp.down_proj", "self_attn", masked=False),
+    "qwen2": Architecture("layers.{}.mlp.down_proj", "self_attn", masked=False),
+    "gemma2": Architecture("layers.{}.mlp.down_proj", "self_attn", masked=False),
+    "gpt_neox": Architecture("layers.{}.mlp.dense_4h_to_h", "attention", masked=False),
+}
+_REFUSED = {"opt": "it flattens its feed-forward input to two dimensions, so that a token's position is lost"}
+
+
+def architecture(model_or_config: Any) -> Architecture:
+    """Return the table's entry for a model or its config.
+
+    Raises:
+        InputError: if the model type is not in the table, or if the model splits its feed-forward pass into chunks.
+    """
+    config = getattr(model_or_config, "config", model_or_config)
+    kind = config.model_type
+    if kind not in ARCHITECTURES:
+        why = _REFUSED.get(kind, "it is not in the table of architectures")
+        raise InputError(
+            f"`model_name` is expected to be a model of type {', '.join(ARCHITECTURES)}, but got type {kind!r}: {why}. "
+            "Choose another model, or add a line to biaslab/architectures.py."
+        )
+    if getattr(config, "chunk_size_feed_forward", 0):
+        raise InputError(
+            "`chunk_size_feed_forward` is expected to be 0 but got "
+            f"{config.chunk_size_feed_forward}: a position then means another token. Set it to 0 in the model's config."
+        )
+    return ARCHITECTURES[kind]
+
+
+def layers(model: PreTrainedModel) -> nn.ModuleList:
+    """Return the list of the model's transformer layers."""
+    found = model.base_model.get_submodule(architecture(model).ffn.partition(".{}")[0])
+    assert isinstance(found, nn.ModuleList)
+    return found
+
+
+def ffn_modules(model: PreTrainedModel) -> list[nn.Module]:
+    """Return each layer's FFN down-projection; its input holds the layer's neurons, ``[batch, sequence, neuron]``."""
+    path = architecture(model).ffn
+    return [model.base_model.get_submodule(path.format(layer)) for layer in range(len(layers(model)))]
+
+
+def attention_modules(model: PreTrainedModel) -> list[nn.Module]:
+    """Return each layer's attention; its output is a tuple that begins with ``[batch, sequence, hidden]``."""
+    path = architecture(model).attention
+    return [layer.get_submodule(path) for layer in layers(model)]
+
+
+def down_weight(module: nn.Module) -> Tensor:
+    """Return a down-projection's weight as ``[hidden, neuron]``; a view, whichever way the module stores it."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return weight if isinstance(module, nn.Linear) else weight.T  # GPT-2's Conv1D stores [neuron, hidden]
+
+
+def ffn_shape(model: PreTrainedModel) -> tuple[int, int]:
+    """Return (layers, neurons a layer)."""
+    modules = ffn_modules(model)
+    return len(modules), down_weight(modules[0]).shape[1]
+
+
+def fingerprint(model: PreTrainedModel) -> str:
+    """Return 16 hexadecimal digits that change with any weight, but not with dtype, device or buffers.
+
+    Every parameter is read as float32, in the order of its name, tied ones once.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        digest.update(name.encode())
+        digest.update(parameter.detach().float().cpu().contiguous().numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def load_model(
+    model_name: str, *, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a masked or causal language model and its tokenizer, in evaluation mode and without gradients.
+
+    Args:
+        model_name: an asset's name (``minilm-mlm``, ``smollm2-135m``), a folder, or a Hugging Face hub id.
+        dtype: the weights' type.
+        trust_remote_code: let a checkpoint bring its own Python code. Off unless asked for.
+
+    Raises:
+        InputError: if nothing of that name can be had, if its architecture is not supported, or if weights of its
+            language-model head are missing (they would be random, and every number made with them meaningless).
+    """
+    if model_name == adapter.NAME:
+        model, tokenizer = adapter.load()
+        nn.Module.to(model, dtype)
+        return _frozen(model), tokenizer
+    source = str(model_folder(model_name)) if model_name in assets.MODELS else _existing(model_name)
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if not Path(source).is_dir():
+        options["local_files_only"] = not assets.hub_reachable()
+    try:
+        config = AutoConfig.from_pretrained(source, **options)
+        auto = AutoModelForMaskedLM if architecture(config).masked else AutoModelForCausalLM
+        loaded: Any = auto.from_pretrained(source, config=config, dtype=dtype, output_loading_info=True, **options)
+        model, info = loaded
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"`model_name` is expected to be an asset ({', '.join([adapter.NAME, *assets.MODELS])}), a folder, or a "
+            f"hub id, but {model_name!r} could not be loaded: {_first_line(error)} Check the name, or give a folder."
+        ) from error
+    _require_complete(model_name, info)
+    return _frozen(model), tokenizer
+
+
+def _existing(model_name: str) -> str:
+    """Tell a folder that is not there from a hub id."""
+    path = Path(model_name).expanduser()
+    if path.is_dir():
+        return str(path)
+    if path.is_absolute() or model_name.startswith((".", "~")) or model_name.count("/") > 1:
+        raise InputError(f"`model_name` is expected to be an existing folder, but there is none at {model_name!r}.")
+    return model_name
+
+
+def _require_complete(model_name: str, info: Any) -> None:
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise InputError(
+            f"`model_name` is expected to be a checkpoint with a trained language-model head, but {model_name!r} lacks "
+            f"{', '.join(missing[:6])}{' …' if len(missing) > 6 else ''}: these would be newly initialised, and every "
+            "number meaningless. Choose a checkpoint that was trained as a language model."
+        )
+
+
+def _frozen(model: PreTrainedModel) -> PreTrainedModel:
+    model.eval()
+    model.requires_grad_(False)
+    return model
+
+
+def _first_line(error: Exception) -> str:
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return line if line.endswith(".") else line + "."
+
+
+def without_cache(model: PreTrainedModel) -> dict[str, bool]:
+    """Return the argument of a forward pass that keeps a causal model from storing its keys and values."""
+    return {} if architecture(model).masked else {"use_cache": False}

@@ -1,0 +1,90 @@
+"""minilm-mlm: a masked language model that needs no hub — MiniLM's encoder and an adapter that biaslab trained.
+
+The encoder is a checksummed asset; the adapter (a language-model head, and low-rank updates of the encoder's linear
+maps with its biases and norms) is package data. Both are merged into a plain ``BertForMaskedLM`` when the model is
+loaded.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from biaslab.errors import InputError
+from biaslab.models import assets
+
+NAME = "minilm-mlm"
+ENCODER = "minilm-encoder"
+PACKAGED = Path(__file__).parent / "minilm_mlm.safetensors"
+
+
+class LowRank(nn.Module):
+    """A weight plus a trainable low-rank update: ``W + up @ down``.
+
+    Args:
+        weight: the frozen weight, ``[out, in]``.
+        rank: of the update.
+    """
+
+    def __init__(self, weight: Tensor, rank: int) -> None:
+        super().__init__()
+        self.up = nn.Parameter(weight.new_zeros(weight.shape[0], rank))
+        self.down = nn.Parameter(torch.randn(rank, weight.shape[1]) / weight.shape[1] ** 0.5)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the updated weight, ``[out, in]``."""
+        return weight + self.up @ self.down
+
+
+def untrained(rank: int, attention: str = "sdpa") -> BertForMaskedLM:
+    """Return MiniLM as a masked language model with a new adapter: the encoder unchanged, the head nearly the identity.
+
+    Only the adapter requires gradients: the low-rank updates, the encoder's biases and norms, and the head.
+    """
+    folder = assets.fetch(ENCODER)
+    config = BertConfig.from_pretrained(folder, attn_implementation=attention)
+    model = BertForMaskedLM(config)
+    model.eval()
+    encoder = load_file(folder / "model.safetensors")
+    for name in ("pooler.dense.weight", "pooler.dense.bias", "embeddings.position_ids"):  # no part of a masked model
+        encoder.pop(name, None)
+    model.bert.load_state_dict(encoder)
+    with torch.no_grad():
+        model.cls.predictions.transform.dense.weight.copy_(torch.eye(model.config.hidden_size))
+        model.cls.predictions.transform.dense.bias.zero_()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("embeddings" not in name and (parameter.ndim == 1 or name.startswith("cls")))
+    for module in model.bert.encoder.modules():
+        if isinstance(module, nn.Linear):
+            parametrize.register_parametrization(module, "weight", LowRank(module.weight, rank))
+    return model
+
+
+def save(model: nn.Module, path: Path) -> None:
+    """Write the trained part of ``model`` in float16."""
+    tensors = {name: p.detach().half().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+    save_file(tensors, path)
+
+
+def load(path: Path = PACKAGED) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return minilm-mlm, the adapter merged, and its tokenizer."""
+    tensors = load_file(path)
+    rank = next(tensor.shape[1] for name, tensor in tensors.items() if name.endswith(".up"))
+    model = untrained(rank)
+    expected = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if expected != tensors.keys():
+        raise InputError(
+            f"`path` is expected to be an adapter of {NAME}, but {path} holds other tensors. Train it anew."
+        )
+    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=False)
+    for module in model.bert.encoder.modules():
+        if isinstance(module, nn.Linear):
+            parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+    model.config.name_or_path = NAME
+    tokenizer = AutoTokenizer.from_pretrained(assets.fetch(ENCODER))
+    return model, tokenizer

@@ -1,0 +1,117 @@
+"""Tokenizers by name, what a word becomes in its place, and batches that need no padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from biaslab.errors import InputError
+from biaslab.models import assets
+from biaslab.models.conversion import model_folder
+
+
+def load_tokenizer(model_name: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model: an asset's name (``minilm-mlm`` has its encoder's), a folder, or a hub id.
+
+    Raises:
+        InputError: if none can be had.
+    """
+    name = "minilm-encoder" if model_name == "minilm-mlm" else model_name
+    source = str(model_folder(name)) if name in assets.MODELS else str(Path(name).expanduser())
+    offline = not Path(source).is_dir() and not assets.hub_reachable()
+    try:
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, local_files_only=offline)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"`model_name` is expected to be an asset, a folder or a hub id with a tokenizer; {model_name!r} has none "
+            f"that loads: {' '.join(str(error).split())[:200]} Check the name, or give a folder."
+        ) from error
+
+
+SLOT = "{slot}"
+
+
+class Encoded(NamedTuple):
+    """A text with one slot, as tokens.
+
+    Attributes:
+        input_ids: a masked model's with the mask token in the slot; a causal model's up to the slot.
+        position: of the token whose output predicts the slot: the mask token, or the last token.
+    """
+
+    input_ids: list[int]
+    position: int
+
+
+def is_masked(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether the tokenizer is a masked language model's: it has a mask token."""
+    return tokenizer.mask_token_id is not None
+
+
+def encode_slot(tokenizer: PreTrainedTokenizerBase, text: str) -> Encoded:
+    """Tokenize a text whose slot is written ``{slot}``.
+
+    Raises:
+        InputError: if the text has not exactly one slot, or nothing stands before it in a causal model's text.
+    """
+    if text.count(SLOT) != 1:
+        raise InputError(f"`prompt` is expected to have exactly one slot but has {text.count(SLOT)}: {text!r}.")
+    if is_masked(tokenizer):
+        tokens = tokenizer(text.replace(SLOT, str(tokenizer.mask_token)))["input_ids"]
+        return Encoded(tokens, tokens.index(tokenizer.mask_token_id))
+    tokens = tokenizer(text.partition(SLOT)[0].rstrip())["input_ids"]
+    if not tokens:
+        raise InputError(
+            f"`prompt` is expected to have words before its slot for a causal model, but has none: {text!r}."
+        )
+    return Encoded(tokens, len(tokens) - 1)
+
+
+def with_slots(tokenizer: PreTrainedTokenizerBase, prompt: Encoded, word: Sequence[int]) -> list[int]:
+    """Return a prompt's tokens with a slot for each token of a word.
+
+    A masked model's have as many masks; a causal model's end with the word, but for its last token.
+    """
+    before, after = prompt.input_ids[: prompt.position], prompt.input_ids[prompt.position + 1 :]
+    if is_masked(tokenizer):
+        return before + [tokenizer.mask_token_id] * len(word) + after
+    return [*prompt.input_ids, *word[:-1]]
+
+
+def token_in_place(tokenizer: PreTrainedTokenizerBase, text: str, word: str) -> int | None:
+    """Return the one known token that ``word`` becomes in the text's slot; None if it becomes several, or unknown."""
+    tokens = tokens_in_place(tokenizer, text, word)
+    return tokens[0] if tokens is not None and len(tokens) == 1 else None
+
+
+def tokens_in_place(tokenizer: PreTrainedTokenizerBase, text: str, word: str) -> tuple[int, ...] | None:
+    """Return the tokens that ``word`` becomes in the text's slot; None if one is unknown, or the text's change with it.
+
+    Whether the word needs a leading space is the tokenizer's own matter: the filled text is compared with the slot's.
+    """
+    slot = encode_slot(tokenizer, text)
+    if is_masked(tokenizer):
+        filled = tokenizer(text.replace(SLOT, word))["input_ids"]
+        before, after = slot.input_ids[: slot.position], slot.input_ids[slot.position + 1 :]
+    else:
+        filled = tokenizer(text.partition(SLOT)[0] + word)["input_ids"]
+        before, after = slot.input_ids, []
+    end = len(filled) - len(after)
+    tokens = tuple(filled[len(before) : end])
+    fits = tokens and filled[: len(before)] == before and filled[end:] == after
+    return tokens if fits and tokenizer.unk_token_id not in tokens else None
+
+
+def by_length(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
+    """Group items of **equal** length into batches of at most ``tokens_per_batch`` tokens, but at least one item."""
+    buckets: dict[int, list[int]] = {}
+    for index, length in enumerate(lengths):
+        buckets.setdefault(length, []).append(index)
+    batches = []
+    for length, indices in sorted(buckets.items()):
+        size = max(1, tokens_per_batch // length)
+        batches += [indices[start : start + size] for start in range(0, len(indices), size)]
+    return batches

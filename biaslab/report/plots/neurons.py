@@ -1,0 +1,65 @@
+"""Figures of neurons: in which layers they lie, and how large attribution scores are there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from textwrap import fill
+
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from biaslab.report.plots.style import BLUE, add_color_bar, name_axes, new_figure
+
+_DIGITS = 48  # that fit side by side above the bars of a panel
+_LETTERS = 54  # of a panel's title on a line
+
+
+def layer_distribution(counts: Mapping[str, Sequence[int]]) -> Figure:
+    """Draw how many neurons of each set lie in each layer: a panel a set, on the same scale.
+
+    Args:
+        counts: of each named set, from the first layer on.
+    """
+    titles = [fill(f"{name}: {sum(of)} neurons", _LETTERS) for name, of in counts.items()]
+    figure = new_figure(0.5 + 1.15 * len(counts) + 0.15 * "".join(titles).count("\n"))
+    panels = figure.subplots(len(counts), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    for axes, title, of in zip(panels, titles, counts.values(), strict=True):
+        bars = axes.bar(range(len(of)), of, color=BLUE)
+        if len(of) * len(str(max(of))) <= _DIGITS:
+            axes.bar_label(bars, fontsize="x-small", padding=1)
+        axes.set_title(title, fontsize="small", loc="left")
+        axes.margins(x=0.02, y=0.25)
+        axes.tick_params(labelsize="small")
+        axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    panels[-1].set_xlabel("layer", fontsize="small")
+    figure.supylabel("neurons", fontsize="small")
+    return figure
+
+
+def score_heat_map(scores: Tensor, ranks: int = 50) -> Figure:
+    """Draw the largest attribution scores of each layer, by rank.
+
+    Args:
+        scores: of each neuron, ``[layer, neuron]``.
+        ranks: how many of each layer.
+    """
+    ranks = min(ranks, scores.shape[1])
+    largest = scores.detach().float().cpu().topk(ranks, dim=1).values
+    layers = len(largest)
+    norm = PowerNorm(0.5, vmin=min(0.0, float(largest.min())), vmax=max(0.0, float(largest.max())) or 1e-12)
+    figure = new_figure(1.5 + min(3.5, 0.25 * layers))
+    axes = figure.subplots()
+    image = axes.imshow(
+        largest.numpy(), aspect="auto", origin="lower", cmap="viridis", interpolation="nearest", norm=norm,
+        extent=(0.5, ranks + 0.5, -0.5, layers - 0.5),
+    )  # fmt: skip
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
+    name_axes(axes, "rank within the layer", "layer")
+    add_color_bar(figure, image, "attribution score (colours go with its square root)")
+    figure.axes[-1].set_xticks([float(norm.inverse(part)) for part in (0, 0.25, 0.5, 0.75, 1)])
+    figure.axes[-1].xaxis.set_major_formatter(lambda value, _: f"{value:.2g}".replace("-", "−"))
+    return figure

@@ -1,0 +1,198 @@
+"""Figures of StereoSet: ICAT before and after and against LMS, what one's neurons do to others, and a sweep."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from matplotlib.colors import Colormap, LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from biaslab.metrics.stereoset import Interval
+from biaslab.report.plots.style import (
+    COLORS,
+    GREY,
+    MARKERS,
+    RED,
+    WIDTH,
+    add_color_bar,
+    add_legend,
+    arms,
+    draw_cross,
+    ink,
+    name_axes,
+    new_figure,
+    signed,
+)
+
+_LETTERS = 22  # of a name in a legend of two columns
+_HATCHES = ("///", "\\\\\\", "xxx")  # of controls
+_AGAIN = ("", "...", "ooo")  # of treatments: when all colours have been used
+_DARK = "#1A1A1A"  # of letters on the cells of a matrix, which are light on any page
+_LOSS_TO_GAIN = LinearSegmentedColormap.from_list("loss to gain", ["#E8873A", "#F4F2EE", "#5DA5DA"])
+_OWN = 1.8  # points: the frame around what neurons were chosen for
+
+
+class Dot(NamedTuple):
+    """A setting of a sweep.
+
+    Attributes:
+        lms: in percent.
+        icat: in percent.
+        perplexity_change: in percent.
+        factor: what the neurons are multiplied by.
+    """
+
+    lms: float
+    icat: float
+    perplexity_change: float
+    factor: float
+
+
+class _Look(NamedTuple):
+    """Of a row: colour and marker of its point, colour and hatch of its bars."""
+
+    color: str
+    marker: str
+    hatch: str
+
+
+def icat_against_lms(points: Mapping[str, tuple[Interval, Interval]]) -> Figure:
+    """Draw each treatment's ICAT against its LMS with 95 % intervals: upper right is best.
+
+    Args:
+        points: LMS and ICAT of each, the untouched model first; names with "random" are of controls, which are grey.
+    """
+    figure, columns = _figure_with_legend(3.0, points)
+    axes = figure.subplots()
+    base, *_ = points
+    for (name, (lms, icat)), look in zip(points.items(), _looks(points), strict=True):
+        axes.errorbar(
+            lms.value, icat.value, xerr=arms([lms]), yerr=arms([icat]), fmt=look.marker, color=look.color, label=name,
+            markersize=11 if name == base else 6, markeredgewidth=2 if name == base else 1, elinewidth=0.8,
+            markerfacecolor="none" if look.hatch in _HATCHES else look.color, zorder=3 if name == base else 2,
+        )  # fmt: skip
+    draw_cross(axes, *(found.value for found in points[base]))
+    name_axes(axes, "LMS, %", "ICAT, %")
+    add_legend(figure, columns)
+    return figure
+
+
+def icat_before_after(icat: Mapping[str, Mapping[str, Interval]]) -> Figure:
+    """Draw the ICAT of each row as bars with 95 % intervals, side by side in each scope.
+
+    Args:
+        icat: of each row by scope ("overall", a domain), the untouched model first; rows with "random" are hatched.
+    """
+    figure, columns = _figure_with_legend(2.7, icat)
+    axes = figure.subplots()
+    scopes = list(next(iter(icat.values())))
+    width = 0.84 / len(icat)
+    for number, ((row, of), look) in enumerate(zip(icat.items(), _looks(icat), strict=True)):
+        places = [place + (number - (len(icat) - 1) / 2) * width for place in range(len(scopes))]
+        found = [of[scope] for scope in scopes]
+        axes.bar(
+            places, [f.value for f in found], 0.9 * width, yerr=arms(found), label=row,
+            color=look.color if number else GREY, hatch=look.hatch,
+            error_kw={"ecolor": ink(), "elinewidth": 0.8, "capsize": 1.5, "capthick": 0.8},
+        )  # fmt: skip
+    axes.set_xticks(range(len(scopes)), scopes)
+    axes.tick_params(axis="x", length=0)
+    axes.set_ylim(0, 100)
+    name_axes(axes, "", "ICAT, % (ideal 100)")
+    add_legend(figure, columns)
+    return figure
+
+
+def _figure_with_legend(height: float, names: Collection[str]) -> tuple[Figure, int]:
+    """Return a figure with room for a legend, and how many columns that has."""
+    columns = 2 if max(map(len, names)) <= _LETTERS else 1
+    return new_figure(height + 0.19 * math.ceil(len(names) / columns)), columns
+
+
+def _looks(names: Iterable[str]) -> Iterator[_Look]:
+    """Return how each row is drawn, the untouched model first: in the ink, treatments in colours, controls in grey."""
+    treated, controls = itertools.count(), itertools.count()
+    for place, name in enumerate(names):
+        if place == 0:
+            yield _Look(ink(), "+", "")
+        elif "random" in name:
+            number = next(controls)
+            yield _Look(GREY, MARKERS[number % len(MARKERS)], _HATCHES[number % len(_HATCHES)])
+        else:
+            round_, color = divmod(number := next(treated), len(COLORS))
+            yield _Look(COLORS[color], MARKERS[number % len(MARKERS)], _AGAIN[round_ % len(_AGAIN)])
+
+
+def effects_matrix(
+    rows: Sequence[str],
+    columns: Sequence[str],
+    values: Sequence[Sequence[float]],
+    significant: Sequence[Sequence[bool]],
+    own: Sequence[Sequence[bool]],
+) -> Figure:
+    """Draw what each row's treatment does to each column: a gain is blue, a loss orange, and a cell holds its number.
+
+    Args:
+        rows: names of the treatments.
+        columns: names of what was measured.
+        values: changes in percentage points, ``[row, column]``; NaN for none.
+        significant: whether the 95 % interval is away from 0, which a star marks, ``[row, column]``.
+        own: whether the column is what the row's neurons were chosen for; these cells are framed, ``[row, column]``.
+    """
+    beside, above = max(map(len, rows)), max(map(len, columns))
+    width = max(WIDTH, 0.08 * beside + 0.52 * len(columns))
+    figure = new_figure(1.3 + 0.36 * len(rows), width)
+    axes = figure.subplots()
+    most = max([abs(value) for row in values for value in row if not math.isnan(value)], default=0.0) or 1.0
+    colors: Colormap = _LOSS_TO_GAIN.with_extremes(bad="none")
+    axes.imshow(values, cmap=colors, vmin=-most, vmax=most, aspect="auto")
+    for y, (cells, told, framed) in enumerate(zip(values, significant, own, strict=True)):
+        for x, value in enumerate(cells):
+            if not math.isnan(value):
+                text = signed(value, 1 if abs(value) < 10 else 0) + ("*" if told[x] else "")
+                weight = "bold" if told[x] else "normal"
+                axes.text(x, y, text, ha="center", va="center", fontsize="small", color=_DARK, fontweight=weight)
+            if framed[x]:
+                axes.add_patch(Rectangle((x - 0.46, y - 0.44), 0.92, 0.88, fill=False, edgecolor=_DARK, linewidth=_OWN))
+    is_long = above * len(columns) > 14 * width - beside  # letters are about a fourteenth of an inch wide
+    axes.set_xticks(range(len(columns)), columns, fontsize="small", rotation=40 if is_long else 0,
+                    ha="left" if is_long else "center", rotation_mode="anchor")  # fmt: skip
+    axes.set_yticks(range(len(rows)), rows, fontsize="small")
+    axes.tick_params(length=0, top=False, labeltop=True, bottom=False, labelbottom=False)
+    axes.spines[:].set_visible(False)
+    figure.supxlabel("* 95 % interval away from 0\nframed: what the row's neurons were chosen for", fontsize="small")
+    return figure
+
+
+def sweep_settings(base: Dot, dots: Sequence[Dot], chosen: Dot) -> Figure:
+    """Draw each setting's ICAT against its LMS, coloured by the change of perplexity.
+
+    Args:
+        base: the untouched model.
+        dots: the settings.
+        chosen: one of them, ringed.
+    """
+    figure = new_figure(4.0)
+    axes = figure.subplots()
+    changes = [dot.perplexity_change for dot in dots]
+    low, high = min(0.0, *changes), max(1.0, *changes)
+    factors = sorted({dot.factor for dot in dots})
+    for number, factor in enumerate(factors):
+        own = [dot for dot in dots if dot.factor == factor]
+        marker = MARKERS[number % len(MARKERS)]
+        points = axes.scatter(
+            [dot.lms for dot in own], [dot.icat for dot in own], c=[dot.perplexity_change for dot in own], vmin=low,
+            vmax=high, marker=marker, s=28, cmap="viridis", edgecolors=ink(), linewidths=0.5,
+        )  # fmt: skip
+        axes.scatter([], [], marker=marker, s=28, color=GREY, label=f"×{factor:g}")  # in the legend without a colour
+    axes.scatter(base.lms, base.icat, marker="+", s=120, color=ink(), label="untouched")
+    axes.scatter(chosen.lms, chosen.icat, s=160, facecolors="none", edgecolors=RED, linewidths=1.6, label="chosen")
+    draw_cross(axes, base.lms, base.icat)
+    name_axes(axes, "LMS, %", "ICAT, %")
+    add_color_bar(figure, points, "change of perplexity, %")
+    add_legend(figure, min(4, len(factors) + 2))
+    return figure

@@ -1,0 +1,215 @@
+"""What a finished run writes to TensorBoard: scalars, figures, histograms, sample prompts, and its line in HPARAMS."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.utils.tensorboard.summary import hparams
+from torch.utils.tensorboard.writer import SummaryWriter
+from transformers import PreTrainedModel
+
+from biaslab.evaluation.scoring import target_log_probabilities
+from biaslab.metrics.stereoset import Interval
+from biaslab.models.tokens import SLOT
+from biaslab.neurons.neuron_set import NeuronSet
+from biaslab.report.plots.gaps import gap_bars
+from biaslab.report.plots.neurons import layer_distribution, score_heat_map
+from biaslab.report.plots.stereoset import icat_against_lms, icat_before_after
+
+_DOTS_PER_INCH = 80  # the size of an image in TensorBoard, which leaves out pixels of larger ones
+_SAMPLES = 5  # prompts of each dimension
+
+
+T = TypeVar("T")
+
+
+class Sample(NamedTuple):
+    """A prompt, and what the model answers.
+
+    Attributes:
+        text: with ``{slot}``.
+        pair: the demographics that are asked about, as ``gender/female-male``.
+        first: probability of the first one in the slot.
+        second: of the second one.
+    """
+
+    text: str
+    pair: str
+    first: float
+    second: float
+
+
+@torch.no_grad()
+def sample_prompts(
+    model: PreTrainedModel, batches: Iterable[Mapping[str, Any]], texts: Sequence[str], pair_names: Sequence[str]
+) -> list[Sample]:
+    """Ask a model about some prompts of each dimension, each about another pair of it.
+
+    Args:
+        model: a masked or causal language model of the table, with or without suppressed neurons.
+        batches: of :class:`biaslab.data.prompts.PromptDataModule`.
+        texts: of its prompts.
+        pair_names: of its pairs.
+    """
+    of_dimension: dict[int, dict[int, tuple[Mapping[str, Any], int]]] = {}  # number of the first pair -> example
+    for batch in batches:
+        rows = {example: (batch, row) for row, example in enumerate(batch["example"].tolist())}
+        of_dimension.setdefault(int(batch["pair"][0]), {}).update(rows)
+    samples = []
+    for examples in of_dimension.values():
+        for number, example in enumerate(_spread(sorted(examples))):
+            batch, row = examples[example]
+            place = number % len(batch["pairs"])
+            first, second = target_log_probabilities(model, batch)[row, batch["pairs"][place]].exp().tolist()
+            samples.append(Sample(texts[example], pair_names[int(batch["pair"][place])], first, second))
+    return samples
+
+
+def log_neurons(writer: SummaryWriter, neurons: NeuronSet, scores: Tensor) -> None:
+    """Write how many neurons there are, in which layers, and how the scores are spread.
+
+    Args:
+        writer: of the run's folder.
+        neurons: of the run; its dimensions' subsets are drawn beside.
+        scores: of each neuron, ``[layer, neuron]``.
+    """
+    writer.add_scalar("neurons", len(neurons))
+    for name in ("mean", "worst"):
+        writer.add_scalar(f"residual/{name}", neurons.provenance["residual"][name])
+    _layer_histogram(writer, neurons.layers())
+    sets = {"all": neurons} | {name: subset for name, subset in neurons.subsets.items() if "/" not in name}
+    counts = {name: list(subset.layers().values()) for name, subset in sets.items()}
+    _figure(writer, "layers", layer_distribution(counts))
+    for layer, of in enumerate(scores.float().cpu()):
+        writer.add_histogram("scores/a layer a step", of, layer)
+    _figure(writer, "scores", score_heat_map(scores))
+
+
+def _layer_histogram(writer: SummaryWriter, counts: Mapping[int, int]) -> None:
+    """Write a bin a layer; ``add_histogram`` ends the last one at the largest value, and so draws it too high."""
+    writer.add_histogram_raw(
+        "neurons/layer",
+        min=-0.5,
+        max=len(counts) - 0.5,
+        num=sum(counts.values()),
+        sum=sum(layer * count for layer, count in counts.items()),
+        sum_squares=sum(layer**2 * count for layer, count in counts.items()),
+        bucket_limits=[layer + 0.5 for layer in counts],
+        bucket_counts=list(counts.values()),
+    )
+
+
+def log_prompts(writer: SummaryWriter, prompts: Iterable[Sequence[Any]], words: Mapping[str, Sequence[str]]) -> None:
+    """Write some of the prompts of each dimension as a table.
+
+    Args:
+        writer: of the run's folder.
+        prompts: text with ``{slot}``, dimension and kind of each, and whatever follows.
+        words: the demographics of each dimension.
+    """
+    every = [tuple(prompt[:3]) for prompt in prompts]
+    rows = []
+    for dimension, demographics in words.items():
+        own = [prompt for prompt in every if prompt[1] == dimension]
+        for text, _, kind in _spread(own):
+            rows.append([_text(text), f"{dimension}, {kind}", ", ".join(demographics)])
+    writer.add_text("prompts/found with", _table(["prompt", "dimension, kind", "asked about"], rows))
+
+
+def log_samples(writer: SummaryWriter, samples: Mapping[str, Sequence[Sample]]) -> None:
+    """Write what the model answers to some prompts as a table.
+
+    Args:
+        writer: of the run's folder.
+        samples: the same prompts of each row ("untouched", "suppressed").
+    """
+    header = ["prompt", "pair", *(f"{row}: P(d1), P(d2), %" for row in samples)]
+    rows = []
+    for same in zip(*samples.values(), strict=True):
+        answers = [f"{100 * sample.first:.3g}, {100 * sample.second:.3g}" for sample in same]
+        rows.append([_text(same[0].text), same[0].pair, *answers])
+    writer.add_text("prompts/answers", _table(header, rows))
+
+
+def log_stereoset(writer: SummaryWriter, figures: Mapping[str, Mapping[str, Mapping[str, Interval]]]) -> None:
+    """Write SS, LMS and ICAT, and draw ICAT before and after, and against LMS.
+
+    Args:
+        writer: of the run's folder.
+        figures: by row, scope and metric; the untouched model first.
+    """
+    for row, scopes in figures.items():
+        for scope, of_scope in scopes.items():
+            for name, figure in of_scope.items():
+                writer.add_scalar(f"{name}/{scope}/{row}", figure.value)
+    icat = {row: {scope: of["ICAT"] for scope, of in scopes.items()} for row, scopes in figures.items()}
+    points = {row: (scopes["overall"]["LMS"], scopes["overall"]["ICAT"]) for row, scopes in figures.items()}
+    _figure(writer, "ICAT before and after", icat_before_after(icat))
+    _figure(writer, "ICAT against LMS", icat_against_lms(points))
+
+
+def log_gaps(writer: SummaryWriter, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write the mean changes of the gap in percent, and draw those of each pair.
+
+    Args:
+        writer: of the run's folder.
+        rows: as :meth:`biaslab.report.results.Outcome.gap_rows` makes them.
+    """
+    for field, value in rows[-1].items():
+        if field.endswith("_percent"):
+            writer.add_scalar(f"gap/{field}", value)
+    for field in ("probability", "log_probability"):
+        _figure(writer, f"gap, {field}", gap_bars(rows, field))
+
+
+def log_perplexities(writer: SummaryWriter, perplexities: Mapping[str, float]) -> None:
+    """Write the perplexity of each row."""
+    for row, value in perplexities.items():
+        writer.add_scalar(f"perplexity/{row}", value)
+
+
+def log_settings(writer: SummaryWriter, settings: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+    """Write the run's line in HPARAMS: what was set, and what came out.
+
+    All is written into the run's own folder, so that the line bears its name; ``add_hparams`` would make another.
+
+    Args:
+        writer: of the run's folder.
+        settings: by name; lists are joined.
+        metrics: by name; the same ones in every run, since TensorBoard takes the columns from one of them.
+    """
+    for name, value in metrics.items():
+        writer.add_scalar(name, value)
+    plain = {name: _plain(value) for name, value in settings.items()}
+    for summary in hparams(plain, dict(metrics)):
+        writer._get_file_writer().add_summary(summary)
+
+
+def _plain(value: Any) -> str | float:
+    """Return what HPARAMS can show; every setting is there in every run, or its column would be missing."""
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    return value if isinstance(value, (int, float, str)) and not isinstance(value, bool) else str(value)
+
+
+def _figure(writer: SummaryWriter, name: str, figure: Figure) -> None:
+    figure.set_dpi(_DOTS_PER_INCH)
+    writer.add_figure(f"figures/{name}", figure)  # one group: TensorBoard opens only the first ones
+
+
+def _spread(items: Sequence[T]) -> Sequence[T]:
+    """Return at most five items, from all over."""
+    return items[:: max(1, len(items) // _SAMPLES)][:_SAMPLES]
+
+
+def _text(prompt: str) -> str:
+    return prompt.replace(SLOT, "[slot]").replace("|", r"\|")
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,75 @@
+"""Counterfactual data augmentation: masked language modelling goes on, on text about other demographics too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+from biaslab.tasks.baselines.training import DebiasingTask
+
+
+class CounterfactualAugmentation(DebiasingTask):
+    """Go on with the training of a masked language model on passages and their counterfactuals.
+
+    What the training sees is the data module's matter, and so is the control: the same budget on the originals alone.
+
+    Args:
+        model_name: an asset's name, a folder or a hub id, of a masked language model.
+        lr: peak learning rate of AdamW.
+        weight_decay: of the matrices; biases and norms have none.
+        warmup: share of the steps in which the learning rate rises, linearly.
+        decay: whether it falls linearly to zero afterwards.
+        dtype: the weights' type.
+        trust_remote_code: let a checkpoint bring its own Python code.
+
+    Raises:
+        InputError: if the model is a causal one, or an argument is out of its range.
+
+    Reference:
+        Qian et al. 2022 (PANDA), whose data this is; the model that they trained with it from scratch is another one.
+    """
+
+    masked_only = True
+
+    def __init__(
+        self,
+        model_name: str = "minilm-mlm",
+        lr: float = 2e-5,
+        weight_decay: float = 0.01,
+        warmup: float = 0.06,
+        decay: bool = True,
+        dtype: str = "float32",
+        trust_remote_code: bool = False,
+    ) -> None:
+        super().__init__(model_name, lr, weight_decay, warmup, decay, dtype, trust_remote_code)
+
+    def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return the mean negative log-likelihood of the tokens that are asked for, in nats.
+
+        Args:
+            batch: ``input_ids`` and ``labels``, ``[batch, sequence]``; labels are -100 where nothing is asked.
+        """
+        asked = batch["labels"] != -100
+        with _asked_only(self.model, asked):
+            logits = self.model(input_ids=batch["input_ids"]).logits[0]  # [asked, vocabulary]
+        return F.cross_entropy(logits.float(), batch["labels"][asked])
+
+
+@contextmanager
+def _asked_only(model: PreTrainedModel, asked: Tensor) -> Iterator[None]:
+    """Within the block, the language-model head sees some tokens only: logits are ``[1, asked, vocabulary]``.
+
+    The projection to the vocabulary takes as long as all layers of a small model, were it made for every token.
+    """
+
+    def gather(module: nn.Module, args: Any, output: BaseModelOutput) -> BaseModelOutput:
+        return BaseModelOutput(last_hidden_state=output["last_hidden_state"][asked][None])
+
+    with model.base_model.register_forward_hook(gather):
+        yield

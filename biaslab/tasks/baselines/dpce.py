@@ -1,0 +1,137 @@
+"""DPCE: fine-tune until the hidden states of target words are orthogonal to those of attribute words."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from biaslab.data.attribute_sentences import GROUPS, TARGET
+from biaslab.errors import InputError
+from biaslab.tasks.baselines.training import DebiasingTask
+
+Layers = Literal["first", "last", "all"]
+Unit = Literal["token", "sentence"]
+Form = Literal["released", "paper"]
+_CHOSEN = {"first": slice(0, 1), "last": slice(-1, None), "all": slice(None)}
+
+
+class DPCE(DebiasingTask):
+    """Debias contextual embeddings, and keep them near the original ones.
+
+    Every batch is of one kind. On target words the loss is ``alpha`` times the squared inner product of their hidden
+    state with each group's mean one; on sentences with attribute words it is ``beta`` times the mean squared distance
+    of all hidden states from those of a frozen copy of the original model. The language-model head stays as it is.
+
+    Args:
+        alpha: weight of the orthogonality.
+        beta: weight of the distance.
+        layers: where orthogonality is asked for: "first" (the embeddings), "last", or "all" with the embeddings.
+        unit: of what it is asked: the target word ("token"), or every token of its sentence ("sentence").
+        form: "released" squares the mean of the inner products over batch and layers; "paper" takes the mean of their
+            squares, so that products of opposite signs do not cancel.
+        **options: see :class:`biaslab.tasks.baselines.training.DebiasingTask`.
+
+    Raises:
+        InputError: if an argument is out of its range.
+
+    Reference:
+        Kaneko and Bollegala, Debiasing Pre-trained Contextualised Embeddings, EACL 2021, equations 1 to 4.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 0.2,
+        beta: float = 0.8,
+        layers: Layers = "all",
+        unit: Unit = "token",
+        form: Form = "released",
+        **options: Any,
+    ) -> None:
+        for name, weight in (("alpha", alpha), ("beta", beta)):
+            if weight < 0:
+                raise InputError(f"`{name}` is expected not to be negative but got {weight}.")
+        for name, value, known in (("layers", layers, Layers), ("unit", unit, Unit), ("form", form, Form)):
+            if value not in get_args(known):
+                raise InputError(f"`{name}` is expected to be one of {', '.join(get_args(known))} but got {value!r}.")
+        super().__init__(**options)
+        self.save_hyperparameters()
+        self.model.requires_grad_(False)
+        self.model.base_model.requires_grad_(True)  # the loss does not reach the head
+        original = copy.deepcopy(self.model.base_model).eval().requires_grad_(False)
+        self._original = (original,)  # in a tuple: no part of the checkpoint
+        self.vectors: Tensor | None = None
+        """Mean hidden state of each group's attribute words, ``[group, layer, hidden]``; of the epoch's start."""
+
+    def on_train_epoch_start(self) -> None:
+        """Compute the groups' vectors anew."""
+        self.vectors = self.group_vectors()
+
+    def on_validation_start(self) -> None:
+        """Compute the groups' vectors, where there is no training epoch yet that did."""
+        if self.vectors is None:
+            self.vectors = self.group_vectors()
+
+    @torch.no_grad()
+    def group_vectors(self) -> Tensor:
+        """Return the mean hidden state of each group's attribute words in the training sentences, without dropout.
+
+        Each rank sees its share of the sentences, and all get the same result.
+
+        Returns:
+            ``[group, layer, hidden]``, the groups being ``GROUPS``.
+        """
+        training = self.model.training
+        self.model.eval()
+        config = self.model.config
+        sums = torch.zeros(len(GROUPS), config.num_hidden_layers + 1, config.hidden_size, device=self.device)
+        counts = torch.zeros(len(GROUPS), device=self.device)
+        for batch in self.data.attribute_batches(self.global_rank, self.trainer.world_size):
+            batch = self.transfer_batch_to_device(batch, self.device, 0)
+            group = GROUPS.index(batch["kind"])
+            sums[group] += torch.einsum("lbsh,bs->lh", _hidden(self.model.base_model, batch).float(), batch["weights"])
+            counts[group] += batch["weights"].sum()
+        self.model.train(training)
+        reduce = self.trainer.strategy.reduce
+        return reduce(sums, reduce_op="sum") / reduce(counts, reduce_op="sum")[:, None, None]
+
+    def loss(self, batch: Any) -> Tensor:
+        """Return the batch's part of the loss, a scalar: the first part for target words, else the second.
+
+        Args:
+            batch: see :func:`biaslab.data.attribute_sentences.collate`.
+        """
+        hidden = _hidden(self.model.base_model, batch)
+        target = batch["kind"] == TARGET
+        weight: float = self.hparams["alpha" if target else "beta"]
+        return weight * (self._association(hidden, batch) if target else self._drift(hidden, batch))
+
+    def _association(self, hidden: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """Return the squared inner products with the groups' vectors, averaged, and summed over the groups."""
+        assert self.vectors is not None
+        chosen = _CHOSEN[self.hparams["layers"]]
+        vectors = self.vectors[:, chosen].to(hidden.dtype)
+        products = torch.einsum("lbsh,glh->glbs", hidden[chosen], vectors)
+        if self.hparams["unit"] == "token":
+            products = (products * batch["weights"]).sum(-1)  # the mean over a word's pieces
+        else:
+            products = products[..., batch["attention_mask"].bool()]
+        products = products.flatten(1)
+        averaged = products.mean(1) ** 2 if self.hparams["form"] == "released" else (products**2).mean(1)
+        return averaged.sum() + 0 * hidden[-1].sum()  # reaches all layers, as DDP demands, though few may be chosen
+
+    def _drift(self, hidden: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """Return the mean squared difference from the original model, over layers, tokens and dimensions."""
+        (original,) = self._original
+        with torch.no_grad():
+            before = _hidden(original.to(self.device), batch)
+        tokens = batch["attention_mask"].bool()
+        return nn.functional.mse_loss(hidden[:, tokens], before[:, tokens])
+
+
+def _hidden(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """Return the hidden states, the embeddings first, ``[layer, batch, sequence, hidden]``."""
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    return torch.stack(model(**inputs, output_hidden_states=True).hidden_states)

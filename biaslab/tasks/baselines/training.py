@@ -1,0 +1,111 @@
+"""What debiasing baselines share: a language model is trained, its best weights are kept, and it is judged later."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from biaslab.errors import InputError
+from biaslab.models.architectures import architecture
+from biaslab.tasks.evaluation import StereoSetEvaluation
+
+
+class DebiasingTask(StereoSetEvaluation, ABC):
+    """Train a language model with the loss of a subclass; ``biaslab test --ckpt_path`` then judges it on StereoSet.
+
+    The model trains with its dropout; parameters that a subclass freezes stay as they are.
+
+    Args:
+        model_name: an asset's name, a folder or a hub id.
+        lr: peak learning rate of AdamW.
+        weight_decay: of the matrices; biases and norms have none.
+        warmup: share of the steps in which the learning rate rises, linearly.
+        decay: whether it falls linearly to zero afterwards.
+        dtype: the weights' type.
+        trust_remote_code: let a checkpoint bring its own Python code.
+
+    Raises:
+        InputError: if an argument is out of its range, or the model is causal and the subclass is ``masked_only``.
+    """
+
+    masked_only: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        model_name: str = "minilm-mlm",
+        lr: float = 5e-5,
+        weight_decay: float = 0.0,
+        warmup: float = 0.0,
+        decay: bool = True,
+        dtype: str = "float32",
+        trust_remote_code: bool = False,
+    ) -> None:
+        if not lr > 0:
+            raise InputError(f"`lr` is expected to be positive but got {lr}.")
+        if not 0 <= warmup < 1:
+            raise InputError(f"`warmup` is expected to lie in [0, 1) but got {warmup}.")
+        super().__init__(model_name, dtype, trust_remote_code)
+        self.save_hyperparameters()
+        if self.masked_only and not architecture(self.model).masked:
+            raise InputError(
+                f"`model_name` is expected to be a masked language model but {model_name!r} is a causal one. Choose a "
+                "masked model."
+            )
+        self.model.requires_grad_(True)
+
+    @abstractmethod
+    def loss(self, batch: Any) -> Tensor:
+        """Return the mean loss of a batch, a scalar."""
+
+    def on_fit_start(self) -> None:
+        """Switch dropout on: models are loaded in evaluation mode."""
+        self.model.train()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return the loss, and log it."""
+        loss = self.loss(batch)
+        self.log("train/loss", loss, prog_bar=True, batch_size=1)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Log the loss on held-out sentences."""
+        self.log("val/loss", self.loss(batch), prog_bar=True, sync_dist=True, batch_size=1)
+
+    def configure_optimizers(self) -> Any:
+        """Return AdamW and its schedule."""
+        h = self.hparams
+        total = int(self.trainer.estimated_stepping_batches)
+        return scheduled_adamw(self.model.parameters(), total, h["lr"], h["weight_decay"], h["warmup"], h["decay"])
+
+
+def scheduled_adamw(
+    parameters: Iterable[nn.Parameter], steps: int, lr: float, weight_decay: float, warmup: float, decay: bool = True
+) -> dict[str, Any]:
+    """Return AdamW with a linear warm-up and a linear decay, as ``configure_optimizers`` is to return it.
+
+    Args:
+        parameters: of which those that require a gradient are trained.
+        steps: of the whole training.
+        lr: peak learning rate.
+        weight_decay: of the matrices.
+        warmup: share of the steps, at least one of them where it is not 0.
+        decay: whether the learning rate falls to zero after the warm-up.
+    """
+    trained = [p for p in parameters if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    rise = max(1, round(warmup * steps))
+
+    def factor(step: int) -> float:
+        fall = max(0.0, (steps - step) / (steps - rise + 1)) if decay else 1.0
+        return min((step + 1) / rise, fall)
+
+    optimizer = torch.optim.AdamW(groups, lr=lr, eps=1e-8)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}

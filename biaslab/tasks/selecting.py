@@ -1,0 +1,151 @@
+"""Which neurons are bias neurons, of the scores of prompts and of a contrast set.
+
+Those that the prompts vote for; or those with the largest b(n) - λ·g(n), where b is how much a neuron widens the gap
+between demographics, and g what ordinary sentences need of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from biaslab.data import contrast
+from biaslab.data.stereoset import DOMAINS
+from biaslab.errors import InputError
+from biaslab.metrics.neuron_selection import NeuronSelection, guarded, ranked
+from biaslab.neurons.neuron_set import NeuronSet
+
+DEFAULT_SHARE_OF_NEURONS = 0.02
+DIMENSION_OF = {"gender": "gender", "profession": "occupation", "race": "ethnicity", "religion": "religion"}
+
+
+class Collected(NamedTuple):
+    """What an attribution pass collected.
+
+    Attributes:
+        prompts: of the prompts' pairs.
+        contrast: of the contrast set; None without one.
+        source: what the contrast set is made from.
+    """
+
+    prompts: NeuronSelection
+    contrast: NeuronSelection | None
+    source: contrast.Contrast
+
+    def paper(self, share: float) -> tuple[NeuronSet, dict[str, NeuronSet], dict[str, dict[str, float]]]:
+        """Return the neurons that the prompts vote for, those of each pair and dimension, and the shares used.
+
+        Args:
+            share: of a group's prompts that must keep the neuron.
+        """
+        chosen, shares = self.prompts.paper(share)
+        subsets = dict(chosen)
+        for dimension in _dimensions(chosen):
+            members = [n for name, own in chosen.items() if name.startswith(f"{dimension}/") for n in own]
+            subsets[dimension] = NeuronSet(members, shape=self.prompts.shape)
+        return NeuronSet([n for own in chosen.values() for n in own], shape=self.prompts.shape), subsets, shares
+
+    def best(self, is_guarded: bool, settings: Mapping[str, Any]) -> tuple[NeuronSet, dict[str, NeuronSet]]:
+        """Return the neurons of the largest scores, and those of each pair and dimension.
+
+        Args:
+            is_guarded: whether what ordinary sentences need counts against a neuron.
+            settings: of :class:`biaslab.tasks.attribution.Attribution`: "count", "guard_weight", "guard", "source" and
+                "domain_weights".
+        """
+        guard = self._guard(settings["guard"]) if is_guarded else None
+        best = partial(_best, guard=guard, count=settings["count"], weight=settings["guard_weight"])
+        # a pair has no prompts, and NaN scores, where the trainer limits the batches
+        scores = zip(self.prompts.pairs, self.prompts.pair_scores(), strict=True)
+        named = {name: own for name, own in scores if not own.isnan().any()}
+        for dimension in _dimensions(named):
+            named[dimension] = torch.stack([s for name, s in named.items() if name.startswith(f"{dimension}/")]).mean(0)
+        return best(self._bias(settings)), {name: best(own) for name, own in named.items()}
+
+    def _bias(self, settings: Mapping[str, Any]) -> Tensor:
+        """Return b(n), each source scaled to a maximum of 1, ``[layer, neuron]``."""
+        sources = ("prompts", "contrast") if settings["source"] == "both" else (settings["source"],)
+        weights = {None: 1.0} if settings["domain_weights"] is None else settings["domain_weights"]
+        scores = torch.zeros(self.prompts.shape, dtype=torch.float64)
+        for domain, weight in weights.items():
+            for source in sources if weight else ():
+                found = self._scores_of(source, domain)
+                scores = scores.to(found) + weight * found / found.max()
+        return scores
+
+    def _scores_of(self, source: str, domain: str | None) -> Tensor:
+        """Return the mean scores of the prompts or the contrast set, all of them or a domain's, ``[layer, neuron]``."""
+        if source == "contrast":
+            return self._contrast_scores([f"{name}/bias" for name in DOMAINS if domain in (None, name)])
+        if domain is None:
+            return self.prompts.mean_scores()
+        start = f"{DIMENSION_OF[domain]}/"
+        rows = [row for row, name in enumerate(self.prompts.pairs) if name.startswith(start)]
+        return self.prompts.pair_scores()[rows].nanmean(0)
+
+    def _guard(self, wanted: Sequence[str] | None) -> Tensor:
+        """Return g(n): the sum of the sources', each scaled to a maximum of 1, ``[layer, neuron]``.
+
+        What plain text needs are neurons that lower the fitting word, too: they hold others in balance.
+        """
+        guards = []
+        for source in wanted or contrast.sources_of(self.source):
+            guard = self._contrast_scores([name for name in contrast.pairs_of(source) if "/guard/" in name])
+            guard = guard.clamp_min(0) if source == "stereoset" else guard.abs()
+            guards.append(guard / guard.max().clamp_min(torch.finfo(guard.dtype).tiny))
+        return torch.stack(guards).sum(0)
+
+    def _contrast_scores(self, names: Sequence[str]) -> Tensor:
+        """Return the mean score of some pairs of the contrast set; each of their sentences weighs the same."""
+        assert self.contrast is not None
+        rows = [self.contrast.pairs.index(name) for name in names]
+        counts = self.contrast.compute()["counts"].view(-1)[rows].double()[:, None, None]
+        return (self.contrast.pair_scores()[rows].nan_to_num() * counts).sum(0) / counts.sum()
+
+
+def require_known(settings: Mapping[str, Any], source: contrast.Contrast, pairs: Iterable[str]) -> None:
+    """Refuse settings that ask for what there is not.
+
+    Args:
+        settings: of :class:`biaslab.tasks.attribution.Attribution`: "selection", "source", "guard" and
+            "domain_weights".
+        source: what the contrast set is made from; None without one.
+        pairs: names of the prompts' pairs.
+
+    Raises:
+        InputError: if a selection needs a contrast set that is missing, or a name is not among the contrast set's
+            sources or the dimensions of the prompts.
+    """
+    needs = settings["selection"] == "guarded" or settings["source"] != "prompts"
+    if needs and not contrast.sources_of(source):
+        raise InputError(
+            "`contrast` is expected to name a contrast set for this selection but is None. Give the data one."
+        )
+    if settings["source"] != "prompts" and "stereoset" not in contrast.sources_of(source):
+        raise InputError(f'`contrast` is expected to have "stereoset" for this source but got {source!r}.')
+    for name, known in (("guard", contrast.sources_of(source)), ("domain_weights", list(DIMENSION_OF))):
+        unknown = [value for value in settings[name] or () if value not in known]
+        if unknown:
+            raise InputError(
+                f"`{name}` is expected to be of {', '.join(known) or 'nothing'} but got {', '.join(unknown)}."
+            )
+    asked = {name.partition("/")[0] for name in pairs}
+    for dimension in (DIMENSION_OF[domain] for domain in settings["domain_weights"] or ()):
+        if dimension not in asked:
+            raise InputError(
+                f"`domain_weights` is expected to name domains that there are prompts for, but {dimension} is not "
+                "among the `dimensions`. Add it to the data, or leave the domain out."
+            )
+
+
+def _best(scores: Tensor, guard: Tensor | None, count: int | None, weight: float) -> NeuronSet:
+    count = count or round(DEFAULT_SHARE_OF_NEURONS * scores.numel())
+    return ranked(scores, count) if guard is None else guarded(scores, guard, count, weight)
+
+
+def _dimensions(pairs: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(name.partition("/")[0] for name in pairs))

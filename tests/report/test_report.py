@@ -1,0 +1,530 @@
+"""The report: what it says of any outcome, and a page that is whole, offline and readable by everyone."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import shlex
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import pytest
+import report_runs as made
+from conftest import main
+from markupsafe import Markup
+
+from biaslab.commands.debias import debias
+from biaslab.errors import InputError
+from biaslab.evaluation.findings import Estimate
+from biaslab.metrics.stereoset import Interval
+from biaslab.report.about import command_line, limits, sources
+from biaslab.report.drawings import Drawing, inline
+from biaslab.report.page import joined, report
+from biaslab.report.runs import figures, read_runs
+from biaslab.report.sections.compare import compare_answer, compare_chapter, probe_answer
+from biaslab.report.sections.debias import answer, debias_chapter
+from biaslab.report.sections.side_by_side import side_by_side
+from biaslab.report.sections.table import table_answer
+from biaslab.report.words import gap_sentence, kept_together, stereotype_sentence, verdict
+
+CSS = Path(__file__).parents[2] / "biaslab/templates/report.css"
+VOID = {"meta", "br", "link", "img", "input", "hr"}
+FIGURES = 7 + 2 + 2 + 1  # of the page's debias run, table, sweep and comparison
+
+
+class Element:
+    def __init__(self, tag: str, attributes: dict[str, str], parent: Element | None) -> None:
+        self.tag, self.attributes, self.parent, self.text = tag, attributes, parent, ""
+        self.children: list[Element] = []
+
+    def all(self, *tags: str) -> list[Element]:
+        below = [found for child in self.children for found in child.all(*tags)]
+        return ([self] if not tags or self.tag in tags else []) + below
+
+    def words(self) -> str:
+        return " ".join([self.text, *(child.words() for child in self.children)])
+
+
+class Tree(HTMLParser):
+    """A tree of a page, which must close what it opens."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.root = self.at = Element("", {}, None)
+        self.feed(page)
+        assert self.at is self.root, f"{self.at.tag} is not closed"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        element = Element(tag, {name: value or "" for name, value in attrs}, self.at)
+        self.at.children.append(element)
+        if tag not in VOID:
+            self.at = element
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.at.children.append(Element(tag, {name: value or "" for name, value in attrs}, self.at))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.at.tag == tag, f"{self.at.tag} is closed by {tag}"
+        assert self.at.parent is not None
+        self.at = self.at.parent
+
+    def handle_data(self, data: str) -> None:
+        self.at.text += data
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report of runs of each kind."""
+    place = tmp_path_factory.mktemp("runs")
+    run = made.cards(made.effects(made.debias(place / "debias/version_0", model="<i>tiny</i>")))
+    runs = [
+        run, made.table(place / "table/tiny"), made.comparison(place / "c"), made.probe(place / "p"),
+        made.sweep(place / "s"),
+    ]  # fmt: skip
+    report([str(folder) for folder in runs], str(place / "out"))
+    return place / "out"
+
+
+@pytest.fixture(scope="module")
+def html(written: Path) -> str:
+    return (written / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def tree(html: str) -> Element:
+    return Tree(html).root
+
+
+def drawn(name: str, caption: str, gist: str, *_: Any) -> Drawing:
+    return Drawing(name, caption, Markup("<svg></svg>"))
+
+
+def sentences(folder: Path) -> list[str]:
+    (run,) = read_runs([str(folder)])
+    content = run.parts["debias"]
+    return answer(figures(content["stereoset"]), content["perplexity"], "on 9 sentences")
+
+
+def test_it_is_one_page_without_a_network(html, tree, written):
+    assert not tree.all("script", "link", "img", "iframe", "object", "base", "video")
+    for element in tree.all():
+        for name, value in element.attributes.items():
+            if re.match(r"(https?:)?//", value):
+                assert (element.tag, name) == ("a", "href")
+            if name in ("src", "href", "xlink:href", "data") and element.tag != "a":
+                assert value.startswith(("#", "data:image/png;base64,")), value
+            assert not name.startswith("on")
+    assert "url(http" not in html
+    assert "@import" not in html
+    assert "xmlns" not in html
+    assert len(html.encode()) < 2_000_000
+    names = {path.name for path in (written / "figures").iterdir()}
+    assert {Path(name).suffix for name in names} == {".svg", ".pdf"}
+    assert len(names) == 2 * FIGURES
+    assert all(len(path.read_bytes()) > 1000 for path in (written / "figures").iterdir())
+
+
+def test_it_can_be_found_one_s_way_in(tree):
+    (page,) = tree.all("html")
+    assert page.attributes["lang"] == "en"
+    assert [len(tree.all(tag)) for tag in ("h1", "main", "nav", "header", "footer", "head")] == [1] * 6
+    assert len(tree.all("head")[0].all("title")) == 1
+    levels = [int(heading.tag[1]) for heading in tree.all("h1", "h2", "h3", "h4", "h5")]
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    ids = [element.attributes["id"] for element in tree.all() if "id" in element.attributes]
+    assert len(ids) == len(set(ids))
+    for element in tree.all():
+        for reference in element.attributes.get("aria-labelledby", "").split():
+            assert reference in ids
+        for name in ("href", "xlink:href"):
+            if element.attributes.get(name, "").startswith("#"):
+                assert element.attributes[name][1:] in ids
+        for reference in re.findall(r"url\(#([^)]+)\)", " ".join(element.attributes.values())):
+            assert reference in ids
+    first = tree.all("a")[0]
+    assert first.attributes == {"class": "skip", "href": "#answer"}
+    for element in tree.all("section"):
+        assert "aria-labelledby" in element.attributes
+
+
+def test_tables_and_figures_are_told_to_those_who_do_not_see_them(tree):
+    tables = tree.all("table")
+    assert len(tables) > 10
+    for table in tables:
+        assert table.all("caption")[0].words().strip()
+        assert all(head.attributes["scope"] in ("row", "col") for head in table.all("th"))
+        widths = {len(row.children) for row in table.all("tr")}
+        assert len(widths) == 1
+        assert table.parent.attributes["tabindex"] == "0"  # it scrolls by the keyboard
+    drawings = tree.all("svg")
+    assert len(drawings) == FIGURES
+    for svg in drawings:
+        assert svg.attributes["role"] == "img"
+        title, description = svg.all("title")[0], svg.all("desc")[0]
+        named = svg.attributes["aria-labelledby"].split()
+        assert named == [title.attributes["id"], description.attributes["id"]]
+        assert re.search(r"\d", description.text)  # the numbers' gist
+        assert "currentColor" in str([element.attributes for element in svg.all()])
+
+
+def test_each_part_is_there_and_its_numbers(tree):
+    text = kept(tree.words())
+    for words in (
+        "SS", "58.0", "55.0 [52.0, 58.0]", "−3.0 [−4.0, −2.0]", "better", "± 0.4 over seeds", "+7.0 % [+6.0, +8.0]",
+        "−23 % and +29 %", "Layer 1, neuron 7", "2 more neurons", "The <kind> one is [MASK]. −1.50", "woman +0.50",
+        "A change of ICAT can be told from none in 1 of 2 own domains, and in 1 of 2 others.", "CrowS-Pairs score",
+        "f00d", "biaslab debias --model '<i>tiny</i>' --selection guarded --contrast '[stereoset, bold]'",
+        "biaslab compare a.json b.json --preset small", "biaslab side-effects n.json", "CC BY-SA 4.0", "1,200",
+        "needs a masked language model", "They share 2", "81.8", "+6.6", "guarded-5", "'a': not one known token",
+    ):  # fmt: skip
+        assert words in text, words
+
+
+def kept(text: str) -> str:
+    return re.sub(r"\s+", " ", text)
+
+
+def test_text_is_escaped(html):
+    assert "<i>tiny" not in html
+    assert "&lt;i&gt;tiny&lt;/i&gt;" in html
+
+
+def test_the_same_runs_give_the_same_page(written, html, tmp_path):
+    again = made.debias(tmp_path / "a/version_0")
+    for output in ("x", "y"):
+        report([str(again)], str(tmp_path / output))
+    pages = [(tmp_path / output / "report.html").read_bytes() for output in ("x", "y")]
+    assert pages[0] == pages[1]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "percent", "wanted", "unwanted"),
+    [
+        (
+            made.GOOD, -7.0,
+            ["nearer to 50", "rose by 6.0 points [4.0, 8.0], from 70.0 to 76.0", "less than the chosen ones",
+             "ICAT rose for gender and race", "LMS (100 is ideal) rose by 2.0", "fell by 7.0 % [6.0, 8.0]"],
+            ["farther", "can't be told"],
+        ),
+        (
+            made.BAD, 7.0,
+            ["farther from 50", "fell by 6.0 points [4.0, 8.0], from 70.0 to 64.0", "more than the chosen ones",
+             "ICAT fell for gender and race", "LMS (100 is ideal) fell by 2.0", "rose by 7.0 % [6.0, 8.0]"],
+            ["nearer", "can't be told"],
+        ),
+        (
+            made.NONE, 0.5,
+            ["a change of +1.0 [−1.0, +3.0]: which can't be told from no change", "went from 70.0 to 70.5",
+             "the intervals overlap", "no change can be told for gender and race",
+             "changed by −0.5 points [−1.5, +0.5], which can't be told from no change"],
+            ["nearer", "farther", "rose", "fell"],
+        ),
+        (made.PAST, 0.0, ["past 50 to the other side, where it is nearer to it than before"], ["farther"]),
+    ],
+)  # fmt: skip
+def test_the_answer_holds_whatever_comes_out(tmp_path, outcome, percent, wanted, unwanted):
+    found = sentences(made.debias(tmp_path / "run", outcome, percent))
+    assert len(found) == 4
+    text = " ".join(found)
+    assert all(words in text for words in wanted), text
+    assert not any(words in text for words in unwanted), text
+
+
+@pytest.mark.parametrize(
+    ("metric", "before", "after", "half", "wanted"),
+    [
+        ("SS", 58, 55, 1, "better"), ("SS", 42, 45, 1, "better"), ("SS", 58, 60, 1, "worse"),
+        ("SS", 42, 40, 1, "worse"),
+        ("SS", 58, 55, 4, "unclear"), ("SS", 52, 47, 1, "past"), ("CrowS-Pairs", 60, 52, 1, "better"),
+        ("LMS", 80, 82, 1, "better"), ("LMS", 80, 78, 1, "worse"), ("ICAT", 70, 69, 2, "unclear"),
+        ("perplexity", 40, 42, 1, "worse"), ("perplexity", 40, 38, 1, "better"), ("SS", float("nan"), 50, 1, ""),
+    ],
+)  # fmt: skip
+def test_what_a_change_means(metric, before, after, half, wanted):
+    change = after - before
+    estimate = Estimate(Interval(after, after - 1, after + 1), Interval(change, change - half, change + half), None)
+    assert verdict(metric, estimate) == wanted
+
+
+def test_past_50_is_told_with_its_distance():
+    def said(before: float, after: float) -> str:
+        change = after - before
+        return stereotype_sentence(Estimate(Interval(after, 0, 99), Interval(change, change - 1, change + 1), None))
+
+    assert "where it is farther off than before" in said(52, 44)
+    assert "where it is nearer to it than before" in said(56, 48)
+    assert "where it is as far from it as before" in said(53, 47)
+
+
+@pytest.mark.parametrize(
+    ("suppressed", "amplified", "wanted"),
+    [(-80, 90, "both are"), (-80, 8, "only the first"), (3, 90, "only the second"), (4, -4, "neither is")],
+)
+def test_the_gap_is_told_beside_chance(suppressed, amplified, wanted):
+    row = {"p_random_percent": 1, "p_random_spread": 3.6}
+    for how, percent in (("suppressed", suppressed), ("amplified", amplified)):
+        row |= {f"p_{how}_percent": percent, f"p_{how}_low": percent - 7, f"p_{how}_high": percent + 8}
+    told = gap_sentence(row, "p", "the gap")
+    assert wanted in told
+    assert ("fell by 80 % [72, 87]" in told) is (suppressed == -80)
+    assert ("it rose by 90 % [83, 98]. Random" in told) is (amplified == 90)
+    assert told.count("which can't be told from no change") == (suppressed > -8) + (abs(amplified) < 8)
+    assert "don't make" not in gap_sentence(row | {"p_random_spread": 0.0}, "p", "the gap")  # one seed tells no spread
+
+
+def test_an_unclear_change_is_none_beside_chance():
+    ends = {"percent": -10, "low": -13, "high": 7}
+    row = {f"p_{how}_{end}": value for how in ("suppressed", "amplified") for end, value in ends.items()}
+    row |= {"p_random_percent": 0, "p_random_spread": 1}
+    assert "neither is" in gap_sentence(row, "p", "the gap")
+
+
+def test_the_table_s_answer_sorts_its_rows(tmp_path):
+    (run,) = read_runs([str(made.table(tmp_path / "t"))])
+    rows = run.parts["table"]["rows"]
+    found = figures({name: row["stereoset"] for name, row in rows.items()})
+    texts = {name: row["perplexity"] for name, row in rows.items()}
+    _, icat, lms, cheapest, controls = table_answer(found, texts, {name: name for name in rows})
+    assert (
+        icat
+        == "ICAT rose with bns_guarded (+6.0); it fell with dpce (−6.0); it has no clear change with bns_paper (+0.5)."
+    )
+    assert lms.startswith("LMS rose with bns_guarded (+2.0); it fell with dpce (−2.0)")
+    assert "lowest with bns_guarded" in cheapest
+    assert "random_bns: +0.5" in controls
+    only_bad = {"base": found["base"], "dpce": found["dpce"]}
+    assert table_answer(only_bad, texts, {name: name for name in rows})[1:] == [
+        "ICAT fell with dpce (−6.0).", "LMS fell with dpce (−2.0).",
+    ]  # fmt: skip
+
+
+def test_the_comparison_s_answer(tmp_path):
+    def said(name: str, **options: Any) -> str:
+        (run,) = read_runs([str(made.comparison(tmp_path / name, **options))])
+        return " ".join(compare_answer(run.parts["compare"]))
+
+    more = said("more")
+    assert "that is more than chance" in more
+    assert "farther from the embeddings" in more
+    less = said("less", p_value=0.6, shift=-0.5)
+    assert "that is not more than chance" in less
+    assert "nearer to the embeddings" in less
+    assert "not more than a random deal" in less
+    other = said("other", same=False, shift=0.1)
+    assert "none of the other's" in other
+    assert "can't be told from no difference" in other
+    (run,) = read_runs([str(made.comparison(tmp_path / "null", same=False))])
+    tables = compare_chapter(run, "k", drawn).sections[0].tables
+    assert {cell.text for name, cells in tables[1].rows if name == "gender" for cell in cells} == {"n/a"}
+
+
+def test_the_probe_s_answer(tmp_path):
+    def said(name: str, **options: Any) -> str:
+        (run,) = read_runs([str(made.probe(tmp_path / name, **options))])
+        return " ".join(probe_answer(run.parts["probe"]["rows"]))
+
+    assert "it fell by 5.0 points [3.0, 7.0]" in said("fell")
+    assert "it rose by 5.0 points" in said("rose", change=5.0)
+    assert "can't be told from no change" in said("unclear", half=6.0)
+
+
+def test_what_is_missing_is_named_with_its_command(tmp_path):
+    folder = made.debias(tmp_path / "run")
+    report([str(folder)], str(tmp_path / "out"))
+    text = kept(Tree((tmp_path / "out/report.html").read_text()).root.words())
+    for command in ("cards", "side-effects", "compare"):
+        assert f"biaslab {command} {folder}/neurons.json" in text
+    assert "biaslab table --model tiny" in text
+    (tmp_path / "run/neurons.json").unlink()
+    (tmp_path / "run/config.yaml").unlink()
+    (tmp_path / "run/scores.safetensors").unlink()
+    report([str(folder)], str(tmp_path / "out"), title="A title")
+    assert "<h1>A title</h1>" in (tmp_path / "out/report.html").read_text()
+
+
+def test_runs_stand_side_by_side_where_they_compare(tmp_path):
+    one = made.debias(tmp_path / "a/version_0")
+    assert side_by_side(read_runs([str(one)])) is None
+    two = made.debias(tmp_path / "a/version_1", made.BAD)
+    section = side_by_side(read_runs([str(one), str(two), str(one)]))
+    assert section is not None
+    (table,) = section.tables
+    assert table.columns == ["", "a/version_0", "a/version_1"]
+    assert "All were judged on 50 clusters" in section.text[0]
+    icat = dict(table.rows)["ICAT, suppressed"]
+    assert [(cell.text, cell.verdict) for cell in icat] == [("76.0", "better"), ("64.0", "worse")]
+    assert [cell.text for cell in dict(table.rows)["ICAT, untouched"]] == ["70.0", "70.0"]
+    three = made.debias(tmp_path / "a/version_2", clusters=20)
+    section = side_by_side(read_runs([str(one), str(three)]))
+    assert "don't compare" in section.text[0]
+    tables = [made.table(tmp_path / "t/x"), made.table(tmp_path / "t/y", "other", {"dpce": made.BAD}, limit=9)]
+    section = side_by_side(read_runs(list(map(str, tables))))
+    rows = dict(section.tables[0].rows)
+    assert [cell.text for cell in rows["dpce"]] == ["64.0", "64.0"]
+    assert [cell.text for cell in rows["bns_guarded"]] == ["76.0", "n/a"]
+    assert "other settings (limit)" in section.text[0]
+
+
+def test_folders_of_single_parts(tmp_path):
+    folders = [made.cards(tmp_path / "cards", 2), made.effects(tmp_path / "effects")]
+    report([str(folder) for folder in folders], str(tmp_path / "out"))
+    text = kept(Tree((tmp_path / "out/report.html").read_text()).root.words())
+    assert "2 neurons are described" in text
+    assert "gender: ICAT 76.0 (+6.0)." in text
+
+
+def test_limits_and_sources_are_those_of_the_runs(tmp_path):
+    runs = read_runs([str(made.debias(tmp_path / "run"))])
+    text = " ".join(limits(runs))
+    assert "Here it changes by −80 % [−84, −75], the log-odds gap, which that leaves alone, by −8 % [−12, −3]." in text
+    assert "test split" in text
+    assert "demographics that could not be asked about" in text
+    names = [source.what for source in sources(runs)]
+    assert "BOLD" in names
+    assert "PANDA" not in names
+    assert "CrowS-Pairs" not in names
+    (run,) = runs
+    run.config.update(contrast="bug", limit=30)
+    text = " ".join(limits(runs))
+    assert "test split" not in text
+    assert "Only 30 clusters" in text
+
+
+def test_two_neuron_files_are_of_one_model(tmp_path):
+    runs = read_runs([str(made.debias(tmp_path / "run", model="minilm-mlm")), str(made.comparison(tmp_path / "c"))])
+    runs[1].parts["compare"]["a"]["model"] = runs[1].parts["compare"]["b"]["model"] = "minilm-mlm"
+    assert "The figures are of 1 model (minilm-mlm)" in " ".join(limits(runs))
+    assert [source.what for source in sources(runs)].count("The model minilm-mlm") == 1
+
+
+def test_the_command_gives_the_same_settings():
+    settings = {
+        "model": "a b", "dimensions": ["gender", "age"], "kinds": ["negative"], "count": 7, "guard_weight": 2.5,
+        "steps": "auto", "contrast": "bold", "limit": None, "trust_remote_code": True, "text": "x'y.txt",
+    }  # fmt: skip
+    words = shlex.split(command_line("debias", settings))
+    assert words[:2] == ["biaslab", "debias"]
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_function_arguments(debias)
+    parsed = parser.parse_args(words[2:]).as_dict()
+    assert {name: parsed[name] for name in settings} == settings
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["a", "b c"], ["--output", "x", "a", "b c"], ["a", "--title=T", "b c", "--output=x"], ['["a", "b c"]'][:0]],
+)
+def test_folders_become_the_list_that_the_command_line_wants(arguments):
+    def command(runs: list[str], output: str = "report", title: str | None = None) -> tuple[Any, ...]:
+        return runs, output, title
+
+    if not arguments:
+        assert joined(["--help"]) == ["--help"]
+        return
+    runs, output, title = jsonargparse.auto_cli(command, args=joined(arguments))
+    assert runs == ["a", "b c"]
+    assert output == ("x" if any("output" in argument for argument in arguments) else "report")
+    assert title == ("T" if "--title=T" in arguments else None)
+
+
+def test_bad_input(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for runs, what in (
+        ([], "got none"),
+        ([str(tmp_path / "nowhere")], "is no folder"),
+        ([str(tmp_path / "empty")], r"has none of results.json \(`biaslab debias`\), table.json"),
+    ):
+        with pytest.raises(InputError, match=f"`runs` is expected to be .*{what}"):
+            report(runs, str(tmp_path / "out"))
+    folder = made.table(tmp_path / "table")
+    for content, what in (
+        ('{"model": ', "can't be read"),
+        ("[]", "holds no mapping"),
+        ('{"model": "m"}', "lacks settings"),
+    ):
+        (folder / "table.json").write_text(content)
+        with pytest.raises(InputError, match=f"`runs` .*table.json {what}"):
+            report([str(folder)], str(tmp_path / "out"))
+    older = made.debias(tmp_path / "older")  # by a version that knew no intervals of the gap
+    results = json.loads((older / "results.json").read_text())
+    made.write(older / "results.json", {key: value for key, value in results.items() if key != "rows"})
+    with pytest.raises(InputError, match=r"`runs` .*results.json lacks rows. Make it anew"):
+        report([str(older)], str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_score_that_is_not_defined_does_no_harm(tmp_path):
+    folder = made.debias(tmp_path / "run")
+    content = json.loads((folder / "results.json").read_text())
+    nothing = dict.fromkeys(("value", "low", "high"), float("nan"))
+    content["stereoset"]["BNS, guarded"]["race"]["ICAT"] = {"figure": nothing, "change": nothing, "spread": None}
+    made.write(folder / "results.json", content)
+    (run,) = read_runs([str(folder)])
+    chapter = debias_chapter(run, "k", drawn)
+    domains = next(section for section in chapter.sections if section.title == "By domain")
+    cell = dict(domains.tables[0].rows)["BNS, guarded"][1]
+    assert (cell.text, cell.verdict) == ("n/a", "")
+    assert "rose for gender" in chapter.answer[2]
+
+
+def test_an_inlined_figure_keeps_its_own_names():
+    parts = '<metadata>x</metadata><g id="a"/><use xlink:href="#a" clip-path="url(#a)"/>'
+    svg = f'<?xml?><svg viewBox="0 0 1 1">{parts}</svg>'
+    found = inline(svg, "one", "T", "D")
+    assert 'id="one-a"' in found
+    assert 'href="#one-a"' in found
+    assert "url(#one-a)" in found
+    assert "metadata" not in found
+
+
+def test_lines_do_not_break_where_they_should_not():
+    assert kept_together("a, b [x, y, z] 5 %") == "a, b [x, y, z] 5\u00a0%"
+
+
+def schemes() -> dict[str, dict[str, str]]:
+    """The colours of the light and dark schemes and of paper."""
+    blocks = re.findall(r":root \{(.*?)\}", CSS.read_text(), re.DOTALL)
+    found = [dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", block)) for block in blocks]
+    return dict(zip(("light", "dark", "paper"), found, strict=True))
+
+
+def luminance(color: str) -> float:
+    parts = [int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark", "paper"])
+def test_letters_stand_out_from_what_is_behind_them(scheme):
+    colors = schemes()[scheme]
+    for letters, behind in itertools.product(("ink", "muted", "link", "good", "bad", "past"), ("paper", "panel")):
+        high, low = sorted((luminance(colors[letters]), luminance(colors[behind])), reverse=True)
+        assert (high + 0.05) / (low + 0.05) >= 4.5, f"{letters} on {behind}"
+
+
+def test_all_colours_are_named():
+    rest = re.sub(r":root \{.*?\}", "", CSS.read_text(), flags=re.DOTALL)
+    assert not re.search(r"#[0-9a-fA-F]{3,8}\b|rgba?\(", rest)
+    assert ":focus-visible" in rest
+
+
+def test_real_runs_are_read(lab, workdir, tiny_cache):
+    """Runs of tiny models, as the commands write them today."""
+    text, model = str(lab / "text.txt"), str(lab / "model")
+    main(["debias", "--model", model, "--source", "prompts", "--contrast", text, "--text", text, "--stereoset",
+          str(lab / "stereoset.json"), "--dimensions", "[gender, age]", "--modifiers", "1", "--steps", "2", "--seeds",
+          "2", "--sentences", "3"])  # fmt: skip
+    main(
+        ["table", "--model", model, "--text", text, "--sentences", "4", "--rows", "[bns_paper, bns_ranked, random_bns]"]
+    )
+    (table,) = (workdir / "runs/table").iterdir()
+    report(["runs/debias/version_0", str(table)])
+    tree = Tree((workdir / "report/report.html").read_text()).root
+    results = json.loads((workdir / "runs/debias/version_0/results.json").read_text())
+    icat = results["stereoset"]["BNS, guarded"]["overall"]["ICAT"]["figure"]["value"]
+    assert f"{icat:.1f}" in tree.words()
+    assert len(tree.all("svg")) == 6 + 2
