@@ -29,7 +29,8 @@ from transformers import BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausa
 from biaslab.attribution.cost import attribution_flops, sizes
 from biaslab.attribution.gaps import GapAttribution, attribute_gaps
 from biaslab.data.prompts import PromptDataModule
-from biaslab.models.architectures import ffn_modules, load_model
+from biaslab.models.architectures import ffn_modules
+from biaslab.models.loading import load_model
 
 LENGTHS = {12: 3, 13: 4, 14: 4, 15: 3, 16: 3}  # seventeen prompts of 12 to 16 tokens
 PADDED, POINTS, REFERENCE = 128, 20, 64

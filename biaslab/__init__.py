@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "load_model": "models.architectures",
+    "load_model": "models.loading",
     "integrated_gradients": "attribution.gaps",
     "integrated_gap_gradients": "attribution.gaps",
     "Neuron": "neurons.neuron_set",
@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # for type checkers and editors
     from biaslab.attribution.gaps import integrated_gap_gradients, integrated_gradients  # noqa: F401
     from biaslab.callbacks import NeuronSuppression  # noqa: F401
     from biaslab.metrics import IdealizedCAT, LanguageModelingScore, StereotypeScore  # noqa: F401
-    from biaslab.models.architectures import load_model  # noqa: F401
+    from biaslab.models.loading import load_model  # noqa: F401
     from biaslab.neurons.neuron_set import Neuron, NeuronSet  # noqa: F401
     from biaslab.neurons.suppression import suppressed  # noqa: F401
 

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from biaslab import NeuronSet, NeuronSuppression
 from biaslab.errors import InputError
-from biaslab.models.architectures import fingerprint
+from biaslab.models.loading import fingerprint
 from biaslab.neurons.suppression import suppressed
 
 pytestmark = [

@@ -15,7 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from biaslab.errors import InputError
-from biaslab.models.architectures import down_weight, ffn_modules, fingerprint, load_model
+from biaslab.models.architectures import down_weight, ffn_modules
+from biaslab.models.loading import fingerprint, load_model
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.report.model_card import NOT_MEASURED, model_card
 from biaslab.report.model_figures import Figures, measured

@@ -20,11 +20,11 @@ from tqdm import tqdm
 from biaslab.data.prompts import PromptDataModule
 from biaslab.errors import InputError
 from biaslab.evaluation.findings import new_table
-from biaslab.models.architectures import fingerprint, load_model
+from biaslab.models.loading import fingerprint, load_model
 from biaslab.neurons.cards import METHOD, Card, neuron_cards
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.neurons.promoted_words import WordChange
-from biaslab.store.shards import write_atomically
+from biaslab.store import write_atomically
 
 SCORES, CONFIG, CARDS = "scores.safetensors", "config.yaml", "cards.json"
 _PROMPT_SETTINGS = ("dimensions", "pairs", "kinds", "modifiers", "part", "path")
@@ -131,7 +131,7 @@ def write_cards(path: Path, model_name: str, weights: str, found: Sequence[Card]
     Args:
         path: of the file; one that is there is replaced.
         model_name: whose neurons they are.
-        weights: the model's :func:`biaslab.models.architectures.fingerprint`.
+        weights: the model's :func:`biaslab.models.loading.fingerprint`.
         found: from :func:`biaslab.neurons.cards.neuron_cards`.
 
     Raises:

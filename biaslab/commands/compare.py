@@ -17,11 +17,12 @@ from biaslab.commands.bake import trained_model, write_checkpoint
 from biaslab.commands.treatments import PRESETS, attribution_pass
 from biaslab.data.prompts import PromptDataModule
 from biaslab.errors import InputError
-from biaslab.models.architectures import down_weight, ffn_modules, fingerprint, load_model
+from biaslab.models.architectures import down_weight, ffn_modules
+from biaslab.models.loading import fingerprint, load_model
 from biaslab.neurons.neuron_set import Neuron, NeuronSet
 from biaslab.neurons.overlap import OVERALL, compare_scopes, rank_correlation
 from biaslab.report.compare_files import Given, Outcome, Side
-from biaslab.store.artifacts import Artifacts
+from biaslab.store import Artifacts
 from biaslab.tasks.attribution import Selection, Source
 
 ALIKE = 0.5  # a trained child's neurons stay far above; those of another model are at 0, as random directions are

@@ -22,7 +22,7 @@ from biaslab.data.stereoset import StereoSetDataModule
 from biaslab.errors import InputError
 from biaslab.evaluation.findings import BASE, estimates, random_row
 from biaslab.evaluation.gaps import Gaps, demographic_gaps, negative_log_likelihoods
-from biaslab.models.architectures import fingerprint
+from biaslab.models.loading import fingerprint
 from biaslab.neurons.cards import neuron_cards
 from biaslab.neurons.neuron_set import NeuronSet, random_like
 from biaslab.neurons.suppression import suppressed_where

@@ -29,7 +29,8 @@ from biaslab.evaluation.templates import (
     make_probes,
     spread,
 )
-from biaslab.models.architectures import ffn_shape, load_model
+from biaslab.models.architectures import ffn_shape
+from biaslab.models.loading import load_model
 from biaslab.models.tokens import is_masked
 from biaslab.neurons.neuron_set import NeuronSet, random_like
 from biaslab.neurons.suppression import suppressed

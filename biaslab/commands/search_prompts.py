@@ -20,9 +20,9 @@ from biaslab.data.attribute_words import RACE_PAIRS, SEARCH_PAIRS, TARGETS
 from biaslab.data.corpus import read_sentences
 from biaslab.data.prompt_pairs import Pairs, question, single_token_pairs
 from biaslab.errors import InputError
-from biaslab.models.architectures import fingerprint, load_model
+from biaslab.models.loading import fingerprint, load_model
 from biaslab.models.tokens import SLOT, token_in_place
-from biaslab.store.shards import Shards, write_atomically
+from biaslab.store import Shards, write_atomically
 from biaslab.tasks.baselines.divergence import DIVERGENCES, Divergence, DivergenceName
 from biaslab.tasks.baselines.prompt_search import BeamSearch, Level, PromptScorer, level_sizes
 

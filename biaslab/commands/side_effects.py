@@ -20,10 +20,11 @@ from biaslab.data.stereoset import StereoSetDataModule
 from biaslab.errors import InputError
 from biaslab.evaluation.findings import BASE
 from biaslab.evaluation.judging import State
-from biaslab.models.architectures import ffn_shape, fingerprint, load_model
+from biaslab.models.architectures import ffn_shape
+from biaslab.models.loading import fingerprint, load_model
 from biaslab.neurons.neuron_set import NeuronSet, random_like
 from biaslab.report.side_effects_files import ALL, RANDOM, Results, Row
-from biaslab.store.artifacts import Artifacts
+from biaslab.store import Artifacts
 
 MODIFIERS = 5  # of each of the six kinds: 150 held-out prompts a dimension
 

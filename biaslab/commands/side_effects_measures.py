@@ -18,7 +18,7 @@ from biaslab.evaluation.gaps import Gaps, demographic_gaps
 from biaslab.evaluation.judging import Judge, Judged, State
 from biaslab.evaluation.scoring import score_pairs
 from biaslab.neurons.suppression import suppressed_where
-from biaslab.store.artifacts import Artifacts, digest, load_tensors, save_tensors, versions
+from biaslab.store import Artifacts, digest, load_tensors, save_tensors, versions
 
 
 class Measured(NamedTuple):

@@ -19,10 +19,10 @@ from biaslab.data.stereoset import StereoSetDataModule
 from biaslab.errors import InputError
 from biaslab.evaluation.findings import BASE, random_row
 from biaslab.evaluation.judging import Judge, State
-from biaslab.models.architectures import fingerprint, load_model
+from biaslab.models.loading import fingerprint, load_model
 from biaslab.neurons.neuron_set import NeuronSet, random_like
 from biaslab.report.sweep_files import CHOSEN, Outcome
-from biaslab.store.artifacts import Artifacts
+from biaslab.store import Artifacts
 from biaslab.tasks.attribution import Attribution, Selection
 
 

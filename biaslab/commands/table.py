@@ -18,9 +18,10 @@ from biaslab.data.corpus import read_sentences
 from biaslab.data.stereoset import StereoSetDataModule
 from biaslab.errors import InputError
 from biaslab.evaluation.judging import Judge, State
-from biaslab.models.architectures import architecture, fingerprint, load_model
+from biaslab.models.architectures import architecture
+from biaslab.models.loading import fingerprint, load_model
 from biaslab.report.table_files import Results, Row
-from biaslab.store.artifacts import Artifacts
+from biaslab.store import Artifacts
 
 
 def table(

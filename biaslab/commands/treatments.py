@@ -19,10 +19,9 @@ from torch import Tensor
 
 from biaslab.data.prompts import PromptDataModule
 from biaslab.errors import InputError
-from biaslab.metrics.neuron_selection import ranked
 from biaslab.neurons.neuron_set import NeuronSet, random_like
-from biaslab.store.artifacts import Artifacts, versions
-from biaslab.store.shards import write_atomically
+from biaslab.neurons.selection import ranked
+from biaslab.store import Artifacts, versions, write_atomically
 from biaslab.tasks.attribution import Attribution, Selection
 from biaslab.tasks.base import single_trainer
 

@@ -18,7 +18,7 @@ from biaslab.data.attribute_words import GENDER_PAIRS, TARGETS
 from biaslab.data.corpus import read_sentences
 from biaslab.errors import InputError
 from biaslab.models import assets
-from biaslab.models.tokens import load_tokenizer
+from biaslab.models.loading import load_tokenizer
 
 GROUPS = ("female", "male")
 TARGET = "target"

@@ -18,7 +18,8 @@ from transformers import PreTrainedTokenizerBase
 
 from biaslab.errors import InputError
 from biaslab.models import assets
-from biaslab.models.tokens import by_length, load_tokenizer
+from biaslab.models.loading import load_tokenizer
+from biaslab.models.tokens import by_length
 
 # A sentence's split is a hash of its text, in hundredths: nothing that is trained or chosen sees the evaluation part.
 SPLITS = {"validation": range(0, 2), "contrast": range(2, 4), "evaluation": range(4, 6), "train": range(6, 100)}

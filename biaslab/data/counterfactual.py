@@ -26,7 +26,8 @@ from biaslab.data.corpus import (
 )
 from biaslab.errors import InputError
 from biaslab.models import assets
-from biaslab.models.tokens import is_masked, load_tokenizer
+from biaslab.models.loading import load_tokenizer
+from biaslab.models.tokens import is_masked
 
 _OTHER = {one: other for pair in GENDER_PAIRS for one, other in (pair, pair[::-1])}
 _BEFORE_NOUN = {**_OTHER, "her": "his", "his": "her"}

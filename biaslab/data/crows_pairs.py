@@ -16,7 +16,8 @@ from transformers import PreTrainedTokenizerBase
 from biaslab.data.queries import Query, causal_queries, group_queries
 from biaslab.errors import InputError
 from biaslab.models import assets
-from biaslab.models.tokens import is_masked, load_tokenizer
+from biaslab.models.loading import load_tokenizer
+from biaslab.models.tokens import is_masked
 
 CATEGORIES = (
     "age",

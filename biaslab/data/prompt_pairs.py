@@ -17,7 +17,8 @@ from transformers import PreTrainedTokenizerBase
 
 from biaslab.data.attribute_words import GENDER_PAIRS, RACE_PAIRS
 from biaslab.errors import InputError
-from biaslab.models.tokens import SLOT, Encoded, encode_slot, is_masked, load_tokenizer, token_in_place
+from biaslab.models.loading import load_tokenizer
+from biaslab.models.tokens import SLOT, Encoded, encode_slot, is_masked, token_in_place
 
 Pairs = Literal["gender", "race"]
 PAIRS: dict[str, tuple[tuple[str, str], ...]] = {"gender": GENDER_PAIRS, "race": RACE_PAIRS}

@@ -19,16 +19,8 @@ from transformers import PreTrainedTokenizerBase
 
 from biaslab.data import contrast, words
 from biaslab.errors import InputError
-from biaslab.models.tokens import (
-    SLOT,
-    Encoded,
-    by_length,
-    encode_slot,
-    is_masked,
-    load_tokenizer,
-    tokens_in_place,
-    with_slots,
-)
+from biaslab.models.loading import load_tokenizer
+from biaslab.models.tokens import SLOT, Encoded, by_length, encode_slot, is_masked, tokens_in_place, with_slots
 
 Part = Literal["find", "held_out"]
 Attributed = Literal["pairs", "demographics"]

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from biaslab.data.queries import BLANK, Query, causal_queries, group_queries, masked_queries
 from biaslab.errors import InputError
 from biaslab.models import assets
-from biaslab.models.tokens import load_tokenizer
+from biaslab.models.loading import load_tokenizer
 
 DOMAINS = ("gender", "profession", "race", "religion")
 LABELS = ("stereotype", "anti-stereotype", "unrelated")

@@ -14,14 +14,8 @@ from rich.table import Table
 from torch import Tensor
 
 from biaslab.evaluation.gaps import perplexity, perplexity_change
-from biaslab.metrics.stereoset import (
-    NAMES,
-    Interval,
-    bootstrap,
-    idealized_cat,
-    language_modeling_score,
-    stereotype_score,
-)
+from biaslab.metrics.stereoset import NAMES, bootstrap, idealized_cat, language_modeling_score, stereotype_score
+from biaslab.statistics import Interval
 from biaslab.tasks.evaluation import Evaluation
 
 BASE = "untouched"

@@ -12,8 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from biaslab.errors import InputError
 from biaslab.evaluation.scoring import sequence_log2_probabilities, slot_log_probabilities, target_log_probabilities
-from biaslab.metrics.stereoset import Interval, draw_counts
 from biaslab.models.tokens import by_length, is_masked
+from biaslab.statistics import Interval, draw_counts
 
 
 class Gaps(NamedTuple):

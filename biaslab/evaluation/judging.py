@@ -17,7 +17,7 @@ from biaslab.evaluation.gaps import negative_log_likelihoods
 from biaslab.evaluation.scoring import score_clusters
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.neurons.suppression import suppressed_where
-from biaslab.store.artifacts import Artifacts, digest, load_tensors, save_tensors, versions
+from biaslab.store import Artifacts, digest, load_tensors, save_tensors, versions
 from biaslab.tasks.evaluation import Evaluation
 
 

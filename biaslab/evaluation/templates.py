@@ -25,8 +25,8 @@ from biaslab.data.probe_words import ACTIONS, GENDERS, WORDINGS, Wording
 from biaslab.data.words import NEGATIVE, POSITIVE
 from biaslab.errors import InputError
 from biaslab.evaluation.scoring import slot_log_probabilities
-from biaslab.metrics.stereoset import Interval
 from biaslab.models.tokens import SLOT, by_length, encode_slot, is_masked, token_in_place
+from biaslab.statistics import Interval
 
 
 class Probes(NamedTuple):

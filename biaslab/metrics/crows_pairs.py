@@ -10,7 +10,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from biaslab.errors import InputError
-from biaslab.metrics.stereoset import Interval
+from biaslab.statistics import Interval
 
 DECIMALS = 3  # the authors' script rounds the scores before it compares them
 

@@ -11,24 +11,11 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from biaslab.errors import InputError
+from biaslab.statistics import Interval, draw_counts
 
 Average: TypeAlias = Literal["macro", "micro"]
 STEREOTYPE, ANTI_STEREOTYPE, UNRELATED = range(3)  # the columns of `scores`
 NAMES = ("SS", "LMS", "ICAT")
-
-
-class Interval(NamedTuple):
-    """A figure and its 95 % bootstrap interval.
-
-    Attributes:
-        value: the figure, in percent (or in percentage points, for a change).
-        low: 2.5th percentile of the resamples.
-        high: 97.5th percentile of the resamples.
-    """
-
-    value: float
-    low: float
-    high: float
 
 
 class Clusters(NamedTuple):
@@ -170,17 +157,6 @@ def idealized_cat(scores: Tensor, terms: Tensor, average: Average = "macro") -> 
     return _idealized_cat_compute(
         stereotype_score(scores, terms, average), language_modeling_score(scores, terms, average)
     )
-
-
-def draw_counts(size: int, resamples: int, generator: torch.Generator) -> Tensor:
-    """Return how often each of so many things is drawn with replacement, ``[resample, size]``; each row sums to size.
-
-    >>> draw_counts(3, 2, torch.Generator().manual_seed(0))
-    tensor([[1., 0., 2.],
-            [2., 1., 0.]])
-    """
-    drawn = torch.randint(size, (resamples, size), generator=generator)
-    return torch.zeros(drawn.shape).scatter_add_(1, drawn, torch.ones(drawn.shape))
 
 
 def bootstrap(scores: Tensor, terms: Tensor, resamples: int = 2000, seed: int = 0) -> Tensor:

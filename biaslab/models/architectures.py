@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForMaskedLM,
-    AutoTokenizer,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 
 from biaslab.errors import InputError
-from biaslab.models import assets
-from biaslab.models import minilm as adapter
-from biaslab.models.conversion import model_folder
 
 
 class Architecture(NamedTuple):
@@ -115,88 +104,6 @@ def ffn_shape(model: PreTrainedModel) -> tuple[int, int]:
     """Return (layers, neurons a layer)."""
     modules = ffn_modules(model)
     return len(modules), down_weight(modules[0]).shape[1]
-
-
-def fingerprint(model: PreTrainedModel) -> str:
-    """Return 16 hexadecimal digits that change with any weight, but not with dtype, device or buffers.
-
-    Every parameter is read as float32, in the order of its name, tied ones once.
-    """
-    digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
-        digest.update(name.encode())
-        digest.update(parameter.detach().float().cpu().contiguous().numpy().data)
-    return digest.hexdigest()[:16]
-
-
-def load_model(
-    model_name: str, *, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a masked or causal language model and its tokenizer, in evaluation mode and without gradients.
-
-    Args:
-        model_name: an asset's name (``minilm-mlm``, ``smollm2-135m``), a folder, or a Hugging Face hub id.
-        dtype: the weights' type.
-        trust_remote_code: let a checkpoint bring its own Python code. Off unless asked for.
-
-    Raises:
-        InputError: if nothing of that name can be had, if its architecture is not supported, or if weights of its
-            language-model head are missing (they would be random, and every number made with them meaningless).
-    """
-    if model_name == adapter.NAME:
-        model, tokenizer = adapter.load()
-        nn.Module.to(model, dtype)
-        return _frozen(model), tokenizer
-    source = str(model_folder(model_name)) if model_name in assets.MODELS else _existing(model_name)
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    if not Path(source).is_dir():
-        options["local_files_only"] = not assets.hub_reachable()
-    try:
-        config = AutoConfig.from_pretrained(source, **options)
-        auto = AutoModelForMaskedLM if architecture(config).masked else AutoModelForCausalLM
-        loaded: Any = auto.from_pretrained(source, config=config, dtype=dtype, output_loading_info=True, **options)
-        model, info = loaded
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
-    except InputError:
-        raise
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"`model_name` is expected to be an asset ({', '.join([adapter.NAME, *assets.MODELS])}), a folder, or a "
-            f"hub id, but {model_name!r} could not be loaded: {_first_line(error)} Check the name, or give a folder."
-        ) from error
-    _require_complete(model_name, info)
-    return _frozen(model), tokenizer
-
-
-def _existing(model_name: str) -> str:
-    """Tell a folder that is not there from a hub id."""
-    path = Path(model_name).expanduser()
-    if path.is_dir():
-        return str(path)
-    if path.is_absolute() or model_name.startswith((".", "~")) or model_name.count("/") > 1:
-        raise InputError(f"`model_name` is expected to be an existing folder, but there is none at {model_name!r}.")
-    return model_name
-
-
-def _require_complete(model_name: str, info: Any) -> None:
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise InputError(
-            f"`model_name` is expected to be a checkpoint with a trained language-model head, but {model_name!r} lacks "
-            f"{', '.join(missing[:6])}{' …' if len(missing) > 6 else ''}: these would be newly initialised, and every "
-            "number meaningless. Choose a checkpoint that was trained as a language model."
-        )
-
-
-def _frozen(model: PreTrainedModel) -> PreTrainedModel:
-    model.eval()
-    model.requires_grad_(False)
-    return model
-
-
-def _first_line(error: Exception) -> str:
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return line if line.endswith(".") else line + "."
 
 
 def without_cache(model: PreTrainedModel) -> dict[str, bool]:

@@ -3,33 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from biaslab.errors import InputError
-from biaslab.models import assets
-from biaslab.models.conversion import model_folder
-
-
-def load_tokenizer(model_name: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model: an asset's name (``minilm-mlm`` has its encoder's), a folder, or a hub id.
-
-    Raises:
-        InputError: if none can be had.
-    """
-    name = "minilm-encoder" if model_name == "minilm-mlm" else model_name
-    source = str(model_folder(name)) if name in assets.MODELS else str(Path(name).expanduser())
-    offline = not Path(source).is_dir() and not assets.hub_reachable()
-    try:
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, local_files_only=offline)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"`model_name` is expected to be an asset, a folder or a hub id with a tokenizer; {model_name!r} has none "
-            f"that loads: {' '.join(str(error).split())[:200]} Check the name, or give a folder."
-        ) from error
-
 
 SLOT = "{slot}"
 

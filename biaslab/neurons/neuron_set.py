@@ -16,7 +16,8 @@ import torch
 from transformers import PreTrainedModel
 
 from biaslab.errors import InputError
-from biaslab.models.architectures import ffn_shape, fingerprint
+from biaslab.models.architectures import ffn_shape
+from biaslab.models.loading import fingerprint
 
 FORMAT_VERSION = 1
 _KEYS = ("format_version", "shape", "neurons", "subsets", "provenance")

@@ -13,7 +13,7 @@ from rich.table import Table
 from biaslab.evaluation.findings import new_table, write_csv
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.neurons.overlap import OVERALL, SIGNIFICANT, Comparison, Measure
-from biaslab.store.shards import write_atomically
+from biaslab.store import write_atomically
 
 _BAR = 16  # characters of the longest bar
 _CHANCE = """chance: what random sets share that have as many neurons in each layer, and anywhere: that have as many in
@@ -31,7 +31,7 @@ class Given(NamedTuple):
 
     Attributes:
         name: as it is printed.
-        model: what :func:`biaslab.models.architectures.load_model` takes; None for a neuron file.
+        model: what :func:`biaslab.models.loading.load_model` takes; None for a neuron file.
         neurons: of a neuron file; None for a model.
         weights: fingerprints of the model, and of that which it was trained from where that is known.
     """

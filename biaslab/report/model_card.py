@@ -11,7 +11,8 @@ import transformers
 from transformers import PreTrainedModel
 
 from biaslab import __version__
-from biaslab.models.architectures import architecture, fingerprint
+from biaslab.models.architectures import architecture
+from biaslab.models.loading import fingerprint
 
 _CARD = """---
 library_name: transformers

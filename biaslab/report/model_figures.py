@@ -11,9 +11,9 @@ import yaml
 
 from biaslab.evaluation.findings import BASE, Estimate, cell, control_row, signed
 from biaslab.evaluation.gaps import gap_change
-from biaslab.metrics.stereoset import Interval
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.report.model_card import NOT_MEASURED
+from biaslab.statistics import Interval
 
 _AT_THE_SLOT = "{} for suppression at the slot alone, but a checkpoint's weights act on every token."
 _GAPS = {"probability": "|P(d1) − P(d2)|", "log_probability": "|log P(d1) − log P(d2)|"}

@@ -24,7 +24,7 @@ from biaslab.report.sections.side_by_side import side_by_side
 from biaslab.report.sections.sweep import sweep_chapter
 from biaslab.report.sections.table import table_chapter
 from biaslab.report.words import LABELS, kept_together, number, signed
-from biaslab.store.shards import write_atomically
+from biaslab.store import write_atomically
 
 _CHAPTERS: dict[str, Callable[[Run, str, Draw], Chapter]] = {
     "debias": debias_chapter,

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from biaslab.evaluation.findings import Estimate
-from biaslab.metrics.stereoset import NAMES, Interval
+from biaslab.metrics.stereoset import NAMES
 from biaslab.report.drawings import Drawing
 from biaslab.report.runs import Figures
 from biaslab.report.words import Tile, Verdict, between, change_text, excludes_zero, number, verdict
+from biaslab.statistics import Interval
 
 Draw = Callable[..., Drawing]  # name, caption, description, what makes the figure, its arguments
 OVERALL = "overall"

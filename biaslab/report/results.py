@@ -14,9 +14,10 @@ from torch import Tensor
 
 from biaslab.evaluation.findings import BASE, Estimates, cell, new_table, perplexities, random_row, signed, write_csv
 from biaslab.evaluation.gaps import Gaps, gap_change, mean_change
-from biaslab.metrics.stereoset import NAMES, Interval
+from biaslab.metrics.stereoset import NAMES
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.report import tensorboard as boards
+from biaslab.statistics import Interval
 
 GAPS = {"probability": "|P(d1) - P(d2)|", "log_probability": "|log P(d1) - log P(d2)|"}
 TREATMENTS = ("suppressed", "amplified", "random")  # of the gap

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from biaslab.errors import InputError
 from biaslab.evaluation.findings import Estimate
-from biaslab.metrics.stereoset import Interval
 from biaslab.neurons.neuron_set import NeuronSet
+from biaslab.statistics import Interval
 
 # Which command writes a file, and which keys a report can't do without.
 PARTS: dict[str, tuple[str, tuple[str, ...]]] = {

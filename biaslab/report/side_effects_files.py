@@ -17,9 +17,10 @@ from biaslab.data.words import DIMENSIONS
 from biaslab.evaluation.findings import BASE, Estimate, Estimates, estimates, perplexities, write_csv
 from biaslab.evaluation.gaps import Gaps, mean_change
 from biaslab.metrics.crows_pairs import crows_pairs_bootstrap, crows_pairs_score
-from biaslab.metrics.stereoset import NAMES, Interval
+from biaslab.metrics.stereoset import NAMES
 from biaslab.report.side_effects_tables import OVERALL, Line, print_tables
-from biaslab.store.shards import write_atomically
+from biaslab.statistics import Interval
+from biaslab.store import write_atomically
 
 ALL, RANDOM = "all", "random"
 _UNKNOWN = (float("nan"), float("nan"))  # no interval

@@ -12,11 +12,12 @@ from rich.console import Console
 from biaslab.commands.trials import Trial
 from biaslab.evaluation.findings import BASE, Estimates, cell, estimates, new_table, perplexities, signed, write_csv
 from biaslab.evaluation.judging import Judged
-from biaslab.metrics.stereoset import NAMES, Interval
+from biaslab.metrics.stereoset import NAMES
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.report.plots.stereoset import Dot, sweep_settings
 from biaslab.report.plots.style import save
-from biaslab.store.shards import write_atomically
+from biaslab.statistics import Interval
+from biaslab.store import write_atomically
 
 CHOSEN = "chosen"
 _SHOWN = 15  # settings on the terminal, the best ones; all are in sweep.csv

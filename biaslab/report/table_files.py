@@ -12,9 +12,10 @@ from rich.console import Console
 from biaslab.commands.treatments import BASE_ROW
 from biaslab.evaluation.findings import Estimate, Estimates, cell, estimates, new_table, perplexities, signed, write_csv
 from biaslab.evaluation.judging import Judged
-from biaslab.metrics.stereoset import NAMES, Interval
+from biaslab.metrics.stereoset import NAMES
 from biaslab.report.paper import PaperRow, paper_rows
-from biaslab.store.shards import write_atomically
+from biaslab.statistics import Interval
+from biaslab.store import write_atomically
 
 _LATEX = {"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "±": r"$\pm$", "×": r"$\times$"}
 

@@ -13,12 +13,12 @@ from torch.utils.tensorboard.writer import SummaryWriter
 from transformers import PreTrainedModel
 
 from biaslab.evaluation.scoring import target_log_probabilities
-from biaslab.metrics.stereoset import Interval
 from biaslab.models.tokens import SLOT
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.report.plots.gaps import gap_bars
 from biaslab.report.plots.neurons import layer_distribution, score_heat_map
 from biaslab.report.plots.stereoset import icat_against_lms, icat_before_after
+from biaslab.statistics import Interval
 
 _DOTS_PER_INCH = 80  # the size of an image in TensorBoard, which leaves out pixels of larger ones
 _SAMPLES = 5  # prompts of each dimension

@@ -11,7 +11,7 @@ import yaml
 
 from biaslab.evaluation.findings import Estimate
 from biaslab.evaluation.gaps import gap_change
-from biaslab.metrics.stereoset import Interval
+from biaslab.statistics import Interval
 
 Verdict = Literal["", "better", "worse", "unclear", "past"]
 LABELS: dict[Verdict, str] = {

@@ -19,12 +19,11 @@ from biaslab.data.prompts import is_divided
 from biaslab.errors import InputError
 from biaslab.metrics.neuron_selection import NeuronSelection
 from biaslab.metrics.quality import IntegrationQuality
-from biaslab.models.architectures import ffn_shape, fingerprint
+from biaslab.models.architectures import ffn_shape
+from biaslab.models.loading import fingerprint
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.report import tensorboard as boards
-from biaslab.store.artifacts import versions
-from biaslab.store.ledger import Collector
-from biaslab.store.shards import write_atomically
+from biaslab.store import Collector, versions, write_atomically
 from biaslab.tasks.dealing import layers_of
 from biaslab.tasks.resumable import ResumableTask
 from biaslab.tasks.selecting import Collected, require_known

@@ -10,7 +10,7 @@ from pytorch_lightning import Callback, LightningDataModule, LightningModule, Tr
 from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from biaslab.models.architectures import load_model
+from biaslab.models.loading import load_model
 
 
 class LanguageModelTask(LightningModule):

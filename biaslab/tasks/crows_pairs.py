@@ -10,7 +10,7 @@ from torch import Tensor
 
 from biaslab.evaluation.scoring import score_pairs
 from biaslab.metrics.crows_pairs import PairScores, crows_pairs_interval, decided
-from biaslab.store.shards import write_atomically
+from biaslab.store import write_atomically
 from biaslab.tasks.base import LanguageModelTask
 
 BY_DIRECTION = {"stereotype": "stereo", "anti-stereotype": "antistereo"}  # a score's name: the pairs that it is of

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from biaslab.evaluation.scoring import score_clusters
-from biaslab.metrics.stereoset import ClusterScores, Interval, intervals
+from biaslab.metrics.stereoset import ClusterScores, intervals
+from biaslab.statistics import Interval
 from biaslab.tasks.base import LanguageModelTask
 
 

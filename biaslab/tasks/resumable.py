@@ -10,8 +10,7 @@ from typing import Any, ClassVar
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from biaslab.errors import InputError
-from biaslab.store.ledger import Collector, Ledger
-from biaslab.store.shards import Shards
+from biaslab.store import Collector, Ledger, Shards
 from biaslab.tasks.base import LanguageModelTask
 
 

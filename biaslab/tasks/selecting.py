@@ -16,8 +16,9 @@ from torch import Tensor
 from biaslab.data import contrast
 from biaslab.data.stereoset import DOMAINS
 from biaslab.errors import InputError
-from biaslab.metrics.neuron_selection import NeuronSelection, guarded, ranked
+from biaslab.metrics.neuron_selection import NeuronSelection
 from biaslab.neurons.neuron_set import NeuronSet
+from biaslab.neurons.selection import guarded, ranked
 
 DEFAULT_SHARE_OF_NEURONS = 0.02
 DIMENSION_OF = {"gender": "gender", "profession": "occupation", "race": "ethnicity", "religion": "religion"}

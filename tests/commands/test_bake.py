@@ -17,7 +17,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from biaslab.commands.bake import bake
 from biaslab.errors import InputError
-from biaslab.models.architectures import fingerprint, load_model
+from biaslab.models.loading import fingerprint, load_model
 from biaslab.neurons.neuron_set import NeuronSet, random_like
 from biaslab.neurons.suppression import suppressed
 from biaslab.tasks.baselines.cda import CounterfactualAugmentation

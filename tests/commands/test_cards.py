@@ -11,7 +11,7 @@ from transformers import AutoModelForMaskedLM
 
 from biaslab.commands.cards import cards, read_scores
 from biaslab.errors import InputError
-from biaslab.models.architectures import fingerprint
+from biaslab.models.loading import fingerprint
 from biaslab.neurons.cards import METHOD, PROMPTS
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.neurons.promoted_words import WORDS

@@ -18,7 +18,7 @@ from transformers import AutoModelForMaskedLM, BertConfig
 
 from biaslab.commands.compare import compare, likeness
 from biaslab.errors import InputError
-from biaslab.models.architectures import fingerprint, load_model
+from biaslab.models.loading import fingerprint, load_model
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.tasks.baselines.autodebias import AutoDebias
 from biaslab.tasks.baselines.cda import CounterfactualAugmentation

@@ -24,10 +24,11 @@ from biaslab.data.stereoset import read_clusters
 from biaslab.errors import InputError
 from biaslab.evaluation.findings import Estimate
 from biaslab.metrics.crows_pairs import crows_pairs_change
-from biaslab.metrics.stereoset import Interval, paired_change
-from biaslab.models.architectures import fingerprint
+from biaslab.metrics.stereoset import paired_change
+from biaslab.models.loading import fingerprint
 from biaslab.neurons.neuron_set import NeuronSet, random_like
 from biaslab.report.side_effects_tables import Line, diagonal, excludes_zero, print_tables
+from biaslab.statistics import Interval
 
 SETS = {
     "gender": [(0, 3), (1, 7), (2, 1), (2, 40)],

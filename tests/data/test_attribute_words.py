@@ -4,7 +4,7 @@ from itertools import chain
 import pytest
 
 from biaslab.data.attribute_words import GENDER_PAIRS, RACE_PAIRS, SEARCH_PAIRS, TARGETS
-from biaslab.models.tokens import load_tokenizer
+from biaslab.models.loading import load_tokenizer
 
 PAIRS = {"gender": GENDER_PAIRS, "search": SEARCH_PAIRS, "race": RACE_PAIRS}
 

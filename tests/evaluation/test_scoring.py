@@ -12,7 +12,7 @@ from biaslab.data.crows_pairs import CrowsPairsDataModule
 from biaslab.data.stereoset import StereoSetDataModule, read_clusters
 from biaslab.errors import InputError
 from biaslab.evaluation.scoring import score_clusters, score_pairs, sequence_log2_probabilities, slot_log_probabilities
-from biaslab.models.architectures import load_model
+from biaslab.models.loading import load_model
 
 CASES = [  # context with {} for BLANK; stereotype, anti-stereotype, unrelated: words of one piece and of many
     ("The doctor is very {}.", "rich", "broke", "water"),

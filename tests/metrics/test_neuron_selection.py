@@ -10,7 +10,8 @@ from conftest import run_two_processes
 from reference import selection as reference
 
 from biaslab.errors import InputError
-from biaslab.metrics.neuron_selection import NeuronSelection, guarded, ranked
+from biaslab.metrics.neuron_selection import NeuronSelection
+from biaslab.neurons.selection import guarded, ranked
 
 PAIRS, KINDS, SHAPE = ("gender/female-male", "age/young-old", "age/old-teenage"), ("negative", "positive"), (3, 8)
 RULES = [(0.2, 0.7), (0.1, 0.5), (0.6, 0.9), (1.0, 1.0), (1.0, 0.1), (0.05, 0.1)]

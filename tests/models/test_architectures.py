@@ -4,16 +4,8 @@ from conftest import CAUSAL, MASKED, make_model, wordpiece_tokenizer
 from transformers import AutoConfig, BertConfig, BertForMaskedLM, BertModel, T5Config
 
 from biaslab.errors import InputError
-from biaslab.models.architectures import (
-    ARCHITECTURES,
-    architecture,
-    down_weight,
-    ffn_modules,
-    ffn_shape,
-    fingerprint,
-    layers,
-    load_model,
-)
+from biaslab.models.architectures import ARCHITECTURES, architecture, down_weight, ffn_modules, ffn_shape, layers
+from biaslab.models.loading import fingerprint, load_model
 
 
 def test_every_architecture_of_the_table_is_tested():

@@ -2,7 +2,8 @@ import pytest
 from conftest import bpe_tokenizer, wordpiece_tokenizer
 
 from biaslab.errors import InputError
-from biaslab.models.tokens import by_length, encode_slot, is_masked, load_tokenizer, token_in_place, tokens_in_place
+from biaslab.models.loading import load_tokenizer
+from biaslab.models.tokens import by_length, encode_slot, is_masked, token_in_place, tokens_in_place
 
 
 def test_masked_slot(masked_tokenizer):

@@ -9,7 +9,7 @@ from conftest import make_model
 
 from biaslab import Neuron, NeuronSet
 from biaslab.errors import InputError
-from biaslab.models.architectures import fingerprint
+from biaslab.models.loading import fingerprint
 from biaslab.neurons.neuron_set import random_like
 
 SHAPE = (3, 48)

@@ -12,11 +12,11 @@ from matplotlib.container import BarContainer, ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from biaslab.metrics.stereoset import Interval
 from biaslab.report.plots.gaps import gap_bars
 from biaslab.report.plots.neurons import layer_distribution, score_heat_map
 from biaslab.report.plots.stereoset import Dot, effects_matrix, icat_against_lms, icat_before_after, sweep_settings
 from biaslab.report.plots.style import save
+from biaslab.statistics import Interval
 
 PAIRS = ("gender/female-male", "religion/islam-christianity", "religion/muslim-catholic", "mean of the pairs")
 ROWS = ("untouched", "BNS", "random, 2 seeds")

@@ -19,7 +19,6 @@ from markupsafe import Markup
 from biaslab.commands.debias import debias
 from biaslab.errors import InputError
 from biaslab.evaluation.findings import Estimate
-from biaslab.metrics.stereoset import Interval
 from biaslab.report.about import command_line, limits, sources
 from biaslab.report.drawings import Drawing, inline
 from biaslab.report.page import joined, report
@@ -29,6 +28,7 @@ from biaslab.report.sections.debias import answer, debias_chapter
 from biaslab.report.sections.side_by_side import side_by_side
 from biaslab.report.sections.table import table_answer
 from biaslab.report.words import gap_sentence, kept_together, stereotype_sentence, verdict
+from biaslab.statistics import Interval
 
 CSS = Path(__file__).parents[2] / "biaslab/templates/report.css"
 VOID = {"meta", "br", "link", "img", "input", "hr"}

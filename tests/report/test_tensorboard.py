@@ -14,11 +14,11 @@ from torch.utils.tensorboard import SummaryWriter
 from biaslab.evaluation.findings import Estimate
 from biaslab.evaluation.gaps import Gaps
 from biaslab.metrics.stereoset import NAMES as METRICS
-from biaslab.metrics.stereoset import Interval
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.neurons.suppression import suppressed
 from biaslab.report import tensorboard as boards
 from biaslab.report.results import Outcome, Row
+from biaslab.statistics import Interval
 
 PAIRS = ["gender/female-male", "religion/islam-christianity"]
 ROWS = ("untouched", "BNS, guarded", "random, 2 seeds")

@@ -5,8 +5,7 @@ import torch
 
 from biaslab.metrics.neuron_selection import NeuronSelection
 from biaslab.metrics.quality import IntegrationQuality
-from biaslab.store.ledger import Ledger
-from biaslab.store.shards import Shards
+from biaslab.store import Ledger, Shards
 
 
 def collectors() -> dict[str, NeuronSelection | IntegrationQuality]:

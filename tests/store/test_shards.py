@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 
 from biaslab.errors import InputError
-from biaslab.store.shards import Shards, is_locked
+from biaslab.store import Shards, is_locked
 
 CONFIGURATION = {"model": {"name": "tiny", "steps": 4}, "groups": ["female", "male"], "seed": 0}
 TENSORS = {
@@ -52,7 +52,7 @@ def same(found, expected) -> bool:
 
 
 def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    start = "import os, resource, signal, sys, time, random, torch; from biaslab.store.shards import Shards\n"
+    start = "import os, resource, signal, sys, time, random, torch; from biaslab.store import Shards\n"
     command = [sys.executable, "-W", "ignore", "-c", start + code, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
@@ -311,7 +311,7 @@ for kill in range(20):
 
 HOLD = """
 import sys, time
-from biaslab.store.shards import Shards, is_locked
+from biaslab.store import Shards, is_locked
 shards = Shards(sys.argv[1])
 shards.open({})
 print(shards.lock(), flush=True)

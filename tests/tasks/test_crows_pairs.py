@@ -17,7 +17,7 @@ from reference import crows_pairs as reference
 
 from biaslab.data.crows_pairs import CATEGORIES, CrowsPairsDataModule, read_pairs
 from biaslab.metrics.crows_pairs import crows_pairs_interval
-from biaslab.models.architectures import load_model
+from biaslab.models.loading import load_model
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.tasks.crows_pairs import CrowsPairsEvaluation
 

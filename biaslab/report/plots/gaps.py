@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from biaslab.evaluation.gaps import gap_change
-from biaslab.metrics.stereoset import Interval
 from biaslab.report.plots.style import (
     BLUE,
     GREY,
@@ -23,6 +22,7 @@ from biaslab.report.plots.style import (
     signed,
     write_above,
 )
+from biaslab.statistics import Interval
 
 PAPER_SUPPRESSED, PAPER_AMPLIFIED = -23, 29  # mean change of the gap in percent; section 4.3 of the paper
 _LINEAR = 100  # percent up to which a change is drawn in proportion; beyond, its logarithm

@@ -11,7 +11,6 @@ from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from biaslab.metrics.stereoset import Interval
 from biaslab.report.plots.style import (
     COLORS,
     GREY,
@@ -27,6 +26,7 @@ from biaslab.report.plots.style import (
     new_figure,
     signed,
 )
+from biaslab.statistics import Interval
 
 _LETTERS = 22  # of a name in a legend of two columns
 _HATCHES = ("///", "\\\\\\", "xxx")  # of controls

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
-from biaslab.metrics.stereoset import Interval
-from biaslab.store.shards import write_atomically
+from biaslab.statistics import Interval
+from biaslab.store import write_atomically
 
 WIDTH = 4.3  # inches: on a telephone's 360 pixels the smallest letters are still 9 pixels high
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#B3A800")  # Okabe and Ito's

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from biaslab.evaluation.findings import BASE, Estimate
-from biaslab.metrics.stereoset import Interval
 from biaslab.report.parts import OVERALL, Cell, Chapter, Draw, Section, Table, figure_cell
 from biaslab.report.plots.neurons import layer_distribution
 from biaslab.report.runs import Run, interval
 from biaslab.report.sections.debias import cards_section
 from biaslab.report.sections.side_effects import effects_answer, effects_section
 from biaslab.report.words import between, change_text, excludes_zero, moved, number, settings_facts, signed
+from biaslab.statistics import Interval
 
 _SIGNIFICANT = 0.05
 _MEASURES = {"biased": "biased outputs, %", "mass_difference": "mass difference, points"}

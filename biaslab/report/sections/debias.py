@@ -7,7 +7,6 @@ from typing import Any
 
 from biaslab.evaluation.findings import BASE, Estimate, control_row
 from biaslab.evaluation.gaps import gap_change
-from biaslab.metrics.stereoset import Interval
 from biaslab.report.parts import (
     OVERALL,
     Cell,
@@ -43,6 +42,7 @@ from biaslab.report.words import (
     stereotype_sentence,
     tile,
 )
+from biaslab.statistics import Interval
 
 _GAPS = {
     "probability": "the gap |P(d1) − P(d2)|",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from biaslab.metrics.stereoset import Interval
 from biaslab.report.parts import (
     OVERALL,
     Cell,
@@ -30,6 +29,7 @@ from biaslab.report.words import (
     signed,
     sorted_out,
 )
+from biaslab.statistics import Interval
 
 _BASE_ROW = "base"
 _MOST_IN_A_FIGURE = 6

@@ -14,8 +14,7 @@ from transformers import PreTrainedModel
 from biaslab.attribution.readout import slot_only
 from biaslab.errors import InputError
 from biaslab.models.architectures import architecture
-from biaslab.store.ledger import Ledger
-from biaslab.store.shards import Shards
+from biaslab.store import Ledger, Shards
 from biaslab.tasks.baselines.divergence import Divergence
 
 
@@ -109,7 +108,7 @@ def projecting_onto(model: PreTrainedModel, token_ids: Tensor) -> Iterator[None]
 
 
 class Best:
-    """The best candidates so far, in bounded memory; a :class:`biaslab.store.ledger.Collector`.
+    """The best candidates so far, in bounded memory; a :class:`biaslab.store.Collector`.
 
     Args:
         size: how many are kept.

@@ -1,4 +1,4 @@
-"""Parts of a long computation's result, in a folder that several processes share and that outlives a kill."""
+"""What outlives a process: files written whole or not at all, shards of a long run, and results by what they depend on."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import json
 import operator
 import os
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from biaslab.errors import InputError
@@ -299,3 +301,125 @@ def _reading(path: Path) -> Iterator[None]:
             f"`folder` is expected to be readable, but {path} can't be read: {error.strerror or error}. Make it "
             "readable, or remove it, and the same command does its items again."
         ) from error
+
+
+_SHARE = 0.02  # of the time so far: the longer a run, the rarer its shards, so that there are never many
+
+
+class Collector(Protocol):
+    """A metric that can be taken apart and put together."""
+
+    def part(self) -> dict[str, Tensor]:
+        """Return what was collected."""
+
+    def add_part(self, part: Mapping[str, Tensor], /) -> None:
+        """Add what another one collected."""
+
+    def reset(self) -> None:
+        """Forget everything."""
+
+
+class Ledger:
+    """Keeps what metrics collect from numbered items in shards, so that it survives the process.
+
+    Args:
+        collectors: the metrics, by name.
+        shards: where their parts go.
+        every: seconds between two shards, at least.
+    """
+
+    def __init__(self, collectors: Mapping[str, Collector], shards: Shards, every: float) -> None:
+        self.collectors, self.shards, self.every = collectors, shards, every
+        self.started = self.written = time.monotonic()
+        self.pending: list[int] = []
+        self._whole = True
+
+    @contextmanager
+    def item(self, number: int) -> Iterator[None]:
+        """Within the block, the metrics are updated with an item; after it, what is due is written."""
+        self._whole = False
+        yield
+        self.pending.append(number)
+        self._whole = True
+        now = time.monotonic()
+        if now - self.written >= max(self.every, _SHARE * (now - self.started)):
+            self.write()
+
+    def write(self) -> None:
+        """Write what is not yet in a shard; an item that was broken off in between spoils what is pending."""
+        if self.pending and self._whole:
+            parts = {name: collector.part() for name, collector in self.collectors.items()}
+            tensors = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.items()}
+            self.shards.write(self.pending, tensors)
+        for collector in self.collectors.values():
+            collector.reset()
+        self.pending, self.written, self._whole = [], time.monotonic(), True
+
+    def gather(self) -> None:
+        """Fill the metrics with all that the shards hold."""
+        for _, tensors in self.shards.read():
+            for name, collector in self.collectors.items():
+                start = f"{name}."
+                collector.add_part({key[len(start) :]: t for key, t in tensors.items() if key.startswith(start)})
+
+
+class Artifacts:
+    """A folder of artifacts; one that depends on other things has another name, and a killed job finds what is done.
+
+    Args:
+        folder: where they lie; it is made.
+
+    Raises:
+        InputError: if the folder can't be made.
+
+    >>> import tempfile, torch
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     artifacts = Artifacts(folder)
+    ...     path = artifacts.path("judged", {"model": "a", "seed": 1})
+    ...     save_tensors(path, {"x": torch.ones(1)}, {"seconds": 3})
+    ...     load_tensors(path)
+    ({'x': tensor([1.])}, {'seconds': 3})
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"`output` is expected to be a folder that can be written, but {folder} can't: {error}."
+            ) from error
+
+    def path(self, name: str, depends_on: Mapping[str, Any]) -> Path:
+        """Return where an artifact is, or is to be.
+
+        Args:
+            name: what it is.
+            depends_on: all that it depends on; anything that JSON can hold.
+        """
+        return self.folder / f"{name}-{digest(depends_on)}"
+
+
+def digest(content: Any) -> str:
+    """Return 16 hexadecimal digits that change with the content, which JSON must be able to hold."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Write tensors and what JSON can hold beside them, whole or not at all."""
+    content = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    write_atomically(path, safetensors.torch.save(content, {"facts": json.dumps(facts)}))
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Return what :func:`save_tensors` wrote; None where there is nothing, or nothing that is whole."""
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["facts"])  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return None
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that results depend on."""
+    return {name: version(name) for name in ("biaslab", "torch", "transformers", "pytorch-lightning")}

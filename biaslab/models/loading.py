@@ -1,0 +1,148 @@
+"""Models and tokenizers by name: an asset, a folder or a hub id; their fingerprint, dtype and device."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from biaslab.errors import InputError
+from biaslab.models import assets, minilm
+from biaslab.models.architectures import architecture
+
+
+def fingerprint(model: PreTrainedModel) -> str:
+    """Return 16 hexadecimal digits that change with any weight, but not with dtype, device or buffers.
+
+    Every parameter is read as float32, in the order of its name, tied ones once.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        digest.update(name.encode())
+        digest.update(parameter.detach().float().cpu().contiguous().numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def load_model(
+    model_name: str, *, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a masked or causal language model and its tokenizer, in evaluation mode and without gradients.
+
+    Args:
+        model_name: an asset's name (``minilm-mlm``, ``smollm2-135m``), a folder, or a Hugging Face hub id.
+        dtype: the weights' type.
+        trust_remote_code: let a checkpoint bring its own Python code. Off unless asked for.
+
+    Raises:
+        InputError: if nothing of that name can be had, if its architecture is not supported, or if weights of its
+            language-model head are missing (they would be random, and every number made with them meaningless).
+    """
+    if model_name == minilm.NAME:
+        model, tokenizer = minilm.load()
+        nn.Module.to(model, dtype)
+        return _frozen(model), tokenizer
+    source = str(model_folder(model_name)) if model_name in assets.MODELS else _existing(model_name)
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if not Path(source).is_dir():
+        options["local_files_only"] = not assets.hub_reachable()
+    try:
+        config = AutoConfig.from_pretrained(source, **options)
+        auto = AutoModelForMaskedLM if architecture(config).masked else AutoModelForCausalLM
+        loaded: Any = auto.from_pretrained(source, config=config, dtype=dtype, output_loading_info=True, **options)
+        model, info = loaded
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"`model_name` is expected to be an asset ({', '.join([minilm.NAME, *assets.MODELS])}), a folder, or a "
+            f"hub id, but {model_name!r} could not be loaded: {_first_line(error)} Check the name, or give a folder."
+        ) from error
+    _require_complete(model_name, info)
+    return _frozen(model), tokenizer
+
+
+def _existing(model_name: str) -> str:
+    """Tell a folder that is not there from a hub id."""
+    path = Path(model_name).expanduser()
+    if path.is_dir():
+        return str(path)
+    if path.is_absolute() or model_name.startswith((".", "~")) or model_name.count("/") > 1:
+        raise InputError(f"`model_name` is expected to be an existing folder, but there is none at {model_name!r}.")
+    return model_name
+
+
+def _require_complete(model_name: str, info: Any) -> None:
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise InputError(
+            f"`model_name` is expected to be a checkpoint with a trained language-model head, but {model_name!r} lacks "
+            f"{', '.join(missing[:6])}{' …' if len(missing) > 6 else ''}: these would be newly initialised, and every "
+            "number meaningless. Choose a checkpoint that was trained as a language model."
+        )
+
+
+def _frozen(model: PreTrainedModel) -> PreTrainedModel:
+    model.eval()
+    model.requires_grad_(False)
+    return model
+
+
+def _first_line(error: Exception) -> str:
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return line if line.endswith(".") else line + "."
+
+
+def load_tokenizer(model_name: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model: an asset's name (``minilm-mlm`` has its encoder's), a folder, or a hub id.
+
+    Raises:
+        InputError: if none can be had.
+    """
+    name = "minilm-encoder" if model_name == "minilm-mlm" else model_name
+    source = str(model_folder(name)) if name in assets.MODELS else str(Path(name).expanduser())
+    offline = not Path(source).is_dir() and not assets.hub_reachable()
+    try:
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, local_files_only=offline)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"`model_name` is expected to be an asset, a folder or a hub id with a tokenizer; {model_name!r} has none "
+            f"that loads: {' '.join(str(error).split())[:200]} Check the name, or give a folder."
+        ) from error
+
+
+def model_folder(name: str) -> Path:
+    """Return the folder of a named model in Hugging Face's form, with safetensors; fetch and convert it if need be.
+
+    Args:
+        name: a key of :data:`biaslab.models.assets.MODELS`.
+
+    Raises:
+        InputError: if the asset can't be had.
+    """
+    folder = assets.fetch(name)
+    files = sorted(folder.glob("*.gguf"))
+    if not files:
+        return folder
+    converted = folder.with_name(f"{name}-converted")
+    if not converted.is_dir():
+        with assets.complete_or_absent(converted) as partial:
+            read = AutoModelForCausalLM.from_pretrained(folder, gguf_file=files[0].name, dtype=torch.float32)
+            if hasattr(read.config, "quantization_config"):
+                del read.config.quantization_config  # the weights were expanded: nothing is quantised any more
+            plain = AutoModelForCausalLM.from_config(read.config, dtype=torch.float32)
+            plain.load_state_dict(read.state_dict())
+            plain.save_pretrained(partial)
+            AutoTokenizer.from_pretrained(folder, gguf_file=files[0].name).save_pretrained(partial)
+    return converted
