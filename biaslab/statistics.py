@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # torch is imported where it is needed: results are read and reported without it
+    import torch
+    from torch import Tensor
+
+Unit = Literal["points", "percent"]
+_LEVELS = (0.025, 0.975)  # of a 95 % interval
 
 
 class Interval(NamedTuple):
-    """A figure and its 95 % bootstrap interval.
+    """A figure and its 95 % interval.
 
     Attributes:
-        value: the figure, in percent (or in percentage points, for a change).
+        value: the figure.
         low: 2.5th percentile of the resamples.
         high: 97.5th percentile of the resamples.
     """
@@ -21,13 +26,127 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether both ends lie on one side of zero: the change is significant.
+
+        >>> Interval(2.0, 1.0, 3.0).excludes_zero, Interval(2.0, -1.0, 5.0).excludes_zero
+        (True, False)
+        """
+        return self.low > 0 or self.high < 0
+
+
+class Estimate(NamedTuple):
+    """A measured figure of a treatment.
+
+    Attributes:
+        figure: its value; of a treatment with several seeds the mean over the seeds.
+        change: against the untouched model, on the same resamples, in points or percent.
+        spread: standard deviation of the change over the seeds; None of a single one.
+        beyond_random: the change minus that of the random control, on the same resamples and with the seeds of the
+            control resampled too; None without a control.
+    """
+
+    figure: Interval
+    change: Interval
+    spread: float | None = None
+    beyond_random: Interval | None = None
+
+
+class Samples(NamedTuple):
+    """A figure, in parts that are averaged, and its bootstrap resamples.
+
+    Attributes:
+        value: ``[part]``.
+        resamples: ``[resample, part]``; in each treatment the same draws from the data, so that changes are paired.
+    """
+
+    value: Tensor
+    resamples: Tensor
+
+    def change_from(self, before: Samples, unit: Unit) -> Samples:
+        """Return the change of each part, in points or in percent of what it was before."""
+        if unit == "points":
+            return Samples(self.value - before.value, self.resamples - before.resamples)
+        return Samples(100 * (self.value / before.value - 1), 100 * (self.resamples / before.resamples - 1))
+
+    def interval(self) -> Interval:
+        """Return the mean over the parts with its 95 % interval."""
+        return interval(self.value.mean(), self.resamples.mean(-1))
+
+
+def mean(samples: Sequence[Samples]) -> Samples:
+    """Return the mean of several figures, resample by resample: that of the seeds of a control."""
+    import torch
+
+    value, resamples = (torch.stack(list(parts)).mean(0) for parts in zip(*samples, strict=True))
+    return Samples(value, resamples)
+
+
+def interval(value: Tensor | float, resamples: Tensor) -> Interval:
+    """Return a figure with its 95 % percentile interval.
+
+    Args:
+        value: the figure, a scalar.
+        resamples: ``[resample]``; NaN where a resample has no figure.
+    """
+    low, high = resamples.nanquantile(resamples.new_tensor(_LEVELS)).tolist()
+    return Interval(float(value), low, high)
+
+
+def estimate(before: Samples, runs: Sequence[Samples], unit: Unit, control: Sequence[Samples] = ()) -> Estimate:
+    """Return a treatment's figure, its paired change, and how far that goes beyond its random control.
+
+    Args:
+        before: of the untouched model.
+        runs: of the treatment: one, or one a seed.
+        unit: of the change.
+        control: of its random control, one a seed; none without one.
+    """
+    changes = [run.change_from(before, unit) for run in runs]
+    values = [float(change.value.mean()) for change in changes]
+    spread = standard_deviation(values) if len(values) > 1 else None
+    change = mean(changes)
+    beyond = None if not control else _beyond(change, [run.change_from(before, unit) for run in control])
+    return Estimate(mean(runs).interval(), change.interval(), spread, beyond)
+
+
+def _beyond(change: Samples, control: Sequence[Samples], seed: int = 0) -> Interval:
+    """Return the difference from the control; each resample also draws the control's seeds with replacement."""
+    import torch
+
+    values = torch.stack([run.value.mean() for run in control])  # [seed]
+    resamples = torch.stack([run.resamples.mean(-1) for run in control], 1)  # [resample, seed]
+    shares = draw_counts(len(control), len(resamples), torch.Generator().manual_seed(seed)).to(resamples) / len(control)
+    return interval(change.value.mean() - values.mean(), change.resamples.mean(-1) - (resamples * shares).sum(1))
+
+
+def standard_deviation(values: Sequence[float]) -> float:
+    """Return the sample standard deviation of two values or more.
+
+    >>> standard_deviation([1.0, 3.0])
+    1.4142135623730951
+    """
+    centre = sum(values) / len(values)
+    return float((sum((value - centre) ** 2 for value in values) / (len(values) - 1)) ** 0.5)
+
 
 def draw_counts(size: int, resamples: int, generator: torch.Generator) -> Tensor:
     """Return how often each of so many things is drawn with replacement, ``[resample, size]``; each row sums to size.
 
+    >>> import torch
     >>> draw_counts(3, 2, torch.Generator().manual_seed(0))
     tensor([[1., 0., 2.],
             [2., 1., 0.]])
     """
+    import torch
+
     drawn = torch.randint(size, (resamples, size), generator=generator)
     return torch.zeros(drawn.shape).scatter_add_(1, drawn, torch.ones(drawn.shape))
+
+
+def draw(size: int, resamples: int = 2000, seed: int = 0) -> Tensor:
+    """Return which of so many things each resample draws, with replacement, ``[resample, size]``."""
+    import torch
+
+    return torch.randint(size, (resamples, size), generator=torch.Generator().manual_seed(seed))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import pickle
 import tempfile
 import textwrap
 from collections.abc import Mapping
@@ -11,17 +10,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from biaslab.errors import InputError
 from biaslab.models.architectures import down_weight, ffn_modules
+from biaslab.models.checkpoints import load_weights, read_checkpoint
 from biaslab.models.loading import fingerprint, load_model
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.report.model_card import NOT_MEASURED, model_card
 from biaslab.report.model_figures import Figures, measured
-
-_PREFIX = "model."  # of a task's language model in its checkpoint
 
 
 def bake(
@@ -135,51 +132,6 @@ def trained_model(
 def _public(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings without what is Lightning's own matter."""
     return {key.removeprefix("_"): value for key, value in settings.items() if key != "_instantiator"}
-
-
-def read_checkpoint(path: str) -> dict[str, Any]:
-    """Read the checkpoint of a debiasing baseline: its "state_dict", its "hyper_parameters", and what Lightning adds.
-
-    Nothing in it is executed.
-
-    Raises:
-        InputError: if it can't be read, or is none of a task with a ``model_name``.
-    """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise InputError(
-            f"`ckpt_path` is expected to be a Lightning checkpoint, but {path!r} can't be read as one: "
-            f"{(str(error).splitlines() or [''])[0]} Give a file that `biaslab fit` wrote."
-        ) from error
-    settings = checkpoint.get("hyper_parameters", {}) if isinstance(checkpoint, dict) else {}
-    if "model_name" not in settings or "state_dict" not in checkpoint:
-        raise InputError(
-            f"`ckpt_path` is expected to be the checkpoint of a task with a `model_name`, but {path!r} names none. "
-            "Give one of a debiasing baseline."
-        )
-    return dict(checkpoint)
-
-
-def load_weights(model: PreTrainedModel, state: Mapping[str, Tensor], path: str) -> None:
-    """Load the language model's weights of a checkpoint, all of them.
-
-    Args:
-        model: the model that was trained, of the same shape.
-        state: the checkpoint's "state_dict".
-        path: of the checkpoint, for the error.
-
-    Raises:
-        InputError: if they are not this model's.
-    """
-    weights = {name.removeprefix(_PREFIX): tensor for name, tensor in state.items() if name.startswith(_PREFIX)}
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise InputError(
-            f"`ckpt_path` is expected to hold all weights of its `model_name`, a {model.config.model_type}, but "
-            f"{path!r} has others. Give the checkpoint of a debiasing baseline, and the model that it was trained from."
-        ) from error
 
 
 def write_checkpoint(

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from biaslab.data.prompts import PromptDataModule
 from biaslab.errors import InputError
-from biaslab.evaluation.findings import new_table
+from biaslab.evaluation.findings_old import new_table
 from biaslab.models.loading import fingerprint, load_model
 from biaslab.neurons.cards import METHOD, Card, neuron_cards
 from biaslab.neurons.neuron_set import NeuronSet

@@ -20,7 +20,7 @@ from biaslab.data.corpus import read_sentences
 from biaslab.data.prompts import PromptDataModule
 from biaslab.data.stereoset import StereoSetDataModule
 from biaslab.errors import InputError
-from biaslab.evaluation.findings import BASE, estimates, random_row
+from biaslab.evaluation.findings_old import BASE, estimates, random_row
 from biaslab.evaluation.gaps import Gaps, demographic_gaps, negative_log_likelihoods
 from biaslab.models.loading import fingerprint
 from biaslab.neurons.cards import neuron_cards

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from biaslab.commands.debias import _new_folder
 from biaslab.data.probe_words import ACTIONS, WORDINGS
 from biaslab.errors import InputError
-from biaslab.evaluation.findings import BASE, Estimate, cell, new_table, random_row, write_csv
+from biaslab.evaluation.findings_old import BASE, Estimate, cell, new_table, random_row, write_csv
 from biaslab.evaluation.templates import (
     Answers,
     Probes,

@@ -18,7 +18,7 @@ from biaslab.data.crows_pairs import CrowsPairsDataModule
 from biaslab.data.prompts import PromptDataModule
 from biaslab.data.stereoset import StereoSetDataModule
 from biaslab.errors import InputError
-from biaslab.evaluation.findings import BASE
+from biaslab.evaluation.findings_old import BASE
 from biaslab.evaluation.judging import State
 from biaslab.models.architectures import ffn_shape
 from biaslab.models.loading import fingerprint, load_model

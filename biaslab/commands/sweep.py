@@ -17,7 +17,7 @@ from biaslab.data.corpus import read_sentences
 from biaslab.data.prompts import PromptDataModule
 from biaslab.data.stereoset import StereoSetDataModule
 from biaslab.errors import InputError
-from biaslab.evaluation.findings import BASE, random_row
+from biaslab.evaluation.findings_old import BASE, random_row
 from biaslab.evaluation.judging import Judge, State
 from biaslab.models.loading import fingerprint, load_model
 from biaslab.neurons.neuron_set import NeuronSet, random_like

@@ -12,13 +12,13 @@ from rich.console import Console
 from torch import nn
 from transformers import PreTrainedModel
 
-from biaslab.commands.bake import load_weights, read_checkpoint
 from biaslab.commands.treatments import BASE_ROW, ROWS, TRAINED, Treatment, Treatments, slug
 from biaslab.data.corpus import read_sentences
 from biaslab.data.stereoset import StereoSetDataModule
 from biaslab.errors import InputError
 from biaslab.evaluation.judging import Judge, State
 from biaslab.models.architectures import architecture
+from biaslab.models.checkpoints import load_weights, read_checkpoint
 from biaslab.models.loading import fingerprint, load_model
 from biaslab.report.table_files import Results, Row
 from biaslab.store import Artifacts

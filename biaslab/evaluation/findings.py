@@ -1,156 +1,219 @@
-"""Figures of evaluations with their intervals and paired changes, and how they are printed."""
+"""What a command found: rows × scopes × metrics, as estimates; the one form in which results are kept and read."""
 
 from __future__ import annotations
 
 import csv
-import statistics
+import io
+import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-from torch import Tensor
+from biaslab.errors import InputError
+from biaslab.statistics import Estimate, Interval, Unit
+from biaslab.store import write_atomically
 
-from biaslab.evaluation.gaps import perplexity, perplexity_change
-from biaslab.metrics.stereoset import NAMES, bootstrap, idealized_cat, language_modeling_score, stereotype_score
-from biaslab.statistics import Interval
-from biaslab.tasks.evaluation import Evaluation
-
-BASE = "untouched"
-
-
-def random_row(seeds: int) -> str:
-    """Return how the row of random controls is called.
-
-    >>> random_row(1), random_row(3)
-    ('random, one seed', 'random, 3 seeds')
-    """
-    return f"random, {'one seed' if seeds == 1 else f'{seeds} seeds'}"
+SCHEMA = 1
+OVERALL = "overall"
+FILES = {  # the file of each command's findings
+    "debias": "results.json",
+    "table": "table.json",
+    "sweep": "sweep.json",
+    "side-effects": "side_effects.json",
+    "probe": "probe.json",
+    "compare": "comparison.json",
+    "cards": "cards.json",
+}
 
 
-def control_row(rows: Iterable[str]) -> str | None:
-    """Return the row of random controls, where there is one."""
-    return next((row for row in rows if row.startswith("random")), None)
-
-
-class Estimate(NamedTuple):
-    """A figure of a row, in percent.
+class Metric(NamedTuple):
+    """How a metric is read.
 
     Attributes:
-        figure: with its 95 % interval; of random controls the mean over the seeds.
-        change: against the untouched model, on the same resamples.
-        spread: standard deviation over the seeds, of random controls.
+        unit: of its change: points (the metric is in percent), or percent of what it was before.
+        ideal: the value that is best.
+        text: what it is, for a legend.
     """
 
-    figure: Interval
-    change: Interval
-    spread: float | None
+    unit: Unit
+    ideal: float
+    text: str
 
-    def plain(self) -> dict[str, Any]:
-        """Return what files hold of it; :meth:`read` is the way back."""
-        return {"figure": self.figure._asdict(), "change": self.change._asdict(), "spread": self.spread}
+
+METRICS = {
+    "SS": Metric("points", 50, "stereotype score, %"),
+    "LMS": Metric("points", 100, "language modelling score, %"),
+    "ICAT": Metric("points", 100, "idealized CAT score, %"),
+    "CrowS-Pairs": Metric("points", 50, "CrowS-Pairs score, %"),
+    "gap": Metric("percent", 0, "|P(d1) − P(d2)|"),
+    "log gap": Metric("percent", 0, "|log P(d1) − log P(d2)|, nats"),
+    "perplexity": Metric("percent", 0, "perplexity"),
+    "biased outputs": Metric("points", 0, "biased outputs, %"),
+    "mass difference": Metric("points", 0, "mass difference, points"),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A treatment that was measured.
+
+    Attributes:
+        name: by which estimates name it.
+        title: as it is printed.
+        size: how many neurons are suppressed, or how many parameters were trained.
+        treatments: facts of each: one, or one a seed; see :meth:`biaslab.evaluation.treatment.Treatment.facts`.
+        like: of random controls, the row whose neurons' layers they share.
+        seconds: that finding the neurons or the training took.
+    """
+
+    name: str
+    title: str
+    size: int = 0
+    treatments: Sequence[Mapping[str, Any]] = ({},)
+    like: str | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a command found.
+
+    Attributes:
+        command: that found it.
+        model: its name.
+        settings: of the command.
+        facts: numbers and names besides: how many clusters were judged, and so on.
+        rows: the untouched model first.
+        estimates: by row, metric and scope.
+        details: what is no estimate: parts of a comparison, cards, trials.
+    """
+
+    command: str
+    model: str
+    settings: Mapping[str, Any]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    rows: Sequence[Row] = ()
+    estimates: Mapping[tuple[str, str, str], Estimate] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def base(self) -> Row:
+        """The untouched model."""
+        return self.rows[0]
+
+    def row(self, name: str) -> Row:
+        """Return a row by its name."""
+        return next(row for row in self.rows if row.name == name)
+
+    def control(self, name: str) -> Row | None:
+        """Return the random control of a row, where there is one."""
+        return next((row for row in self.rows if row.like == name), None)
+
+    def get(self, row: str, metric: str, scope: str = OVERALL) -> Estimate | None:
+        """Return an estimate; None where that was not measured."""
+        return self.estimates.get((row, metric, scope))
+
+    def scopes(self, metric: str) -> list[str]:
+        """Return where a metric was measured, "overall" first."""
+        return list(dict.fromkeys(scope for _, name, scope in self.estimates if name == metric))
+
+    def rows_of(self, metric: str) -> list[Row]:
+        """Return the rows that a metric was measured of."""
+        measured = {row for row, name, _ in self.estimates if name == metric}
+        return [row for row in self.rows if row.name in measured]
+
+    def lines(self, metrics: Iterable[str] | None = None) -> list[dict[str, Any]]:
+        """Return a line for each estimate, of some metrics or all: the form in files.
+
+        A number that is not known is None.
+        """
+        wanted = None if metrics is None else set(metrics)
+        return [
+            {"row": row, "metric": metric, "scope": scope, "unit": METRICS[metric].unit, **_flat(estimate)}
+            for (row, metric, scope), estimate in self.estimates.items()
+            if wanted is None or metric in wanted
+        ]
+
+    def save(self, folder: Path) -> Path:
+        """Write the command's file into a folder, all of it or nothing, and return its path."""
+        content = {
+            "schema": SCHEMA,
+            "command": self.command,
+            "model": self.model,
+            "settings": self.settings,
+            "facts": self.facts,
+            "rows": [asdict(row) for row in self.rows],
+            "estimates": self.lines(),
+            "details": self.details,
+        }
+        path = folder / FILES[self.command]
+        text = json.dumps(content, indent=1, ensure_ascii=False, default=_plain)
+        write_atomically(path, (text + "\n").encode())
+        return path
 
     @classmethod
-    def read(cls, content: Mapping[str, Any]) -> Estimate:
-        """Return the estimate that a file holds.
+    def load(cls, path: Path) -> Findings:
+        """Read what :meth:`save` wrote.
 
-        >>> Estimate.read(Estimate(Interval(1.0, 0.0, 2.0), Interval(0.5, 0.1, 0.9), None).plain()).change.low
-        0.1
+        Raises:
+            InputError: if the file can't be read, is cut or altered, or is of another version of biaslab.
         """
-        return cls(Interval(**content["figure"]), Interval(**content["change"]), content.get("spread"))
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"`runs` is expected to hold whole files, but {path} can't be read: {error}. Run its command again."
+            ) from error
+        schema = content.get("schema") if isinstance(content, dict) else None
+        if schema != SCHEMA:
+            raise InputError(
+                f"`runs` is expected to hold results of this version of biaslab (schema {SCHEMA}), but {path} has "
+                f"schema {schema}. Run its command again."
+            )
+        try:
+            rows = [Row(**row) for row in content["rows"]]
+            estimates = {(line["row"], line["metric"], line["scope"]): _estimate(line) for line in content["estimates"]}
+            names = ("command", "model", "settings", "facts")
+            return cls(*(content[name] for name in names), rows=rows, estimates=estimates, details=content["details"])
+        except (KeyError, TypeError) as error:
+            raise InputError(
+                f"`runs` is expected to hold whole files, but {path} lacks a part: {error}. Run its command again."
+            ) from error
 
 
-Estimates = dict[str, dict[str, dict[str, Estimate]]]  # row -> scope -> metric
+_INTERVALS = {"": "figure", "change": "change", "beyond_random": "beyond_random"}  # prefix in files: field
 
 
-def estimates(evaluations: Mapping[str, Sequence[Evaluation]], base: str = BASE) -> Estimates:
-    """Return each row's figures by scope.
-
-    Args:
-        evaluations: of each row: one, or one a seed.
-        base: the row that the others are compared with.
-    """
-    before = evaluations[base]
-    return {
-        name: {scope: _estimate(before, runs, scope) for scope in before[0].scopes()}
-        for name, runs in evaluations.items()
-    }
+def _flat(estimate: Estimate) -> dict[str, Any]:
+    line: dict[str, Any] = {}
+    for prefix, name in _INTERVALS.items():
+        part: Interval | None = getattr(estimate, name)
+        keys = [f"{prefix}_{key}".lstrip("_") for key in Interval._fields]
+        line |= dict(zip(keys, part or [None] * 3, strict=True))
+    line |= {"spread": estimate.spread}
+    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in line.items()}
 
 
-def _estimate(base: Sequence[Evaluation], runs: Sequence[Evaluation], scope: str) -> dict[str, Estimate]:
-    before, resampled_before = _points(base, scope)
-    after, resampled_after = _points(runs, scope)
-    found = {}
-    for column, name in enumerate(NAMES):
-        value, samples = after[:, column].mean(), resampled_after[:, column]
-        change = _interval(value - before[:, column].mean(), samples - resampled_before[:, column])
-        spread = float(after[:, column].std()) if len(runs) > 1 else None
-        found[name] = Estimate(_interval(value, samples), change, spread)
-    return found
+def _estimate(line: Mapping[str, Any]) -> Estimate:
+    def part(prefix: str) -> Interval:
+        keys = [f"{prefix}_{key}".lstrip("_") for key in Interval._fields]
+        return Interval(*(math.nan if line[key] is None else line[key] for key in keys))
+
+    beyond = None if line["beyond_random_value"] is None else part("beyond_random")
+    return Estimate(part(""), part("change"), line["spread"], beyond)
 
 
-def _points(runs: Sequence[Evaluation], scope: str) -> tuple[Tensor, Tensor]:
-    """Return SS, LMS and ICAT of each run ``[run, 3]``, and the runs' mean bootstrap ``[resample, 3]``."""
-    points, samples = [], []
-    for run in runs:
-        inside = run.within(scope)
-        scores, terms = run.scores[inside], run.terms[inside]
-        points.append(
-            torch.stack([f(scores, terms) for f in (stereotype_score, language_modeling_score, idealized_cat)])
-        )
-        samples.append(bootstrap(scores, terms))
-    return torch.stack(points), torch.stack(samples).mean(0)
+def _plain(value: Any) -> Any:
+    """Return what JSON can hold of a value that it can't."""
+    return list(value) if isinstance(value, Sequence) else str(value)
 
 
-def _interval(value: Tensor, samples: Tensor) -> Interval:
-    return Interval(float(value), float(samples.quantile(0.025)), float(samples.quantile(0.975)))
-
-
-def perplexities(likelihoods: Mapping[str, Sequence[Tensor]], base: str = BASE) -> dict[str, dict[str, Any]]:
-    """Return each row's perplexity, its change in percent with the 95 % interval, and the spread over seeds.
-
-    Args:
-        likelihoods: of each row, one a seed: ``[sentence, 2]``, see
-            :func:`biaslab.evaluation.gaps.negative_log_likelihoods`.
-        base: the row that the others are compared with.
-    """
-    (before,) = likelihoods[base]
-    found = {}
-    for row, runs in likelihoods.items():
-        changes = [perplexity_change(before, run) for run in runs]
-        mean = Interval(*(statistics.fmean(column) for column in zip(*changes, strict=True)))
-        values = [perplexity(run) for run in runs]
-        spread = statistics.stdev(values) if len(values) > 1 else None
-        found[row] = {"value": statistics.fmean(values), "change_percent": mean._asdict(), "spread": spread}
-    return found
-
-
-def new_table(title: str, *columns: str) -> Table:
-    """Return an empty table for the terminal, without a frame; numbers stand to the right."""
-    table = Table(title=f"\n{title}", title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.pad_edge = table.show_edge = False
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
-    return table
-
-
-def cell(estimate: Estimate, with_change: bool = False) -> str:
-    """Return "value [low, high]" and, below it, the change and the spread over seeds."""
-    value = f"{estimate.figure.value:.1f} [{estimate.figure.low:.1f}, {estimate.figure.high:.1f}]"
-    spread = "" if estimate.spread is None else f"\n± {estimate.spread:.1f} over seeds"
-    return value + (f"\n{signed(estimate.change)}{spread}" if with_change else "")
-
-
-def signed(change: Interval, digits: int = 1) -> str:
-    """Return "+value [low, high]"."""
-    return f"{change.value:+.{digits}f} [{change.low:+.{digits}f}, {change.high:+.{digits}f}]"
-
-
-def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write rows that have the same keys, with a line of headings."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows that have the same keys, with a line of headings, all of it or nothing; None becomes empty."""
+    buffer = io.StringIO(newline="")
+    writer = csv.DictWriter(buffer, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, buffer.getvalue().encode())

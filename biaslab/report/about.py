@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from biaslab.evaluation.findings import control_row
+from biaslab.evaluation.findings_old import control_row
 from biaslab.evaluation.gaps import gap_change
 from biaslab.models import minilm as adapter
 from biaslab.models.assets import DATA, MODELS

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from biaslab.evaluation.findings import new_table, write_csv
+from biaslab.evaluation.findings_old import new_table, write_csv
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.neurons.overlap import OVERALL, SIGNIFICANT, Comparison, Measure
 from biaslab.store import write_atomically

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from biaslab.evaluation.findings import BASE, Estimate, cell, control_row, signed
+from biaslab.evaluation.findings_old import BASE, Estimate, cell, control_row, signed
 from biaslab.evaluation.gaps import gap_change
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.report.model_card import NOT_MEASURED

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from biaslab.evaluation.findings import Estimate
+from biaslab.evaluation.findings_old import Estimate
 from biaslab.metrics.stereoset import NAMES
 from biaslab.report.drawings import Drawing
 from biaslab.report.runs import Figures

@@ -12,7 +12,16 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from biaslab.evaluation.findings import BASE, Estimates, cell, new_table, perplexities, random_row, signed, write_csv
+from biaslab.evaluation.findings_old import (
+    BASE,
+    Estimates,
+    cell,
+    new_table,
+    perplexities,
+    random_row,
+    signed,
+    write_csv,
+)
 from biaslab.evaluation.gaps import Gaps, gap_change, mean_change
 from biaslab.metrics.stereoset import NAMES
 from biaslab.neurons.neuron_set import NeuronSet

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from biaslab.errors import InputError
-from biaslab.evaluation.findings import Estimate
+from biaslab.evaluation.findings_old import Estimate
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.statistics import Interval
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from biaslab.commands.side_effects_measures import Measured
 from biaslab.data.words import DIMENSIONS
-from biaslab.evaluation.findings import BASE, Estimate, Estimates, estimates, perplexities, write_csv
+from biaslab.evaluation.findings_old import BASE, Estimate, Estimates, estimates, perplexities, write_csv
 from biaslab.evaluation.gaps import Gaps, mean_change
 from biaslab.metrics.crows_pairs import crows_pairs_bootstrap, crows_pairs_score
 from biaslab.metrics.stereoset import NAMES

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from biaslab.evaluation.findings import BASE, Estimate, new_table, signed
+from biaslab.evaluation.findings_old import BASE, Estimate, new_table, signed
 from biaslab.metrics.stereoset import NAMES
 
 OVERALL = "overall"

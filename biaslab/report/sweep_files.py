@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from biaslab.commands.trials import Trial
-from biaslab.evaluation.findings import BASE, Estimates, cell, estimates, new_table, perplexities, signed, write_csv
+from biaslab.evaluation.findings_old import BASE, Estimates, cell, estimates, new_table, perplexities, signed, write_csv
 from biaslab.evaluation.judging import Judged
 from biaslab.metrics.stereoset import NAMES
 from biaslab.neurons.neuron_set import NeuronSet

@@ -10,7 +10,16 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from biaslab.commands.treatments import BASE_ROW
-from biaslab.evaluation.findings import Estimate, Estimates, cell, estimates, new_table, perplexities, signed, write_csv
+from biaslab.evaluation.findings_old import (
+    Estimate,
+    Estimates,
+    cell,
+    estimates,
+    new_table,
+    perplexities,
+    signed,
+    write_csv,
+)
 from biaslab.evaluation.judging import Judged
 from biaslab.metrics.stereoset import NAMES
 from biaslab.report.paper import PaperRow, paper_rows

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import yaml
 
-from biaslab.evaluation.findings import Estimate
+from biaslab.evaluation.findings_old import Estimate
 from biaslab.evaluation.gaps import gap_change
 from biaslab.statistics import Interval
 

@@ -22,7 +22,7 @@ from biaslab.data.corpus import read_sentences
 from biaslab.data.prompts import make_prompts
 from biaslab.data.stereoset import read_clusters
 from biaslab.errors import InputError
-from biaslab.evaluation.findings import Estimate
+from biaslab.evaluation.findings_old import Estimate
 from biaslab.metrics.crows_pairs import crows_pairs_change
 from biaslab.metrics.stereoset import paired_change
 from biaslab.models.loading import fingerprint

@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from biaslab.commands.debias import debias
 from biaslab.errors import InputError
-from biaslab.evaluation.findings import Estimate
+from biaslab.evaluation.findings_old import Estimate
 from biaslab.report.about import command_line, limits, sources
 from biaslab.report.drawings import Drawing, inline
 from biaslab.report.page import joined, report

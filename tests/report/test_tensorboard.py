@@ -11,7 +11,7 @@ from tensorboard.plugins.hparams import metadata
 from tensorboard.util.tensor_util import make_ndarray
 from torch.utils.tensorboard import SummaryWriter
 
-from biaslab.evaluation.findings import Estimate
+from biaslab.evaluation.findings_old import Estimate
 from biaslab.evaluation.gaps import Gaps
 from biaslab.metrics.stereoset import NAMES as METRICS
 from biaslab.neurons.neuron_set import NeuronSet

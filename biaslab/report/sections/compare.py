@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from biaslab.evaluation.findings import BASE, Estimate
+from biaslab.evaluation.findings_old import BASE, Estimate
 from biaslab.report.parts import OVERALL, Cell, Chapter, Draw, Section, Table, figure_cell
 from biaslab.report.plots.neurons import layer_distribution
 from biaslab.report.runs import Run, interval

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from biaslab.evaluation.findings import BASE, Estimate, control_row
+from biaslab.evaluation.findings_old import BASE, Estimate, control_row
 from biaslab.evaluation.gaps import gap_change
 from biaslab.report.parts import (
     OVERALL,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from biaslab.evaluation.findings import Estimate
+from biaslab.evaluation.findings_old import Estimate
 from biaslab.report.parts import OVERALL, Cell, Section, Table, figure_cell, perplexity_cell
 from biaslab.report.runs import Run, figures
 from biaslab.report.sections.debias import chosen, control_change

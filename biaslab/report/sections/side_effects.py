@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from biaslab.evaluation.findings import BASE, Estimate
+from biaslab.evaluation.findings_old import BASE, Estimate
 from biaslab.report.parts import (
     Cell,
     Draw,

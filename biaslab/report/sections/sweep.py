@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from biaslab.evaluation.findings import BASE
+from biaslab.evaluation.findings_old import BASE
 from biaslab.report.parts import OVERALL, Cell, Chapter, Draw, Section, Table, domain_table, icat_gist, stereoset_table
 from biaslab.report.plots.stereoset import Dot, icat_against_lms, sweep_settings
 from biaslab.report.runs import Run, figures
