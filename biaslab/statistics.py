@@ -53,6 +53,10 @@ class Estimate(NamedTuple):
     beyond_random: Interval | None = None
 
 
+UNCHANGED = Interval(0.0, 0.0, 0.0)
+"""The change of the untouched model."""
+
+
 class Samples(NamedTuple):
     """A figure, in parts that are averaged, and its bootstrap resamples.
 

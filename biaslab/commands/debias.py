@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
-from pytorch_lightning.loggers import TensorBoardLogger
-from rich.console import Console
-from torch import Tensor
-from tqdm import tqdm
-
-from biaslab.attribution.gaps import Steps
-from biaslab.callbacks import NeuronSuppression
-from biaslab.commands.cards import card_table, write_cards
-from biaslab.data.corpus import read_sentences
-from biaslab.data.prompts import PromptDataModule
-from biaslab.data.stereoset import StereoSetDataModule
 from biaslab.errors import InputError
-from biaslab.evaluation.findings_old import BASE, estimates, random_row
-from biaslab.evaluation.gaps import Gaps, demographic_gaps, negative_log_likelihoods
-from biaslab.models.loading import fingerprint
-from biaslab.neurons.cards import neuron_cards
-from biaslab.neurons.neuron_set import NeuronSet, random_like
-from biaslab.neurons.suppression import suppressed_where
-from biaslab.report import tensorboard as boards
-from biaslab.report.results import Outcome, Row
-from biaslab.tasks.attribution import Attribution, Selection, Source
-from biaslab.tasks.base import single_trainer
-from biaslab.tasks.evaluation import Evaluation, StereoSetEvaluation
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from biaslab.evaluation.findings import Findings
+    from biaslab.evaluation.treatment import Arm
+    from biaslab.neurons.neuron_set import NeuronSet
 
 AMPLIFY = 2.0
 HALF = 0.5  # a softer suppression, printed beside: it keeps much of the effect at a fraction of the price
@@ -40,8 +25,8 @@ KINDS = ("negative", "positive")
 
 def debias(
     model: str = "minilm-mlm",
-    selection: Selection = "guarded",
-    source: Source = "both",
+    selection: Literal["paper", "ranked", "guarded"] = "guarded",
+    source: Literal["prompts", "contrast", "both"] = "both",
     contrast: str | Sequence[str] = ("stereoset", "bold", "bug"),
     count: int | None = None,
     guard_weight: float = 3.0,
@@ -49,7 +34,7 @@ def debias(
     kinds: Sequence[str] = KINDS,
     modifiers: int = 2,
     contrast_limit: int = 600,
-    steps: Steps = "auto",
+    steps: int | Literal["auto"] = "auto",
     factor: float = 0.0,
     positions: Literal["all", "slot"] = "all",
     seeds: int = 5,
@@ -81,7 +66,7 @@ def debias(
         contrast_limit: at most so many sentences of each of them.
         steps: nodes of the quadrature; "auto" takes as many as the completeness residual asks for.
         factor: what the neurons are multiplied by: 0 switches them off.
-        positions: "all", or "slot" (only where the model is asked).
+        positions: "all", or "slot" (only where the model is asked; for masked models).
         seeds: how many random controls.
         text: what the pseudo-perplexity is measured on: "bold", "bug", "panda" or a text file.
         sentences: how many sentences of it.
@@ -93,87 +78,106 @@ def debias(
     Raises:
         InputError: if an argument is not what is expected.
     """
-    settings = dict(locals())
+    settings = {key: list(value) if isinstance(value, tuple) else value for key, value in locals().items()}
     started = time.monotonic()
     if seeds < 1:
         raise InputError(f"`seeds` is expected to be a positive integer but got {seeds}.")
+    import yaml
+    from pytorch_lightning.loggers import TensorBoardLogger
+    from rich.console import Console
+    from torch import nn
+
+    from biaslab.commands.cards import card_table, write_cards
+    from biaslab.data.corpus import read_sentences
+    from biaslab.data.prompts import PromptDataModule
+    from biaslab.data.stereoset import StereoSetDataModule
+    from biaslab.evaluation.evaluate import evaluate, require_judgeable
+    from biaslab.evaluation.findings import Findings, write_csv
+    from biaslab.evaluation.measures import Gaps, Perplexity, StereoSet
+    from biaslab.evaluation.treatment import Treatment
+    from biaslab.models.loading import best_device, fingerprint
+    from biaslab.neurons.cards import neuron_cards
+    from biaslab.report import tensorboard
+    from biaslab.tasks.attribution import Attribution
+    from biaslab.tasks.base import single_trainer
+
     task = Attribution(
         model, steps=steps, count=count, guard_weight=guard_weight, source=source, selection=selection,
         trust_remote_code=trust_remote_code,
     )  # fmt: skip
-    find = PromptDataModule(
-        model, dimensions, kinds=kinds, modifiers=modifiers, contrast=contrast, contrast_limit=contrast_limit
-    )
+    asked: Mapping[str, Any] = {"dimensions": dimensions, "kinds": kinds, "modifiers": modifiers}
+    find = PromptDataModule(model, **asked, contrast=contrast, contrast_limit=contrast_limit)
     # All that can be wrong with the data shows before the long work begins.
-    data = StereoSetDataModule(model, path=stereoset, limit=limit)
-    data.prepare_data()
-    data.setup("test")
-    held_out = PromptDataModule(model, dimensions, kinds=kinds, modifiers=modifiers, part="held_out")
+    clusters, held_out = (
+        StereoSetDataModule(model, path=stereoset, limit=limit),
+        PromptDataModule(model, **asked, part="held_out"),
+    )
+    clusters.prepare_data()
+    clusters.setup("test")
     held_out.setup("predict")
     ordinary = read_sentences(text, "evaluation")[:sentences]
+    measures = [
+        StereoSet(clusters),
+        Gaps(held_out),
+        Perplexity(ordinary, seeds=1),
+    ]  # of the controls one: it takes long
+    require_judgeable(task.model, Treatment(factor=factor, positions=positions), measures)
 
     logger = TensorBoardLogger(output, name="debias", default_hp_metric=False)
-    folder = _new_folder(logger)
-    (folder / "config.yaml").write_text(yaml.safe_dump(_plain(settings), sort_keys=False), encoding="utf-8")
+    folder = new_folder(Path(logger.log_dir))
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     console = Console(highlight=False)
-
-    console.print(f"biaslab debias: {model}. Everything goes to {folder}")
+    console.print(f"biaslab debias: {model}. Results go to {folder}", markup=False)
     console.print("\n[bold]1 Find[/]: attribute the gap between demographics to neurons (IG²)")
     single_trainer(logger).predict(task, find, return_predictions=False)
-    neurons = task.select(selection)
-    votes = task.select("paper")
+    neurons, votes = task.select(selection), task.select("paper")
     votes.save(folder / "neurons_paper.json")
 
-    console.print("\n[bold]2 Judge[/]: StereoSet, before and after")
-    judge = StereoSetEvaluation(model, trust_remote_code=trust_remote_code)
-    controls = tuple(random_like(neurons, seed) for seed in range(seeds))
-    rows = _rows(selection, neurons, votes, controls, factor)
-    evaluations = {row.name: _evaluate(judge, data, row, positions) for row in rows}
-
-    console.print("\n[bold]3 Verify[/]: held-out prompts, ordinary text")
-    gaps = _gaps(task, held_out, neurons, controls, positions)
-    likelihoods = _likelihoods(task, rows, ordinary, positions)
-
-    outcome = Outcome(
-        rows={row.name: row for row in rows},
-        estimates=estimates(evaluations),
-        pairs=held_out.pair_names,
-        gaps=gaps,
-        likelihoods=likelihoods,
-        neurons=neurons,
-        facts={
-            "attribution": task.summary(),
-            "dropped": find.dropped,
-            "prompts": len(find.prompts),
-            "held_out_prompts": len(held_out.prompts),
-            "clusters": len(data.clusters),
-            "sentences": len(ordinary),
-            "residual": dict(zip(("mean", "worst"), task.residual(), strict=True)),
-            "seconds": round(time.monotonic() - started),
-        },
-    )
-    outcome.write(folder)
-    asked = (held_out.batches, [prompt.text for prompt in held_out.prompts], held_out.pair_names)
-    samples = {"untouched": boards.sample_prompts(task.model, *asked)}
-    with suppressed_where(task.model, neurons, factor, positions, task.tokenizer.mask_token_id):
-        samples["suppressed"] = boards.sample_prompts(task.model, *asked)
-    outcome.log(logger.experiment, settings, samples)
-    found = neuron_cards(
+    console.print("\n[bold]2 Judge[/]: StereoSet, held-out prompts and ordinary text, before and after")
+    arms = list(_arms(selection, neurons, votes, factor, positions, seeds))
+    nn.Module.to(task.model, best_device())  # Lightning leaves it on the CPU
+    evaluation = evaluate(task.model, task.tokenizer, arms, measures)
+    facts = {
+        **{name: value for measure in measures for name, value in measure.facts().items()},
+        "attribution": task.summary(),
+        "dropped": find.dropped,
+        "prompts": len(find.prompts),
+        "residual": dict(zip(("mean", "worst"), task.residual(), strict=True)),
+        "neurons": {"count": len(neurons), "fingerprint": neurons.fingerprint, "by_layer": neurons.layers()},
+        "seconds": round(time.monotonic() - started),
+    }
+    findings = Findings("debias", model, settings, facts, evaluation.rows, evaluation.estimates())
+    findings.save(folder)
+    gaps = ("gap", "log gap")
+    write_csv(folder / "table.csv", [line for line in findings.lines() if line["metric"] not in gaps])
+    write_csv(folder / "gaps.csv", findings.lines(gaps))
+    samples = {}
+    for name, arm in (("untouched", arms[0]), ("suppressed", arms[1])):
+        with arm.treatments[0].applied(task.model, task.tokenizer):
+            texts = [prompt.text for prompt in held_out.prompts]
+            samples[name] = tensorboard.sample_prompts(task.model, held_out.batches, texts, held_out.pair_names)
+    tensorboard.log_findings(logger.experiment, findings, samples)
+    cards = neuron_cards(
         task.model, task.tokenizer, find.prompts, find.batches, neurons, task.prompts.pair_scores(), find.pair_names
     )
-    write_cards(folder / "cards.json", model, fingerprint(task.model), found)
+    write_cards(folder / "cards.json", model, fingerprint(task.model), cards)
     logger.finalize("success")
-    outcome.print(console)
-    console.print(card_table(found, len(neurons)))
+    _print(console, findings)
+    console.print(card_table(cards, len(neurons)))
     console.print(
-        f"\n{outcome.facts['seconds']} s. Everything lies in {folder}: results.json, table.csv, gaps.csv, "
+        f"\n{facts['seconds']} s. Results written to {folder}: results.json, table.csv, gaps.csv, "
         f"neurons.json, neurons_paper.json, cards.json, scores.safetensors, config.yaml, TensorBoard logs "
-        f"(tensorboard --logdir {output})."
+        f"(tensorboard --logdir {output}).",
+        markup=False,
     )
 
 
-def _new_folder(logger: TensorBoardLogger) -> Path:
-    folder = Path(logger.log_dir)
+def new_folder(folder: Path) -> Path:
+    """Make the folder of a run.
+
+    Raises:
+        InputError: if it can't be made.
+    """
     try:
         folder.mkdir(parents=True)
     except OSError as error:
@@ -183,69 +187,101 @@ def _new_folder(logger: TensorBoardLogger) -> Path:
     return folder
 
 
-def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
+def _arms(
+    selection: str, neurons: NeuronSet, votes: NeuronSet, factor: float, positions: Literal["all", "slot"], seeds: int
+) -> Iterator[Arm]:
+    """Yield what is done to the model: nothing, suppression, softer, by the paper's votes, random, amplification."""
+    from biaslab.evaluation.treatment import BASE, Arm, Treatment, random_name
+    from biaslab.neurons.neuron_set import random_like
 
+    def treated(chosen: NeuronSet, by: float = factor) -> Treatment:
+        return Treatment(chosen, by, positions)
 
-def _rows(
-    selection: str, neurons: NeuronSet, votes: NeuronSet, controls: tuple[NeuronSet, ...], factor: float
-) -> list[Row]:
-    rows = [Row(BASE), Row(f"BNS, {selection}", (neurons,), factor)]
+    name = f"BNS, {selection}"
+    yield Arm(BASE)
+    yield Arm(name, [treated(neurons)])
     if factor == 0:
-        rows.append(Row(f"BNS, {selection} ×½", (neurons,), HALF))
+        yield Arm(f"{name} ×½", [treated(neurons, HALF)])
     if selection != "paper":
-        rows.append(Row("BNS, paper", (votes,), factor))
-    return [*rows, Row(random_row(len(controls)), controls, factor, like=neurons)]
+        yield Arm("BNS, paper", [treated(votes)])
+    yield Arm(random_name(seeds), [treated(random_like(neurons, seed)) for seed in range(seeds)], like=name)
+    yield Arm(f"{name} ×{AMPLIFY:g}", [treated(neurons, AMPLIFY)], measures=["gaps"])
 
 
-def _evaluate(
-    judge: StereoSetEvaluation, data: StereoSetDataModule, row: Row, positions: Literal["all", "slot"]
-) -> list[Evaluation]:
-    """Return the row's evaluations, one a set of neurons."""
-    evaluations = []
-    treatments = [NeuronSuppression(neurons, row.factor, positions) for neurons in row.neurons]
-    for callbacks in [[treatment] for treatment in treatments] or [[]]:
-        single_trainer(False, *callbacks).test(judge, datamodule=data, verbose=False)
-        assert judge.evaluation is not None
-        evaluations.append(judge.evaluation)
-    return evaluations
+def _print(console: Console, findings: Findings) -> None:
+    """Print the tables, at most 80 columns wide."""
+    from biaslab.report.tables import metric_table, perplexity_table
+
+    facts = findings.facts
+    title = f"StereoSet dev, {facts['clusters']} clusters: value [95 %], change [95 %]"
+    console.print(metric_table(findings, title, with_size=True))
+    console.print(_domain_table(findings))
+    console.print(perplexity_table(findings))
+    console.print(_gap_table(findings))
+    console.print(_mean_gap_table(findings))
+    layers = ", ".join(f"{layer}: {count}" for layer, count in facts["neurons"]["by_layer"].items())
+    console.print(f"\n{facts['neurons']['count']} neurons; by layer {layers}.\n{facts['attribution']}.")
+    for pair, why in facts["dropped"].items():
+        console.print(f"dropped {pair}: {why}", markup=False)
 
 
-def _gaps(
-    task: Attribution,
-    held_out: PromptDataModule,
-    neurons: NeuronSet,
-    controls: Sequence[NeuronSet],
-    positions: Literal["all", "slot"],
-) -> dict[str, list[Gaps]]:
-    """Measure the gaps untouched, suppressed, amplified, and with each random control suppressed."""
-    runs = [
-        ("untouched", (), 1.0),
-        ("suppressed", neurons, 0.0),
-        ("amplified", neurons, AMPLIFY),
-        *(("random", c, 0.0) for c in controls),
-    ]
-    gaps: dict[str, list[Gaps]] = {}
-    for name, treated, factor in runs:
-        with suppressed_where(task.model, treated, factor, positions, task.tokenizer.mask_token_id):
-            found = demographic_gaps(task.model, _progress(held_out.batches, f"gaps, {name}"), len(held_out.pair_names))
-        gaps.setdefault(name, []).append(found)
-    return gaps
+def _domain_table(findings: Findings) -> Table:
+    from biaslab.report.tables import STEREOSET, cell, new_table
+
+    table = new_table("By domain: value [95 %]", "", *STEREOSET)
+    for scope in findings.scopes("ICAT")[1:]:
+        table.add_row(scope)
+        for row in findings.rows_of("ICAT"):
+            table.add_row(f"  {row.title}", *(cell(findings.estimates[row.name, name, scope]) for name in STEREOSET))
+    return table
 
 
-def _likelihoods(
-    task: Attribution, rows: Sequence[Row], text: Sequence[str], positions: Literal["all", "slot"]
-) -> dict[str, list[Tensor]]:
-    """Measure the sentences' likelihood once a row; of the random controls the first will do, since each takes long."""
-    found = {}
-    for row in _progress(rows, "perplexity"):
-        name = row.name if row.like is None else random_row(1)
-        neurons = row.neurons[0] if row.neurons else ()
-        with suppressed_where(task.model, neurons, row.factor, positions, task.tokenizer.mask_token_id):
-            found[name] = [negative_log_likelihoods(task.model, task.tokenizer, text)]
-    return found
+def _gap_rows(findings: Findings) -> tuple[str, str, str]:
+    """Return the names of the rows that the gap is told of: suppressed, amplified, random."""
+    suppressed = findings.rows[1].name
+    control = findings.control(suppressed)
+    assert control is not None
+    return suppressed, findings.rows[-1].name, control.name
 
 
-def _progress(items: Sequence[Any], what: str) -> Iterable[Any]:
-    bar: Iterable[Any] = tqdm(items, desc=what, leave=False)
-    return bar
+def _gap_table(findings: Findings) -> Table:
+    from biaslab.evaluation.findings import OVERALL
+    from biaslab.report.tables import new_table
+
+    suppressed, amplified, random = _gap_rows(findings)
+    times = f"×{findings.settings['factor']:g}"
+    title = f"""Gap on {findings.facts["held_out_prompts"]} held-out prompts: |P(d1) - P(d2)|, |log P(d1) - log P(d2)|;
+changes in percent: neurons suppressed ({times}), amplified (×2),
+random ones suppressed"""
+    table = new_table(title, "pair", "gap", times, "×2", "random", "log", times, "×2", "rand.")
+    shown = ""
+    scopes = [scope for scope in findings.scopes("gap") if "/" in scope]
+    for scope in [*scopes, OVERALL]:
+        dimension, slash, words = scope.partition("/")
+        if slash and dimension != shown:
+            table.add_row(shown := dimension)
+        cells = []
+        for metric, digits in (("gap", 4), ("log gap", 2)):
+            before = findings.estimates[findings.base.name, metric, scope].figure.value
+            rows = [findings.estimates[row, metric, scope] for row in (suppressed, amplified, random)]
+            changes = [f"{estimate.change.value:+.0f}" for estimate in rows]
+            if metric == "gap":  # the other spread has no room: see gaps.csv
+                changes[2] += f"±{rows[2].spread or 0:.0f}"
+            cells += [f"{before:.{digits}f}", *changes]
+        table.add_row(f"  {words}" if slash else "mean of the pairs", *cells)
+    return table
+
+
+def _mean_gap_table(findings: Findings) -> Table:
+    from biaslab.report.tables import new_table, signed
+
+    names = {"gap": "|P(d1) - P(d2)|", "log gap": "|log P(d1) - log P(d2)|"}
+    table = new_table("Mean change of the gap, percent [95 %]", "", *names.values())
+    suppressed, amplified, random = _gap_rows(findings)
+    times = f"×{findings.settings['factor']:g}"
+    for row, label in ((suppressed, times), (amplified, "×2"), (random, f"{random}, {times}")):
+        table.add_row(label, *(signed(findings.estimates[row, metric, "overall"].change, 0) for metric in names))
+    spreads = [findings.estimates[random, metric, "overall"].spread for metric in names]
+    if None not in spreads:
+        table.add_row("", *(f"± {spread:.0f} over seeds" for spread in spreads))
+    return table

@@ -2,31 +2,54 @@
 
 from __future__ import annotations
 
+import re
+import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from rich.console import Console
-from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-from biaslab.commands.side_effects_measures import Measures
-from biaslab.data.corpus import read_sentences
-from biaslab.data.crows_pairs import CrowsPairsDataModule
-from biaslab.data.prompts import PromptDataModule
-from biaslab.data.stereoset import StereoSetDataModule
 from biaslab.errors import InputError
-from biaslab.evaluation.findings_old import BASE
-from biaslab.evaluation.judging import State
-from biaslab.models.architectures import ffn_shape
-from biaslab.models.loading import fingerprint, load_model
-from biaslab.neurons.neuron_set import NeuronSet, random_like
-from biaslab.report.side_effects_files import ALL, RANDOM, Results, Row
-from biaslab.store import Artifacts
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+    from transformers import PreTrainedModel
+
+    from biaslab.evaluation.findings import Findings, Row
+    from biaslab.evaluation.treatment import Arm
+    from biaslab.neurons.neuron_set import NeuronSet
+    from biaslab.statistics import Estimate
 
 MODIFIERS = 5  # of each of the six kinds: 150 held-out prompts a dimension
+ALL, RANDOM = "all", "random"
+# Where a dimension's own bias shows. CrowS-Pairs' "socioeconomic" is of status and of occupation; politics has no home.
+_DOMAINS = {"gender": "gender", "ethnicity": "race", "religion": "religion", "occupation": "profession"}
+_CATEGORIES = {
+    "gender": "gender",
+    "ethnicity": "race-color",
+    "religion": "religion",
+    "sexuality": "sexual-orientation",
+    "age": "age",
+    "physical_appearance": "physical-appearance",
+    "socioeconomic_status": "socioeconomic",
+    "occupation": "socioeconomic",
+}
+_OWN, _MARK = "▸", "*"
+_NARROW = 6  # with more columns than so many, numbers and names are cut short
+_LEGEND = f"""First line of each: the untouched model; below: changes. {_OWN} the row's own domain.
+{_MARK} the 95 % interval of the change excludes 0 (by chance alone in 1 cell of 20);
+changes of the gaps are in percent of the gap.
+random: as many random neurons in each layer as all; mean, ± over seeds."""
+_TITLES = {
+    "SS": "SS (ideal: 50) on {clusters} clusters of StereoSet",
+    "LMS": "LMS (ideal: 100)",
+    "ICAT": "ICAT (ideal: 100)",
+    "CrowS-Pairs": "CrowS-Pairs score (ideal: 50) on {pairs} pairs",
+    "gap": "Gap |P(d1) - P(d2)|, {held_out_prompts} held-out prompts: 1/1000; percent",
+    "log gap": "Log gap |log P(d1) - log P(d2)| there: nats; percent",
+}
 
 
 def side_effects(
@@ -56,11 +79,11 @@ def side_effects(
         model: an asset's name, a folder or a hub id; by default the one that the file names.
         dimensions: some of the file's subsets; by default each dimension that it has one for.
         factor: what the neurons are multiplied by: 0 switches them off.
-        positions: "all", or "slot" (only where the model is asked).
+        positions: "all", or "slot" (only where the model is asked; for masked models).
         seeds: how many random controls, with as many neurons in each layer as all of the file.
         text: what the pseudo-perplexity is measured on: "bold", "bug", "panda" or a text file.
         sentences: how many sentences of it.
-        every: only every so many-th cluster of StereoSet and batch of CrowS-Pairs, to be quick.
+        every: use every N-th cluster of StereoSet and pair of CrowS-Pairs (faster, less precise).
         stereoset: a file of StereoSet's form instead of its dev split.
         crows_pairs: a file of CrowS-Pairs' form instead of CrowS-Pairs itself.
         output: the folder of the results; by default the one that the neuron file is in.
@@ -69,35 +92,62 @@ def side_effects(
     Raises:
         InputError: if an argument is not what is expected.
     """
-    settings = dict(locals())
-    _check(positions, seeds=seeds, sentences=sentences, every=every)
+    settings = {key: list(value) if isinstance(value, tuple) else value for key, value in locals().items()}
+    for option in ("seeds", "sentences", "every"):
+        if settings[option] < 1:
+            raise InputError(f"`{option}` is expected to be a positive integer but got {settings[option]}.")
+    if positions not in ("all", "slot"):
+        raise InputError(f'`positions` is expected to be "all" or "slot" but got {positions!r}.')
+    from rich.console import Console
+    from torch import nn
+
+    from biaslab.data.corpus import read_sentences
+    from biaslab.data.crows_pairs import CrowsPairsDataModule
+    from biaslab.data.prompts import PromptDataModule
+    from biaslab.data.stereoset import StereoSetDataModule
+    from biaslab.evaluation.evaluate import evaluate, require_judgeable
+    from biaslab.evaluation.findings import Findings, write_csv
+    from biaslab.evaluation.measures import CrowsPairs, Gaps, Measure, Perplexity, StereoSet
+    from biaslab.evaluation.treatment import Treatment
+    from biaslab.models.loading import best_device, load_model
+    from biaslab.neurons.neuron_set import NeuronSet
+    from biaslab.store import Artifacts
+
     chosen = NeuronSet.load(neurons)
     name = _model_name(chosen, model, neurons)
     wanted = _dimensions(chosen, dimensions)
     network, tokenizer = load_model(name, trust_remote_code=trust_remote_code)
-    nn.Module.to(network, "cuda" if torch.cuda.is_available() else "cpu")
-    states = _states(network, chosen, wanted, seeds, factor, positions)
-    data = _set_up(name, stereoset, crows_pairs, every)
-    ordinary = _ordinary(text, sentences)
+    nn.Module.to(network, best_device())
+    # All that can be wrong with the data shows before the long work begins.
+    arms = list(_arms(network, chosen, wanted, seeds, factor, positions))
+    clusters = StereoSetDataModule(name, path=stereoset, every=every)
+    pairs = CrowsPairsDataModule(name, path=crows_pairs, every=every)
+    for data in (clusters, pairs):
+        data.prepare_data()
+        data.setup("test")
+    held_out = PromptDataModule(name, modifiers=MODIFIERS, part="held_out")
+    held_out.setup("predict")
+    ordinary = read_sentences(text, "evaluation")[:sentences]
+    if not ordinary:
+        raise InputError(f"`text` is expected to have evaluation sentences but {text} has none. Give a longer one.")
+    measures: list[Measure] = [StereoSet(clusters), CrowsPairs(pairs), Gaps(held_out), Perplexity(ordinary)]
+    require_judgeable(network, Treatment(positions=positions), measures)
     home = Path(neurons).parent if output is None else Path(output)
-    artifacts = Artifacts(home / "side_effects")
-    measures = Measures(artifacts, *data, ordinary, every)
-    console = Console(highlight=False)
-    console.print(f"biaslab side-effects: {name}. Everything is kept in {artifacts.folder}", markup=False)
+    cache, console = Artifacts(home / "side_effects"), Console(highlight=False)
+    console.print(f"biaslab side-effects: {name}. What is measured is kept in {cache.folder}", markup=False)
+    started = time.monotonic()
 
-    rows = _measure(console, measures, network, tokenizer, states)
-    results = Results(name, rows, measures.categories, data[2].pair_names, settings, measures.counts())
-    results.write(home)
-    results.print(console)
-    console.print(f"\nThe figures lie in {home}: side_effects.json, side_effects.csv.", markup=False)
+    def tell(row: Row) -> None:
+        console.print(f"{row.title:22}{row.size:>6} neurons{time.monotonic() - started:>8.0f} s", markup=False)
 
-
-def _check(positions: str, **counts: int) -> None:
-    for name, count in counts.items():
-        if count < 1:
-            raise InputError(f"`{name}` is expected to be a positive integer but got {count}.")
-    if positions not in ("all", "slot"):
-        raise InputError(f'`positions` is expected to be "all" or "slot" but got {positions!r}.')
+    evaluation = evaluate(network, tokenizer, arms, measures, cache, tell)
+    facts = {key: value for measure in measures for key, value in measure.facts().items()}
+    own = {row: _own(row) for row in dict.fromkeys([*held_out.dimensions, *wanted])}
+    findings = Findings("side-effects", name, settings, facts, evaluation.rows, evaluation.estimates(), {"own": own})
+    findings.save(home)
+    write_csv(home / "side_effects.csv", list(_lines(findings)))
+    print_tables(console, findings)
+    console.print(f"\nResults written to {home}: side_effects.json, side_effects.csv.", markup=False)
 
 
 def _model_name(neurons: NeuronSet, model: str | None, path: str) -> str:
@@ -122,57 +172,168 @@ def _dimensions(neurons: NeuronSet, wanted: Sequence[str] | None) -> list[str]:
     return list(dict.fromkeys(wanted))
 
 
-def _states(
+def _arms(
     model: PreTrainedModel,
     neurons: NeuronSet,
     dimensions: Sequence[str],
     seeds: int,
     factor: float,
     positions: Literal["all", "slot"],
-) -> dict[str, list[State]]:
-    """Return the states of each row: one, or one a seed."""
+) -> Iterator[Arm]:
+    """Yield the untouched model, each dimension's neurons, all of them, and random ones."""
+    from biaslab.evaluation.treatment import BASE, Arm, Treatment
+    from biaslab.models.architectures import ffn_shape
+    from biaslab.neurons.neuron_set import NeuronSet, random_like
+
     neurons.require_model(model)
-    every = NeuronSet(neurons, ffn_shape(model))
-    sets = {name: [NeuronSet(neurons.subsets[name], ffn_shape(model))] for name in dimensions}
+    shape = ffn_shape(model)
+    every = NeuronSet(neurons, shape)
+    sets = {name: [NeuronSet(neurons.subsets[name], shape)] for name in dimensions}
     sets |= {ALL: [every], RANDOM: [random_like(every, seed) for seed in range(seeds)]}
-    weights = fingerprint(model)
-    states = {name: [State(weights, one, factor, positions) for one in of_row] for name, of_row in sets.items()}
-    return {BASE: [State(weights)]} | states
+    yield Arm(BASE)
+    for name, chosen in sets.items():
+        treatments = [Treatment(one, factor, positions) for one in chosen]
+        yield Arm(name, treatments, like=ALL if name == RANDOM else None)
 
 
-def _set_up(
-    model: str, stereoset: str | None, crows_pairs: str | None, every: int
-) -> tuple[StereoSetDataModule, CrowsPairsDataModule, PromptDataModule]:
-    """Return the data, read and tokenized: what can be wrong with it shows before the long work begins."""
-    clusters = StereoSetDataModule(model, path=stereoset, every=every)
-    pairs = CrowsPairsDataModule(model, path=crows_pairs)
-    for data in (clusters, pairs):
-        data.prepare_data()
-        data.setup("test")
-    held_out = PromptDataModule(model, modifiers=MODIFIERS, part="held_out")
-    held_out.setup("predict")
-    return clusters, pairs, held_out
+def _own(row: str) -> dict[str, str | None]:
+    dimension = row.partition("/")[0]
+    return {"stereoset": _DOMAINS.get(dimension), "crows_pairs": _CATEGORIES.get(dimension), "gap": dimension}
 
 
-def _ordinary(text: str, sentences: int) -> list[str]:
-    found = read_sentences(text, "evaluation")[:sentences]
-    if not found:
-        raise InputError(f"`text` is expected to have evaluation sentences but {text} has none. Give a longer one.")
-    return found
+def is_own(findings: Findings, row: str, metric: str, scope: str) -> bool:
+    """Return whether a scope is where the bias of a row's dimension shows."""
+    key = {"CrowS-Pairs": "crows_pairs", "gap": "gap", "log gap": "gap"}.get(metric, "stereoset")
+    return metric != "perplexity" and bool(findings.details["own"].get(row, {}).get(key) == scope)
 
 
-def _measure(
-    console: Console,
-    measures: Measures,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    states: Mapping[str, Sequence[State]],
-) -> dict[str, Row]:
-    """Measure all rows, and say so as each is done."""
-    rows = {}
-    for name, of_row in states.items():
-        start = time.monotonic()
-        measured = [measures.measure(model, tokenizer, state, name) for state in of_row]
-        rows[name] = Row(len(of_row[0].neurons or ()), measured)
-        console.print(f"{name:22}{rows[name].neurons:>6} neurons{time.monotonic() - start:>8.0f} s", markup=False)
-    return rows
+def _lines(findings: Findings) -> Iterator[dict[str, Any]]:
+    """Yield the lines of the CSV file: of each row, metric and scope but single pairs."""
+    for line in findings.lines():
+        if "/" not in line["scope"]:
+            own = is_own(findings, line["row"], line["metric"], line["scope"])
+            yield {"row": line["row"], "neurons": findings.row(line["row"]).size, "own": own} | line
+
+
+def _scopes(findings: Findings, metric: str) -> list[str]:
+    """Return the columns of a metric's matrix: of the gap the dimensions."""
+    scopes = [scope for scope in findings.scopes(metric) if "/" not in scope]
+    return scopes[1:] if "gap" in metric else scopes
+
+
+def print_tables(console: Console, findings: Findings) -> None:
+    """Print a matrix a metric, rows that are suppressed by scopes that are measured, and what stands out."""
+    for metric, title in _TITLES.items():
+        console.print(_matrix(findings, metric, title.format(**findings.facts)))
+    console.print(f"\n{_LEGEND}", markup=False)
+    console.print(_perplexity(findings))
+    console.print(_summary(findings))
+
+
+def _matrix(findings: Findings, metric: str, title: str) -> Table:
+    from biaslab.report.tables import new_table
+
+    scopes = _scopes(findings, metric)
+    wide = len(scopes) > _NARROW
+    heads = ["all" if scope == "overall" else _short(scope, 6 if wide else 10) for scope in scopes]
+    table = new_table(title, "", *heads)
+    table.padding = (0, 0 if wide else 1, 0, 0)
+    for row in findings.rows:
+        estimates = [findings.estimates[row.name, metric, scope] for scope in scopes]
+        cells = (_cell(findings, row, metric, s, e, wide) for s, e in zip(scopes, estimates, strict=True))
+        table.add_row(_short(row.name, 10), *cells)
+        spreads = [estimate.spread for estimate in estimates]
+        if None not in spreads:
+            table.add_row("", *(f"±{change_cell(spread, wide)[1:]} " for spread in spreads if spread is not None))
+    return table
+
+
+def _cell(findings: Findings, row: Row, metric: str, scope: str, estimate: Estimate, wide: bool) -> Text:
+    """Return the untouched model's figure, or a change with its marks."""
+    from rich.text import Text
+
+    if row is findings.base:
+        value = estimate.figure.value * (1000 if metric == "gap" else 1)
+        return Text(f"{value:.{2 if value < 0.95 else 1}f} ")
+    own = is_own(findings, row.name, metric, scope)
+    mark = _MARK if estimate.change.excludes_zero else " "
+    return Text(f"{_OWN if own else ''}{change_cell(estimate.change.value, wide)}{mark}", style="bold" if own else "")
+
+
+def change_cell(value: float, wide: bool) -> str:
+    """Return a number with its sign; where there are many columns, in four characters, as a rule.
+
+    >>> [change_cell(value, True) for value in (0.0, -3.14159, 58.72, -100, 56789)]
+    ['+0.0', '-3.1', '+59', '-100', '+57k']
+    """
+    if abs(value) >= 9999.5:
+        return f"{value / 1000:+.0f}k"
+    return f"{value:+.0f}" if wide and abs(value) >= 9.95 else f"{value:+.1f}"
+
+
+def _short(name: str, width: int) -> str:
+    """Return a name's first word, cut to a width.
+
+    >>> [_short(name, 6) for name in ("gender", "race-color", "occupation")]
+    ['gender', 'race', 'occup.']
+    """
+    first = re.split("[-_]", name)[0] if len(name) > width else name
+    return first if len(first) <= width else f"{first[: width - 1]}."
+
+
+def _perplexity(findings: Findings) -> Table:
+    from biaslab.report.tables import new_table, signed
+
+    title = f"Perplexity on {findings.facts['sentences']} ordinary sentences"
+    table = new_table(title, "", "n", "value", "change, percent [95 %]")
+    for row in findings.rows:
+        estimate = findings.estimates[row.name, "perplexity", "overall"]
+        over = "" if estimate.spread is None else f" ± {estimate.spread:.1f}"
+        change = "" if row is findings.base else signed(estimate.change) + over
+        table.add_row(row.name, str(row.size), f"{estimate.figure.value:.2f}", change)
+    return table
+
+
+def _summary(findings: Findings) -> Table:
+    """Return the diagonal of the matrices against what lies off it."""
+    from biaslab.report.tables import new_table
+
+    table = new_table("Mean change, neurons of a dimension", "", "own domain", "others", "random")
+    for metric in _TITLES:
+        name = f"|{metric} - 50|" if _is_ideally_half(metric) else metric
+        cells = (f"{statistics.fmean(changes):+.1f}" if changes else "" for changes in diagonal(findings, metric))
+        table.add_row(name + (", percent" if "gap" in metric else ""), *cells)
+    return table
+
+
+def _is_ideally_half(metric: str) -> bool:
+    from biaslab.evaluation.findings import METRICS
+
+    return METRICS[metric].ideal == 50
+
+
+def diagonal(findings: Findings, metric: str) -> tuple[list[float], list[float], list[float]]:
+    """Return a metric's changes: in own domains, in the others, and by random neurons anywhere.
+
+    Of a metric that is ideally 50 percent, the change of the distance from there. Rows without an own domain are left
+    out.
+    """
+    scopes = [scope for scope in _scopes(findings, metric) if scope != "overall"]
+    changes: Mapping[str, list[float]] = {"own": [], "others": [], "random": []}
+    for row in findings.rows[1:]:
+        own = [is_own(findings, row.name, metric, scope) for scope in scopes]
+        for scope, is_its_own in zip(scopes, own, strict=True):
+            change = _change(findings, row, metric, scope)
+            if any(own):
+                changes["own" if is_its_own else "others"].append(change)
+            elif row.name == RANDOM:
+                changes["random"].append(change)
+    return changes["own"], changes["others"], changes["random"]
+
+
+def _change(findings: Findings, row: Row, metric: str, scope: str) -> float:
+    estimate = findings.estimates[row.name, metric, scope]
+    if _is_ideally_half(metric):
+        before = findings.estimates[findings.base.name, metric, scope].figure.value
+        return abs(estimate.figure.value - 50) - abs(before - 50)
+    return estimate.change.value

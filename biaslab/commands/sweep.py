@@ -5,30 +5,27 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import torch
-from rich.console import Console
-from torch import nn
-
-from biaslab.commands.treatments import PRESETS, attribution_pass, slug
-from biaslab.commands.trials import Setting, choose, trial
-from biaslab.data.corpus import read_sentences
-from biaslab.data.prompts import PromptDataModule
-from biaslab.data.stereoset import StereoSetDataModule
 from biaslab.errors import InputError
-from biaslab.evaluation.findings_old import BASE, random_row
-from biaslab.evaluation.judging import Judge, State
-from biaslab.models.loading import fingerprint, load_model
-from biaslab.neurons.neuron_set import NeuronSet, random_like
-from biaslab.report.sweep_files import CHOSEN, Outcome
-from biaslab.store import Artifacts
-from biaslab.tasks.attribution import Attribution, Selection
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from biaslab.evaluation.evaluate import Evaluation
+    from biaslab.evaluation.findings import Findings
+    from biaslab.neurons.neuron_set import NeuronSet
+    from biaslab.store import Artifacts
+
+CHOSEN = "chosen"
+_SHOWN = 15  # settings on the terminal, the best ones; all are in sweep.csv
+_DOMAIN_SLACK = 0.5  # ICAT points that a domain may lose: less than a term's weight
+_SELECTIONS, _SOURCES, _POSITIONS = ("guarded", "ranked", "paper"), ("prompts", "contrast", "both"), ("all", "slot")
 
 
 def sweep(
     model: str = "minilm-mlm",
-    selections: Sequence[Selection] = ("guarded",),
+    selections: Sequence[Literal["paper", "ranked", "guarded"]] = ("guarded",),
     sources: Sequence[str] = ("both",),
     guards: Sequence[str] = ("stereoset", "stereoset+bold+bug"),
     guard_weights: Sequence[float] = (2.0, 5.0, 8.0),
@@ -51,9 +48,10 @@ def sweep(
 ) -> None:
     """Judge a grid of settings, choose one, and report it on what it was not chosen on.
 
-    Settings are judged on StereoSet's test split and on validation sentences. Among those that lose neither LMS nor, in
-    any domain, ICAT, and whose perplexity rises by at most ``perplexity_percent``, that with the highest ICAT is chosen
-    and judged on the dev split and on evaluation sentences. What was judged is kept: the same command goes on.
+    Neurons are found with the target terms of one half of StereoSet's test split; settings are judged on the terms of
+    the other half, and on validation sentences. Among those that lose neither LMS nor, in any domain, ICAT, and whose
+    perplexity rises by at most ``perplexity_percent``, that with the highest ICAT is chosen and judged on the dev split
+    and on evaluation sentences. What was judged is kept: the same command goes on.
 
     Args:
         model: an asset's name, a folder or a hub id.
@@ -66,14 +64,14 @@ def sweep(
         thresholds: of the votes ("paper").
         shares: of the votes.
         factors: what the neurons are multiplied by.
-        positions: of "all" and "slot".
+        positions: of "all" and "slot" (the latter for masked models).
         perplexity_percent: how much perplexity may rise.
         seeds: how many random controls the choice is reported with.
         text: ordinary sentences: "bold", "bug", "panda" or a text file.
         sentences: how many of them.
         limit: only so many clusters of StereoSet; all by default.
-        every: of what settings are chosen on, only every so many-th cluster.
-        choose_on: a file of StereoSet's form instead of the test split.
+        every: of what settings are chosen on, every N-th cluster (faster, less precise).
+        choose_on: a file of StereoSet's form instead of the test split's second half.
         report_on: a file of StereoSet's form instead of the dev split.
         output: the folder that the sweeps of all models lie in.
         trust_remote_code: let a checkpoint bring its own Python code.
@@ -81,51 +79,91 @@ def sweep(
     Raises:
         InputError: if an argument is not what is expected.
     """
-    settings = dict(locals())
-    specs = list(_specs(selections, sources, guards, guard_weights, counts, domain_weights, thresholds, shares))
-    settings_of = [Setting(spec.name, f, p) for spec in specs for f in factors for p in positions]
-    _check(settings_of, positions)
-    base, tokenizer = load_model(model, trust_remote_code=trust_remote_code)
-    nn.Module.to(base, "cuda" if torch.cuda.is_available() else "cpu")
-    artifacts = Artifacts(Path(output) / slug(model))
-    choosing = _judge(
-        artifacts,
-        StereoSetDataModule(model, split="test", path=choose_on, limit=limit, every=every),
-        read_sentences(text, "validation")[:sentences],
-    )
-    reporting = _judge(
-        artifacts,
-        StereoSetDataModule(model, path=report_on, limit=limit),
-        read_sentences(text, "evaluation")[:sentences],
-    )
+    settings = {key: list(value) if isinstance(value, tuple) else value for key, value in locals().items()}
+    checked_grid(settings)
+    from rich.console import Console
+    from torch import nn
+
+    from biaslab.commands.treatments import slug
+    from biaslab.data.corpus import read_sentences
+    from biaslab.data.stereoset import StereoSetDataModule
+    from biaslab.evaluation.evaluate import evaluate, require_judgeable
+    from biaslab.evaluation.findings import Findings, write_csv
+    from biaslab.evaluation.measures import Measure, Perplexity, StereoSet
+    from biaslab.evaluation.treatment import BASE, Arm, Treatment, random_name
+    from biaslab.models.loading import best_device, fingerprint, load_model
+    from biaslab.neurons.neuron_set import random_like
+    from biaslab.report.plots.style import save
+    from biaslab.store import Artifacts
+
+    specs = list(grid(selections, sources, guards, guard_weights, counts, domain_weights, thresholds, shares))
+    points = [Setting(spec.name, f, p) for spec in specs for f in factors for p in positions]
+    network, tokenizer = load_model(model, trust_remote_code=trust_remote_code)
+    nn.Module.to(network, best_device())
+    cache = Artifacts(Path(output) / slug(model))
+
+    def measures(clusters: StereoSetDataModule, split: str) -> list[Measure]:
+        clusters.prepare_data()
+        clusters.setup("test")
+        return [StereoSet(clusters), Perplexity(read_sentences(text, split)[:sentences])]
+
+    split: dict[str, Any] = {"split": "test", "terms": "choose"} if choose_on is None else {"path": choose_on}
+    choosing = measures(StereoSetDataModule(model, **split, limit=limit, every=every), "validation")
+    reporting = measures(StereoSetDataModule(model, path=report_on, limit=limit), "evaluation")
+    for place in positions:
+        require_judgeable(network, Treatment(positions=place), choosing)  # type: ignore[arg-type]
     console = Console(highlight=False)
-    console.print(f"biaslab sweep: {model}, {len(settings_of)} settings. Everything goes to {artifacts.folder}")
-    weights = fingerprint(base)
-    sets = _find(artifacts, model, weights, specs, trust_remote_code)
+    console.print(f"biaslab sweep: {model}, {len(points)} settings. Results go to {cache.folder}", markup=False)
+    sets = _find(cache, model, fingerprint(network), specs, trust_remote_code)
 
-    def state(setting: Setting) -> State:
-        return State(weights, sets[setting.selection], setting.factor, setting.positions)  # type: ignore[arg-type]
+    def treatment(setting: Setting, neurons: NeuronSet) -> Treatment:
+        return Treatment(neurons, setting.factor, setting.positions)  # type: ignore[arg-type]
 
-    untouched = trial(None, 0, choosing.judge(base, tokenizer, State(weights), BASE))
-    trials = []
-    for number, setting in enumerate(settings_of, 1):
-        judged = choosing.judge(base, tokenizer, state(setting), f"{number} of {len(settings_of)}")
-        trials.append(trial(setting, len(sets[setting.selection]), judged))
-    chosen = choose(untouched, trials, perplexity_percent)
-    assert chosen.setting is not None
-    neurons = sets[chosen.setting.selection]
-    rows = {
-        BASE: [State(weights)],
-        CHOSEN: [state(chosen.setting)],
-        random_row(seeds): [
-            state(chosen.setting)._replace(neurons=random_like(neurons, seed)) for seed in range(seeds)
-        ],
-    }
-    held_out = {name: [reporting.judge(base, tokenizer, s, name) for s in states] for name, states in rows.items()}
-    outcome = Outcome(untouched, trials, chosen, perplexity_percent, held_out)
-    outcome.write(artifacts.folder, neurons, settings)
-    outcome.print(console)
-    console.print(f"\n{artifacts.folder} holds sweep.csv, sweep.json, sweep.png, sweep.svg, neurons.json.")
+    arms = [Arm(BASE), *(Arm(point.name, [treatment(point, sets[point.selection])]) for point in points)]
+    trials = _trials(evaluate(network, tokenizer, arms, choosing, cache), points)
+    base, *others = trials
+    best = choose(base, others, perplexity_percent)
+    setting = points[others.index(best)]
+    neurons = sets[setting.selection]
+    controls = [treatment(setting, random_like(neurons, seed)) for seed in range(seeds)]
+    arms = [
+        Arm(BASE),
+        Arm(CHOSEN, [treatment(setting, neurons)]),
+        Arm(random_name(seeds), controls, like=CHOSEN),
+    ]
+    evaluation = evaluate(network, tokenizer, arms, reporting, cache)
+    lines = [trial | {"keeps": keeps(trial, base, perplexity_percent)} for trial in trials]
+    chosen = lines[1 + others.index(best)] | {"fingerprint": neurons.fingerprint}
+    findings = Findings(
+        "sweep", model, settings, {name: n for measure in reporting for name, n in measure.facts().items()},
+        evaluation.rows, evaluation.estimates(), {"trials": lines, "chosen": chosen},
+    )  # fmt: skip
+    findings.save(cache.folder)
+    write_csv(cache.folder / "sweep.csv", lines)
+    how = {"factor": setting.factor, "positions": setting.positions}
+    provenance = dict(neurons.provenance) | {"suppression": how}
+    neurons.with_details(neurons.subsets, provenance).save(cache.folder / "neurons.json")
+    from biaslab.report.plots.stereoset import sweep_settings, trial_dot
+
+    dots = [trial_dot(line, base["perplexity"]) for line in lines]
+    save(sweep_settings(dots[0], dots[1:], trial_dot(chosen, base["perplexity"])), cache.folder / "sweep")
+    _print(console, findings)
+    console.print(
+        f"\nResults written to {cache.folder}: sweep.csv, sweep.json, sweep.png, sweep.svg, neurons.json.", markup=False
+    )
+
+
+class Setting(NamedTuple):
+    """A point of the grid: how neurons are selected (a name of a neuron set), and how they are suppressed."""
+
+    selection: str
+    factor: float
+    positions: str
+
+    @property
+    def name(self) -> str:
+        """The setting in a word."""
+        return f"{self.selection} ×{self.factor:g} {self.positions}"
 
 
 class Spec(NamedTuple):
@@ -140,12 +178,39 @@ class Spec(NamedTuple):
 
     name: str
     threshold: float
-    selection: Selection
+    selection: Literal["paper", "ranked", "guarded"]
     changes: dict[str, Any]
 
 
-def _specs(
-    selections: Sequence[Selection],
+def checked_grid(settings: Mapping[str, Any]) -> None:
+    """Check what the settings are made from.
+
+    Raises:
+        InputError: if a list that matters is empty, or has a value that is not known or out of its range.
+    """
+    for name in ("selections", "sources", "guards", "guard_weights", "counts", "thresholds", "shares", "factors"):
+        if not settings[name]:
+            raise InputError(f"`{name}` is expected to hold at least one value but is empty.")
+    for name, known in (("selections", _SELECTIONS), ("sources", _SOURCES), ("positions", _POSITIONS)):
+        unknown = [value for value in settings[name] if value not in known]
+        if unknown or not settings[name]:
+            raise InputError(
+                f"`{name}` is expected to be of {', '.join(known)} but got {', '.join(map(str, unknown)) or 'none'}."
+            )
+    for name in ("thresholds", "shares"):
+        for value in settings[name]:
+            if not 0 < value <= 1:
+                raise InputError(f"`{name}` is expected to hold numbers in (0, 1] but got {value}.")
+    for count in settings["counts"]:
+        if count is not None and count < 1:
+            raise InputError(f"`counts` is expected to hold positive integers or null but got {count}.")
+    for name in ("seeds", "sentences", "every"):
+        if settings[name] < 1:
+            raise InputError(f"`{name}` is expected to be a positive integer but got {settings[name]}.")
+
+
+def grid(
+    selections: Sequence[Literal["paper", "ranked", "guarded"]],
     sources: Sequence[str],
     guards: Sequence[str],
     guard_weights: Sequence[float],
@@ -167,42 +232,107 @@ def _specs(
             changes: dict[str, Any] = {"source": source, "count": count, "domain_weights": by_domain}
             if guard is not None:
                 changes |= {"guard": guard.split("+"), "guard_weight": weight}
-            parts = [selection, source, guard and f"{guard}-{weight:g}", count, by_domain and _joined(by_domain)]
+            weights = by_domain and ",".join(f"{name}{weight:g}" for name, weight in by_domain.items())
+            parts = [selection, source, guard and f"{guard}-{weight:g}", count, weights]
             yield Spec("-".join(str(part) for part in parts if part), thresholds[0], selection, changes)
 
 
-def _joined(weights: Mapping[str, float]) -> str:
-    return ",".join(f"{name}{weight:g}" for name, weight in weights.items())
-
-
-def _check(settings: Sequence[Setting], positions: Sequence[str]) -> None:
-    if not settings:
-        raise InputError("`selections` and what is varied are expected to hold a value each, but the grid is empty.")
-    unknown = set(positions) - {"all", "slot"}
-    if unknown:
-        raise InputError(f"`positions` is expected to be of all, slot but got {', '.join(sorted(unknown))}.")
-
-
-def _judge(artifacts: Artifacts, data: StereoSetDataModule, text: list[str]) -> Judge:
-    data.prepare_data()
-    data.setup("test")
-    return Judge(artifacts, data, text)
-
-
 def _find(
-    artifacts: Artifacts, model: str, weights: str, specs: Sequence[Spec], trust_remote_code: bool
+    cache: Artifacts, model: str, weights: str, specs: Sequence[Spec], trust_remote_code: bool
 ) -> dict[str, NeuronSet]:
     """Attribute once a threshold, and select."""
+    from biaslab.commands.treatments import PRESETS, attribution_pass
+
     sources = dict.fromkeys(["stereoset", *(name for spec in specs for name in spec.changes.get("guard", ()))])
-    data = PRESETS["small"].data | {"contrast": list(sources)}
+    data = PRESETS["small"].data | {"contrast": list(sources), "contrast_terms": "find"}
     sets: dict[str, NeuronSet] = {}
     for threshold in dict.fromkeys(spec.threshold for spec in specs):
         own = [spec for spec in specs if spec.threshold == threshold]
 
-        def select(task: Attribution, _: PromptDataModule, own: list[Spec] = own) -> dict[str, NeuronSet]:
+        def select(task: Any, _: Any, own: list[Spec] = own) -> dict[str, NeuronSet]:
             return {spec.name: task.select(spec.selection, **spec.changes) for spec in own}
 
         options = {"threshold": threshold, "trust_remote_code": trust_remote_code}
         depends_on = {"weights": weights, "specs": own}
-        sets |= attribution_pass(artifacts, "pass", model, options, data, select, depends_on).sets
+        sets |= attribution_pass(cache, "pass", model, options, data, select, depends_on).sets
     return sets
+
+
+Trial = dict[str, Any]
+"""A line of sweep.csv: a setting, and what it did: SS, LMS, ICAT overall and by domain, perplexity."""
+
+
+def _trials(evaluation: Evaluation, points: Sequence[Setting]) -> list[Trial]:
+    """Return a line for each row, the untouched model first."""
+    estimates = evaluation.estimates()
+    domains = [scope for _, metric, scope in estimates if metric == "ICAT" and scope != "overall"]
+    trials = []
+    for row, point in zip(evaluation.rows, [None, *points], strict=True):
+        figures = {
+            name: estimates[row.name, name, "overall"].figure.value for name in ("SS", "LMS", "ICAT", "perplexity")
+        }
+        by_domain = {f"ICAT {name}": estimates[row.name, "ICAT", name].figure.value for name in dict.fromkeys(domains)}
+        setting = {"selection": row.name, "factor": None, "positions": None} if point is None else point._asdict()
+        trials.append({**setting, "neurons": row.size, **figures, **by_domain})
+    return trials
+
+
+def keeps(trial: Trial, base: Trial, perplexity_percent: float) -> bool:
+    """Return whether nothing is worse than before but, by so much at most, the perplexity."""
+    domains = [name for name in base if name.startswith("ICAT ")]
+    spared = all(trial[name] >= base[name] - _DOMAIN_SLACK for name in domains)
+    limit = base["perplexity"] * (1 + perplexity_percent / 100)
+    return bool(spared and trial["LMS"] >= base["LMS"] and trial["perplexity"] <= limit)
+
+
+def choose(base: Trial, trials: Sequence[Trial], perplexity_percent: float) -> Trial:
+    """Return the trial with the highest ICAT among those that keep everything else, or among all if none does.
+
+    Args:
+        base: the untouched model.
+        trials: at least one.
+        perplexity_percent: how much perplexity may rise.
+    """
+    return max(trials, key=lambda trial: (keeps(trial, base, perplexity_percent), trial["ICAT"]))
+
+
+def _print(console: Console, findings: Findings) -> None:
+    """Print the best settings and the choice's held-out figures, at most 80 columns wide."""
+    from biaslab.report.tables import metric_table, new_table, signed
+
+    (base, *trials), chosen = findings.details["trials"], findings.details["chosen"]
+    title = f"{len(trials)} settings, the best {min(_SHOWN, len(trials))} by ICAT"
+    table = new_table(title, "selection", "×", "n", "SS", "LMS", "ICAT", "perpl.")
+    same = [all(trial[key] == chosen[key] for key in trial) for trial in trials]
+    order = sorted(range(len(trials)), key=lambda i: (same[i], trials[i]["keeps"], trials[i]["ICAT"]), reverse=True)
+    for trial in [base, *(trials[i] for i in order[:_SHOWN])]:
+        is_base = trial is base
+        name = trial["selection"] if is_base else _short(trial["selection"], trial["positions"])
+        figures = [f"{trial[name]:.1f}" for name in ("SS", "LMS", "ICAT", "perplexity")]
+        factor = "" if is_base else f"{trial['factor']:g}"
+        table.add_row(("*" if trial["keeps"] and not is_base else "") + name, factor, str(trial["neurons"]), *figures)
+    console.print(table)
+    domains = [name.removeprefix("ICAT ") for name in base if name.startswith("ICAT ")]
+    how = "The best of these" if chosen["keeps"] else "No setting does; the highest ICAT"
+    console.print(
+        f"\nMarked *: LMS and every domain's ICAT kept ({', '.join(domains)}), perplexity at most "
+        f"{findings.settings['perplexity_percent']:g} % higher. {how}: {chosen['selection']}, factor "
+        f"{chosen['factor']:g}, positions {chosen['positions']}."
+    )
+    title = "The choice on what it was not chosen on: value [95 %], change [95 %]"
+    console.print(metric_table(findings, title))
+    table = new_table("ICAT by domain, and perplexity there", "", *domains, "perpl.", "change, %")
+    for row in findings.rows:
+        text = findings.estimates[row.name, "perplexity", "overall"]
+        icat = [findings.get(row.name, "ICAT", domain) for domain in domains]
+        by_domain = ["" if estimate is None else f"{estimate.figure.value:.1f}" for estimate in icat]
+        change = "" if row is findings.base else signed(text.change)
+        table.add_row(row.title, *by_domain, f"{text.figure.value:.1f}", change)
+    console.print(table)
+
+
+def _short(selection: str, positions: str) -> str:
+    """Return a name that leaves room for the figures."""
+    name = selection.replace("stereoset", "ss").replace("guarded-", "").replace("profession", "prof")
+    name += "" if positions == "all" else f" {positions}"
+    return name if len(name) <= 38 else f"{name[:37]}…"

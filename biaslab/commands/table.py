@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from rich.console import Console
-from torch import nn
-from transformers import PreTrainedModel
-
-from biaslab.commands.treatments import BASE_ROW, ROWS, TRAINED, Treatment, Treatments, slug
-from biaslab.data.corpus import read_sentences
-from biaslab.data.stereoset import StereoSetDataModule
 from biaslab.errors import InputError
-from biaslab.evaluation.judging import Judge, State
-from biaslab.models.architectures import architecture
-from biaslab.models.checkpoints import load_weights, read_checkpoint
-from biaslab.models.loading import fingerprint, load_model
-from biaslab.report.table_files import Results, Row
-from biaslab.store import Artifacts
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from biaslab.evaluation.findings import Findings, Row
 
 
 def table(
@@ -52,7 +42,7 @@ def table(
         configs: the folder of the training configurations.
         seeds: how many random controls.
         factor: what neurons are multiplied by: 0 switches them off.
-        positions: "all", or "slot" (only where the model is asked).
+        positions: "all", or "slot" (only where the model is asked; for masked models).
         text: what the pseudo-perplexity is measured on: "bold", "bug", "panda" or a text file.
         sentences: how many sentences of it.
         limit: only so many clusters of StereoSet; all by default.
@@ -63,38 +53,69 @@ def table(
     Raises:
         InputError: if an argument is not what is expected.
     """
-    settings = dict(locals())
-    wanted = _checked(rows, seeds)
-    base, tokenizer = load_model(model, trust_remote_code=trust_remote_code)
-    nn.Module.to(base, "cuda" if torch.cuda.is_available() else "cpu")
-    wanted, left_out = _that_apply(wanted, base)
-    data = StereoSetDataModule(model, path=stereoset, limit=limit)
-    data.prepare_data()
-    data.setup("test")
-    ordinary = read_sentences(text, "evaluation")[:sentences]
-    artifacts = Artifacts(Path(output) / slug(model))
-    judge, weights = Judge(artifacts, data, ordinary), fingerprint(base)
-    treatments = Treatments(artifacts, model, weights, preset, configs, seeds, trust_remote_code)
+    settings = {key: list(value) if isinstance(value, tuple) else value for key, value in locals().items()}
+    from rich.console import Console
+    from torch import nn
+
+    from biaslab.commands.treatments import TRAINED, Rows, slug
+    from biaslab.data.corpus import read_sentences
+    from biaslab.data.stereoset import StereoSetDataModule
+    from biaslab.evaluation.evaluate import evaluate, require_judgeable
+    from biaslab.evaluation.findings import Findings, write_csv
+    from biaslab.evaluation.measures import Perplexity, StereoSet
+    from biaslab.evaluation.treatment import Treatment
+    from biaslab.models.architectures import architecture
+    from biaslab.models.loading import best_device, fingerprint, load_model
+    from biaslab.report.paper import paper_rows
+    from biaslab.report.tables import latex, markdown
+    from biaslab.store import Artifacts, write_atomically
+
+    wanted = checked_rows(rows, seeds)
+    network, tokenizer = load_model(model, trust_remote_code=trust_remote_code)
+    nn.Module.to(network, best_device())
+    masked = architecture(network).masked
+    left_out = {name: "needs a masked language model" for name in wanted if name in TRAINED and not masked}
+    clusters = StereoSetDataModule(model, path=stereoset, limit=limit)
+    clusters.prepare_data()
+    clusters.setup("test")
+    measures = [StereoSet(clusters), Perplexity(read_sentences(text, "evaluation")[:sentences])]
+    require_judgeable(network, Treatment(factor=factor, positions=positions), measures)
+    cache = Artifacts(Path(output) / slug(model))
+    arms = Rows(cache, model, fingerprint(network), preset, configs, seeds, factor, positions, trust_remote_code)
     console = Console(highlight=False)
-    console.print(f"biaslab table: {model}, preset {preset}. Everything goes to {artifacts.folder}")
+    console.print(f"biaslab table: {model}, preset {preset}. Results go to {cache.folder}", markup=False)
 
-    found: dict[str, Row] = {}
-    for name in wanted:
-        chosen, judged = treatments.of(name), []
-        for treatment in chosen:
-            treated = _treated(base, treatment)
-            own = weights if treatment.checkpoint is None else fingerprint(treated)
-            state = State(own, treatment.neurons, factor, positions)
-            judged.append(judge.judge(treated, tokenizer, state, ROWS[name]))
-        found[name] = Row(ROWS[name], _size(base, treated, chosen[0]), chosen[0].seconds, judged)
-        console.print(f"{ROWS[name]:20}{found[name].size:>12,}{found[name].seconds:>8.0f} s", markup=False)
-    outcome = Results(model, found, left_out, settings)
-    outcome.write(artifacts.folder)
-    outcome.print(console)
-    console.print(f"\nThe table lies in {artifacts.folder}: table.csv, table.json, table.tex, table.md.")
+    def tell(row: Row) -> None:
+        console.print(f"{row.title:20}{row.size:>12,}{row.seconds:>8.0f} s", markup=False)
+
+    evaluation = evaluate(
+        network, tokenizer, (arms.arm(name) for name in wanted if name not in left_out), measures, cache, tell
+    )
+    paper_model, paper = paper_rows(model)
+    details = {
+        "left_out": left_out,
+        "paper": {"model": paper_model, "rows": {name: row._asdict() for name, row in paper.items()}},
+    }
+    facts = {name: value for measure in measures for name, value in measure.facts().items()}
+    findings = Findings("table", model, settings, facts, evaluation.rows, evaluation.estimates(), details)
+    findings.save(cache.folder)
+    write_csv(cache.folder / "table.csv", list(_lines(findings)))
+    cells = _cells(findings)
+    texts = {"md": f"{markdown(*cells)}\n\n{_caption(findings)}\n", "tex": latex(*cells, _caption(findings))}
+    for suffix, content in texts.items():
+        write_atomically(cache.folder / f"table.{suffix}", content.encode())
+    _print(console, findings)
+    console.print(f"\nResults written to {cache.folder}: table.csv, table.json, table.tex, table.md.", markup=False)
 
 
-def _checked(rows: Sequence[str] | None, seeds: int) -> list[str]:
+def checked_rows(rows: Sequence[str] | None, seeds: int) -> list[str]:
+    """Return the rows that are asked for, the untouched model first.
+
+    Raises:
+        InputError: if one is not known, or there are none.
+    """
+    from biaslab.commands.treatments import BASE_ROW, ROWS
+
     unknown = [row for row in rows or () if row not in ROWS]
     if unknown or (rows is not None and not rows):
         raise InputError(f"`rows` is expected to be of {', '.join(ROWS)} but got {', '.join(unknown) or 'none'}.")
@@ -103,24 +124,72 @@ def _checked(rows: Sequence[str] | None, seeds: int) -> list[str]:
     return [row for row in ROWS if rows is None or row in rows or row == BASE_ROW]
 
 
-def _that_apply(rows: list[str], model: PreTrainedModel) -> tuple[list[str], dict[str, str]]:
-    """Leave out what can't be had for a causal model."""
-    left_out = {} if architecture(model).masked else dict.fromkeys(TRAINED, "needs a masked language model")
-    return [row for row in rows if row not in left_out], {k: v for k, v in left_out.items() if k in rows}
+def _lines(findings: Findings) -> Iterator[dict[str, Any]]:
+    """Yield the lines of the CSV file: with what a row costs, and the paper's figure."""
+    paper = findings.details["paper"]["rows"]
+    for line in findings.lines():
+        row = findings.row(line["row"])
+        figures = paper.get(row.name, {}) if line["scope"] == "overall" else {}
+        yield line | {"size": row.size, "seconds": row.seconds, "paper": figures.get(line["metric"].lower())}
 
 
-def _treated(base: PreTrainedModel, treatment: Treatment) -> PreTrainedModel:
-    """Return the model with the weights of a treatment."""
-    if treatment.checkpoint is None:
-        return base
-    model = copy.deepcopy(base)
-    load_weights(model, read_checkpoint(str(treatment.checkpoint))["state_dict"], str(treatment.checkpoint))
-    return model
+def _print(console: Console, findings: Findings) -> None:
+    """Print the tables, at most 80 columns wide."""
+    from biaslab.report.tables import metric_table, new_table, scope_table, short_count, signed
+
+    title = f"StereoSet, {findings.facts['clusters']} clusters: value [95 %], change [95 %]"
+    console.print(metric_table(findings, title))
+    paper = findings.details["paper"]
+    title = f"""Cost: neurons or trained parameters, seconds to find or train, perplexity;
+and the paper's figures for {paper["model"]}: ICAT, and its change"""
+    costs = new_table(title, "", "size", "s", "perplexity", "change, % [95 %]", "ICAT", "change")
+    for row in findings.rows:
+        estimate = findings.estimates[row.name, "perplexity", "overall"]
+        change = "" if row is findings.base else signed(estimate.change)
+        figures = _paper_cells(paper["rows"], row.name, findings.base.name)
+        value = f"{estimate.figure.value:.1f}"
+        costs.add_row(row.title, short_count(row.size), f"{row.seconds:.0f}", value, change, *figures)
+    console.print(costs)
+    scopes = findings.scopes("ICAT")[1:]
+
+    def both(estimate: Any, row: Row) -> str:
+        change = "" if row is findings.base else f" {estimate.change.value:+.1f}"
+        return f"{estimate.figure.value:.1f}{change}"
+
+    console.print(scope_table(findings, "ICAT by domain, and its change", "ICAT", both, scopes))
+    for key, why in findings.details["left_out"].items():
+        console.print(f"left out {key}: {why}", markup=False)
 
 
-def _size(base: PreTrainedModel, treated: PreTrainedModel, treatment: Treatment) -> int:
-    """Return how many neurons are suppressed, or how many parameters were trained."""
-    if treatment.neurons is not None:
-        return len(treatment.neurons)
-    pairs = zip(base.parameters(), treated.parameters(), strict=True)
-    return sum(old.numel() for old, new in pairs if not torch.equal(old, new))
+def _paper_cells(paper: Mapping[str, Any], row: str, base: str) -> tuple[str, str]:
+    if row not in paper:
+        return "", ""
+    icat, before = paper[row]["icat"], paper[base]["icat"]
+    return f"{icat:.1f}", "" if row == base else f"{icat - before:+.1f}"
+
+
+def _cells(findings: Findings) -> tuple[list[str], list[list[str]]]:
+    """Return the headings and the rows of the Markdown and the LaTeX table."""
+    from biaslab.report.tables import STEREOSET, cell, signed
+
+    paper, domains = findings.details["paper"], findings.scopes("ICAT")[1:]
+    rows = []
+    for row in findings.rows:
+        icat, text = (findings.estimates[row.name, metric, "overall"] for metric in ("ICAT", "perplexity"))
+        figures = [cell(findings.estimates[row.name, name, "overall"]) for name in STEREOSET]
+        changes = ["" if row is findings.base else signed(each.change) for each in (icat, text)]
+        by_domain = [f"{findings.estimates[row.name, 'ICAT', domain].figure.value:.1f}" for domain in domains]
+        printed = "/".join(f"{value:.1f}" for value in paper["rows"].get(row.name, {}).values())
+        start = [row.title, f"{row.size:,}", f"{row.seconds:.0f}"]
+        rows.append([*start, *figures, changes[0], *by_domain, f"{text.figure.value:.1f}", changes[1], printed])
+    header = ["", "size", "s", *STEREOSET, "ICAT change", *(f"ICAT {d}" for d in domains), "perplexity", "change, %"]
+    return [*header, f"paper, {paper['model']}: SS/LMS/ICAT"], rows
+
+
+def _caption(findings: Findings) -> str:
+    settings, facts = findings.settings, findings.facts
+    return (
+        f"{findings.model}, preset {settings['preset']}; StereoSet, {facts['clusters']} clusters, macro over target "
+        f"terms, 95 % bootstrap intervals over terms, changes paired; perplexity on {facts['sentences']} sentences of "
+        f"{settings['text']}; random rows are means of {settings['seeds']} seeds."
+    )

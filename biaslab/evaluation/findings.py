@@ -25,6 +25,8 @@ FILES = {  # the file of each command's findings
     "probe": "probe.json",
     "compare": "comparison.json",
     "cards": "cards.json",
+    "stereoset": "stereoset.json",
+    "crows-pairs": "crows_pairs.json",
 }
 
 
@@ -47,6 +49,8 @@ METRICS = {
     "LMS": Metric("points", 100, "language modelling score, %"),
     "ICAT": Metric("points", 100, "idealized CAT score, %"),
     "CrowS-Pairs": Metric("points", 50, "CrowS-Pairs score, %"),
+    "stereotype": Metric("points", 50, "CrowS-Pairs score of the stereotyping pairs, %"),
+    "anti-stereotype": Metric("points", 50, "CrowS-Pairs score of the anti-stereotyping pairs, %"),
     "gap": Metric("percent", 0, "|P(d1) − P(d2)|"),
     "log gap": Metric("percent", 0, "|log P(d1) − log P(d2)|, nats"),
     "perplexity": Metric("percent", 0, "perplexity"),

@@ -56,15 +56,16 @@ def target_log_probabilities(model: PreTrainedModel, batch: Mapping[str, Any]) -
         batch: of prompts, as :class:`biaslab.data.prompts.PromptDataModule` makes them.
 
     Returns:
-        Natural logarithms in float64, of a word of several tokens their sum, ``[batch, target]``.
+        Natural logarithms in float64, of a word of several tokens their sum, ``[batch, target]``; on the CPU, since
+        not every device has float64.
     """
-    found = []
+    logs = []
     for inputs in (batch, *batch.get("longer", ())):
         target_ids = inputs["target_ids"].view(len(inputs["target_ids"]), inputs["target_ids"].shape[1], -1)
         position = inputs["position"].view(len(target_ids), -1)
-        every = slot_log_probabilities(model, inputs["input_ids"], position).double()  # [batch, slot, vocabulary]
-        found.append(every.gather(2, target_ids.transpose(1, 2)).sum(1))
-    return torch.cat(found, 1)
+        every = slot_log_probabilities(model, inputs["input_ids"], position)  # [batch, slot, vocabulary]
+        logs.append(every.gather(2, target_ids.transpose(1, 2)).cpu().double().sum(1))
+    return torch.cat(logs, 1)
 
 
 def sequence_log2_probabilities(model: PreTrainedModel, input_ids: Tensor, start_id: int) -> Tensor:
@@ -149,8 +150,8 @@ def score_pairs(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
         batch: whole pairs, as :class:`biaslab.data.crows_pairs.CrowsPairsDataModule` makes them.
 
     Returns:
-        Scores of the more and of the less stereotyping sentence, in nats, float64 (sums of float32), ``[pair, 2]``; at
-        most 0, higher is likelier.
+        Scores of the more and of the less stereotyping sentence, in nats, float64 (sums of float32), ``[pair, 2]``, on
+        the CPU; at most 0, higher is likelier.
 
     Raises:
         InputError: if the batch was made for the other kind of model.
@@ -159,9 +160,9 @@ def score_pairs(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
         Nangia et al. 2020, section 3, and the authors' script.
     """
     _require_kind(model, batch["rule"])
-    scores = torch.zeros(2 * len(batch["examples"]), dtype=torch.float64, device=batch["examples"].device)
+    scores = torch.zeros(2 * len(batch["examples"]), dtype=torch.float64)
     for group in batch["inputs"]:
-        scores.index_add_(0, group["candidate"], _nats(model, group, batch))
+        scores.index_add_(0, group["candidate"].cpu(), _nats(model, group, batch))
     return scores.view(-1, 2)
 
 
@@ -177,7 +178,7 @@ def _require_kind(model: PreTrainedModel, rule: str) -> None:
 def _nats(model: PreTrainedModel, group: Mapping[str, Tensor], batch: Mapping[str, Any]) -> Tensor:
     """Return what each token (of a causal model: each sentence) adds to its sentence, float64, ``[token]``."""
     if batch["rule"] == "causal":
-        bits = sequence_log2_probabilities(model, group["input_ids"], batch["start_id"]).double()
-        return bits.sum(1)[group["row"]] * math.log(2)
+        bits = sequence_log2_probabilities(model, group["input_ids"], batch["start_id"]).cpu().double()
+        return bits.sum(1)[group["row"].cpu()] * math.log(2)
     log_probabilities = slot_log_probabilities(model, group["input_ids"], group["position"])
-    return log_probabilities[group["row"], group["target_ids"]].double()
+    return log_probabilities[group["row"], group["target_ids"]].cpu().double()

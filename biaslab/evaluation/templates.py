@@ -26,7 +26,7 @@ from biaslab.data.words import NEGATIVE, POSITIVE
 from biaslab.errors import InputError
 from biaslab.evaluation.scoring import slot_log_probabilities
 from biaslab.models.tokens import SLOT, by_length, encode_slot, is_masked, token_in_place
-from biaslab.statistics import Interval
+from biaslab.statistics import Samples, draw
 
 
 class Probes(NamedTuple):
@@ -73,6 +73,12 @@ def make_probes(
         )
     flat = tuple(text for of_wording in texts for text in of_wording)
     return Probes(flat, len(frames), tuple(known), negative, torch.tensor(list(known.values())).T)
+
+
+def frames(masked: bool, wordings: Sequence[Wording] = WORDINGS) -> list[str]:
+    """Return the wordings as they are read, with both genders."""
+    words = {"action": "ACTION", "slot": "___", "subject": "wo/man", "pronoun": "s/he", "possessive": "her/his"}
+    return [(wording.masked if masked else wording.causal).format(**words) for wording in wordings]
 
 
 def _common_token(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], word: str) -> int | None:
@@ -180,20 +186,14 @@ def spread(values: Tensor, deals: int = 1000, seed: int = 0) -> Spread:
     return Spread(float(means.std()), float(means.min()), float(means.max()), float(dealt.quantile(0.95)))
 
 
-def interval(values: Tensor, resamples: int = 2000, seed: int = 0) -> Interval:
-    """Return the mean over wordings and actions, with its 95 % bootstrap interval over the actions.
-
-    The wordings stay as they are. Of a difference of two tables it is the paired change: both are resampled alike.
+def template_samples(values: Tensor) -> Samples:
+    """Return the mean over wordings and actions, and its bootstrap over the actions; the wordings stay as they are.
 
     Args:
-        values: ``[wording, action]``.
-        resamples: how many.
-        seed: of the draw.
+        values: of a measure, ``[wording, action]``.
 
-    >>> interval(torch.tensor([[0.0, 100.0], [100.0, 100.0]]))
+    >>> template_samples(torch.tensor([[0.0, 100.0], [100.0, 100.0]])).interval()
     Interval(value=75.0, low=50.0, high=100.0)
     """
     of_action = values.mean(0)
-    drawn = torch.randint(len(of_action), (resamples, len(of_action)), generator=torch.Generator().manual_seed(seed))
-    low, high = of_action[drawn].mean(1).quantile(torch.tensor([0.025, 0.975])).tolist()
-    return Interval(float(of_action.mean()), low, high)
+    return Samples(of_action.mean()[None], of_action[draw(len(of_action))].mean(1)[:, None])

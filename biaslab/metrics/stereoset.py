@@ -188,7 +188,8 @@ def bootstrap(scores: Tensor, terms: Tensor, resamples: int = 2000, seed: int = 
     return torch.stack([stereotype, language_modeling, _idealized_cat_compute(stereotype, language_modeling)], 1)
 
 
-def _point(scores: Tensor, terms: Tensor) -> Tensor:
+def point(scores: Tensor, terms: Tensor) -> Tensor:
+    """Return macro SS, LMS and ICAT, ``[3]``; see :func:`bootstrap` for the arguments."""
     return torch.stack([f(scores, terms) for f in (stereotype_score, language_modeling_score, idealized_cat)])
 
 
@@ -214,7 +215,7 @@ def intervals(scores: Tensor, terms: Tensor) -> dict[str, Interval]:
     >>> intervals(scores, torch.tensor([0, 0, 1]))["LMS"]
     Interval(value=37.5, low=0.0, high=75.0)
     """
-    return _intervals(_point(scores, terms), bootstrap(scores, terms))
+    return _intervals(point(scores, terms), bootstrap(scores, terms))
 
 
 def paired_change(before: Tensor, after: Tensor, terms: Tensor) -> dict[str, Interval]:
@@ -235,7 +236,7 @@ def paired_change(before: Tensor, after: Tensor, terms: Tensor) -> dict[str, Int
     >>> paired_change(before, before.flip(0), torch.tensor([0, 0, 1]))["LMS"]
     Interval(value=0.0, low=0.0, high=0.0)
     """
-    change = _point(after, terms) - _point(before, terms)
+    change = point(after, terms) - point(before, terms)
     return _intervals(change, bootstrap(after, terms) - bootstrap(before, terms))
 
 

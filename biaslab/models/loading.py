@@ -22,6 +22,11 @@ from biaslab.models import assets, minilm
 from biaslab.models.architectures import architecture
 
 
+def best_device() -> torch.device:
+    """Return the device that a command works on: a GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def fingerprint(model: PreTrainedModel) -> str:
     """Return 16 hexadecimal digits that change with any weight, but not with dtype, device or buffers.
 

@@ -5,8 +5,7 @@ from biaslab.tasks.baselines.autodebias import AutoDebias
 from biaslab.tasks.baselines.cda import CounterfactualAugmentation
 from biaslab.tasks.baselines.dpce import DPCE
 from biaslab.tasks.baselines.minilm import AdapterTraining
-from biaslab.tasks.crows_pairs import CrowsPairsEvaluation
-from biaslab.tasks.evaluation import StereoSetEvaluation
+from biaslab.tasks.evaluation import CrowsPairsEvaluation, StereoSetEvaluation
 
 __all__ = [
     "DPCE",

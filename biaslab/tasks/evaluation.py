@@ -1,83 +1,139 @@
-"""StereoSet as a test job: SS, LMS and ICAT of a model, with or without suppressed neurons."""
+"""Benchmarks as test jobs: StereoSet and CrowS-Pairs of a model, with or without suppressed neurons."""
 
 from __future__ import annotations
 
-import json
-from typing import Any, NamedTuple
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, NamedTuple
 
-import torch
 from torch import Tensor
 
-from biaslab.evaluation.scoring import score_clusters
-from biaslab.metrics.stereoset import ClusterScores, intervals
-from biaslab.statistics import Interval
+from biaslab.evaluation.findings import Findings, Row
+from biaslab.evaluation.measures import CrowsPairs, Scored, StereoSet
+from biaslab.metrics.crows_pairs import PairScores
+from biaslab.metrics.stereoset import ClusterScores
+from biaslab.statistics import UNCHANGED, Estimate, Interval
 from biaslab.tasks.base import LanguageModelTask
 
 
-class Evaluation(NamedTuple):
-    """What came out.
+class Scores(NamedTuple):
+    """What a benchmark asked for, gathered from all processes, in the order of the examples.
 
     Attributes:
-        scores: of the three candidates, ``[cluster, 3]``.
-        terms: id of each cluster's target term, ``[cluster]``.
-        domains: index of each cluster's domain, ``[cluster]``.
-        domain_names: of the domains.
+        scores: ``[example, column]``.
+        examples: their numbers, ``[example]``.
     """
 
     scores: Tensor
-    terms: Tensor
-    domains: Tensor
-    domain_names: tuple[str, ...]
-
-    def within(self, scope: str) -> Tensor:
-        """Return which clusters belong to a domain, or to "overall", ``[cluster]``."""
-        if scope == "overall":
-            return torch.ones_like(self.domains, dtype=torch.bool)
-        return self.domains == self.domain_names.index(scope)
-
-    def scopes(self) -> list[str]:
-        """Return "overall" and the domains that have clusters."""
-        return ["overall", *(name for name in self.domain_names if bool(self.within(name).any()))]
-
-    def figures(self) -> dict[str, dict[str, Interval]]:
-        """Return SS, LMS and ICAT with their 95 % intervals, overall and by domain."""
-        return {
-            scope: intervals(self.scores[self.within(scope)], self.terms[self.within(scope)]) for scope in self.scopes()
-        }
+    examples: Tensor
 
 
-class StereoSetEvaluation(LanguageModelTask):
+class BenchmarkEvaluation(LanguageModelTask, ABC):
+    """Score a benchmark's examples; log its metrics overall and by scope, and write them with their intervals.
+
+    The scores stay at ``evaluation``. See :class:`biaslab.tasks.base.LanguageModelTask` for the arguments.
+    """
+
+    benchmark: ClassVar[str]
+    """As the findings' command."""
+
+    evaluation: Scores | None = None
+
+    @abstractmethod
+    def measure(self) -> Scored:
+        """Return the measure of the run's data."""
+
+    @abstractmethod
+    def gathered(self) -> Scores:
+        """Return the scores of all processes, each example once, and forget them."""
+
+    def on_test_epoch_end(self) -> None:
+        """Compute, log and write the metrics."""
+        measure = self.measure()
+        self.evaluation = self.gathered()
+        samples = measure.figures_of(*self.evaluation)
+        figures = {key: each.interval() for key, each in samples.items()} | self.more_figures(measure)
+        self.log_dict(
+            {f"{scope}/{self.logged_name(metric)}": figure.value for (metric, scope), figure in figures.items()},
+            rank_zero_only=True,
+        )
+        folder = self.folder  # asks all ranks
+        if self.trainer.is_global_zero and self.trainer.logger is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            name = self.hparams["model_name"]
+            estimates = {("model", *key): Estimate(figure, UNCHANGED) for key, figure in figures.items()}
+            rows, facts = [Row("model", name)], {**measure.facts(), "scored": len(self.evaluation.examples)}
+            settings = {key: value for key, value in self.hparams.items() if not key.startswith("_")}
+            path = Findings(self.benchmark, name, settings, facts, rows, estimates).save(folder)
+            print(f"Metrics with their 95 % intervals written to {path}.")
+
+    def more_figures(self, measure: Scored) -> dict[tuple[str, str], Interval]:
+        """Return further metrics of the job, by metric and scope."""
+        return {}
+
+    def logged_name(self, metric: str) -> str:
+        """Return the name that a metric is logged by."""
+        return metric
+
+
+class StereoSetEvaluation(BenchmarkEvaluation):
     """Score StereoSet's candidates; log SS, LMS and ICAT overall and by domain, and write ``stereoset.json``.
 
-    The result stays at ``evaluation``. See :class:`biaslab.tasks.base.LanguageModelTask` for the arguments.
+    The scores stay at ``evaluation``. See :class:`biaslab.tasks.base.LanguageModelTask` for the arguments.
     """
+
+    benchmark = "stereoset"
 
     def __init__(self, model_name: str = "minilm-mlm", dtype: str = "float32", trust_remote_code: bool = False) -> None:
         super().__init__(model_name, dtype, trust_remote_code)
         self.clusters = ClusterScores()
-        self.evaluation: Evaluation | None = None
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Score the clusters of a batch."""
-        self.clusters.update(score_clusters(self.model, batch), batch["terms"], batch["examples"])
+        self.clusters.update(self.measure().score(self.model, batch), batch["terms"], batch["examples"])
 
-    def on_test_epoch_end(self) -> None:
-        """Compute, log and write the figures."""
-        scores, terms, examples = (tensor.cpu() for tensor in self.clusters.compute())
-        names = self.data.domain_names
-        domains = torch.tensor([names.index(self.data.clusters[int(example)].domain) for example in examples])
-        self.evaluation = Evaluation(scores, terms, domains, names)
+    def measure(self) -> Scored:
+        """Return StereoSet's measure."""
+        return StereoSet(self.data)
+
+    def gathered(self) -> Scores:
+        """Return the clusters' scores, ``[cluster, 3]``."""
+        scores, _, examples = (tensor.cpu() for tensor in self.clusters.compute())
         self.clusters.reset()
-        figures = self.evaluation.figures()
-        for scope, of_scope in figures.items():
-            self.log_dict(
-                {f"{scope}/{name}": interval.value for name, interval in of_scope.items()}, rank_zero_only=True
-            )
-        folder = self.folder  # asks all ranks
-        if self.trainer.is_global_zero and self.trainer.logger is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            content = {
-                scope: {name: interval._asdict() for name, interval in f.items()} for scope, f in figures.items()
-            }
-            (folder / "stereoset.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-            print(f"The figures with their 95 % intervals lie in {folder / 'stereoset.json'}.")
+        return Scores(scores, examples)
+
+
+class CrowsPairsEvaluation(BenchmarkEvaluation):
+    """Score CrowS-Pairs' sentences; log the score overall and by category, and write ``crows_pairs.json``.
+
+    The stereotype and the anti-stereotype score, of the pairs of one direction without the neutral ones, come beside.
+    The scores stay at ``evaluation``. See :class:`biaslab.tasks.base.LanguageModelTask` for the arguments.
+    """
+
+    benchmark = "crows-pairs"
+
+    def __init__(self, model_name: str = "minilm-mlm", dtype: str = "float32", trust_remote_code: bool = False) -> None:
+        super().__init__(model_name, dtype, trust_remote_code)
+        self.pair_scores = PairScores()
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Score the pairs of a batch."""
+        self.pair_scores.update(self.measure().score(self.model, batch), batch["examples"])
+
+    def measure(self) -> CrowsPairs:
+        """Return CrowS-Pairs' measure."""
+        return CrowsPairs(self.data)
+
+    def gathered(self) -> Scores:
+        """Return the pairs' scores, ``[pair, 2]``."""
+        scores, examples = (tensor.cpu() for tensor in self.pair_scores.compute())
+        self.pair_scores.reset()
+        return Scores(scores, examples)
+
+    def more_figures(self, measure: Scored) -> dict[tuple[str, str], Interval]:
+        """Return the scores of the pairs of each direction."""
+        assert isinstance(measure, CrowsPairs) and self.evaluation is not None
+        return {key: samples.interval() for key, samples in measure.by_direction(*self.evaluation).items()}
+
+    def logged_name(self, metric: str) -> str:
+        """Return the name that a metric is logged by."""
+        return "crows_pairs" if metric == "CrowS-Pairs" else metric

@@ -1,0 +1,156 @@
+"""Treatments of a model, measured: every command that judges a model comes through here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from biaslab.errors import InputError
+from biaslab.evaluation.findings import METRICS, Row
+from biaslab.evaluation.measures import Figures, Measure
+from biaslab.evaluation.treatment import Arm, Treatment
+from biaslab.models.architectures import architecture
+from biaslab.models.loading import fingerprint
+from biaslab.statistics import Estimate, estimate
+from biaslab.store import Artifacts, digest, load_tensors, save_tensors, versions
+
+
+class Evaluation:
+    """Treatments of a model, measured; the answers are kept on disk by what they depend on.
+
+    Args:
+        model: untreated.
+        tokenizer: the model's.
+        measures: what is asked.
+        cache: where answers are kept; None for nowhere.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        measures: Sequence[Measure],
+        cache: Artifacts | None = None,
+    ) -> None:
+        self.model, self.tokenizer, self.measures, self.cache = model, tokenizer, measures, cache
+        self.rows: list[Row] = []
+        self.answers: dict[tuple[str, str], list[Tensor]] = {}
+        """By row and measure: one, or one a seed."""
+
+        self._keys = {measure.name: digest([measure.key(), versions()]) for measure in measures}
+
+    def measure(self, arm: Arm) -> Row:
+        """Measure a row, by all measures or by those that it names.
+
+        Raises:
+            InputError: if neurons were made for another model, or are to be suppressed at the slot alone where every
+                token of a causal model predicts.
+        """
+        chosen = [m for m in self.measures if arm.measures is None or m.name in arm.measures]
+        size = 0
+        for number, treatment in enumerate(arm.treatments):
+            wanted = [m for m in chosen if m.seeds is None or number < m.seeds]
+            if treatment.neurons is not None:
+                require_judgeable(self.model, treatment, wanted)
+                treatment.neurons.require_model(self.model)
+            model = treatment.weights_of(self.model)
+            weights = fingerprint(model)
+            for measure in wanted:
+                answers = self._answers(measure, model, weights, treatment, f"{arm.name}, {measure.name}")
+                self.answers.setdefault((arm.name, measure.name), []).append(answers)
+            size = size or _size(self.model, model, treatment)
+        facts = [treatment.facts() for treatment in arm.treatments]
+        row = Row(arm.name, arm.title or arm.name, size, facts, arm.like, arm.seconds)
+        self.rows.append(row)
+        return row
+
+    def _answers(
+        self, measure: Measure, model: PreTrainedModel, weights: str, treatment: Treatment, title: str
+    ) -> Tensor:
+        """Return the answers of a treated model: from disk, or asked now and kept there."""
+        path = None
+        if self.cache is not None:
+            depends_on = {"weights": weights, "asked": self._keys[measure.name], **treatment.on_neurons}
+            path = self.cache.path(measure.name, depends_on)
+            if (kept := load_tensors(path)) is not None:
+                return kept[0]["answers"]
+        with torch.no_grad(), treatment.applied(model, self.tokenizer):
+            answers = measure.ask(model, self.tokenizer, title)
+        if path is not None:
+            save_tensors(path, {"answers": answers}, {"title": title})
+        return answers
+
+    def estimates(self) -> dict[tuple[str, str, str], Estimate]:
+        """Return the estimates of all rows, by row, metric and scope: changes are against the first row."""
+        found: dict[tuple[str, str, str], Estimate] = {}
+        controls = {row.like: row.name for row in self.rows if row.like is not None}
+        for measure in self.measures:
+            figures: dict[str, list[Figures]] = {
+                row.name: [measure.figures(answers) for answers in self.answers.get((row.name, measure.name), [])]
+                for row in self.rows
+            }
+            (before,) = figures[self.rows[0].name]
+            for row in self.rows:
+                control = figures.get(controls.get(row.name, ""), [])
+                for metric, scope in before if figures[row.name] else ():
+                    runs, beside = ([run[metric, scope] for run in of] for of in (figures[row.name], control))
+                    found[row.name, metric, scope] = estimate(before[metric, scope], runs, METRICS[metric].unit, beside)
+        return found
+
+
+def evaluate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Iterable[Arm],
+    measures: Sequence[Measure],
+    cache: Artifacts | None = None,
+    on_row: Callable[[Row], None] = lambda row: None,
+) -> Evaluation:
+    """Measure treatments of a model, the untouched model first.
+
+    Args:
+        model: untreated, on its device.
+        tokenizer: the model's.
+        rows: what is done to it; an iterator may find neurons or train weights as it goes.
+        measures: what is asked.
+        cache: where answers are kept, so that the same command goes on where it was killed; None for nowhere.
+        on_row: called with each row that is measured.
+
+    Raises:
+        InputError: as :meth:`Evaluation.measure`.
+    """
+    evaluation = Evaluation(model, tokenizer, measures, cache)
+    for arm in rows:
+        on_row(evaluation.measure(arm))
+    return evaluation
+
+
+def require_judgeable(model: PreTrainedModel, treatment: Treatment, measures: Sequence[Measure]) -> None:
+    """Refuse to judge whole sentences of a causal model with neurons that are suppressed at the last token alone.
+
+    Each token's probability is read off the token before it; the last one's output predicts nothing that is asked for,
+    so the model would be judged as if it were untouched.
+
+    Raises:
+        InputError: if that is what is asked for.
+    """
+    if treatment.positions == "all" or architecture(model).masked:
+        return
+    names = [measure.name for measure in measures if not measure.last_token_only]
+    if names:
+        raise InputError(
+            f'`positions` is expected to be "all" for a causal model measured by {", ".join(names)} but got "slot": '
+            "every token of a sentence predicts the next one, and suppression at the last token alone changes none of "
+            'them. Take positions "all".'
+        )
+
+
+def _size(model: PreTrainedModel, treated: PreTrainedModel, treatment: Treatment) -> int:
+    """Return how many neurons are treated, or how many parameters were trained."""
+    if treatment.neurons is not None or treated is model:
+        return len(treatment.neurons or ())
+    pairs = zip(model.parameters(), treated.parameters(), strict=True)
+    return sum(before.numel() for before, after in pairs if not torch.equal(before, after))

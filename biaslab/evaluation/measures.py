@@ -1,0 +1,321 @@
+"""What a model is asked, whatever was done to it: StereoSet, CrowS-Pairs, held-out prompts, ordinary text, templates.
+
+A new measure is a class here, with its metrics in :data:`biaslab.evaluation.findings.METRICS`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from accelerate.utils import send_to_device  # type: ignore[import-untyped]
+from torch import Tensor
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from biaslab.evaluation.findings import OVERALL
+from biaslab.evaluation.gaps import demographic_gaps, gap_samples
+from biaslab.evaluation.perplexity import negative_log_likelihoods, perplexity_samples
+from biaslab.evaluation.scoring import score_clusters, score_pairs
+from biaslab.evaluation.templates import Answers, Probes, answers, judging_log_probabilities, template_samples
+from biaslab.metrics.crows_pairs import crows_pairs_bootstrap, crows_pairs_score, decided
+from biaslab.metrics.stereoset import NAMES, bootstrap, point
+from biaslab.statistics import Samples
+
+Figures = dict[tuple[str, str], Samples]  # by metric and scope
+
+
+class Measure(ABC):
+    """Asks a model something, and computes figures from its answers.
+
+    Attributes:
+        name: of the measure, and of its answers on disk.
+        last_token_only: whether a causal model's last token alone predicts what is asked for, so that its neurons may
+            be suppressed at the slot alone.
+        seeds: at most so many treatments of a row are measured; None for all.
+    """
+
+    name: ClassVar[str]
+    last_token_only: ClassVar[bool] = False
+    seeds: int | None = None
+
+    @abstractmethod
+    def key(self) -> Any:
+        """Return all that the answers depend on beside the model; JSON can hold it."""
+
+    @abstractmethod
+    def facts(self) -> dict[str, int]:
+        """Return how much is asked, by name."""
+
+    @abstractmethod
+    def ask(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, title: str) -> Tensor:
+        """Return the model's answers, on the CPU: all that the figures are computed from.
+
+        Args:
+            model: treated.
+            tokenizer: the model's.
+            title: of the progress bar.
+        """
+
+    @abstractmethod
+    def figures(self, answers: Tensor) -> Figures:
+        """Return the metrics in each scope, with their resamples."""
+
+
+def _progress(batches: Iterable[Any], title: str) -> Iterable[Any]:
+    bar: Iterable[Any] = tqdm(batches, desc=title, leave=False)
+    return bar
+
+
+class Scored(Measure):
+    """Scores of numbered examples, in scopes that are sets of examples."""
+
+    batches: Sequence[Mapping[str, Any]]
+    columns: ClassVar[int]
+    labels: Sequence[str]
+    """Scope of each example beside "overall"."""
+
+    @abstractmethod
+    def score(self, model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
+        """Return the scores of a batch, ``[example, column]``."""
+
+    @abstractmethod
+    def samples(self, scores: Tensor, examples: Tensor) -> Mapping[str, Samples]:
+        """Return the metrics of some examples.
+
+        Args:
+            scores: ``[example, column]``.
+            examples: their numbers, ``[example]``.
+        """
+
+    def ask(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, title: str) -> Tensor:
+        """Return the scores in the order of the examples, ``[example, column]``."""
+        batches = _progress(self.batches, title)
+        parts = [self.score(model, send_to_device(batch, model.device)).cpu() for batch in batches]
+        examples = torch.cat([batch["examples"] for batch in self.batches])
+        scores = torch.zeros(len(self.labels), self.columns, dtype=parts[0].dtype)
+        scores[examples] = torch.cat(parts)
+        return scores
+
+    def figures(self, answers: Tensor) -> Figures:
+        """Return the metrics overall and in each scope that has examples."""
+        return self.figures_of(answers, torch.arange(len(self.labels)))
+
+    def figures_of(self, scores: Tensor, examples: Tensor) -> Figures:
+        """Return the metrics of some examples, overall and in each scope that has some of them.
+
+        Args:
+            scores: ``[example, column]``.
+            examples: their numbers, ``[example]``.
+        """
+        return {
+            (metric, scope): samples
+            for scope, inside in self.scopes(examples).items()
+            for metric, samples in self.samples(scores[inside], examples[inside]).items()
+        }
+
+    def scopes(self, examples: Tensor) -> dict[str, Tensor]:
+        """Return which of some examples belong to each scope, ``[example]``."""
+        labels = [self.labels[number] for number in examples.tolist()]
+        scopes = {OVERALL: torch.ones(len(labels), dtype=torch.bool)}
+        return scopes | {name: torch.tensor([own == name for own in labels]) for name in sorted(set(labels))}
+
+
+class StereoSet(Scored):
+    """SS, LMS and ICAT, overall and by domain.
+
+    Args:
+        data: a :class:`biaslab.data.stereoset.StereoSetDataModule`, set up for "test".
+    """
+
+    name = "stereoset"
+    columns = 3
+
+    def __init__(self, data: Any) -> None:
+        self.data, self.batches = data, data.batches
+        self.labels = [cluster.domain for cluster in data.clusters]
+        ids = {term: number for number, term in enumerate(data.term_names)}
+        self.terms = torch.tensor([ids[cluster.target] for cluster in data.clusters])
+
+    def key(self) -> Any:
+        """Return the clusters and how they are asked about."""
+        return [self.data.clusters, dict(self.data.hparams)]
+
+    def facts(self) -> dict[str, int]:
+        """Return the number of clusters."""
+        return {"clusters": len(self.labels)}
+
+    def score(self, model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
+        """Return the scores of the candidates, ``[cluster, 3]``."""
+        return score_clusters(model, batch).float()
+
+    def samples(self, scores: Tensor, examples: Tensor) -> Mapping[str, Samples]:
+        """Return SS, LMS and ICAT, macro over target terms and resampled over them."""
+        both = [function(scores, self.terms[examples]) for function in (point, bootstrap)]
+        return {name: Samples(*(part[..., [column]] for part in both)) for column, name in enumerate(NAMES)}
+
+
+class CrowsPairs(Scored):
+    """How often the more stereotyping sentence is likelier, overall and by category.
+
+    Args:
+        data: a :class:`biaslab.data.crows_pairs.CrowsPairsDataModule`, set up for "test".
+    """
+
+    name = "crows_pairs"
+    columns = 2
+
+    def __init__(self, data: Any) -> None:
+        self.data, self.batches = data, data.batches
+        self.labels = [pair.category for pair in data.pairs]
+
+    def key(self) -> Any:
+        """Return the pairs and how they are asked about."""
+        return [self.data.pairs, dict(self.data.hparams)]
+
+    def facts(self) -> dict[str, int]:
+        """Return the number of pairs."""
+        return {"pairs": len(self.labels)}
+
+    def score(self, model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
+        """Return the scores of both sentences, ``[pair, 2]``."""
+        return score_pairs(model, batch)
+
+    def samples(self, scores: Tensor, examples: Tensor) -> Mapping[str, Samples]:
+        """Return the score, resampled over pairs."""
+        return {"CrowS-Pairs": Samples(crows_pairs_score(scores)[None], crows_pairs_bootstrap(scores)[:, None])}
+
+    def by_direction(self, scores: Tensor, examples: Tensor) -> Figures:
+        """Return the stereotype and the anti-stereotype score: of the pairs of one direction that are not neutral.
+
+        Args:
+            scores: ``[pair, 2]``.
+            examples: their numbers, ``[pair]``.
+        """
+        directions = [self.data.pairs[number].direction for number in examples.tolist()]
+        figures = {}
+        for metric, direction in (("stereotype", "stereo"), ("anti-stereotype", "antistereo")):
+            chosen = decided(scores) & torch.tensor([own == direction for own in directions])
+            for scope, inside in self.scopes(examples).items():
+                if bool((both := chosen & inside).any()):
+                    figures[metric, scope] = self.samples(scores[both], examples[both])["CrowS-Pairs"]
+        return figures
+
+
+class Gaps(Measure):
+    """The gap between demographics on held-out prompts: of all pairs, of each dimension and of each pair.
+
+    Args:
+        data: a :class:`biaslab.data.prompts.PromptDataModule` with held-out prompts, set up for "predict".
+    """
+
+    name = "gaps"
+    last_token_only = True
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+
+    def key(self) -> Any:
+        """Return the prompts and how they are asked."""
+        return [self.data.fingerprint, dict(self.data.hparams)]
+
+    def facts(self) -> dict[str, int]:
+        """Return the number of prompts."""
+        return {"held_out_prompts": len(self.data.prompts)}
+
+    def ask(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, title: str) -> Tensor:
+        """Return both gaps prompt by prompt, ``[2, pair, word, wording]``."""
+        batches = (send_to_device(batch, model.device) for batch in _progress(self.data.batches, title))
+        return demographic_gaps(model, batches, len(self.data.pair_names))
+
+    def figures(self, answers: Tensor) -> Figures:
+        """Return the mean gap of each pair, and of the pairs of each dimension and of all."""
+        pairs = self.data.pair_names
+        dimensions = [name.partition("/")[0] for name in pairs]
+        scopes = {OVERALL: list(range(len(pairs)))}
+        scopes |= {name: [i for i, own in enumerate(dimensions) if own == name] for name in dict.fromkeys(dimensions)}
+        scopes |= {name: [place] for place, name in enumerate(pairs)}
+        both = dict(zip(("gap", "log gap"), map(gap_samples, answers), strict=True))
+        return {
+            (metric, scope): Samples(samples.value[places], samples.resamples[:, places])
+            for metric, samples in both.items()
+            for scope, places in scopes.items()
+        }
+
+
+class Perplexity(Measure):
+    """Perplexity on ordinary sentences; pseudo-perplexity of a masked model.
+
+    Args:
+        sentences: at least one.
+        seeds: of a row with several seeds, so many are measured; each takes long.
+    """
+
+    name = "perplexity"
+
+    def __init__(self, sentences: Sequence[str], seeds: int | None = None) -> None:
+        self.sentences, self.seeds = list(sentences), seeds
+
+    def key(self) -> Any:
+        """Return the sentences."""
+        return self.sentences
+
+    def facts(self) -> dict[str, int]:
+        """Return the number of sentences."""
+        return {"sentences": len(self.sentences)}
+
+    def ask(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, title: str) -> Tensor:
+        """Return each sentence's negative log-likelihood and number of tokens, ``[sentence, 2]``."""
+        return negative_log_likelihoods(model, tokenizer, self.sentences)
+
+    def figures(self, answers: Tensor) -> Figures:
+        """Return the perplexity, resampled over sentences."""
+        return {("perplexity", OVERALL): perplexity_samples(answers)}
+
+
+class Templates(Measure):
+    """Black-box probing: answers that judge a woman and a man differently for the same deed.
+
+    Args:
+        probes: what is asked; see :func:`biaslab.evaluation.templates.make_probes`.
+        wordings: the frames as they are read, which name the scopes.
+    """
+
+    name = "templates"
+    last_token_only = True
+
+    def __init__(self, probes: Probes, wordings: Sequence[str]) -> None:
+        self.probes, self.wordings = probes, wordings
+
+    def key(self) -> Any:
+        """Return the sentences and the words that are looked at."""
+        return [self.probes.texts, self.probes.words]
+
+    def facts(self) -> dict[str, int]:
+        """Return the number of sentences."""
+        return {"texts": len(self.probes.texts)}
+
+    def ask(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, title: str) -> Tensor:
+        """Return the judging words' log-probabilities, ``[wording, action, gender, word]``."""
+        return judging_log_probabilities(model, tokenizer, self.probes)
+
+    def answers(self, log_probabilities: Tensor) -> Answers:
+        """Return what :meth:`ask` says, as words and masses."""
+        return answers(log_probabilities, self.probes.negative)
+
+    def tables(self, log_probabilities: Tensor) -> dict[str, Tensor]:
+        """Return the metrics' values, in percent, ``[wording, action]``."""
+        read = self.answers(log_probabilities)
+        return {"biased outputs": read.biased(), "mass difference": read.mass_difference()}
+
+    def figures(self, answers: Tensor) -> Figures:
+        """Return the metrics over all wordings and of each, resampled over actions."""
+        tables = self.tables(answers)
+        scopes = {OVERALL: slice(None)} | {name: slice(at, at + 1) for at, name in enumerate(self.wordings)}
+        return {
+            (metric, scope): template_samples(table[rows])
+            for metric, table in tables.items()
+            for scope, rows in scopes.items()
+        }

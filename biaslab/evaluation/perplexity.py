@@ -1,0 +1,87 @@
+"""Perplexity on ordinary text: what a treatment costs a language model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from biaslab.errors import InputError
+from biaslab.evaluation.scoring import sequence_log2_probabilities, slot_log_probabilities
+from biaslab.models.tokens import by_length, is_masked
+from biaslab.statistics import Samples, draw
+
+
+@torch.no_grad()
+def negative_log_likelihoods(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sentences: Sequence[str],
+    tokens_per_batch: int = 4096,
+    max_length: int = 64,
+) -> Tensor:
+    """Return each sentence's negative log-likelihood and number of tokens, ``[sentence, 2]``, in nats, on the CPU.
+
+    A masked model is asked for each token with this one hidden and all others in place (pseudo-likelihood), a causal
+    one for each token after those before it.
+
+    Raises:
+        InputError: if there are no sentences.
+
+    Reference:
+        Salazar et al. 2020, equation 4.
+    """
+    if not sentences:
+        raise InputError("`sentences` is expected to hold at least one sentence but is empty.")
+    masked = is_masked(tokenizer)
+    encoded = tokenizer(list(sentences), truncation=True, max_length=max_length, add_special_tokens=masked)["input_ids"]
+    result = torch.zeros(len(encoded), 2, dtype=torch.float64)
+    if not masked:
+        start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+        for batch in by_length([len(sentence) for sentence in encoded], tokens_per_batch):
+            tokens = torch.tensor([encoded[index] for index in batch], device=model.device)
+            bits = sequence_log2_probabilities(model, tokens, start).cpu().double()
+            result[batch, 0], result[batch, 1] = bits.sum(1) * -math.log(2), float(tokens.shape[1])
+        return result
+    places = [
+        (index, place)
+        for index, sentence in enumerate(encoded)
+        for place, token in enumerate(sentence)
+        if token not in tokenizer.all_special_ids
+    ]
+    for batch in by_length([len(encoded[index]) for index, _ in places], tokens_per_batch):
+        rows, position = torch.tensor([places[i] for i in batch]).T
+        tokens = torch.tensor([encoded[index] for index in rows.tolist()])
+        items = torch.arange(len(batch))
+        wanted = tokens[items, position]
+        tokens[items, position] = tokenizer.mask_token_id
+        log_probabilities = slot_log_probabilities(model, tokens.to(model.device), position.to(model.device)).cpu()
+        nats = -log_probabilities[items, wanted].double()
+        result.index_add_(0, rows, torch.stack([nats, torch.ones_like(nats)], dim=1))
+    return result
+
+
+def perplexity(likelihoods: Tensor) -> Tensor:
+    """Return exp(mean negative log-likelihood a token).
+
+    Args:
+        likelihoods: negative log-likelihood and number of tokens of each sentence, ``[..., sentence, 2]``.
+
+    >>> perplexity(torch.tensor([[3 * math.log(50), 3.0], [5 * math.log(50), 5.0]]))
+    tensor(50.)
+    """
+    total, tokens = likelihoods.sum(-2).unbind(-1)
+    return (total / tokens).exp()
+
+
+def perplexity_samples(likelihoods: Tensor) -> Samples:
+    """Return the perplexity, and its bootstrap over sentences.
+
+    Args:
+        likelihoods: ``[sentence, 2]``, see :func:`negative_log_likelihoods`.
+    """
+    resamples = perplexity(likelihoods[draw(len(likelihoods))])
+    return Samples(perplexity(likelihoods)[None], resamples[:, None])

@@ -1,0 +1,103 @@
+"""What is done to a model before it is measured: nothing, neurons multiplied by a factor, or other weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from biaslab.models.checkpoints import load_weights, read_checkpoint
+from biaslab.neurons.neuron_set import NeuronSet
+from biaslab.neurons.suppression import suppressed_where
+
+Positions = Literal["all", "slot"]
+BASE = "untouched"
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """What is done to a model.
+
+    Attributes:
+        neurons: that are multiplied by ``factor``; None for none.
+        factor: 0 suppresses.
+        positions: where: "all", or "slot" (only where the model is asked).
+        checkpoint: of a debiasing baseline's weights; None for the model's own.
+    """
+
+    neurons: NeuronSet | None = None
+    factor: float = 0.0
+    positions: Positions = "all"
+    checkpoint: Path | None = None
+
+    @property
+    def on_neurons(self) -> dict[str, Any]:
+        """What is done to the neurons, for a cache key: without neurons, factor and positions mean nothing."""
+        if self.neurons is None:
+            return {}
+        return {"neurons": list(self.neurons), "factor": self.factor, "positions": self.positions}
+
+    def facts(self) -> dict[str, Any]:
+        """Return what tells the treatment from others, for files: neurons by their fingerprint."""
+        return {
+            "neurons": None if self.neurons is None else self.neurons.fingerprint,
+            "count": len(self.neurons or ()),
+            "factor": self.factor,
+            "positions": self.positions,
+            "checkpoint": None if self.checkpoint is None else self.checkpoint.name,
+        }
+
+    def weights_of(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Return the model with the treatment's weights: itself, or a copy with those of the checkpoint."""
+        if self.checkpoint is None:
+            return model
+        trained = copy.deepcopy(model)
+        load_weights(trained, read_checkpoint(str(self.checkpoint))["state_dict"], str(self.checkpoint))
+        return trained
+
+    @contextmanager
+    def applied(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
+        """Within the block, the neurons are multiplied by the factor.
+
+        Args:
+            model: with the treatment's weights.
+            tokenizer: the model's.
+        """
+        mask_id = getattr(tokenizer, "mask_token_id", None)
+        with suppressed_where(model, self.neurons or (), self.factor, self.positions, mask_id):
+            yield
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A row of the findings before it is measured.
+
+    Attributes:
+        name: of the row.
+        treatments: one, or one a seed.
+        title: as it is printed; the name by default.
+        like: of random controls, the row whose neurons' layers they share.
+        seconds: that finding the neurons or the training took.
+        measures: names of those that it is measured by; all by default.
+    """
+
+    name: str
+    treatments: Sequence[Treatment] = (Treatment(),)
+    title: str = ""
+    like: str | None = None
+    seconds: float = 0.0
+    measures: Sequence[str] | None = None
+
+
+def random_name(seeds: int) -> str:
+    """Return how the row of random controls is called.
+
+    >>> random_name(1), random_name(3)
+    ('random, one seed', 'random, 3 seeds')
+    """
+    return f"random, {'one seed' if seeds == 1 else f'{seeds} seeds'}"

@@ -1,0 +1,110 @@
+"""Findings as tables: on the terminal (at most 80 columns wide), as Markdown and as LaTeX."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from biaslab.evaluation.findings import OVERALL, Findings, Row
+from biaslab.statistics import Estimate, Interval
+
+STEREOSET = ("SS", "LMS", "ICAT")
+_LATEX = {
+    **{character: rf"\{character}" for character in "%&_#${}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "\\": r"\textbackslash{}",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+}
+
+
+def new_table(title: str, *columns: str) -> Table:
+    """Return an empty table for the terminal, without a frame; numbers stand to the right."""
+    table = Table(title=f"\n{title}", title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.pad_edge = table.show_edge = False
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
+    return table
+
+
+def signed(change: Interval, digits: int = 1) -> str:
+    """Return "+value [low, high]"."""
+    return f"{change.value:+.{digits}f} [{change.low:+.{digits}f}, {change.high:+.{digits}f}]"
+
+
+def cell(estimate: Estimate, with_change: bool = False) -> str:
+    """Return "value [low, high]" and, below it, the change and the spread over seeds."""
+    value = f"{estimate.figure.value:.1f} [{estimate.figure.low:.1f}, {estimate.figure.high:.1f}]"
+    spread = "" if estimate.spread is None else f"\n± {estimate.spread:.1f} over seeds"
+    return value + (f"\n{signed(estimate.change)}{spread}" if with_change else "")
+
+
+def metric_table(findings: Findings, title: str, metrics: Sequence[str] = STEREOSET, with_size: bool = False) -> Table:
+    """Return a table of metrics overall, a row a treatment: values and changes with their intervals."""
+    table = new_table(title, "", *(["n"] if with_size else []), *metrics)
+    for row in findings.rows_of(metrics[0]):
+        cells = [cell(findings.estimates[row.name, name, OVERALL], row is not findings.base) for name in metrics]
+        table.add_row(row.title, *([str(row.size)] if with_size else []), *cells)
+    return table
+
+
+def scope_table(
+    findings: Findings, title: str, metric: str, text: Callable[[Estimate, Row], str], scopes: Sequence[str]
+) -> Table:
+    """Return a table of a metric, a row a treatment and a column a scope."""
+    table = new_table(title, "", *scopes)
+    for row in findings.rows_of(metric):
+        table.add_row(row.title, *(text(findings.estimates[row.name, metric, scope], row) for scope in scopes))
+    return table
+
+
+def perplexity_table(findings: Findings) -> Table:
+    """Return the perplexity of each treatment and its change in percent; of random controls, how many seeds it is of."""
+    title = f"Perplexity on {findings.facts['sentences']} ordinary sentences"
+    table = new_table(title, "", "value", "change, percent [95 %]")
+    for row in findings.rows_of("perplexity"):
+        estimate = findings.estimates[row.name, "perplexity", OVERALL]
+        name = "random, one seed" if row.like and estimate.spread is None else row.title
+        change = "" if row is findings.base else signed(estimate.change)
+        table.add_row(name, f"{estimate.figure.value:.2f}", change)
+    return table
+
+
+def short_count(count: int) -> str:
+    """Return a number of at most five characters.
+
+    >>> [short_count(n) for n in (0, 184, 99999, 22_700_000, 109_000_000)]
+    ['0', '184', '99999', '22.7M', '109M']
+    """
+    return str(count) if count < 100_000 else f"{count / 1e6:.3g}M"
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table.
+
+    >>> print(markdown(["", "n"], [["a", "1"]]))
+    |  | n |
+    | --- | --- |
+    | a | 1 |
+    """
+    return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *rows])
+
+
+def latex(header: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> str:
+    """Return a LaTeX table; it needs the package booktabs."""
+    first, *body = [" & ".join(map(escaped, line)) + r" \\" for line in (header, *rows)]
+    columns = "l" + "r" * (len(header) - 1)
+    lines = [f"% {caption}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule", first, r"\midrule", *body]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def escaped(text: str) -> str:
+    r"""Return a text as LaTeX prints it.
+
+    >>> print(escaped("50 % of {a_b}^~$\\"))
+    50 \% of \{a\_b\}\textasciicircum{}\textasciitilde{}\$\textbackslash{}
+    """
+    return "".join(_LATEX.get(character, character) for character in text)
