@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from biaslab.data.corpus import read_sentences
 from biaslab.data.queries import BLANK
-from biaslab.data.stereoset import DOMAINS, candidate_word, read_clusters
+from biaslab.data.stereoset import DOMAINS, candidate_word, half_of, read_clusters
 from biaslab.errors import InputError
 from biaslab.models import assets
 from biaslab.models.tokens import SLOT, by_length, encode_slot, is_masked, token_in_place
@@ -75,7 +75,7 @@ def prepare(contrast: Contrast) -> None:
 
 
 def make_batches(
-    tokenizer: PreTrainedTokenizerBase, contrast: Contrast, limit: int, tokens_per_batch: int
+    tokenizer: PreTrainedTokenizerBase, contrast: Contrast, limit: int, tokens_per_batch: int, terms: str = "all"
 ) -> list[dict[str, Tensor]]:
     """Return batches of the same form as the prompts'.
 
@@ -85,13 +85,16 @@ def make_batches(
             "contrast" split is used, or several of these.
         limit: at most so many sentences of each source, spread over it.
         tokens_per_batch: batches are as large as this allows.
+        terms: of StereoSet: "all" target terms, or those of the half "find"; see :func:`biaslab.data.stereoset.half_of`.
 
     Raises:
         InputError: if no sentence of a source can be used.
     """
     batches: list[dict[str, Tensor]] = []
     first = number = 0
-    examples = {name: found for source in sources_of(contrast) for name, found in _read(tokenizer, source, limit)}
+    examples = {
+        name: found for source in sources_of(contrast) for name, found in _read(tokenizer, source, limit, terms)
+    }
     for section, pairs in _sections(contrast):
         both = [(example, encode_slot(tokenizer, example.text)) for example in examples.get(section, [])]
         both = [(example, entry) for example, entry in both if len(entry.input_ids) <= _LONGEST]
@@ -113,10 +116,10 @@ def make_batches(
     return batches
 
 
-def _read(tokenizer: PreTrainedTokenizerBase, source: str, limit: int) -> list[tuple[str, list[Example]]]:
+def _read(tokenizer: PreTrainedTokenizerBase, source: str, limit: int, terms: str) -> list[tuple[str, list[Example]]]:
     """Return the source's examples by section."""
     if source == "stereoset":
-        examples = _stereoset_examples(tokenizer, limit)
+        examples = _stereoset_examples(tokenizer, limit, terms)
     else:
         examples = [(source, example) for example in _text_examples(tokenizer, source, limit)]
     if not examples:
@@ -126,10 +129,11 @@ def _read(tokenizer: PreTrainedTokenizerBase, source: str, limit: int) -> list[t
     return [(name, [e for section, e in examples if section == name]) for name in dict(examples)]
 
 
-def _stereoset_examples(tokenizer: PreTrainedTokenizerBase, limit: int) -> list[tuple[str, Example]]:
+def _stereoset_examples(tokenizer: PreTrainedTokenizerBase, limit: int, terms: str) -> list[tuple[str, Example]]:
     """Keep the clusters whose three candidates are one token each, as many of each domain as there are."""
     examples = []
-    once = [cluster for cluster in read_clusters("test") if cluster.context.count(BLANK) == 1]
+    wanted = [cluster for cluster in read_clusters("test") if terms in ("all", half_of(cluster.target))]
+    once = [cluster for cluster in wanted if cluster.context.count(BLANK) == 1]
     by_domain = [[cluster for cluster in _shuffled(once) if cluster.domain == domain] for domain in DOMAINS]
     for cluster in filter(None, chain.from_iterable(zip_longest(*by_domain))):
         text = _slotted(cluster.context.replace(BLANK, SLOT), tokenizer)

@@ -148,6 +148,7 @@ class CrowsPairsDataModule(LightningDataModule):
         model_name: whose tokenizer is used.
         path: a file of CrowS-Pairs' form instead of CrowS-Pairs itself.
         limit: only the first so many pairs.
+        every: of these every N-th pair.
         tokens_per_batch: batches are as large as this allows.
 
     Raises:
@@ -161,10 +162,11 @@ class CrowsPairsDataModule(LightningDataModule):
         model_name: str = "minilm-mlm",
         path: str | None = None,
         limit: int | None = None,
+        every: int = 1,
         tokens_per_batch: int = 4096,
     ) -> None:
         super().__init__()
-        for name, number in (("limit", limit), ("tokens_per_batch", tokens_per_batch)):
+        for name, number in (("limit", limit), ("every", every), ("tokens_per_batch", tokens_per_batch)):
             if number is not None and number < 1:
                 raise InputError(f"`{name}` is expected to be a positive integer but got {number}.")
         self.save_hyperparameters()
@@ -178,7 +180,7 @@ class CrowsPairsDataModule(LightningDataModule):
         """Read the pairs and tokenize them; once, however many trainers ask."""
         if hasattr(self, "batches"):
             return
-        self.pairs = read_pairs(self.hparams["path"])[: self.hparams["limit"]]
+        self.pairs = read_pairs(self.hparams["path"])[: self.hparams["limit"] : self.hparams["every"]]
         self.batches = self._batches(load_tokenizer(self.hparams["model_name"]))
 
     def _batches(self, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:

@@ -226,6 +226,8 @@ class PromptDataModule(LightningDataModule):
         contrast: what the guard is made from: "stereoset" (its test split), "bold", "bug", "panda" or a text file, or
             several of these; None for no guard.
         contrast_limit: at most so many sentences of each.
+        contrast_terms: of StereoSet: "all" target terms, or those of the half "find", which leaves the other half to
+            choose settings on.
         tokens_per_batch: batches are as large as this allows.
 
     Raises:
@@ -244,6 +246,7 @@ class PromptDataModule(LightningDataModule):
         path: str | None = None,
         contrast: str | Sequence[str] | None = None,
         contrast_limit: int = 2000,
+        contrast_terms: Literal["all", "find"] = "all",
         tokens_per_batch: int = 512,
     ) -> None:
         super().__init__()
@@ -273,12 +276,9 @@ class PromptDataModule(LightningDataModule):
         self.kind_names = list(dict.fromkeys(prompt.kind for prompt in prompts))
         self.prompts = [prompt for prompt in prompts if self.dimensions[prompt.dimension].pairs]
         self.batches = self._batches()
-        source, limit = self.hparams["contrast"], self.hparams["contrast_limit"]
-        self.contrast_batches = (
-            []
-            if source is None
-            else contrast.make_batches(self.tokenizer, source, limit, self.hparams["tokens_per_batch"])
-        )
+        names = ("contrast_limit", "tokens_per_batch", "contrast_terms")
+        source, options = self.hparams["contrast"], [self.hparams[name] for name in names]
+        self.contrast_batches = [] if source is None else contrast.make_batches(self.tokenizer, source, *options)
         for number, batch in enumerate([*self.batches, *self.contrast_batches]):
             batch["number"] = number
         self.fingerprint = self._fingerprint()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import string
 from collections.abc import Sequence
@@ -165,6 +166,11 @@ def _whole_clusters(queries: Sequence[Sequence[Query]], tokens_per_batch: int) -
     return batches
 
 
+def half_of(term: str) -> str:
+    """Return to which half of the target terms one belongs, by a hash: "find" (neurons) or "choose" (settings)."""
+    return ("find", "choose")[hashlib.sha256(term.encode()).digest()[0] % 2]
+
+
 class StereoSetDataModule(LightningDataModule):
     """StereoSet's clusters as batches of inputs; the tokenizer says which kind of model they are for.
 
@@ -182,7 +188,8 @@ class StereoSetDataModule(LightningDataModule):
             log-probability of the pieces, each masked in turn).
         tokens_per_batch: batches are as large as this allows.
         limit: only the first so many clusters.
-        every: of these only every so many-th, which leaves some of each domain.
+        every: of these every N-th, which leaves some of each domain.
+        terms: "all" target terms, or those of a half: "find" or "choose" (see :func:`half_of`).
 
     Raises:
         InputError: if an argument has another value.
@@ -201,6 +208,7 @@ class StereoSetDataModule(LightningDataModule):
         tokens_per_batch: int = 4096,
         limit: int | None = None,
         every: int = 1,
+        terms: Literal["all", "find", "choose"] = "all",
     ) -> None:
         super().__init__()
         if task == "intersentence":
@@ -211,6 +219,7 @@ class StereoSetDataModule(LightningDataModule):
         _require("task", task, "intrasentence")
         _require("split", split, "dev", "test")
         _require("rule", rule, "authors", "pll")
+        _require("terms", terms, "all", "find", "choose")
         for name, number in (("tokens_per_batch", tokens_per_batch), ("limit", limit), ("every", every)):
             if number is not None and number < 1:
                 raise InputError(f"`{name}` is expected to be a positive integer but got {number}.")
@@ -227,7 +236,9 @@ class StereoSetDataModule(LightningDataModule):
             return
         clusters = read_clusters(self.hparams["path"] or self.hparams["split"], self.hparams["task"])
         self.term_names = tuple(sorted({cluster.target for cluster in clusters}))  # of all: `limit` changes no id
-        self.clusters = clusters[: self.hparams["limit"] : self.hparams["every"]]
+        half = self.hparams["terms"]
+        chosen = [cluster for cluster in clusters if half in ("all", half_of(cluster.target))]
+        self.clusters = chosen[: self.hparams["limit"] : self.hparams["every"]]
         self.batches = self._batches(load_tokenizer(self.hparams["model_name"]))
 
     def _batches(self, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:

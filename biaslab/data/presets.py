@@ -1,0 +1,54 @@
+"""How much is done, and with which settings: the defaults of the commands."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+Selection = Literal["paper", "ranked", "guarded"]
+DIMENSIONS = ("gender", "ethnicity", "religion", "occupation")  # those that StereoSet has a domain for
+KINDS = ("negative", "positive")
+MODIFIERS = 2
+CONTRAST = ("stereoset", "bold", "bug")
+CONTRAST_LIMIT = 600
+GUARD_WEIGHT = 3.0
+
+
+class Preset(NamedTuple):
+    """How much is done.
+
+    Attributes:
+        suffix: of the names of the training configurations.
+        data: of the prompts: arguments of :class:`biaslab.data.prompts.PromptDataModule`.
+        search: arguments of ``biaslab search-prompts``.
+    """
+
+    suffix: str
+    data: dict[str, Any]
+    search: dict[str, Any]
+
+
+PRESETS = {
+    "small": Preset(
+        "_small",
+        {
+            "dimensions": list(DIMENSIONS),
+            "kinds": list(KINDS),
+            "modifiers": MODIFIERS,
+            "contrast": list(CONTRAST),
+            "contrast_limit": CONTRAST_LIMIT,
+        },
+        {"vocabulary": 500, "beam": 20, "depth": 3},
+    ),
+    "paper": Preset(
+        "",
+        {"modifiers": 100, "contrast": list(CONTRAST), "contrast_limit": 2000},
+        {"vocabulary": 5000, "beam": 100, "depth": 5},
+    ),
+}
+# "lms" spares what StereoSet's test split needs, but not what plain text does.
+SELECTIONS: dict[str, tuple[Selection, dict[str, Any]]] = {
+    "paper": ("paper", {}),
+    "ranked": ("ranked", {}),
+    "guarded": ("guarded", {}),
+    "lms": ("guarded", {"guard": ["stereoset"], "guard_weight": 2.0}),
+}
