@@ -85,7 +85,7 @@ def make_batches(
             "contrast" split is used, or several of these.
         limit: at most so many sentences of each source, spread over it.
         tokens_per_batch: batches are as large as this allows.
-        terms: of StereoSet: "all" target terms, or those of the half "find"; see :func:`biaslab.data.stereoset.half_of`.
+        terms: of StereoSet: "all" target terms, or those of a half; see :func:`biaslab.data.stereoset.half_of`.
 
     Raises:
         InputError: if no sentence of a source can be used.

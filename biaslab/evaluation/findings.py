@@ -185,8 +185,8 @@ class Findings:
         try:
             rows = [Row(**row) for row in content["rows"]]
             estimates = {(line["row"], line["metric"], line["scope"]): _estimate(line) for line in content["estimates"]}
-            names = ("command", "model", "settings", "facts")
-            return cls(*(content[name] for name in names), rows=rows, estimates=estimates, details=content["details"])
+            command, model, settings, facts, details = (content[name] for name in _PARTS)
+            return cls(command, model, settings, facts, rows, estimates, details)
         except (KeyError, TypeError) as error:
             raise InputError(
                 f"`runs` is expected to hold whole files, but {path} lacks a part: {error}. Run its command again."
