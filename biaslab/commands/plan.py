@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from biaslab.attribution.cost import attribution_flops, sizes
-from biaslab.attribution.gaps import wanted_sums
+from biaslab.attribution.integration import wanted_sums
 from biaslab.data.prompts import PromptDataModule
 from biaslab.tasks.attribution import Attribution
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from biaslab.errors import InputError
 from biaslab.models.architectures import architecture
-from biaslab.models.heads import slot_only
+from biaslab.models.heads import replaced_forward, slot_only
 from biaslab.store import Ledger, Shards
 from biaslab.tasks.baselines.divergence import Divergence
 
@@ -100,11 +100,8 @@ def projecting_onto(model: PreTrainedModel, token_ids: Tensor) -> Iterator[None]
     """
     head: Any = model.get_output_embeddings()
     weight, bias = head.weight[token_ids], None if head.bias is None else head.bias[token_ids]
-    head.forward = lambda hidden: F.linear(hidden, weight, bias)
-    try:
+    with replaced_forward(head, lambda hidden: F.linear(hidden, weight, bias)):
         yield
-    finally:
-        del head.forward
 
 
 class Best:
