@@ -173,7 +173,7 @@ def attribute_gaps(
         if len(parts.directions)
     ]
     depth, length = ffn_shape(model)[0], max(inputs.input_ids.shape[1] for inputs in every)
-    wanted = torch.tensor(sorted(range(depth) if layers is None else layers)).to(device)
+    wanted = torch.tensor(sorted(range(depth) if layers is None else layers), dtype=torch.long).to(device)
     budget = budget or TokenBudget()
     results: list[GapAttribution] = []
     start = 0

@@ -20,7 +20,7 @@ from biaslab.data.attribute_words import RACE_PAIRS, SEARCH_PAIRS, TARGETS
 from biaslab.data.corpus import read_sentences
 from biaslab.data.prompt_pairs import Pairs, question, single_token_pairs
 from biaslab.errors import InputError
-from biaslab.models.loading import fingerprint, load_model
+from biaslab.models.loading import best_device, fingerprint, load_model
 from biaslab.models.tokens import SLOT, token_in_place
 from biaslab.store import Shards, write_atomically
 from biaslab.tasks.baselines.divergence import DIVERGENCES, Divergence, DivergenceName
@@ -70,7 +70,7 @@ def search_prompts(
         if settings[name] < 1:
             raise InputError(f"`{name}` is expected to be a positive integer but got {settings[name]}.")
     loaded, tokenizer = load_model(model, trust_remote_code=trust_remote_code)
-    nn.Module.to(loaded, "cuda" if torch.cuda.is_available() else "cpu")
+    nn.Module.to(loaded, best_device())
     space = Space.of(tokenizer, pairs, sources, vocabulary)
     of_the_result = {name: value for name, value in settings.items() if name in _OF_THE_RESULT}
     configuration = {"model": model, "fingerprint": fingerprint(loaded)} | {
