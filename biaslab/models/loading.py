@@ -181,4 +181,4 @@ def model_folder(name: str) -> Path:
             plain.load_state_dict(read.state_dict())
             plain.save_pretrained(partial)
             AutoTokenizer.from_pretrained(folder, gguf_file=files[0].name).save_pretrained(partial)
-    return converted
+    return assets.unchanged(converted)
