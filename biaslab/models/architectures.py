@@ -100,9 +100,10 @@ def loaded(module: nn.Module) -> AbstractContextManager[Any]:
     """Within the block, weights that accelerate offloads lie on the device that the module runs on."""
     if not hasattr(module, "_hf_hook"):
         return nullcontext()
-    from accelerate.utils import align_module_device
+    from accelerate.utils import align_module_device  # type: ignore[import-untyped]
 
-    return align_module_device(module)
+    block: AbstractContextManager[Any] = align_module_device(module)
+    return block
 
 
 def ffn_shape(model: PreTrainedModel) -> tuple[int, int]:
