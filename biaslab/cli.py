@@ -38,7 +38,7 @@ from biaslab.data import (  # noqa: F401
 )
 from biaslab.errors import InputError
 from biaslab.models import assets
-from biaslab.report.page import joined, report
+from biaslab.commands.report import joined, report
 from biaslab.store import is_locked
 from biaslab.tasks.attribution import WITHOUT_EFFECT
 

@@ -1,4 +1,4 @@
-"""Figures in a report: drawn once for its page, as SVG that takes the page's own ink, and once for papers, as files."""
+"""Figures in a report, each drawn once: as files for papers, and for the page as SVG that takes its colour of text."""
 
 from __future__ import annotations
 
@@ -15,29 +15,22 @@ from matplotlib.figure import Figure
 
 from biaslab.report.plots.style import save
 
-_INK = "#010203"  # nobody draws in it: on the page it becomes the colour of the text, dark or light
+_INK = (
+    "#000000"  # of nothing but text, axes and intervals: on the page it becomes the colour of the text, dark or light
+)
 _INKED = (
-    "text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color", "grid.color",
-    "legend.edgecolor", "lines.color", "patch.edgecolor", "hatch.color", "boxplot.flierprops.color",
+    "text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color",
+    "legend.edgecolor", "lines.color", "patch.edgecolor", "hatch.color",
 )  # fmt: skip
+_STYLE: Any = dict.fromkeys(_INKED, _INK) | dict.fromkeys(("figure.facecolor", "axes.facecolor"), "#ffffff")
 _PAGE: Any = {
-    **dict.fromkeys(_INKED, _INK),
-    **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor"), "none"),
-    "grid.alpha": 0.25,
-    "legend.framealpha": 0.0,
     "svg.fonttype": "none",  # letters stay letters: they can be searched, and take the page's typeface
     "svg.hashsalt": "biaslab",  # the same figure has the same ids
 }
 
 
 class Drawing(NamedTuple):
-    """A figure of the page.
-
-    Attributes:
-        name: of its files, and of its element.
-        caption: that stands below.
-        svg: with a title and a description for those who don't see it.
-    """
+    """A figure of the page: the name of its files and its element, its caption, and itself, with a description."""
 
     name: str
     caption: str
@@ -47,7 +40,7 @@ class Drawing(NamedTuple):
 def drawing(
     folder: Path, name: str, caption: str, description: str, draw: Callable[..., Figure], *arguments: Any
 ) -> Drawing:
-    """Draw a figure for the page, and write it as SVG and PDF.
+    """Draw a figure, write it as SVG and PDF, and return it for the page.
 
     Args:
         folder: of the files.
@@ -57,17 +50,15 @@ def drawing(
         draw: makes the figure.
         arguments: of it.
     """
-    save(draw(*arguments), folder / name)
-    (folder / f"{name}.png").unlink(missing_ok=True)  # a report is for the page and for papers
-    with matplotlib.rc_context(_PAGE):
-        text = _svg(draw(*arguments))
-    return Drawing(name, caption, inline(text, f"figure-{name}", caption, description))
-
-
-def _svg(figure: Figure) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()
+    with matplotlib.rc_context(_STYLE):
+        figure = draw(*arguments)
+        figure.draw_without_rendering()
+        figure.set_layout_engine(None)  # it stays as it was laid out: laying it out takes most of the time
+        save(figure, folder / name, ("svg", "pdf"))
+        with matplotlib.rc_context(_PAGE):
+            buffer = io.StringIO()
+            figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return Drawing(name, caption, inline(buffer.getvalue(), f"figure-{name}", caption, description))
 
 
 def inline(svg: str, name: str, title: str, description: str) -> Markup:
@@ -79,7 +70,7 @@ def inline(svg: str, name: str, title: str, description: str) -> Markup:
         title: for those who don't see it.
         description: the numbers' gist.
 
-    >>> svg = '<?xml version="1.0"?><svg width="9pt" height="9pt" viewBox="0 0 9 9"><g id="a" fill="#010203"/></svg>'
+    >>> svg = '<?xml version="1.0"?><svg width="9pt" height="9pt" viewBox="0 0 9 9"><g id="a" fill="#000000"/></svg>'
     >>> print(inline(svg, "fig", "A < B", "A is 1."))
     <svg viewBox="0 0 9 9" role="img" aria-labelledby="fig-title fig-description"><title
     id="fig-title">A &lt; B</title><desc id="fig-description">A is 1.</desc><g id="fig-a" fill="currentColor"/></svg>

@@ -1,30 +1,23 @@
-"""What a report is made of: sections with sentences, tables, drawings and cards, and the tables that several share."""
+"""What a report is made of: chapters of sections with sentences, tables, drawings and cards; tables of findings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from biaslab.evaluation.findings_old import Estimate
-from biaslab.metrics.stereoset import NAMES
+from biaslab.evaluation.findings import OVERALL, Findings, Row
 from biaslab.report.drawings import Drawing
-from biaslab.report.runs import Figures
-from biaslab.report.words import Tile, Verdict, between, change_text, excludes_zero, number, verdict
-from biaslab.statistics import Interval
+from biaslab.report.words import Verdict, change_text, figure_interval, figure_text, number, verdict
+from biaslab.statistics import Estimate
 
 Draw = Callable[..., Drawing]  # name, caption, description, what makes the figure, its arguments
-OVERALL = "overall"
+STEREOSET = {"SS (ideal 50)": "SS", "LMS (ideal 100)": "LMS", "ICAT (ideal 100)": "ICAT"}
 
 
 class Cell(NamedTuple):
-    """A cell of a table.
-
-    Attributes:
-        text: its figure.
-        more: lines below, in small letters.
-        verdict: what the change means.
-    """
+    """A cell of a table: its text, lines below in small letters, and what the change means."""
 
     text: str
     more: tuple[str, ...] = ()
@@ -32,15 +25,7 @@ class Cell(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table.
-
-    Attributes:
-        key: of its element.
-        caption: what it shows.
-        columns: headings, that of the rows' names first.
-        rows: a row's name, and its cells.
-        note: below it.
-    """
+    """A table: its element's key, its headings (that of the rows' names first), and rows of a name and cells."""
 
     key: str
     caption: str
@@ -49,13 +34,19 @@ class Table(NamedTuple):
     note: str = ""
 
 
-class Missing(NamedTuple):
-    """What a run does not hold.
+class Tile(NamedTuple):
+    """A figure that a reader sees first; ``ideal`` says what it would be at best."""
 
-    Attributes:
-        what: in words, the start of a sentence.
-        command: that makes it.
-    """
+    name: str
+    ideal: str
+    before: str
+    after: str
+    change: str
+    verdict: Verdict
+
+
+class Missing(NamedTuple):
+    """What a run does not hold, the start of a sentence, and the command that makes it."""
 
     what: str
     command: str
@@ -74,7 +65,6 @@ class Section:
         folded: tables that show where the reader asks for them.
         facts: names and values.
         cards: of neurons, as ``biaslab cards`` wrote them.
-        missing: what is not there.
     """
 
     key: str
@@ -85,104 +75,104 @@ class Section:
     folded: Sequence[Table] = ()
     facts: Sequence[tuple[str, str]] = ()
     cards: Sequence[Mapping[str, Any]] = ()
-    missing: Missing | None = None
 
 
 @dataclass(frozen=True)
 class Chapter:
-    """What a report says of a part of a run.
+    """What a report says of one command's findings.
 
     Attributes:
         key: of its element.
         title: its heading.
-        place: the run's folder, short.
-        asked: what was asked, in a sentence.
+        question: that the command answers, in a sentence.
         answer: sentences that sum it up.
         tiles: the figures that a reader sees first.
         sections: all else.
+        facts: names and values that stand with the settings of the command.
+        place: the run's folder, short.
+        missing: what other commands could add.
     """
 
     key: str
     title: str
-    place: str
-    asked: str
+    question: str
     answer: Sequence[str]
+    sections: Sequence[Section]
+    facts: Sequence[tuple[str, str]] = ()
     tiles: Sequence[Tile] = ()
-    sections: Sequence[Section] = field(default_factory=list)
+    place: str = ""
+    missing: Sequence[Missing] = ()
 
 
-def figure_cell(metric: str, estimate: Estimate, with_change: bool) -> Cell:
-    """Return a figure with its interval, its change, and its spread over seeds."""
-    more = [between(estimate.figure)]
+def title_of(row: Row) -> str:
+    """Return a row's name as it is printed."""
+    return row.title.removeprefix("+ ")
+
+
+def title_and_size(row: Row) -> str:
+    """Return a row's name with the number of its neurons."""
+    return f"{title_of(row)} ({row.size})" if row.size else title_of(row)
+
+
+def is_control(row: Row) -> bool:
+    """Return whether a row is of random neurons."""
+    return row.like is not None or row.name.startswith("random")
+
+
+def estimate_cell(metric: str, estimate: Estimate | None, with_change: bool = True, more: Sequence[str] = ()) -> Cell:
+    """Return a metric's value with its interval, its change, its spread over seeds, and further lines."""
+    if estimate is None:
+        return Cell("n/a")
+    lines = [figure_interval(metric, estimate)] if math.isfinite(estimate.figure.low) else []
     if with_change:
-        more.append(change_text(estimate.change))
-    if estimate.spread is not None and with_change:
-        more.append(f"± {number(estimate.spread)} over seeds")
-    return Cell(number(estimate.figure.value), tuple(more), verdict(metric, estimate) if with_change else "")
+        lines.append(change_text(metric, estimate.change))
+        lines += [] if estimate.spread is None else [f"± {number(estimate.spread)} over seeds"]
+    return Cell(figure_text(metric, estimate), (*lines, *more), verdict(metric, estimate) if with_change else "")
 
 
-def perplexity_estimate(content: Mapping[str, Any]) -> Estimate:
-    """Return a perplexity of a file; its change is in percent."""
-    figure = Interval(content["value"], float("nan"), float("nan"))
-    return Estimate(figure, Interval(**content["change_percent"]), content["spread"])
-
-
-def perplexity_cell(content: Mapping[str, Any], with_change: bool) -> Cell:
-    """Return a perplexity and its change in percent."""
-    estimate = perplexity_estimate(content)
-    if not with_change:
-        return Cell(number(estimate.figure.value))
-    return Cell(number(estimate.figure.value), (change_text(estimate.change, " %"),), verdict("perplexity", estimate))
-
-
-def stereoset_table(key: str, caption: str, figures: Figures, base: str, names: Mapping[str, str]) -> Table:
-    """Return SS, LMS and ICAT of all rows, with intervals and changes.
+def estimate_table(
+    findings: Findings,
+    key: str,
+    caption: str,
+    columns: Mapping[str, tuple[str, str]],
+    name: Callable[[Row], str] = title_of,
+    note: str = "",
+    first: Mapping[str, Callable[[Row], str]] | None = None,
+) -> Table:
+    """Return a table of metrics with a line for each row that has one of them; changes but of the untouched model.
 
     Args:
-        key: of the element.
+        findings: of a command.
+        key: of the table's element.
         caption: of the table.
-        figures: by row, scope and metric.
-        base: the untouched row.
-        names: of the rows, as they are printed.
+        columns: metric and scope, by heading.
+        name: returns what a row is called.
+        note: below the table.
+        first: columns before these, by heading.
     """
-    rows = [
-        (names[row], [figure_cell(metric, of[OVERALL][metric], row != base) for metric in NAMES])
-        for row, of in figures.items()
-    ]
-    note = "In percent, with 95 % intervals; below them the change against the untouched model, on the same resamples."
-    return Table(key, caption, ["", "SS (ideal 50)", "LMS (ideal 100)", "ICAT (ideal 100)"], rows, note)
+    first = first or {}
+    rows = []
+    for row in findings.rows:
+        estimates = [findings.get(row.name, metric, scope) for metric, scope in columns.values()]
+        if any(estimates):
+            figures = [
+                estimate_cell(metric, estimate, row is not findings.base)
+                for (metric, _), estimate in zip(columns.values(), estimates, strict=True)
+            ]
+            rows.append((name(row), [*(Cell(text(row)) for text in first.values()), *figures]))
+    return Table(key, caption, ["", *first, *columns], rows, note)
 
 
-def domain_table(key: str, metric: str, figures: Figures, base: str, names: Mapping[str, str]) -> Table:
-    """Return a metric of all rows by domain."""
-    domains = domains_of(figures, base)
-    rows = [
-        (names[row], [figure_cell(metric, of[domain][metric], row != base) for domain in domains])
-        for row, of in figures.items()
-    ]
-    return Table(key, f"{metric} by domain, in percent, and its change", ["", *domains], rows)
+def scope_table(
+    findings: Findings, key: str, metric: str, scopes: Iterable[str], name: Callable[[Row], str] = title_of
+) -> Table:
+    """Return a table of a metric with a column a scope."""
+    unit = ", in percent," if metric in ("SS", "LMS", "ICAT", "CrowS-Pairs") else ""
+    ideal = " (ideal 50)" if metric == "CrowS-Pairs" else ""
+    caption = f"{metric}{ideal} by {'category' if metric == 'CrowS-Pairs' else 'domain'}{unit} and its change"
+    return estimate_table(findings, key, caption, {scope: (metric, scope) for scope in scopes}, name)
 
 
-def domains_of(figures: Figures, base: str) -> list[str]:
-    """Return the domains that were judged."""
-    return [scope for scope in figures[base] if scope != OVERALL]
-
-
-def icat_gist(figures: Figures, base: str, names: Mapping[str, str]) -> str:
-    """Return ICAT and LMS of each row in words, for those who don't see the figure."""
-    parts = []
-    for row, of in figures.items():
-        lms, icat = of[OVERALL]["LMS"].figure, of[OVERALL]["ICAT"].figure
-        change = of[OVERALL]["ICAT"].change
-        told = "" if row == base else f" ({'clear' if excludes_zero(change) else 'no clear'} change of ICAT)"
-        parts.append(f"{names[row]}: LMS {number(lms.value)}, ICAT {number(icat.value)}{told}")
-    return "; ".join(parts) + "."
-
-
-def by_domain_gist(figures: Figures, base: str, names: Mapping[str, str]) -> str:
-    """Return each row's ICAT by domain in words."""
-    domains = domains_of(figures, base)
-    return " ".join(
-        f"{names[row]}: " + ", ".join(f"{d} {number(of[d]['ICAT'].figure.value)}" for d in domains) + "."
-        for row, of in figures.items()
-    )
+def domains(findings: Findings) -> list[str]:
+    """Return StereoSet's domains that were judged."""
+    return [scope for scope in findings.scopes("ICAT") if scope != OVERALL]

@@ -4,41 +4,20 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
 import yaml
 
-from biaslab.evaluation.findings_old import Estimate
-from biaslab.evaluation.gaps import gap_change
-from biaslab.statistics import Interval
+from biaslab.evaluation.findings import METRICS
+from biaslab.statistics import Estimate, Interval
 
 Verdict = Literal["", "better", "worse", "unclear", "past"]
 LABELS: dict[Verdict, str] = {
-    "": "", "better": "better", "worse": "worse", "unclear": "no clear change", "past": "past 50",
+    "": "", "better": "better", "worse": "worse", "unclear": "not significant", "past": "past 50",
 }  # fmt: skip
-IDEALLY_HALF = ("SS", "CrowS-Pairs")  # in percent: the distance from 50 is what counts
-_UNCLEAR = "which can't be told from no change"
-
-
-class Tile(NamedTuple):
-    """A figure that a reader sees first.
-
-    Attributes:
-        name: of the metric.
-        ideal: what it would be at best.
-        before: of the untouched model.
-        after: of the treated one.
-        change: with its interval.
-        verdict: what the change means.
-    """
-
-    name: str
-    ideal: str
-    before: str
-    after: str
-    change: str
-    verdict: Verdict
+NOT_SIGNIFICANT = "not significant (95 % CI includes 0)"
+_DIGITS = {"gap": (5, 0), "log gap": (2, 0)}  # of a figure and of its change, where they aren't (1, 1)
 
 
 def number(value: float, digits: int = 1, sign: bool = False) -> str:
@@ -68,18 +47,34 @@ def between(interval: Interval, digits: int = 1, sign: bool = False) -> str:
     return f"[{number(interval.low, digits, sign)}, {number(interval.high, digits, sign)}]"
 
 
-def change_text(interval: Interval, unit: str = "", digits: int = 1) -> str:
-    """Return a change and its interval.
+def figure_text(metric: str, estimate: Estimate) -> str:
+    """Return a metric's value without its interval."""
+    return number(estimate.figure.value, _digits(metric)[0])
 
-    >>> change_text(Interval(-5.34, -7.63, -3.24), " %")
-    '−5.3 % [−7.6, −3.2]'
+
+def figure_interval(metric: str, estimate: Estimate) -> str:
+    """Return the interval of a metric's value."""
+    return between(estimate.figure, _digits(metric)[0])
+
+
+def change_text(metric: str, change: Interval) -> str:
+    """Return a metric's change and its interval, in percent or in points.
+
+    >>> change_text("perplexity", Interval(-5.34, -7.63, -3.24)), change_text("ICAT", Interval(2.0, 1.0, 3.0))
+    ('−5.3 % [−7.6, −3.2]', '+2.0 [+1.0, +3.0]')
     """
-    return f"{signed(interval.value, digits)}{unit} {between(interval, digits, sign=True)}"
+    digits = _digits(metric)[1]
+    unit = " %" if METRICS[metric].unit == "percent" else ""
+    return f"{signed(change.value, digits)}{unit} {between(change, digits, sign=True)}"
 
 
-def excludes_zero(change: Interval) -> bool:
-    """Return whether a change can be told from none: its interval has both ends on one side of zero."""
-    return change.low > 0 or change.high < 0
+def _digits(metric: str) -> tuple[int, int]:
+    return _DIGITS.get(metric, (1, 1))
+
+
+def is_significant(p_value: float) -> bool:
+    """Return whether a test finds a difference at the level of 5 %."""
+    return p_value <= 0.05
 
 
 def verdict(metric: str, estimate: Estimate) -> Verdict:
@@ -89,159 +84,80 @@ def verdict(metric: str, estimate: Estimate) -> Verdict:
     a verdict of its own.
 
     Args:
-        metric: "SS", "LMS", "ICAT", "CrowS-Pairs", "perplexity"; all others are better where they are lower.
+        metric: of :data:`biaslab.evaluation.findings.METRICS`.
         estimate: its figure, and the change that led to it.
     """
-    after, change = estimate.figure.value, estimate.change
-    if not all(map(math.isfinite, (after, change.value, change.low, change.high))):
+    ideal, after, change = METRICS[metric].ideal, estimate.figure.value, estimate.change
+    if not all(map(math.isfinite, (after, *change))):
         return ""
-    if not excludes_zero(change):
+    if not change.excludes_zero:
         return "unclear"
-    if metric in IDEALLY_HALF:
-        before = after - change.value
-        if (before - 50) * (after - 50) < 0:
-            return "past"
-        return "better" if abs(after - 50) < abs(before - 50) else "worse"
-    rises = change.value > 0
-    return "better" if rises is (metric in ("LMS", "ICAT")) else "worse"
+    if ideal != 50:
+        return "better" if (change.value > 0) is (ideal == 100) else "worse"
+    before = after - change.value
+    if (before - ideal) * (after - ideal) < 0:
+        return "past"
+    return "better" if abs(after - ideal) < abs(before - ideal) else "worse"
 
 
-def tile(metric: str, ideal: str, estimate: Estimate, unit: str = "", percent: bool = False) -> Tile:
-    """Return a metric's tile.
+def moved(metric: str, change: Interval) -> str:
+    """Say which way a metric moved and how far, or that its change is not significant.
 
-    Args:
-        metric: its name.
-        ideal: what it would be at best.
-        estimate: its figure and change.
-        unit: of the change.
-        percent: whether the change is in percent of what was before, not in points.
+    >>> moved("LMS", Interval(-2.0, -3.0, -1.0)), moved("gap", Interval(2.0, -1.0, 5.0))
+    ('fell by 2.0 points [1.0, 3.0]', 'changed by +2 % [−1, +5], not significant (95 % CI includes 0)')
     """
-    after, change = estimate.figure.value, estimate.change
-    before = after / (1 + change.value / 100) if percent else after - change.value
-    return Tile(metric, ideal, number(before), number(after), change_text(change, unit), verdict(metric, estimate))
+    if not change.excludes_zero:
+        return f"changed by {change_text(metric, change)}, {NOT_SIGNIFICANT}"
+    verb, size = ("rose", change) if change.value > 0 else ("fell", Interval(-change.value, -change.high, -change.low))
+    digits, unit = _digits(metric)[1], METRICS[metric].unit.replace("percent", "%")
+    return f"{verb} by {number(size.value, digits)} {unit} {between(size, digits)}"
 
 
-def moved(change: Interval, unit: str = " points", digits: int = 1) -> str:
-    """Say which way something moved and how far; or that no movement can be told.
-
-    >>> moved(Interval(-2.0, -3.0, -1.0)), moved(Interval(2.0, -1.0, 5.0), " %")
-    ('fell by 2.0 points [1.0, 3.0]', "changed by +2.0 % [−1.0, +5.0], which can't be told from no change")
-    """
-    if not excludes_zero(change):
-        return f"changed by {change_text(change, unit, digits)}, {_UNCLEAR}"
-    verb, size = "rose", change
-    if change.value < 0:
-        verb, size = "fell", Interval(-change.value, -change.high, -change.low)
-    return f"{verb} by {number(size.value, digits)}{unit} {between(size, digits)}"
-
-
-def stereotype_sentence(estimate: Estimate) -> str:
+def stereotype_sentence(before: float, estimate: Estimate) -> str:
     """Say what happened to SS."""
     after, change = estimate.figure.value, estimate.change
-    before = after - change.value
-    start = f"The stereotype score (SS; 50 is ideal) went from {number(before)} to {number(after)}"
-    nearer = abs(before - 50) - abs(after - 50)
-    distance = (
-        "as far from it as" if round(nearer, 1) == 0 else "nearer to it than" if nearer > 0 else "farther off than"
-    )
+    nearer = round(abs(before - 50) - abs(after - 50), 1)
+    distance = "as far from it as" if nearer == 0 else "nearer to it than" if nearer > 0 else "farther from it than"
     means = {
-        "": "of which no interval is known",
-        "unclear": _UNCLEAR,
+        "": "no interval is known",
+        "unclear": NOT_SIGNIFICANT,
         "better": "nearer to 50 than before",
         "worse": "farther from 50 than before",
         "past": f"past 50 to the other side, where it is {distance} before",
     }
-    return f"{start}, a change of {change_text(change)}: {means[verdict('SS', estimate)]}."
-
-
-def icat_sentence(estimate: Estimate, control: Estimate | None, control_name: str) -> str:
-    """Say what happened to ICAT, and whether random neurons do the same."""
-    after, change = estimate.figure.value, estimate.change
-    sentence = (
-        f"ICAT (100 is ideal), which joins bias and the ability to tell sense from nonsense, {moved(change)}, from "
-        f"{number(after - change.value)} to {number(after)}."
-        if excludes_zero(change)
-        else f"ICAT (100 is ideal), which joins bias and the ability to tell sense from nonsense, went from "
-        f"{number(after - change.value)} to {number(after)}: it {moved(change)}."
-    )
-    return sentence if control is None else f"{sentence} {control_sentence(change, control.change, control_name)}"
-
-
-def control_sentence(change: Interval, control: Interval, name: str) -> str:
-    """Say whether the chosen neurons do something else than random ones.
-
-    >>> control_sentence(Interval(6.8, 4.0, 9.9), Interval(-0.6, -1.8, 0.8), "5 seeds")
-    'As many random neurons of the same layers (5 seeds) change it by −0.6 [−1.8, +0.8]: less than the chosen ones.'
-    """
-    if change.low > control.high:
-        outcome = "less than the chosen ones"
-    elif change.high < control.low:
-        outcome = "more than the chosen ones"
-    else:
-        outcome = "the intervals overlap, so it isn't shown that the choice of neurons matters"
-    return f"As many random neurons of the same layers ({name}) change it by {change_text(control)}: {outcome}."
-
-
-def domain_sentence(changes: Mapping[str, Interval]) -> str:
-    """Say in which domains ICAT rose, fell, or did neither as far as can be told.
-
-    >>> domain_sentence({"gender": Interval(6.0, 1.0, 10.0), "religion": Interval(1.0, -2.0, 3.0)})
-    'By domain, ICAT rose for gender; no change can be told for religion.'
-    """
-    if not changes:
-        return "No domains were judged."
-    told = {name: change for name, change in changes.items() if excludes_zero(change)}
-    parts = [
-        ("ICAT rose for", [name for name, change in told.items() if change.value > 0]),
-        ("ICAT fell for", [name for name, change in told.items() if change.value < 0]),
-        ("no change can be told for", [name for name in changes if name not in told]),
-    ]
-    return f"By domain, {'; '.join(f'{what} {listed(names)}' for what, names in parts if names)}."
-
-
-def price_sentence(lms: Estimate, perplexity: Interval | None, control: Interval | None, text: str) -> str:
-    """Say what became of the ability to use language.
-
-    Args:
-        lms: of StereoSet.
-        perplexity: its change in percent.
-        control: the same of random neurons.
-        text: what the perplexity is of.
-    """
-    sentence = f"Language: LMS (100 is ideal) {moved(lms.change)}"
-    if perplexity is None:
-        return f"{sentence}."
-    sentence += f"; perplexity (lower is better) {text} {moved(perplexity, ' %')}"
-    return sentence + ("." if control is None else f"; random neurons change that by {change_text(control, ' %')}.")
-
-
-def gap_sentence(mean: Mapping[str, float], field: str, name: str) -> str:
-    """Say how far the gap on held-out prompts moved, beside random neurons: their mean, and 2 standard deviations.
-
-    What can't be told from no change, or lies within what random neurons do, is no change by these.
-
-    Args:
-        mean: of the pairs, a row of the gaps.
-        field: "probability" or "log_probability".
-        name: of the gap, in words.
-    """
-    changes = [gap_change(mean, field, how) for how in ("suppressed", "amplified")]
-    random, spread = (mean[f"{field}_random_{key}"] for key in ("percent", "spread"))
-    off, doubled = (moved(change, " %", digits=0) for change in changes)
-    start = f"With the neurons switched off, {name} {off}; with them doubled, it {doubled}."
-    if not spread > 0:
-        return f"{start} One random set changes it by {signed(random, 0)} %."
-    beyond = [excludes_zero(change) and abs(change.value - random) > 2 * spread for change in changes]
-    outcome = {
-        (True, True): "both are changes",
-        (True, False): "only the first is a change",
-        (False, True): "only the second is a change",
-        (False, False): "neither is a change",
-    }[beyond[0], beyond[1]]
     return (
-        f"{start} Random sets change it by {signed(random, 0)} % ± {number(spread, 0)} over seeds: {outcome} that "
-        "random sets don't make (2 standard deviations)."
+        f"The stereotype score (SS; 50 is ideal) went from {number(before)} to {number(after)}, a change of "
+        f"{change_text('SS', change)}: {means[verdict('SS', estimate)]}."
     )
+
+
+def control_sentence(metric: str, control: Estimate, beyond: Interval | None, name: str) -> str:
+    """Say what random neurons do, and whether the chosen ones do something else: by the paired difference.
+
+    Args:
+        metric: that is told of.
+        control: of random neurons.
+        beyond: the difference of the chosen neurons' change from theirs.
+        name: of the control's row.
+
+    >>> change = Interval(-0.6, -1.8, 0.8)
+    >>> control_sentence("ICAT", Estimate(change, change), Interval(7.4, 3.0, 9.0), "random, 5 seeds")
+    'As many random neurons of the same layers (random, 5 seeds) change it by −0.6 [−1.8, +0.8]; the difference from \
+them, +7.4 [+3.0, +9.0], is significant.'
+    """
+    start = f"As many random neurons of the same layers ({name}) change it by {change_text(metric, control.change)}"
+    if beyond is None:
+        return f"{start}."
+    outcome = "significant" if beyond.excludes_zero else NOT_SIGNIFICANT
+    return f"{start}; the difference from them, {change_text(metric, beyond)}, is {outcome}."
+
+
+def rows_by_direction(changes: Mapping[str, Interval]) -> dict[str, list[str]]:
+    """Return the names that "rose", "fell", or did neither significantly ("unclear"), the largest change first."""
+    names: dict[str, list[str]] = {"rose": [], "fell": [], "unclear": []}
+    for name, change in sorted(changes.items(), key=lambda item: -abs(item[1].value)):
+        names["unclear" if not change.excludes_zero else "rose" if change.value > 0 else "fell"].append(name)
+    return names
 
 
 def settings_facts(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -277,12 +193,3 @@ def listed(names: Iterable[str]) -> str:
     """
     names = list(names)
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-
-
-def sorted_out(rows: Sequence[tuple[str, Interval]]) -> dict[str, list[str]]:
-    """Return which rows "rose", "fell", or can't be told to have done either, the largest change first."""
-    found: dict[str, list[str]] = {"rose": [], "fell": [], "unclear": []}
-    for name, change in sorted(rows, key=lambda row: -abs(row[1].value)):
-        key = "unclear" if not excludes_zero(change) else "rose" if change.value > 0 else "fell"
-        found[key].append(f"{name} ({signed(change.value)})")
-    return found

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from textwrap import fill
-from typing import Any
+from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from biaslab.evaluation.gaps import gap_change
+from biaslab.evaluation.findings import OVERALL, Findings
 from biaslab.report.plots.style import (
     BLUE,
     GREY,
@@ -29,29 +29,57 @@ _LINEAR = 100  # percent up to which a change is drawn in proportion; beyond, it
 _LETTERS = 20  # of a pair's name on a line
 
 
-def gap_bars(rows: Sequence[Mapping[str, Any]], field: str = "probability") -> Figure:
+class GapRows(NamedTuple):
+    """Names of the rows of a debias run that the gap is told of."""
+
+    base: str
+    suppressed: str
+    amplified: str
+    random: str
+
+
+def gap_rows(findings: Findings) -> GapRows:
+    """Return the rows that the gap is told of: the run's own, its amplification and its random control."""
+    base, own = findings.rows[0].name, findings.rows[1].name
+    control = findings.control(own)
+    assert control is not None, "a debias run always has one"
+    return GapRows(base, own, f"{own} ×2", control.name)
+
+
+def gap_scopes(findings: Findings) -> list[str]:
+    """Return the pairs of a gap, and last all of them."""
+    return [*(scope for scope in findings.scopes("gap") if "/" in scope), OVERALL]
+
+
+def gap_bars(findings: Findings, metric: str = "gap") -> Figure:
     """Draw how each pair's gap changes when the neurons are suppressed, with random ones beside, and when amplified.
 
     Args:
-        rows: a row a pair and last their mean, as :meth:`biaslab.report.results.Outcome.gap_rows` makes them.
-        field: "probability", the paper's gap, whose mean changes are marked; or "log_probability".
+        findings: of a debias run.
+        metric: "gap", the paper's, whose mean changes are marked; or "log gap".
 
     Reference:
         "The Devil is in the Neurons" (ICLR 2024), section 4.3.
     """
-    places, labels = _places([row["pair"] for row in rows])
-    is_paper, has_two_lines = field == "probability", any("\n" in label for label in labels)
+    scopes, is_paper = gap_scopes(findings), metric == "gap"
+    places, labels = _places(["mean of the pairs" if scope == OVERALL else scope for scope in scopes])
+    has_two_lines = any("\n" in label for label in labels)
     figure = new_figure(1.3 + (0.28 if has_two_lines else 0.235) * len(labels))
     left, right = figure.subplots(1, 2, sharey=True)
-    suppressed, amplified = ([gap_change(row, field, how) for row in rows] for how in ("suppressed", "amplified"))
-    random, spread = ([row[f"{field}_random_{what}"] for row in rows] for what in ("percent", "spread"))
+    estimates = {
+        name: [findings.estimates[row, metric, scope] for scope in scopes]
+        for name, row in gap_rows(findings)._asdict().items()
+    }
+    suppressed, amplified = ([estimate.change for estimate in estimates[name]] for name in ("suppressed", "amplified"))
+    random = [estimate.change.value for estimate in estimates["random"]]
+    spread = [estimate.spread or 0.0 for estimate in estimates["random"]]
     left.errorbar(
         random, [place + 0.27 for place in places], xerr=spread, fmt="o", color=GREY, markersize=3.5, elinewidth=1.2,
         label="random neurons, suppressed: mean ± spread over seeds",
     )  # fmt: skip
     left.plot([], [], color=ink(), linewidth=0.9, label="95 % interval over judging words and wordings")
     ends = [mean + sign * width for mean, width in zip(random, spread, strict=True) for sign in (-1, 1)]
-    _bars(left, places, suppressed, BLUE, "suppressed, × 0")
+    _bars(left, places, suppressed, BLUE, f"suppressed, × {findings.settings['factor']:g}")
     _bars(right, places, amplified, ORANGE, "amplified, × 2")
     for axes, changes, others, paper in (
         (left, suppressed, ends, PAPER_SUPPRESSED),

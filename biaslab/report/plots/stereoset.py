@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -50,6 +50,17 @@ class Dot(NamedTuple):
     icat: float
     perplexity_change: float
     factor: float
+
+
+def trial_dot(trial: Mapping[str, Any], perplexity_before: float) -> Dot:
+    """Return a line of a sweep as a point.
+
+    Args:
+        trial: with "LMS", "ICAT", "perplexity" and "factor" (None for the untouched model).
+        perplexity_before: of the untouched model.
+    """
+    change, factor = 100 * (trial["perplexity"] / perplexity_before - 1), trial["factor"]
+    return Dot(trial["LMS"], trial["ICAT"], change, 1.0 if factor is None else factor)
 
 
 class _Look(NamedTuple):

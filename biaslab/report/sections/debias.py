@@ -1,145 +1,28 @@
-"""The chapter of a debias run: StereoSet, domains, held-out prompts, the price, the neurons and what they do."""
+"""The chapter of a debias run: StereoSet, domains, held-out prompts, the cost, and where the neurons are."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from biaslab.evaluation.findings_old import BASE, Estimate, control_row
-from biaslab.evaluation.gaps import gap_change
-from biaslab.report.parts import (
-    OVERALL,
-    Cell,
-    Chapter,
-    Draw,
-    Missing,
-    Section,
-    Table,
-    by_domain_gist,
-    domain_table,
-    domains_of,
-    icat_gist,
-    perplexity_cell,
-    perplexity_estimate,
-    stereoset_table,
-)
-from biaslab.report.plots.gaps import PAPER_AMPLIFIED, PAPER_SUPPRESSED, gap_bars
+from biaslab.evaluation.findings import OVERALL, Findings
+from biaslab.report.parts import Cell, Chapter, Draw, Missing, Section, Table
+from biaslab.report.plots.gaps import PAPER_AMPLIFIED, PAPER_SUPPRESSED, gap_bars, gap_rows, gap_scopes
 from biaslab.report.plots.neurons import layer_distribution, score_heat_map
-from biaslab.report.plots.stereoset import icat_against_lms, icat_before_after
-from biaslab.report.runs import Figures, Run, feed_forward_neurons, figures, interval, mean_score_is_known
-from biaslab.report.sections.side_effects import effects_section
+from biaslab.report.runs import Run
+from biaslab.report.sections.shared import answer, cost_table, domain_section, stereoset_section, tiles
 from biaslab.report.words import (
-    Tile,
     between,
-    domain_sentence,
-    gap_sentence,
-    icat_sentence,
+    control_sentence,
+    figure_text,
     listed,
+    moved,
     number,
-    price_sentence,
-    settings_facts,
     signed,
-    stereotype_sentence,
-    tile,
 )
-from biaslab.statistics import Interval
+from biaslab.statistics import Estimate
 
 _GAPS = {
-    "probability": "the gap |P(d1) − P(d2)|",
-    "log_probability": "the log-odds gap |log P(d1) − log P(d2)|, which common rarity of both words leaves alone,",
+    "gap": "the gap |P(d1) − P(d2)|",
+    "log gap": "the log-odds gap |log P(d1) − log P(d2)|, which is not affected when both words become rare,",
 }
-_CAPTIONS = {
-    "probability": "Change of the gap |P(d1) − P(d2)|, the paper's mean beside",
-    "log_probability": "Change of the log-odds gap |log P(d1) − log P(d2)|",
-}
-
-
-def debias_chapter(run: Run, key: str, draw: Draw) -> Chapter:
-    """Return all that a debias run tells.
-
-    Args:
-        run: with the part "debias".
-        key: goes before the keys of all its elements.
-        draw: makes the figures.
-    """
-    content = run.parts["debias"]
-    found = figures(content["stereoset"])
-    sections = [
-        _stereoset(content, found, key, draw),
-        _domains(found, key, draw),
-        _held_out(content, key, draw),
-        _price(content, key),
-        _neurons(run, key, draw),
-        cards_section(run, key),
-        effects_section(run, key, draw),
-        _settings(run, key),
-    ]
-    return Chapter(
-        key, f"Suppression in {run.model}", run.place, _asked(run),
-        answer(found, content["perplexity"], f"on {number(content['facts']['sentences'], 0)} ordinary sentences"),
-        tiles(found, content["perplexity"]), sections,
-    )  # fmt: skip
-
-
-def chosen_row(found: Mapping[str, Any]) -> str:
-    """Return the row that the run is about: the first after the untouched model."""
-    return list(found)[1]
-
-
-def answer(found: Figures, text: Mapping[str, Any], of_text: str) -> list[str]:
-    """Return the outcome in some sentences, whatever it is.
-
-    Args:
-        found: figures of StereoSet: the untouched row, that which it is about, others.
-        text: perplexities by row.
-        of_text: what they are of, such as "on 100 ordinary sentences".
-    """
-    row, control = chosen_row(found), control_row(found)
-    overall, random_text = found[row][OVERALL], control_row(text)
-    return [
-        stereotype_sentence(overall["SS"]),
-        icat_sentence(overall["ICAT"], found[control][OVERALL]["ICAT"] if control else None, control or ""),
-        domain_sentence({domain: found[row][domain]["ICAT"].change for domain in domains_of(found, BASE)}),
-        price_sentence(
-            overall["LMS"],
-            interval(text[row]["change_percent"]) if row in text else None,
-            interval(text[random_text]["change_percent"]) if random_text else None,
-            of_text,
-        ),
-    ]
-
-
-def tiles(found: Figures, text: Mapping[str, Any]) -> list[Tile]:
-    """Return the figures that a reader sees first."""
-    row = chosen_row(found)
-    overall = found[row][OVERALL]
-    made = [
-        tile("SS", "stereotype score, ideal 50", overall["SS"]),
-        tile("LMS", "language, ideal 100", overall["LMS"]),
-        tile("ICAT", "both together, ideal 100", overall["ICAT"]),
-    ]
-    if row in text:
-        estimate = perplexity_estimate(text[row])
-        made.append(tile("perplexity", "ordinary text, lower is better", estimate, " %", percent=True))
-    return made
-
-
-def _asked(run: Run) -> str:
-    content, config = run.parts["debias"], run.config
-    count, total = content["neurons"]["count"], feed_forward_neurons(run)
-    share = "" if total is None else f" of {number(total, 0)} ({number(100 * count / total)} %)"
-    dimensions = listed(config["dimensions"]) if config.get("dimensions") else "demographics"
-    factor = config.get("factor", 0.0)
-    how = "switched off (multiplied by 0)" if factor == 0 else f"multiplied by {factor:g}"
-    return (
-        f"Which feed-forward neurons of {run.model} carry bias of {dimensions}, and what changes when they are {how}? "
-        f"{number(content['facts']['prompts'], 0)} prompts were attributed; {count} neurons{share} were chosen"
-        f"{_selection(config)}. StereoSet's {number(content['facts']['clusters'], 0)} clusters judged the model before "
-        f"and after; so did {number(content['facts']['held_out_prompts'], 0)} prompts that were not used to find the "
-        "neurons, and ordinary text."
-    )
-
-
 _SELECTIONS = {
     "paper": "by the paper's votes: those whose score is high in most wordings of most statements",
     "ranked": "by the largest mean score",
@@ -147,140 +30,134 @@ _SELECTIONS = {
 }
 
 
-def _selection(config: Mapping[str, Any]) -> str:
-    return f" {_SELECTIONS[config['selection']]}" if config.get("selection") in _SELECTIONS else ""
+def chapter(run: Run, key: str, draw: Draw) -> Chapter:
+    """Return what a debias run found.
+
+    Args:
+        run: with the findings of "debias".
+        key: goes before the keys of all its elements.
+        draw: makes the figures.
+    """
+    findings = run.findings["debias"]
+    facts, file = findings.facts, run.folder / "neurons.json"
+    sentences = f"on {number(facts['sentences'], 0)} ordinary sentences"
+    text = "LMS tests sense against nonsense in StereoSet's own sentences; perplexity is of text from elsewhere."
+    paper = [
+        f"Rows differ in how neurons were chosen and what they were multiplied by: this run is about "
+        f"“{findings.rows[1].title}”; “BNS, paper” takes the votes of the paper instead."
+    ]
+    caption = f"StereoSet, {number(facts['clusters'], 0)} clusters"
+    has_paper = any(row.name == "BNS, paper" for row in findings.rows[2:])
+    sections = [
+        stereoset_section(findings, key, draw, "StereoSet", caption, paper if has_paper else ()),
+        domain_section(findings, key, draw),
+        _held_out(findings, key, draw),
+        Section(
+            f"{key}-cost", "Cost", [text], tables=[cost_table(findings, key, f"Perplexity {sentences}, and its change")]
+        ),
+        _neurons(run, key, draw),
+    ]
+    missing = {
+        "cards": Missing("Cards of single neurons", f"biaslab cards {file}"),
+        "side-effects": Missing("What one dimension's neurons do to others", f"biaslab side-effects {file}"),
+    }
+    details = {"attribution": str(facts["attribution"]), "seconds": number(facts["seconds"], 0)}
+    return Chapter(
+        key, f"Suppression in {findings.model}", _question(run), answer(findings, sentences), sections,
+        [*details.items(), *((f"dropped: {pair}", str(why)) for pair, why in facts["dropped"].items())],
+        tiles(findings), missing=[each for command, each in missing.items() if command not in run.findings],
+    )  # fmt: skip
 
 
-def _stereoset(content: Mapping[str, Any], found: Figures, key: str, draw: Draw) -> Section:
-    clusters = number(content["facts"]["clusters"], 0)
-    names = {row: row for row in found}
-    points = {row: (of[OVERALL]["LMS"].figure, of[OVERALL]["ICAT"].figure) for row, of in found.items()}
-    caption = "ICAT against LMS with 95 % intervals: upper right is best"
-    return Section(
-        f"{key}-stereoset",
-        "StereoSet",
-        [_paper_row(found)] if "BNS, paper" in list(found)[2:] else [],
-        [draw("icat-lms", caption, icat_gist(found, BASE, names), icat_against_lms, points)],
-        [stereoset_table(f"{key}-overall", f"StereoSet, {clusters} clusters", found, BASE, names)],
-    )
-
-
-def _paper_row(found: Figures) -> str:
+def _question(run: Run) -> str:
+    findings = run.findings["debias"]
+    settings, facts = findings.settings, findings.facts
+    shape = None if run.neurons is None else run.neurons.shape
+    count, total = facts["neurons"]["count"], 0 if shape is None else shape[0] * shape[1]
+    share = f" of {number(total, 0)} ({number(100 * count / total)} %)" if total else ""
+    factor = settings["factor"]
+    how = "switched off (multiplied by 0)" if factor == 0 else f"multiplied by {factor:g}"
     return (
-        f"Rows differ in how neurons were chosen and what they were multiplied by: the run is about "
-        f"“{chosen_row(found)}”; “BNS, paper” takes the votes of the paper instead."
+        f"Which feed-forward neurons of {findings.model} carry bias of {listed(settings['dimensions'])}, and what "
+        f"changes when they are {how}? {number(facts['prompts'], 0)} prompts were attributed; {count} neurons{share} "
+        f"were chosen {_SELECTIONS[settings['selection']]}. StereoSet's {number(facts['clusters'], 0)} clusters judged "
+        f"the model before and after; so did {number(facts['held_out_prompts'], 0)} prompts that were not used to find "
+        "the neurons, and ordinary text."
     )
 
 
-def _domains(found: Figures, key: str, draw: Draw) -> Section:
-    names = {row: row for row in found}
-    icat = {row: {domain: of[domain]["ICAT"].figure for domain in domains_of(found, BASE)} for row, of in found.items()}
-    caption = "ICAT by domain with 95 % intervals"
-    return Section(
-        f"{key}-domains",
-        "By domain",
-        [],
-        [draw("domains", caption, by_domain_gist(found, BASE, names), icat_before_after, icat)],
-        [domain_table(f"{key}-icat-domains", "ICAT", found, BASE, names)],
-        [domain_table(f"{key}-{m.lower()}-domains", m, found, BASE, names) for m in ("SS", "LMS")],
-    )
-
-
-def _held_out(content: Mapping[str, Any], key: str, draw: Draw) -> Section:
-    mean = content["gaps"][-1]
-    text = [gap_sentence(mean, name, words) for name, words in _GAPS.items()]
+def _held_out(findings: Findings, key: str, draw: Draw) -> Section:
+    text = [gap_sentence(findings, metric) for metric in _GAPS]
+    drawings = []
+    for metric, gist in zip(_GAPS, text, strict=True):
+        name = (
+            "gap |P(d1) − P(d2)|, with the paper's mean" if metric == "gap" else "log-odds gap |log P(d1) − log P(d2)|"
+        )
+        caption = f"Change of the {name}: neurons {_how(findings)}, doubled, and random ones"
+        drawings.append(draw(f"gaps-{metric.replace(' ', '-')}", caption, gist, gap_bars, findings, metric))
     text.append(
         f"The paper reports {signed(PAPER_SUPPRESSED, 0)} % and {signed(PAPER_AMPLIFIED, 0)} % for the first of these, "
-        "with random neurons near 0. Those are its models, pairs and prompts: signs compare, sizes need not."
+        "with random neurons near 0. Its models, pairs and prompts are different: compare directions, not magnitudes."
     )
-    drawings = [
-        draw(
-            f"gaps-{field}", f"{caption}, when neurons are switched off, doubled, and for random ones", told,
-            gap_bars, content["gaps"], field,
-        )
-        for (field, caption), told in zip(_CAPTIONS.items(), text, strict=False)
-    ]  # fmt: skip
-    return Section(f"{key}-held-out", "Held-out prompts", text, drawings, folded=[_gap_table(content, key)])
+    return Section(f"{key}-held-out", "Held-out prompts", text, drawings, folded=[_gap_table(findings, key)])
 
 
-def _gap_table(content: Mapping[str, Any], key: str) -> Table:
+def _how(findings: Findings) -> str:
+    factor = findings.settings["factor"]
+    return "switched off" if factor == 0 else f"multiplied by {factor:g}"
+
+
+def gap_sentence(findings: Findings, metric: str) -> str:
+    """Say how far a gap on held-out prompts moved, and whether that is more than with random neurons."""
+    rows = gap_rows(findings)
+    off, doubled, random = (
+        findings.estimates[row, metric, OVERALL] for row in (rows.suppressed, rows.amplified, rows.random)
+    )
+    spread = "" if random.spread is None else f" Over the seeds, it varies by ± {number(random.spread, 0)} %."
+    return (
+        f"With the neurons {_how(findings)}, {_GAPS[metric]} {moved(metric, off.change)}; with them doubled, it "
+        f"{moved(metric, doubled.change)}. {control_sentence(metric, random, off.beyond_random, rows.random)}{spread}"
+    )
+
+
+def _gap_table(findings: Findings, key: str) -> Table:
+    rows, factor = gap_rows(findings), f"{findings.settings['factor']:g}"
     columns = ["pair"]
     for name in ("gap", "log-odds gap, nats"):
-        columns += [name, "×0, %", "×2, %", "random ×0, %"]
-    rows = []
-    for row in content["gaps"]:
+        columns += [name, f"×{factor}, %", "×2, %", f"random ×{factor}, %"]
+    lines = []
+    for scope in gap_scopes(findings):
         cells = []
-        for field, digits in (("probability", 5), ("log_probability", 2)):
-            changes = [_gap_cell(gap_change(row, field, how)) for how in ("suppressed", "amplified")]
-            random = f"{signed(row[f'{field}_random_percent'], 0)} ± {number(row[f'{field}_random_spread'], 0)}"
-            cells += [Cell(number(row[f"{field}_gap"], digits)), *changes, Cell(random)]
-        rows.append((row["pair"], cells))
-    prompts = number(content["facts"]["held_out_prompts"], 0)
+        for metric in _GAPS:
+            base, off, doubled, random = (findings.estimates[row, metric, scope] for row in rows)
+            cells += [Cell(figure_text(metric, base)), *map(_change_cell, (off, doubled, random))]
+        lines.append(("mean of the pairs" if scope == OVERALL else scope, cells))
+    prompts = number(findings.facts["held_out_prompts"], 0)
     caption = f"Each pair on {prompts} held-out prompts, with 95 % intervals over judging words and wordings"
-    return Table(f"{key}-gaps", caption, columns, rows)
+    return Table(f"{key}-gaps", caption, columns, lines)
 
 
-def _gap_cell(change: Interval) -> Cell:
-    return Cell(signed(change.value, 0), (between(change, 0, sign=True),))
-
-
-def _price(content: Mapping[str, Any], key: str) -> Section:
-    rows = [(row, [perplexity_cell(of, row != BASE)]) for row, of in content["perplexity"].items()]
-    sentences = number(content["facts"]["sentences"], 0)
-    caption = f"Perplexity on {sentences} ordinary sentences, and its change with the 95 % interval"
-    text = "LMS asks for sense against nonsense in StereoSet's own sentences; perplexity is of text from elsewhere."
-    return Section(
-        f"{key}-price", "The price", [text], tables=[Table(f"{key}-text", caption, ["", "perplexity"], rows)]
-    )
+def _change_cell(estimate: Estimate) -> Cell:
+    spread = () if estimate.spread is None else (f"± {number(estimate.spread, 0)}",)
+    return Cell(signed(estimate.change.value, 0), (between(estimate.change, 0, sign=True), *spread))
 
 
 def _neurons(run: Run, key: str, draw: Draw) -> Section:
-    by_layer = {int(layer): count for layer, count in run.parts["debias"]["neurons"]["by_layer"].items()}
+    by_layer = {int(layer): count for layer, count in run.findings["debias"].facts["neurons"]["by_layer"].items()}
     counts = {"all": list(by_layer.values())}
     if run.neurons is not None:
         subsets = {name: subset for name, subset in run.neurons.subsets.items() if "/" not in name}
         counts |= {name: list(subset.layers().values()) for name, subset in subsets.items()}
     most, total = max(by_layer, key=lambda layer: by_layer[layer]), sum(by_layer.values())
-    told = ", ".join(f"{count} in layer {layer}" for layer, count in by_layer.items())
     share = number(100 * by_layer[most] / max(total, 1), 0)
     text = (
         f"Of all {total} neurons, layer {most} has the most ({by_layer[most]}, {share} %). Layers count from 0, next "
         "to the embeddings."
     )
+    gist = f"All: {', '.join(f'{count} in layer {layer}' for layer, count in by_layer.items())}."
     caption = "Neurons a layer: of all that are suppressed, and of each dimension by itself"
-    drawings = [draw("layers", caption, f"All: {told}.", layer_distribution, counts)]
-    if mean_score_is_known(run):
+    drawings = [draw("layers", caption, gist, layer_distribution, counts)]
+    if run.scores is not None and run.neurons is not None and run.neurons.shape == run.scores.shape:
         caption = "The largest mean attribution scores of each layer, by rank"
         drawings.append(draw("scores", caption, text, score_heat_map, run.scores))
     return Section(f"{key}-neurons", "Where the neurons are", [text], drawings)
-
-
-def cards_section(run: Run, key: str) -> Section:
-    """Return the neuron cards, or which command makes them."""
-    title, cards = "What single neurons do", run.parts.get("cards")
-    if cards is None:
-        return Section(
-            f"{key}-cards",
-            title,
-            missing=Missing("Cards of single neurons", f"biaslab cards {run.folder / 'neurons.json'}"),
-        )
-    return Section(f"{key}-cards", title, [cards["method"]], cards=cards["cards"])
-
-
-def _settings(run: Run, key: str) -> Section:
-    facts = run.parts["debias"]["facts"]
-    found = settings_facts(run.config)
-    found += [("attribution", str(facts["attribution"])), ("seconds", number(facts["seconds"], 0))]
-    found += [(f"dropped: {pair}", str(why)) for pair, why in facts["dropped"].items()]
-    return Section(f"{key}-settings", "Settings", facts=found)
-
-
-def control_change(found: Figures) -> Interval | None:
-    """Return the random controls' change of ICAT."""
-    row = control_row(found)
-    return None if row is None else found[row][OVERALL]["ICAT"].change
-
-
-def chosen(found: Figures) -> dict[str, Estimate]:
-    """Return the overall figures of the row that the run is about."""
-    return found[chosen_row(found)][OVERALL]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from biaslab.evaluation.findings_old import Estimate
-from biaslab.report.parts import OVERALL, Cell, Section, Table, figure_cell, perplexity_cell
-from biaslab.report.runs import Run, figures
-from biaslab.report.sections.debias import chosen, control_change
-from biaslab.report.words import change_text, number
+from biaslab.evaluation.findings import OVERALL
+from biaslab.report.parts import Cell, Section, Table, estimate_cell, title_of
+from biaslab.report.runs import Run
+from biaslab.report.words import change_text, figure_text, number
 
-_METRICS = ("SS", "LMS", "ICAT")
+_ALIKE = ("preset", "limit", "stereoset", "text", "sentences", "factor", "positions")
 
 
 def side_by_side(runs: Sequence[Run]) -> Section | None:
@@ -19,72 +18,58 @@ def side_by_side(runs: Sequence[Run]) -> Section | None:
     Args:
         runs: all of them.
     """
-    debias = [run for run in runs if "debias" in run.parts]
-    tables = [run for run in runs if "table" in run.parts]
     text, made = [], []
-    if len(debias) > 1:
-        made.append(_debias(debias))
-        text += _judged_alike([int(run.parts["debias"]["facts"]["clusters"]) for run in debias])
-    if len(tables) > 1:
-        made.append(_tables(tables))
-        text += _set_alike(tables)
+    for command, table, alike in (("debias", _debias, _judged_alike), ("table", _tables, _set_alike)):
+        of_command = [run for run in runs if command in run.findings]
+        if len(of_command) > 1:
+            made.append(table(of_command))
+            text.append(alike(of_command))
     return Section("side", "Side by side", text, tables=made) if made else None
 
 
-def _judged_alike(clusters: Sequence[int]) -> list[str]:
+def _judged_alike(runs: Sequence[Run]) -> str:
+    clusters = [number(run.findings["debias"].facts["clusters"], 0) for run in runs]
     if len(set(clusters)) == 1:
-        return [f"All were judged on {number(clusters[0], 0)} clusters of StereoSet."]
-    told = ", ".join(number(count, 0) for count in clusters)
-    return [f"They were judged on other numbers of clusters of StereoSet ({told}): the figures don't compare."]
+        return f"All were judged on {clusters[0]} clusters of StereoSet."
+    return f"The numbers of clusters of StereoSet differ ({', '.join(clusters)}): the figures can't be compared."
 
 
-def _set_alike(tables: Sequence[Run]) -> list[str]:
-    first, *others = [run.parts["table"]["settings"] for run in tables]
-    names = ("preset", "limit", "stereoset", "text", "sentences", "factor", "positions")
-    other = [name for name in names if any(first.get(name) != settings.get(name) for settings in others)]
-    if not other:
-        return ["The tables were made with the same settings."]
-    return [f"The tables were made with other settings ({', '.join(other)}): compare them with care."]
+def _set_alike(runs: Sequence[Run]) -> str:
+    first, *others = [run.findings["table"].settings for run in runs]
+    names = [name for name in _ALIKE if any(first.get(name) != settings.get(name) for settings in others)]
+    if not names:
+        return "The tables were made with the same settings."
+    return f"The tables were made with other settings ({', '.join(names)}): compare them with care."
 
 
 def _debias(runs: Sequence[Run]) -> Table:
-    """Return a table with a column a run."""
-    found = [figures(run.parts["debias"]["stereoset"]) for run in runs]
-    rows: list[tuple[str, list[Cell]]] = [
-        ("model", [Cell(run.model) for run in runs]),
-        ("selection", [Cell(str(run.config.get("selection", "n/a"))) for run in runs]),
-        ("neurons", [Cell(number(run.parts["debias"]["neurons"]["count"], 0)) for run in runs]),
-    ]
-    for metric in _METRICS:
-        rows.append((f"{metric}, untouched", [Cell(number(_before(chosen(of)[metric]))) for of in found]))
-        rows.append((f"{metric}, suppressed", [figure_cell(metric, chosen(of)[metric], True) for of in found]))
-    controls = [control_change(of) for of in found]
-    rows.append(("ICAT, random neurons", [Cell("n/a" if c is None else change_text(c)) for c in controls]))
-    texts = [list(run.parts["debias"]["perplexity"].values())[1] for run in runs]
-    rows.append(("perplexity, suppressed", [perplexity_cell(text, True) for text in texts]))
-    return Table("side-debias", "Debias runs", ["", *_places(runs)], rows)
-
-
-def _before(estimate: Estimate) -> float:
-    return estimate.figure.value - estimate.change.value
+    """Return a table with a column a run, of its first row after the untouched model."""
+    found = [run.findings["debias"] for run in runs]
+    rows: dict[str, list[Cell]] = {
+        "model": [Cell(findings.model) for findings in found],
+        "selection": [Cell(str(findings.settings.get("selection", "n/a"))) for findings in found],
+        "neurons": [Cell(number(findings.facts["neurons"]["count"], 0)) for findings in found],
+    }
+    for metric in ("SS", "LMS", "ICAT", "perplexity"):
+        estimates = [[findings.get(row.name, metric) for row in findings.rows[:2]] for findings in found]
+        rows[f"{metric}, untouched"] = [Cell(figure_text(metric, e) if e else "n/a") for e, _ in estimates]
+        rows[f"{metric}, suppressed"] = [estimate_cell(metric, after) for _, after in estimates]
+    controls = [findings.control(findings.rows[1].name) for findings in found]
+    random = [findings.get(row.name, "ICAT") if row else None for findings, row in zip(found, controls, strict=True)]
+    rows["ICAT, random neurons"] = [Cell(change_text("ICAT", e.change) if e else "n/a") for e in random]
+    return _table("side-debias", "Debias runs", runs, rows)
 
 
 def _tables(runs: Sequence[Run]) -> Table:
     """Return ICAT with a row a treatment and a column a model."""
-    found = [figures({k: r["stereoset"] for k, r in run.parts["table"]["rows"].items()}) for run in runs]
-    titles = {key: row["title"].removeprefix("+ ") for run in runs for key, row in run.parts["table"]["rows"].items()}
-    rows = [
-        (
-            title,
-            [
-                figure_cell("ICAT", of[key][OVERALL]["ICAT"], key != "base") if key in of else Cell("n/a")
-                for of in found
-            ],
-        )
-        for key, title in titles.items()
-    ]
-    return Table("side-tables", "ICAT of each treatment, and its change", ["", *_places(runs)], rows)
+    found = [run.findings["table"] for run in runs]
+    titles = {row.name: title_of(row) for findings in found for row in findings.rows}
+    rows = {
+        title: [estimate_cell("ICAT", f.get(name, "ICAT", OVERALL), name != f.base.name) for f in found]
+        for name, title in titles.items()
+    }
+    return _table("side-tables", "ICAT of each treatment, and its change", runs, rows)
 
 
-def _places(runs: Sequence[Run]) -> list[str]:
-    return [run.place for run in runs]
+def _table(key: str, caption: str, runs: Sequence[Run], rows: Mapping[str, Sequence[Cell]]) -> Table:
+    return Table(key, caption, ["", *(run.place for run in runs)], list(rows.items()))

@@ -1,159 +1,71 @@
-"""The chapters of a results table and of a sweep: many treatments of one model, compared with the untouched one."""
+"""The chapter of a results table: many treatments of one model, compared with the untouched one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from biaslab.evaluation.findings import OVERALL, Findings
+from biaslab.report.parts import Cell, Chapter, Draw, Section, Table, is_control, title_of
+from biaslab.report.runs import Run
+from biaslab.report.sections.shared import control_changes, cost_table, domain_section, outcome, stereoset_section
+from biaslab.report.words import change_text, figure_text, number, signed
 
-from biaslab.report.parts import (
-    OVERALL,
-    Cell,
-    Chapter,
-    Draw,
-    Section,
-    Table,
-    by_domain_gist,
-    domain_table,
-    domains_of,
-    icat_gist,
-    perplexity_cell,
-    stereoset_table,
-)
-from biaslab.report.plots.stereoset import icat_against_lms, icat_before_after
-from biaslab.report.runs import Figures, Run, figures, interval
-from biaslab.report.words import (
-    change_text,
-    listed,
-    number,
-    settings_facts,
-    signed,
-    sorted_out,
-)
-from biaslab.statistics import Interval
-
-_BASE_ROW = "base"
 _MOST_IN_A_FIGURE = 6
 
 
-def table_chapter(run: Run, key: str, draw: Draw) -> Chapter:
-    """Return what a results table tells.
+def chapter(run: Run, key: str, draw: Draw) -> Chapter:
+    """Return what a results table says.
 
     Args:
-        run: with the part "table".
+        run: with the findings of "table".
         key: goes before the keys of all its elements.
         draw: makes the figures.
     """
-    content = run.parts["table"]
-    rows: dict[str, Any] = content["rows"]
-    found = figures({name: row["stereoset"] for name, row in rows.items()})
-    names = {name: row["title"].removeprefix("+ ") for name, row in rows.items()}
+    findings = run.findings["table"]
+    base, *others = findings.rows
+    others.sort(key=lambda row: -abs(findings.estimates[row.name, "ICAT", OVERALL].change.value))
+    drawn = [row for row in findings.rows if row is base or row in others[: _MOST_IN_A_FIGURE - 1]]
+    costs = cost_table(findings, key, "What each row takes, and its perplexity", "neurons, or trained parameters")
     sections = [
-        _figures(found, names, key, draw),
-        _costs(rows, names, key),
-        _domains(found, names, key, draw),
-        _paper(content, found, names, key),
+        stereoset_section(findings, key, draw, "All rows", "StereoSet: all rows"),
+        Section(f"{key}-cost", "Cost", tables=[costs]),
+        domain_section(findings, key, draw, drawn, folded=()),
+        _paper(findings, key),
     ]
-    if content["left_out"]:
-        sections.append(Section(f"{key}-left-out", "Left out", facts=list(content["left_out"].items())))
-    sections.append(Section(f"{key}-settings", "Settings", facts=settings_facts(content["settings"])))
-    asked = (
-        f"What do {number(len(rows) - 1, 0)} treatments of {run.model}, controls among them, do to its bias and its "
-        f"language, judged alike (preset {content['settings'].get('preset')})?"
+    if left_out := findings.details["left_out"]:
+        sections.append(Section(f"{key}-left-out", "Left out", facts=list(left_out.items())))
+    question = (
+        f"What do {number(len(findings.rows) - 1, 0)} treatments of {findings.model}, controls among them, do to its "
+        f"bias and its language, judged alike (preset {findings.settings.get('preset')})?"
     )
-    answer = table_answer(found, {name: row["perplexity"] for name, row in rows.items()}, names)
-    return Chapter(key, f"Results table of {run.model}", run.place, asked, answer, sections=sections)
+    return Chapter(key, f"Results table of {findings.model}", question, table_answer(findings), sections)
 
 
-def table_answer(found: Figures, text: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
+def table_answer(findings: Findings) -> list[str]:
     """Return the table's outcome in some sentences, whatever it is."""
-    controls = [row for row in found if row.startswith("random")]
-    treated = [row for row in found if row != _BASE_ROW and row not in controls]
-    changes = {row: found[row][OVERALL]["ICAT"].change for row in found}
-    lms = {row: found[row][OVERALL]["LMS"].change for row in found}
-    before = found[_BASE_ROW][OVERALL]
+    treated = [row for row in findings.rows[1:] if not is_control(row)]
+    before = {m: number(findings.estimates[findings.base.name, m, OVERALL].figure.value) for m in ("SS", "LMS", "ICAT")}
     sentences = [
-        f"The untouched model has SS {number(before['SS'].figure.value)} (50 is ideal), LMS "
-        f"{number(before['LMS'].figure.value)} and ICAT {number(before['ICAT'].figure.value)} (100 is ideal).",
-        _outcome("ICAT", {names[row]: changes[row] for row in treated}),
-        _outcome("LMS", {names[row]: lms[row] for row in treated}),
+        f"The untouched model has SS {before['SS']} (50 is ideal), LMS {before['LMS']} and ICAT {before['ICAT']} "
+        "(100 is ideal).",
+        outcome(findings, "ICAT", treated),
+        outcome(findings, "LMS", treated),
     ]
-    if rose := [row for row in treated if changes[row].low > 0]:
-        cheapest = min(rose, key=lambda row: text[row]["change_percent"]["value"])
-        percent = change_text(interval(text[cheapest]["change_percent"]), " %")
-        sentences.append(f"Of those with which ICAT rose, perplexity is lowest with {names[cheapest]} ({percent}).")
-    if controls:
-        told = listed(f"{names[row]}: {change_text(changes[row])}" for row in controls)
-        sentences.append(f"As many random neurons change ICAT so: {told}.")
-    return sentences
+    if rose := [row for row in treated if findings.estimates[row.name, "ICAT", OVERALL].change.low > 0]:
+        changes = {title_of(row): findings.estimates[row.name, "perplexity", OVERALL].change for row in rose}
+        best = min(changes, key=lambda title: changes[title].value)
+        percent = change_text("perplexity", changes[best])
+        sentences.append(f"Of those with which ICAT rose, perplexity is lowest with {best} ({percent}).")
+    return [*sentences, *filter(None, [control_changes(findings)])]
 
 
-def _outcome(metric: str, changes: Mapping[str, Interval]) -> str:
-    """Return with which rows a metric rose, fell, or did neither as far as can be told."""
-    found = sorted_out(list(changes.items()))
-    words = {"rose": "rose with", "fell": "fell with", "unclear": "has no clear change with"}
-    parts = [f"{words[key]} {listed(names)}" for key, names in found.items() if names]
-    return f"{metric} {'; it '.join(parts)}." if parts else f"No treatment's {metric} was measured."
-
-
-def _figures(found: Figures, names: Mapping[str, str], key: str, draw: Draw) -> Section:
-    points = {names[row]: (of[OVERALL]["LMS"].figure, of[OVERALL]["ICAT"].figure) for row, of in found.items()}
-    caption = "ICAT against LMS with 95 % intervals: upper right is best"
-    drawings = [draw("icat-lms", caption, icat_gist(found, _BASE_ROW, names), icat_against_lms, points)]
-    table = stereoset_table(f"{key}-overall", "StereoSet: all rows", found, _BASE_ROW, names)
-    return Section(f"{key}-stereoset", "All rows", [], drawings, [table])
-
-
-def _costs(rows: Mapping[str, Any], names: Mapping[str, str], key: str) -> Section:
-    cells = [
-        (
-            names[name],
-            [
-                Cell(number(row["size"], 0)),
-                Cell(number(row["seconds"], 0)),
-                perplexity_cell(row["perplexity"], name != _BASE_ROW),
-            ],
-        )
-        for name, row in rows.items()
-    ]
-    columns = ["", "neurons, or trained parameters", "seconds to find or train", "perplexity"]
-    table = Table(f"{key}-costs", "What each row takes, and perplexity with its change", columns, cells)
-    return Section(f"{key}-price", "The price", tables=[table])
-
-
-def _domains(found: Figures, names: Mapping[str, str], key: str, draw: Draw) -> Section:
-    shown = _shown(found)
-    icat = {
-        names[row]: {domain: of[domain]["ICAT"].figure for domain in domains_of(found, _BASE_ROW)}
-        for row, of in shown.items()
-    }
-    caption = "ICAT by domain with 95 % intervals"
-    caption += "" if len(shown) == len(found) else ": untouched, and the rows with the largest changes of ICAT"
-    drawings = [draw("domains", caption, by_domain_gist(shown, _BASE_ROW, names), icat_before_after, icat)]
-    icat_table = domain_table(f"{key}-icat-domains", "ICAT", found, _BASE_ROW, names)
-    return Section(f"{key}-domains", "By domain", [], drawings, [], [icat_table])
-
-
-def _shown(found: Figures) -> Figures:
-    """Return the untouched row and those with the largest changes, as many as a figure has room for."""
-    others = [row for row in found if row != _BASE_ROW]
-    largest = sorted(others, key=lambda row: -abs(found[row][OVERALL]["ICAT"].change.value))[: _MOST_IN_A_FIGURE - 1]
-    return {row: of for row, of in found.items() if row == _BASE_ROW or row in largest}
-
-
-def _paper(content: Mapping[str, Any], found: Figures, names: Mapping[str, str], key: str) -> Section:
-    paper, model = content["paper"]["rows"], content["paper"]["model"]
-    base = paper[_BASE_ROW]["icat"]
-    cells = []
-    for row in (row for row in found if row in paper):
-        icat = found[row][OVERALL]["ICAT"]
-        ours = Cell(number(icat.figure.value), () if row == _BASE_ROW else (change_text(icat.change),))
-        more = () if row == _BASE_ROW else (signed(paper[row]["icat"] - base),)
-        cells.append((names[row], [ours, Cell(number(paper[row]["icat"]), more)]))
-    table = Table(
-        f"{key}-paper-rows", "ICAT, and its change", ["", content["model"], f"the paper's {model}"], cells,
-        "The paper gives no intervals.",
-    )  # fmt: skip
-    text = (
-        "The paper's models, prompts and training are others: the order of the rows compares, their figures need not."
-    )
-    return Section(f"{key}-paper", "Beside the paper's figures", [text], tables=[table])
+def _paper(findings: Findings, key: str) -> Section:
+    paper, base = findings.details["paper"], findings.base
+    lines = []
+    for row in (row for row in findings.rows if row.name in paper["rows"]):
+        icat, printed = findings.estimates[row.name, "ICAT", OVERALL], paper["rows"][row.name]["icat"]
+        ours = () if row is base else (change_text("ICAT", icat.change),)
+        theirs = () if row is base else (signed(printed - paper["rows"][base.name]["icat"]),)
+        lines.append((title_of(row), [Cell(figure_text("ICAT", icat), ours), Cell(number(printed), theirs)]))
+    columns = ["", findings.model, f"the paper's {paper['model']}"]
+    table = Table(f"{key}-paper-rows", "ICAT, and its change", columns, lines, "The paper gives no intervals.")
+    text = "The paper's models, prompts and training are different: compare the order of the rows, not their figures."
+    return Section(f"{key}-paper", "Comparison with the paper", [text], tables=[table])
