@@ -22,7 +22,7 @@ _INKED = (
     "text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color",
     "legend.edgecolor", "lines.color", "patch.edgecolor", "hatch.color",
 )  # fmt: skip
-_STYLE: Any = dict.fromkeys(_INKED, _INK) | dict.fromkeys(("figure.facecolor", "axes.facecolor"), "#ffffff")
+_STYLE: Any = {"figure.dpi": 72, **dict.fromkeys(_INKED, _INK)} | dict.fromkeys(("figure.facecolor", "axes.facecolor"), "#ffffff")
 _PAGE: Any = {
     "svg.fonttype": "none",  # letters stay letters: they can be searched, and take the page's typeface
     "svg.hashsalt": "biaslab",  # the same figure has the same ids

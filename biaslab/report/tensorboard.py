@@ -3,39 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.writer import SummaryWriter
-from transformers import PreTrainedModel
 
-from biaslab.evaluation.scoring import target_log_probabilities
-from biaslab.models.tokens import SLOT
+from biaslab.evaluation.findings import OVERALL, Findings
 from biaslab.neurons.neuron_set import NeuronSet
-from biaslab.report.plots.gaps import gap_bars
+from biaslab.report.parts import STEREOSET
+from biaslab.report.plots.gaps import FILE_NAMES, gap_bars, gap_rows
 from biaslab.report.plots.neurons import layer_distribution, score_heat_map
 from biaslab.report.plots.stereoset import icat_against_lms, icat_before_after
-from biaslab.statistics import Interval
+from biaslab.report.sections.shared import figures, lms_and_icat
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from transformers import PreTrainedModel
 
 _DOTS_PER_INCH = 80  # the size of an image in TensorBoard, which leaves out pixels of larger ones
 _SAMPLES = 5  # prompts of each dimension
-
+_SLOT = "{slot}"  # as the prompts have it
 
 T = TypeVar("T")
 
 
 class Sample(NamedTuple):
-    """A prompt, and what the model answers.
-
-    Attributes:
-        text: with ``{slot}``.
-        pair: the demographics that are asked about, as ``gender/female-male``.
-        first: probability of the first one in the slot.
-        second: of the second one.
-    """
+    """A prompt with its ``{slot}``, a pair as ``gender/female-male``, and the probability of each in the slot."""
 
     text: str
     pair: str
@@ -55,6 +50,8 @@ def sample_prompts(
         texts: of its prompts.
         pair_names: of its pairs.
     """
+    from biaslab.evaluation.scoring import target_log_probabilities
+
     of_dimension: dict[int, dict[int, tuple[Mapping[str, Any], int]]] = {}  # number of the first pair -> example
     for batch in batches:
         rows = {example: (batch, row) for row, example in enumerate(batch["example"].tolist())}
@@ -86,7 +83,7 @@ def log_neurons(writer: SummaryWriter, neurons: NeuronSet, scores: Tensor) -> No
     _figure(writer, "layers", layer_distribution(counts))
     for layer, of in enumerate(scores.float().cpu()):
         writer.add_histogram("scores/a layer a step", of, layer)
-    _figure(writer, "scores", score_heat_map(scores))
+    _figure(writer, "scores", score_heat_map(scores.float().cpu().numpy()))
 
 
 def _layer_histogram(writer: SummaryWriter, counts: Mapping[int, int]) -> None:
@@ -135,41 +132,49 @@ def log_samples(writer: SummaryWriter, samples: Mapping[str, Sequence[Sample]]) 
     writer.add_text("prompts/answers", _table(header, rows))
 
 
-def log_stereoset(writer: SummaryWriter, figures: Mapping[str, Mapping[str, Mapping[str, Interval]]]) -> None:
-    """Write SS, LMS and ICAT, and draw ICAT before and after, and against LMS.
+def log_findings(writer: SummaryWriter, findings: Findings, samples: Mapping[str, Sequence[Sample]]) -> None:
+    """Write what a debias run found: figures as scalars and drawn, the samples, and the run's line in HPARAMS.
 
     Args:
         writer: of the run's folder.
-        figures: by row, scope and metric; the untouched model first.
+        findings: of the run.
+        samples: the same prompts' answers, "untouched" and "suppressed".
     """
-    for row, scopes in figures.items():
-        for scope, of_scope in scopes.items():
-            for name, figure in of_scope.items():
-                writer.add_scalar(f"{name}/{scope}/{row}", figure.value)
-    icat = {row: {scope: of["ICAT"] for scope, of in scopes.items()} for row, scopes in figures.items()}
-    points = {row: (scopes["overall"]["LMS"], scopes["overall"]["ICAT"]) for row, scopes in figures.items()}
+    for (row, metric, scope), estimate in findings.estimates.items():
+        if metric in STEREOSET.values():
+            writer.add_scalar(f"{metric}/{scope}/{row}", estimate.figure.value)
+        elif metric == "perplexity":
+            writer.add_scalar(f"perplexity/{row}", estimate.figure.value)
+    rows = gap_rows(findings)._asdict()
+    for metric, name in FILE_NAMES.items():
+        for treatment in ("suppressed", "amplified", "random"):
+            change = findings.estimates[rows[treatment], metric, OVERALL].change.value
+            writer.add_scalar(f"gap/{name}_{treatment}_percent", change)
+        _figure(writer, f"gap, {name}", gap_bars(findings, metric))
+    icat = figures(findings, "ICAT", findings.scopes("ICAT"))
     _figure(writer, "ICAT before and after", icat_before_after(icat))
-    _figure(writer, "ICAT against LMS", icat_against_lms(points))
+    _figure(writer, "ICAT against LMS", icat_against_lms(lms_and_icat(findings)))
+    log_samples(writer, samples)
+    log_settings(writer, findings.settings, _gist(findings))
 
 
-def log_gaps(writer: SummaryWriter, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write the mean changes of the gap in percent, and draw those of each pair.
-
-    Args:
-        writer: of the run's folder.
-        rows: as :meth:`biaslab.report.results.Outcome.gap_rows` makes them.
-    """
-    for field, value in rows[-1].items():
-        if field.endswith("_percent"):
-            writer.add_scalar(f"gap/{field}", value)
-    for field in ("probability", "log_probability"):
-        _figure(writer, f"gap, {field}", gap_bars(rows, field))
-
-
-def log_perplexities(writer: SummaryWriter, perplexities: Mapping[str, float]) -> None:
-    """Write the perplexity of each row."""
-    for row, value in perplexities.items():
-        writer.add_scalar(f"perplexity/{row}", value)
+def _gist(findings: Findings) -> dict[str, float]:
+    """Return what runs are compared by: figures of the first row after the untouched one, under the same names."""
+    rows = gap_rows(findings)
+    ss, lms, icat, perplexity, suppressed = (
+        findings.estimates[rows.suppressed, metric, OVERALL] for metric in ("SS", "LMS", "ICAT", "perplexity", "gap")
+    )
+    return {
+        "run/ICAT": icat.figure.value,
+        "run/ICAT change": icat.change.value,
+        "run/SS": ss.figure.value,
+        "run/LMS": lms.figure.value,
+        "run/LMS change": lms.change.value,
+        "run/perplexity change, %": perplexity.change.value,
+        "run/gap suppressed, %": suppressed.change.value,
+        "run/gap amplified, %": findings.estimates[rows.amplified, "gap", OVERALL].change.value,
+        "run/neurons": findings.rows[1].size,
+    }
 
 
 def log_settings(writer: SummaryWriter, settings: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
@@ -207,7 +212,7 @@ def _spread(items: Sequence[T]) -> Sequence[T]:
 
 
 def _text(prompt: str) -> str:
-    return prompt.replace(SLOT, "[slot]").replace("|", r"\|")
+    return prompt.replace(_SLOT, "[slot]").replace("|", r"\|")
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

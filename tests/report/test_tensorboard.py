@@ -5,19 +5,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from biaslab.evaluation.findings_old import Estimate
+from biaslab.report.results import Outcome, Row
 from conftest import NAMES, make_model, wordpiece_tokenizer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 from tensorboard.util.tensor_util import make_ndarray
 from torch.utils.tensorboard import SummaryWriter
 
-from biaslab.evaluation.findings_old import Estimate
 from biaslab.evaluation.gaps import Gaps
 from biaslab.metrics.stereoset import NAMES as METRICS
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.neurons.suppression import suppressed
 from biaslab.report import tensorboard as boards
-from biaslab.report.results import Outcome, Row
 from biaslab.statistics import Interval
 
 PAIRS = ["gender/female-male", "religion/islam-christianity"]

@@ -25,6 +25,7 @@ from biaslab.report.plots.style import (
 from biaslab.statistics import Interval
 
 PAPER_SUPPRESSED, PAPER_AMPLIFIED = -23, 29  # mean change of the gap in percent; section 4.3 of the paper
+FILE_NAMES = {"gap": "probability", "log gap": "log_probability"}  # of the metrics, in names of files and tags
 _LINEAR = 100  # percent up to which a change is drawn in proportion; beyond, its logarithm
 _LETTERS = 20  # of a pair's name on a line
 

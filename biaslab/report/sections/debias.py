@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from biaslab.evaluation.findings import OVERALL, Findings
 from biaslab.report.parts import Cell, Chapter, Draw, Missing, Section, Table
-from biaslab.report.plots.gaps import PAPER_AMPLIFIED, PAPER_SUPPRESSED, gap_bars, gap_rows, gap_scopes
+from biaslab.report.plots.gaps import FILE_NAMES, PAPER_AMPLIFIED, PAPER_SUPPRESSED, gap_bars, gap_rows, gap_scopes
 from biaslab.report.plots.neurons import layer_distribution, score_heat_map
 from biaslab.report.runs import Run
 from biaslab.report.sections.shared import answer, cost_table, domain_section, stereoset_section, tiles
@@ -94,7 +94,7 @@ def _held_out(findings: Findings, key: str, draw: Draw) -> Section:
             "gap |P(d1) − P(d2)|, with the paper's mean" if metric == "gap" else "log-odds gap |log P(d1) − log P(d2)|"
         )
         caption = f"Change of the {name}: neurons {_how(findings)}, doubled, and random ones"
-        drawings.append(draw(f"gaps-{metric.replace(' ', '-')}", caption, gist, gap_bars, findings, metric))
+        drawings.append(draw(f"gaps-{FILE_NAMES[metric]}", caption, gist, gap_bars, findings, metric))
     text.append(
         f"The paper reports {signed(PAPER_SUPPRESSED, 0)} % and {signed(PAPER_AMPLIFIED, 0)} % for the first of these, "
         "with random neurons near 0. Its models, pairs and prompts are different: compare directions, not magnitudes."

@@ -119,7 +119,7 @@ def tiles(findings: Findings) -> list[Tile]:
     """Return the figures that a reader sees first, of the first row after the untouched model."""
     base, row = findings.rows[:2]
     titles = {
-        "SS": "stereotype score", "LMS": "language modelling", "ICAT": "both together", "perplexity": "ordinary text"
+        "SS": "stereotype score", "LMS": "language", "ICAT": "both together", "perplexity": "ordinary text"
     }  # fmt: skip
     made = []
     for metric, title in titles.items():
