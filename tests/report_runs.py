@@ -38,7 +38,9 @@ def estimate(
     return Estimate(around(before + change, 3), around(change, half), spread, beyond_random)
 
 
-def percent(before: float, change: float, half: float, spread: float | None = None, beyond: float | None = None):
+def percent(
+    before: float, change: float, half: float, spread: float | None = None, beyond: float | None = None
+) -> Estimate:
     after = before * (1 + change / 100)
     return Estimate(
         around(after, after / 10), around(change, half), spread, None if beyond is None else around(beyond, half)

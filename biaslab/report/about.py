@@ -62,8 +62,8 @@ def limits(runs: Sequence[Run]) -> list[str]:
         "SS near 50 means that the model prefers stereotypes as often as anti-stereotypes: that is balance, not "
         "absence. Domains that err in opposite directions cancel in the overall figure, so read it with the domains.",
         "Intervals are a bootstrap over StereoSet's target terms (for perplexity over sentences): they cover the "
-        "choice of terms, not that of wordings, data sets, training runs or settings. Many are shown; some of them exclude 0 "
-        "by chance alone.",
+        "choice of terms, not that of wordings, data sets, training runs or settings. Many are shown; some of them "
+        "exclude 0 by chance alone.",
         f"The figures are of {len(models)} {'model' if len(models) == 1 else 'models'} ({', '.join(models)}) and do "
         "not carry over to others.",
     ]

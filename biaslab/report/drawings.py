@@ -22,7 +22,8 @@ _INKED = (
     "text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color",
     "legend.edgecolor", "lines.color", "patch.edgecolor", "hatch.color",
 )  # fmt: skip
-_STYLE: Any = {"figure.dpi": 72, **dict.fromkeys(_INKED, _INK)} | dict.fromkeys(("figure.facecolor", "axes.facecolor"), "#ffffff")
+_FACES = ("figure.facecolor", "axes.facecolor")
+_STYLE: Any = {**dict.fromkeys(_INKED, _INK), **dict.fromkeys(_FACES, "#ffffff"), "figure.dpi": 72}
 _PAGE: Any = {
     "svg.fonttype": "none",  # letters stay letters: they can be searched, and take the page's typeface
     "svg.hashsalt": "biaslab",  # the same figure has the same ids
@@ -72,7 +73,7 @@ def inline(svg: str, name: str, title: str, description: str) -> Markup:
 
     >>> svg = '<?xml version="1.0"?><svg width="9pt" height="9pt" viewBox="0 0 9 9"><g id="a" fill="#000000"/></svg>'
     >>> print(inline(svg, "fig", "A < B", "A is 1."))
-    <svg viewBox="0 0 9 9" role="img" aria-labelledby="fig-title fig-description"><title
+    <svg viewBox="0 0 9 9" fill="currentColor" role="img" aria-labelledby="fig-title fig-description"><title
     id="fig-title">A &lt; B</title><desc id="fig-description">A is 1.</desc><g id="fig-a" fill="currentColor"/></svg>
     """
     body = svg[svg.index("<svg") :].strip()
@@ -86,7 +87,7 @@ def inline(svg: str, name: str, title: str, description: str) -> Markup:
     viewbox = re.search(r'viewBox="[^"]*"', body)
     assert viewbox is not None
     opening = (
-        f'<svg {viewbox[0]} role="img" aria-labelledby="{name}-title {name}-description">'
+        f'<svg {viewbox[0]} fill="currentColor" role="img" aria-labelledby="{name}-title {name}-description">'
         f'<title\nid="{name}-title">{escape(title)}</title><desc id="{name}-description">{escape(description)}</desc>'
     )
     return Markup(opening + body[body.index(">") + 1 :])

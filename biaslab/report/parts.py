@@ -164,13 +164,21 @@ def estimate_table(
 
 
 def scope_table(
-    findings: Findings, key: str, metric: str, scopes: Iterable[str], name: Callable[[Row], str] = title_of
+    findings: Findings,
+    key: str,
+    caption: str,
+    metric: str,
+    scopes: Iterable[str],
+    name: Callable[[Row], str] = title_of,
 ) -> Table:
     """Return a table of a metric with a column a scope."""
-    unit = ", in percent," if metric in ("SS", "LMS", "ICAT", "CrowS-Pairs") else ""
-    ideal = " (ideal 50)" if metric == "CrowS-Pairs" else ""
-    caption = f"{metric}{ideal} by {'category' if metric == 'CrowS-Pairs' else 'domain'}{unit} and its change"
     return estimate_table(findings, key, caption, {scope: (metric, scope) for scope in scopes}, name)
+
+
+def domain_table(findings: Findings, key: str, metric: str, name: Callable[[Row], str] = title_of) -> Table:
+    """Return SS, LMS or ICAT of all rows by domain."""
+    caption = f"{metric} by domain, in percent, and its change"
+    return scope_table(findings, key, caption, metric, domains(findings), name)
 
 
 def domains(findings: Findings) -> list[str]:

@@ -179,7 +179,9 @@ def test_tables_and_figures_are_told_to_those_who_do_not_see_them(tree):
         named = svg.attributes["aria-labelledby"].split()
         assert named == [title.attributes["id"], description.attributes["id"]]
         assert re.search(r"\d", description.text)  # the numbers' gist
-        assert "currentColor" in str([element.attributes for element in svg.all()])
+        attributes = str([element.attributes for element in svg.all()])
+        assert "currentColor" in attributes
+        assert "#000000" not in attributes  # which no one would see on a dark page
 
 
 def test_each_part_is_there_and_its_numbers(tree):

@@ -11,10 +11,9 @@ from biaslab.report.parts import (
     Section,
     Table,
     Tile,
+    domain_table,
     domains,
     estimate_table,
-    is_control,
-    scope_table,
     title_of,
 )
 from biaslab.report.plots.stereoset import icat_against_lms, icat_before_after
@@ -90,10 +89,7 @@ def domain_section(
     caption = "ICAT by domain with 95 % intervals"
     if len(icat) < len(findings.rows_of("ICAT")):
         caption += ": untouched, and the rows with the largest changes of ICAT"
-    tables = [
-        scope_table(findings, f"{key}-{metric.lower()}-domains", metric, domains(findings))
-        for metric in ("ICAT", *folded)
-    ]
+    tables = [domain_table(findings, f"{key}-{m.lower()}-domains", m) for m in ("ICAT", *folded)]
     drawings = [draw("domains", caption, gist, icat_before_after, icat)]
     return Section(f"{key}-domains", "By domain", (), drawings, tables[:1], tables[1:])
 
@@ -171,21 +167,3 @@ def domain_sentence(findings: Findings, row: str) -> str:
         if names
     ]
     return f"By domain, {'; '.join(parts)}."
-
-
-def outcome(findings: Findings, metric: str, rows: Sequence[Row]) -> str:
-    """Say with which rows a metric rose, fell, or did neither significantly, the largest change first."""
-    changes = {row.name: findings.estimates[row.name, metric, OVERALL].change for row in rows}
-    words = {"rose": "rose with", "fell": "fell with", "unclear": "did not change significantly with"}
-    parts = []
-    for direction, names in rows_by_direction(changes).items():
-        told = listed(f"{title_of(findings.row(name))} ({number(changes[name].value, sign=True)})" for name in names)
-        parts += [f"{words[direction]} {told}"] if names else []
-    return f"{metric} {'; it '.join(parts)}." if parts else f"{metric} was measured for no treatment."
-
-
-def control_changes(findings: Findings) -> str:
-    """Say how random neurons change ICAT; empty where there are none."""
-    controls = {row: findings.get(row.name, "ICAT") for row in findings.rows if is_control(row)}
-    told = listed(f"{title_of(row)}: {change_text('ICAT', e.change)}" for row, e in controls.items() if e is not None)
-    return f"Changes of ICAT with as many random neurons: {told}." if told else ""

@@ -9,8 +9,8 @@ from biaslab.report.parts import (
     Chapter,
     Draw,
     Section,
+    domain_table,
     domains,
-    estimate_table,
     scope_table,
     title_and_size,
     title_of,
@@ -60,24 +60,25 @@ def _effects(findings: Findings, key: str, draw: Draw) -> Section:
     counts = [f"{number(findings.facts[name], 0)} {text}" for name, text in _COUNTS.items() if name in findings.facts]
     measured = f"Measured on {listed(counts)}. The number beside a name is how many neurons it has."
     dimensions = [scope for scope in findings.scopes("gap") if scope != OVERALL and "/" not in scope]
-    gaps = [
-        estimate_table(
-            findings, f"{key}-{metric.replace(' ', '-')}", f"{caption} on held-out prompts, by dimension",
-            {scope: (metric, scope) for scope in dimensions}, title_and_size,
+    crows = "CrowS-Pairs score (ideal 50) by category, in percent, and its change"
+    gaps = {"gap": "Gap |P(d1) − P(d2)|", "log gap": "Log-odds gap |log P(d1) − log P(d2)|"}
+    gap_tables = [
+        scope_table(
+            findings, f"{key}-{metric.replace(' ', '-')}", f"{text} on held-out prompts, by dimension, and its change",
+            metric, dimensions, title_and_size,
         )
-        for metric, caption in (("gap", "Gap |P(d1) − P(d2)|"), ("log gap", "Log-odds gap |log P(d1) − log P(d2)|"))
+        for metric, text in gaps.items()
     ]  # fmt: skip
-    categories = findings.scopes("CrowS-Pairs")
     return Section(
         f"{key}-effects",
         "Side effects",
         [sentence(significant, own), *([measured] if counts else [])],
         [draw("effects", caption, gist, effects_matrix, titles, scopes, values, significant, own)],
         [
-            scope_table(findings, f"{key}-icat", "ICAT", scopes, title_and_size),
-            scope_table(findings, f"{key}-crows", "CrowS-Pairs", categories, title_and_size),
+            domain_table(findings, f"{key}-icat", "ICAT", title_and_size),
+            scope_table(findings, f"{key}-crows", crows, "CrowS-Pairs", findings.scopes("CrowS-Pairs"), title_and_size),
         ],
-        [*gaps, cost_table(findings, key, "Perplexity, and its change")],
+        [*gap_tables, cost_table(findings, key, "Perplexity, and its change")],
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from biaslab.report.parts import Cell, Chapter, Draw, Section, Table, domains, scope_table
+from biaslab.report.parts import Cell, Chapter, Draw, Section, Table, domain_table
 from biaslab.report.plots.stereoset import sweep_settings, trial_dot
 from biaslab.report.runs import Run
 from biaslab.report.sections.shared import answer, cost_table, stereoset_section, tiles
@@ -34,7 +34,7 @@ def chapter(run: Run, key: str, draw: Draw) -> Chapter:
     held_out = replace(
         held_out,
         tables=[*held_out.tables, cost_table(findings, key, "Perplexity, and its change")],
-        folded=[scope_table(findings, f"{key}-icat-domains", "ICAT", domains(findings))],
+        folded=[domain_table(findings, f"{key}-icat-domains", "ICAT")],
     )
     return Chapter(
         key, f"Sweep of {findings.model}", question, answer(findings, "on ordinary sentences"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from biaslab.evaluation.findings import OVERALL, Findings
+from collections.abc import Sequence
+
+from biaslab.evaluation.findings import OVERALL, Findings, Row
 from biaslab.report.parts import Cell, Chapter, Draw, Section, Table, is_control, title_of
 from biaslab.report.runs import Run
-from biaslab.report.sections.shared import control_changes, cost_table, domain_section, outcome, stereoset_section
-from biaslab.report.words import change_text, figure_text, number, signed
+from biaslab.report.sections.shared import cost_table, domain_section, stereoset_section
+from biaslab.report.words import change_text, figure_text, listed, number, rows_by_direction, signed
 
 _MOST_IN_A_FIGURE = 6
 
@@ -46,15 +48,30 @@ def table_answer(findings: Findings) -> list[str]:
     sentences = [
         f"The untouched model has SS {before['SS']} (50 is ideal), LMS {before['LMS']} and ICAT {before['ICAT']} "
         "(100 is ideal).",
-        outcome(findings, "ICAT", treated),
-        outcome(findings, "LMS", treated),
+        _outcome(findings, "ICAT", treated),
+        _outcome(findings, "LMS", treated),
     ]
     if rose := [row for row in treated if findings.estimates[row.name, "ICAT", OVERALL].change.low > 0]:
         changes = {title_of(row): findings.estimates[row.name, "perplexity", OVERALL].change for row in rose}
         best = min(changes, key=lambda title: changes[title].value)
         percent = change_text("perplexity", changes[best])
         sentences.append(f"Of those with which ICAT rose, perplexity is lowest with {best} ({percent}).")
-    return [*sentences, *filter(None, [control_changes(findings)])]
+    if controls := [row for row in findings.rows if is_control(row)]:
+        changes = {title_of(row): findings.estimates[row.name, "ICAT", OVERALL].change for row in controls}
+        told = listed(f"{title}: {change_text('ICAT', change)}" for title, change in changes.items())
+        sentences.append(f"Changes of ICAT with as many random neurons: {told}.")
+    return sentences
+
+
+def _outcome(findings: Findings, metric: str, rows: Sequence[Row]) -> str:
+    """Say with which rows a metric rose, fell, or did neither significantly, the largest change first."""
+    changes = {row.name: findings.estimates[row.name, metric, OVERALL].change for row in rows}
+    words = {"rose": "rose with", "fell": "fell with", "unclear": "did not change significantly with"}
+    parts = []
+    for direction, names in rows_by_direction(changes).items():
+        told = listed(f"{title_of(findings.row(name))} ({number(changes[name].value, sign=True)})" for name in names)
+        parts += [f"{words[direction]} {told}"] if names else []
+    return f"{metric} {'; it '.join(parts)}." if parts else f"{metric} was measured for no treatment."
 
 
 def _paper(findings: Findings, key: str) -> Section:
