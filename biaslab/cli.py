@@ -8,39 +8,8 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
-import yaml
-from jsonargparse import auto_cli
-from pytorch_lightning import LightningDataModule, LightningModule, Trainer
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-
-from biaslab import tasks
-from biaslab.commands.bake import bake
-from biaslab.commands.cards import cards
-from biaslab.commands.compare import compare
-from biaslab.commands.debias import debias
-from biaslab.commands.plan import plan
-from biaslab.commands.probe import probe
-from biaslab.commands.report import joined, report
-from biaslab.commands.search_prompts import search_prompts
-from biaslab.commands.side_effects import side_effects
-from biaslab.commands.sweep import sweep
-from biaslab.commands.table import table
-from biaslab.data import (  # noqa: F401
-    attribute_sentences,
-    corpus,
-    counterfactual,
-    crows_pairs,
-    prompt_pairs,
-    prompts,
-    stereoset,
-)
-from biaslab.errors import InputError
-from biaslab.models import assets
-from biaslab.store import is_locked
-from biaslab.tasks.attribution import WITHOUT_EFFECT
+from importlib import import_module
+from typing import Any, NamedTuple, get_type_hints
 
 
 class Command(NamedTuple):

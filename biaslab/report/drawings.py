@@ -7,12 +7,13 @@ import re
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+import matplotlib
 from markupsafe import Markup
+from matplotlib.figure import Figure
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from biaslab.report.plots.style import save
 
 _INK = (
     "#000000"  # of nothing but text, axes and intervals: on the page it becomes the colour of the text, dark or light
@@ -44,10 +45,10 @@ def drawing(
 
     Args:
         folder: of the files.
-        name: of the files and of the element; no other plot of the page has it.
+        name: of the files and of the element; no other figure of the page has it.
         caption: one sentence, which says what is shown.
-        description: the numbers' gist in words, for those who don't see the plot.
-        draw: makes the plot.
+        description: the numbers' gist in words, for those who don't see the figure.
+        draw: makes the figure.
         arguments: of it.
     """
     with matplotlib.rc_context(_STYLE):

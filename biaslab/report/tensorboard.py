@@ -61,8 +61,7 @@ def sample_prompts(
         for number, example in enumerate(_spread(sorted(examples))):
             batch, row = examples[example]
             place = number % len(batch["pairs"])
-            logs = target_log_probabilities(model, send_to_device(batch, model.device))
-            first, second = logs[row, batch["pairs"][place]].exp().tolist()
+            first, second = target_log_probabilities(model, batch)[row, batch["pairs"][place]].exp().tolist()
             samples.append(Sample(texts[example], pair_names[int(batch["pair"][place])], first, second))
     return samples
 

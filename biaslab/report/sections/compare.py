@@ -19,7 +19,7 @@ def chapter(run: Run, key: str, draw: Draw) -> Chapter:
     Args:
         run: with the findings of "compare".
         key: goes before the keys of all its elements.
-        draw: makes the plots.
+        draw: makes the figures.
     """
     findings = run.findings["compare"]
     scopes: Mapping[str, Mapping[str, Any]] = findings.details["scopes"]

@@ -34,7 +34,7 @@ def chapter(run: Run, key: str, draw: Draw) -> Chapter:
     Args:
         run: with the findings of "side-effects".
         key: goes before the keys of all its elements.
-        draw: makes the plots.
+        draw: makes the figures.
     """
     findings = run.findings["side-effects"]
     icats = [(row, findings.estimates[row.name, "ICAT", OVERALL]) for row in findings.rows[1:]]
@@ -92,7 +92,7 @@ def sentence(significant: Sequence[Sequence[bool]], own: Sequence[Sequence[bool]
         (change, is_own)
         for changes, owns in zip(significant, own, strict=True)
         if any(owns)
-        for cell in zip(of_row, owns, strict=True)
+        for change, is_own in zip(changes, owns, strict=True)
     ]
     own_changes, others = ([change for change, is_own in pairs if is_own is wanted] for wanted in (True, False))
     return (

@@ -21,7 +21,7 @@ def chapter(run: Run, key: str, draw: Draw) -> Chapter:
     Args:
         run: with the findings of "sweep".
         key: goes before the keys of all its elements.
-        draw: makes the plots.
+        draw: makes the figures.
     """
     findings = run.findings["sweep"]
     trials, chosen = findings.details["trials"], findings.details["chosen"]
