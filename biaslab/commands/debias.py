@@ -158,7 +158,7 @@ def debias(
     cards = neuron_cards(
         task.model, task.tokenizer, find.prompts, find.batches, neurons, task.prompts.pair_scores(), find.pair_names
     )
-    write_cards(folder / "cards.json", model, fingerprint(task.model), cards, settings)
+    write_cards(folder / "cards.json", model, fingerprint(task.model), cards, {"neurons": str(folder / "neurons.json")})
     logger.finalize("success")
     _print(console, findings)
     console.print(card_table(cards, len(neurons)))

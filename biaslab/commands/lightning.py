@@ -24,8 +24,8 @@ from biaslab.data import (  # noqa: F401
     stereoset,
 )
 from biaslab.errors import InputError
-from biaslab.store import is_locked
 from biaslab.tasks.attribution import WITHOUT_EFFECT
+from biaslab.tasks.shards import is_locked
 
 
 class _FirstConfig(SaveConfigCallback):

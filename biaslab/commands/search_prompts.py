@@ -22,9 +22,10 @@ from biaslab.data.prompt_pairs import Pairs, question, single_token_pairs
 from biaslab.errors import InputError
 from biaslab.models.loading import fingerprint, load_model
 from biaslab.models.tokens import SLOT, token_in_place
-from biaslab.store import Shards, write_atomically
+from biaslab.store import write_atomically
 from biaslab.tasks.baselines.divergence import DIVERGENCES, Divergence, DivergenceName
 from biaslab.tasks.baselines.prompt_search import BeamSearch, Level, PromptScorer, level_sizes
+from biaslab.tasks.shards import Shards
 
 _PAIRS = {"gender": SEARCH_PAIRS, "race": RACE_PAIRS}
 _OF_THE_RESULT = ("pairs", "vocabulary", "beam", "depth", "divergence", "token_budget")

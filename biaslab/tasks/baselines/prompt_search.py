@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 from biaslab.errors import InputError
 from biaslab.models.architectures import architecture
 from biaslab.models.heads import slot_only
-from biaslab.store import Ledger, Shards
 from biaslab.tasks.baselines.divergence import Divergence
+from biaslab.tasks.shards import Ledger, Shards
 
 
 class PromptScorer:
