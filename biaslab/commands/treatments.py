@@ -17,6 +17,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from safetensors import safe_open
 from torch import Tensor
 
+from biaslab.data.presets import GUARD_WEIGHT, PRESETS
 from biaslab.data.prompts import PromptDataModule
 from biaslab.errors import InputError
 from biaslab.neurons.neuron_set import NeuronSet, random_like
@@ -48,40 +49,6 @@ SELECTIONS: dict[str, tuple[Selection, dict[str, Any]]] = {
     "lms": ("guarded", {"guard": ["stereoset"], "guard_weight": 2.0}),
 }
 Select = Callable[[Attribution, PromptDataModule], dict[str, NeuronSet]]
-
-
-class Preset(NamedTuple):
-    """How much is done.
-
-    Attributes:
-        suffix: of the names of the training configurations.
-        data: of the prompts: arguments of :class:`biaslab.data.prompts.PromptDataModule`.
-        search: arguments of ``biaslab search-prompts``.
-    """
-
-    suffix: str
-    data: dict[str, Any]
-    search: dict[str, Any]
-
-
-PRESETS = {
-    "small": Preset(
-        "_small",
-        {
-            "dimensions": ["gender", "ethnicity", "religion", "occupation"],  # those that StereoSet has a domain for
-            "kinds": ["negative", "positive"],
-            "modifiers": 2,
-            "contrast": ["stereoset", "bold", "bug"],
-            "contrast_limit": 600,
-        },
-        {"vocabulary": 500, "beam": 20, "depth": 3},
-    ),
-    "paper": Preset(
-        "",
-        {"modifiers": 100, "contrast": ["stereoset", "bold", "bug"], "contrast_limit": 2000},
-        {"vocabulary": 5000, "beam": 100, "depth": 5},
-    ),
-}
 
 
 class Treatment(NamedTuple):
@@ -176,7 +143,7 @@ class Treatments:
 
     def _find(self) -> Found:
         """Attribute gaps (IG²), and select."""
-        options = {"selection": "guarded", "source": "both", "guard_weight": 3.0}
+        options = {"selection": "guarded", "source": "both", "guard_weight": GUARD_WEIGHT}
 
         def select(task: Attribution, data: PromptDataModule) -> dict[str, NeuronSet]:
             return {name: task.select(how, **changes) for name, (how, changes) in SELECTIONS.items()}

@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 from transformers import PreTrainedTokenizerBase
 
 from biaslab.data import contrast, words
-from biaslab.errors import InputError
-from biaslab.models.loading import load_tokenizer
+from biaslab.data.module import TokenizedData, loader
+from biaslab.errors import InputError, reading, require_one_of, require_positive
 from biaslab.models.tokens import SLOT, Encoded, by_length, encode_slot, is_masked, tokens_in_place, with_slots
 
 Part = Literal["find", "held_out"]
@@ -29,35 +28,21 @@ Pair = tuple[str, str]
 
 
 class Prompt(NamedTuple):
-    """A sentence with a slot.
+    """A sentence with a slot."""
 
-    Attributes:
-        text: with ``{slot}`` once.
-        dimension: whose demographics fill the slot.
-        kind: of the modifier.
-        group: the same for all wordings of one statement.
-    """
-
-    text: str
-    dimension: str
-    kind: str
-    group: int
+    text: str  # with {slot} once
+    dimension: str  # whose demographics fill the slot
+    kind: str  # of the modifier
+    group: int  # the same for all wordings of one statement
 
 
 class Dimension(NamedTuple):
-    """The demographics of a dimension that the model knows.
-
-    Attributes:
-        name: of the dimension.
-        words: the demographics, those of fewer tokens first, and those that differ in the last one together.
-        token_ids: of each, one or several.
-        pairs: indices into ``words``, one row a pair.
-    """
+    """The demographics of a dimension that the model knows."""
 
     name: str
-    words: tuple[str, ...]
-    token_ids: tuple[tuple[int, ...], ...]
-    pairs: tuple[tuple[int, int], ...]
+    words: tuple[str, ...]  # those of fewer tokens first, and those that differ in the last one together
+    token_ids: tuple[tuple[int, ...], ...]  # of each word, one or several
+    pairs: tuple[tuple[int, int], ...]  # indices into words
 
     @property
     def pair_names(self) -> list[str]:
@@ -86,23 +71,24 @@ def make_prompts(
             raise InputError(
                 f"`{name}` is expected to be of {', '.join(known)} but got {', '.join(unknown) or 'none'}."
             )
-    if part not in ("find", "held_out"):
-        raise InputError(f'`part` is expected to be "find" or "held_out" but got {part!r}.')
-    if modifiers < 1:
-        raise InputError(f"`modifiers` is expected to be a positive integer but got {modifiers}.")
+    require_one_of("part", part, ["find", "held_out"])
+    require_positive(modifiers=modifiers)
     held_out = part == "held_out"
     templates = [t for index, t in enumerate(words.TEMPLATES) if (index in words.HELD_OUT_TEMPLATES) == held_out]
+    texts = [template.masked if masked else template.causal for template in templates]
     chosen = words.held_out_modifiers if held_out else words.find_modifiers
-    prompts = []
-    for dimension in dimensions:
-        noun = words.DIMENSION_NOUNS[dimension]
-        for kind in kinds:
-            for group, modifier in _spread(chosen(kind), modifiers):
-                for template in templates:
-                    text = template.masked if masked else template.causal
-                    filled = text.format(dimension=noun, modifier=modifier, slot=SLOT)
-                    prompts.append(Prompt(filled, dimension, kind, group))
-    return prompts
+    return [
+        Prompt(
+            text.format(dimension=words.DIMENSION_NOUNS[dimension], modifier=modifier, slot=SLOT),
+            dimension,
+            kind,
+            group,
+        )
+        for dimension in dimensions
+        for kind in kinds
+        for group, modifier in _spread(chosen(kind), modifiers)
+        for text in texts
+    ]
 
 
 def _spread(items: Sequence[str], count: int) -> list[tuple[int, str]]:
@@ -121,12 +107,8 @@ def read_prompts(path: str | Path) -> tuple[list[Prompt], dict[str, list[Pair]]]
         InputError: if the file is of another form, naming the group; or if a sentence has not exactly one slot.
     """
     path = Path(path)
-    try:
+    with reading("path", "a JSON file of prompt groups", path):
         groups = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"`path` is expected to be a JSON file of prompt groups, but {path} can't be read: {error}."
-        ) from error
     if not isinstance(groups, list) or not groups:
         raise InputError(f"`path` is expected to hold a list of groups, but {path} holds {type(groups).__name__}.")
     prompts: dict[tuple[int, str], Prompt] = {}
@@ -149,15 +131,11 @@ def read_prompts(path: str | Path) -> tuple[list[Prompt], dict[str, list[Pair]]]
         raise InputError(
             f"`path` is expected to ask about two demographics or more, but {path} has {', '.join(demographics)}."
         )
-    return list(prompts.values()), {path.stem: _consecutive(tuple(demographics))}
+    return list(prompts.values()), {path.stem: list(pairwise(demographics))}
 
 
 def _is_triple(entry: Any) -> bool:
     return isinstance(entry, list) and len(entry) == 3 and all(isinstance(value, str) for value in entry[:2])
-
-
-def _consecutive(demographics: Sequence[str]) -> list[Pair]:
-    return list(pairwise(demographics))
 
 
 def resolve_dimension(
@@ -195,15 +173,13 @@ def resolve_dimension(
 
 def _known_tokens(tokenizer: PreTrainedTokenizerBase, word: str, texts: Sequence[str]) -> tuple[int, ...] | None:
     """Return the tokens of the word as it is written; capitalised, if a cased vocabulary has one token for that."""
-    found = []
-    for variant in dict.fromkeys((word, word.capitalize(), word.title())):
-        tokens = {tokens_in_place(tokenizer, text, variant) for text in texts}
-        if len(tokens) == 1:
-            found += [ids for ids in tokens if ids is not None]
-    return min(found, key=lambda ids: len(ids) > 1, default=None)
+    variants = dict.fromkeys((word, word.capitalize(), word.title()))
+    tokens = [{tokens_in_place(tokenizer, text, variant) for text in texts} for variant in variants]
+    known = [ids for each in tokens if len(each) == 1 for ids in each if ids is not None]
+    return min(known, key=lambda ids: len(ids) > 1, default=None)
 
 
-class PromptDataModule(LightningDataModule):
+class PromptDataModule(TokenizedData):
     """Prompts, and the contrast set of the guard, in batches of equal length.
 
     A batch holds its ``number``, ``input_ids`` ``[batch, sequence]``, ``position``, ``kind``, ``group``, ``wording``,
@@ -227,6 +203,9 @@ class PromptDataModule(LightningDataModule):
             several of these; None for no guard.
         contrast_limit: at most so many sentences of each.
         tokens_per_batch: batches are as large as this allows.
+        contrast_terms: of StereoSet in the contrast set: "all" target terms, or those of one half ("find"), so that
+            settings can be chosen on the others.
+        trust_remote_code: let a checkpoint bring its own Python code.
 
     Raises:
         InputError: if an argument has another value, or no pair is left.
@@ -245,20 +224,24 @@ class PromptDataModule(LightningDataModule):
         contrast: str | Sequence[str] | None = None,
         contrast_limit: int = 2000,
         tokens_per_batch: int = 512,
+        contrast_terms: Literal["all", "find"] = "all",
+        trust_remote_code: bool = False,
     ) -> None:
-        super().__init__()
-        if attributed not in ("pairs", "demographics"):
-            raise InputError(f'`attributed` is expected to be "pairs" or "demographics" but got {attributed!r}.')
-        self.save_hyperparameters()
+        super().__init__(trust_remote_code)
+        require_one_of("attributed", attributed, ["pairs", "demographics"])
+        require_one_of("contrast_terms", contrast_terms, ["all", "find"])
+        self.save_hyperparameters(ignore=["trust_remote_code"])
 
     def prepare_data(self) -> None:
         """Fetch what the contrast set is made from."""
-        if self.hparams["contrast"] is not None:
-            contrast.prepare(self.hparams["contrast"])
+        contrast.prepare(self.hparams["contrast"])
 
     def setup(self, stage: str) -> None:
-        """Write or read the prompts, and find the demographics' tokens."""
-        self.tokenizer = load_tokenizer(self.hparams["model_name"])
+        """Write or read the prompts, and find the demographics' tokens; once, however many trainers ask."""
+        if hasattr(self, "fingerprint"):
+            return
+        h = self.hparams
+        self.tokenizer = self.load_tokenizer()
         prompts, pairs = self._prompts_and_pairs()
         self.dimensions: dict[str, Dimension] = {}
         self.dropped: dict[str, str] = {}
@@ -273,11 +256,8 @@ class PromptDataModule(LightningDataModule):
         self.kind_names = list(dict.fromkeys(prompt.kind for prompt in prompts))
         self.prompts = [prompt for prompt in prompts if self.dimensions[prompt.dimension].pairs]
         self.batches = self._batches()
-        source, limit = self.hparams["contrast"], self.hparams["contrast_limit"]
-        self.contrast_batches = (
-            []
-            if source is None
-            else contrast.make_batches(self.tokenizer, source, limit, self.hparams["tokens_per_batch"])
+        self.contrast_batches = contrast.make_batches(
+            self.tokenizer, h["contrast"], h["contrast_limit"], h["tokens_per_batch"], h["contrast_terms"]
         )
         for number, batch in enumerate([*self.batches, *self.contrast_batches]):
             batch["number"] = number
@@ -302,7 +282,7 @@ class PromptDataModule(LightningDataModule):
             dimensions = list(self.hparams["dimensions"] or given or words.DIMENSIONS)
             kinds, part = self.hparams["kinds"] or list(words.MODIFIERS), self.hparams["part"]
             prompts = make_prompts(dimensions, kinds, self.hparams["modifiers"], part, is_masked(self.tokenizer))
-            pairs = {name: _consecutive(words.DIMENSIONS[name]) for name in dimensions}
+            pairs = {name: list(pairwise(words.DIMENSIONS[name])) for name in dimensions}
         for name, wanted in given.items():
             if name not in pairs or any(len(pair) != 2 for pair in wanted):
                 raise InputError(
@@ -316,13 +296,14 @@ class PromptDataModule(LightningDataModule):
         batches: list[Batch] = []
         wordings = _wordings(self.prompts)
         single = self.hparams["attributed"] == "demographics"
+        encoded = [encode_slot(self.tokenizer, prompt.text) for prompt in self.prompts]
         for dimension in self.dimensions.values():
             pairs = [(index,) for index in range(len(dimension.words))] if single else dimension.pairs
-            own = [(index, prompt) for index, prompt in enumerate(self.prompts) if prompt.dimension == dimension.name]
-            encoded = [encode_slot(self.tokenizer, prompt.text) for _, prompt in own]
-            for batch in by_length([len(entry.input_ids) for entry in encoded], self.hparams["tokens_per_batch"]):
-                prompts = [own[i][1] for i in batch]
-                inputs, *longer = self._inputs([encoded[i] for i in batch], dimension)
+            own = [index for index, prompt in enumerate(self.prompts) if prompt.dimension == dimension.name]
+            for batch in by_length([len(encoded[i].input_ids) for i in own], self.hparams["tokens_per_batch"]):
+                examples = [own[i] for i in batch]
+                prompts = [self.prompts[i] for i in examples]
+                inputs, *longer = self._inputs([encoded[i] for i in examples], dimension)
                 batches.append(
                     {
                         **inputs,
@@ -331,8 +312,8 @@ class PromptDataModule(LightningDataModule):
                         "pair": torch.arange(first_pair, first_pair + len(pairs)),
                         "kind": torch.tensor([self.kind_names.index(prompt.kind) for prompt in prompts]),
                         "group": torch.tensor([prompt.group for prompt in prompts]),
-                        "wording": torch.tensor([wordings[own[i][0]] for i in batch]),
-                        "example": torch.tensor([own[i][0] for i in batch]),
+                        "wording": torch.tensor([wordings[i] for i in examples]),
+                        "example": torch.tensor(examples),
                     }
                 )
             first_pair += len(pairs)
@@ -361,7 +342,7 @@ class PromptDataModule(LightningDataModule):
         """
         processes = self.trainer.world_size if self.trainer else 1
         sets = [self.batches, self.contrast_batches] if self.contrast_batches else [self.batches]
-        return [DataLoader(batches, batch_size=None, sampler=_sampler(batches, processes)) for batches in sets]  # type: ignore[arg-type]
+        return [loader(batches, sampler=_sampler(batches, processes)) for batches in sets]
 
 
 def _sampler(batches: Sequence[Batch], processes: int) -> Sampler[int]:
@@ -378,12 +359,11 @@ def is_divided(batches: Sequence[Batch], processes: int) -> bool:
 
 def _wordings(prompts: Sequence[Prompt]) -> list[int]:
     """Return the number of each prompt's wording: how many prompts of its group come before it."""
-    seen: Counter[tuple[str, str, int]] = Counter()
+    seen: Counter[tuple[Any, ...]] = Counter()
     numbers = []
-    for prompt in prompts:
-        group = prompt[1:]
-        numbers.append(seen[group])
-        seen[group] += 1
+    for _, *group in prompts:
+        numbers.append(seen[tuple(group)])
+        seen[tuple(group)] += 1
     return numbers
 
 

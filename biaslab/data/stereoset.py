@@ -83,7 +83,10 @@ def _cluster(record: Any, index: int, path: Path, task: str) -> Cluster:
         )
     first, second, third = sorted(record["sentences"], key=lambda sentence: LABELS.index(sentence["gold_label"]))
     return Cluster(
-        *(record[key] for key in ("id", "target", "bias_type", "context")),
+        record["id"],
+        record["target"],
+        record["bias_type"],
+        record["context"],
         (first["sentence"], second["sentence"], third["sentence"]),
         (first["id"], second["id"], third["id"]),
     )
