@@ -23,6 +23,7 @@ from biaslab.commands.compare import compare
 from biaslab.commands.debias import debias
 from biaslab.commands.plan import plan
 from biaslab.commands.probe import probe
+from biaslab.commands.report import joined, report
 from biaslab.commands.search_prompts import search_prompts
 from biaslab.commands.side_effects import side_effects
 from biaslab.commands.sweep import sweep
@@ -38,7 +39,6 @@ from biaslab.data import (  # noqa: F401
 )
 from biaslab.errors import InputError
 from biaslab.models import assets
-from biaslab.report.page import joined, report
 from biaslab.store import is_locked
 from biaslab.tasks.attribution import WITHOUT_EFFECT
 

@@ -1,4 +1,4 @@
-"""What outlives a process: files written whole or not at all, shards of a long run, and results by what they depend on."""
+"""What outlives a process: files written whole or not at all, shards of a long run, results by what they depend on."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 import safetensors.torch
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -423,3 +425,46 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
 def versions() -> dict[str, str]:
     """Return the versions of the packages that results depend on."""
     return {name: version(name) for name in ("biaslab", "torch", "transformers", "pytorch-lightning")}
+
+
+@cache
+def computed_by() -> dict[str, str]:
+    """Return the versions and a digest of biaslab's own code: other code never takes kept results for its own."""
+    root, digest = Path(__file__).parent, hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return versions() | {"code": digest.hexdigest()[:12]}
+
+
+def files_of(names: Any) -> dict[str, str]:
+    """Return a digest of the content of each file that is named, within lists too; other names are left out.
+
+    >>> files_of(["bold", None, ["bug"]])
+    {}
+    """
+    if isinstance(names, list | tuple):
+        return {name: content for part in names for name, content in files_of(part).items()}
+    path = Path(names) if isinstance(names, str) else None
+    if path is None or not path.is_file():
+        return {}
+    return {str(names): hashlib.sha256(path.read_bytes()).hexdigest()[:16]}
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Within the block, no other command works on a folder; a process that ends, however it ends, gives it free.
+
+    Raises:
+        InputError: if another command works on it.
+    """
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise InputError(
+            f"`output` is expected to be free, but another command works in {folder}. Wait for it, or choose another."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -99,20 +98,3 @@ def backward(readout: Readout, leaves: Sequence[Tensor]) -> list[Tensor]:
         )
         found.append([gradient.to(scale.dtype) / scale for gradient in gradients])
     return [torch.stack(parts) for parts in zip(*found, strict=True)]
-
-
-@contextmanager
-def slot_only(model: PreTrainedModel, position: Tensor) -> Iterator[None]:
-    """Within the block, the model projects some positions of each sequence: logits are ``[batch, slot, vocabulary]``.
-
-    Args:
-        model: a language model.
-        position: of the slots, ``[batch, slot]``.
-    """
-
-    def gather(module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor]:
-        hidden: Tensor = args[0]
-        return (hidden[torch.arange(len(hidden), device=hidden.device)[:, None], position],)
-
-    with model.get_output_embeddings().register_forward_pre_hook(gather):
-        yield

@@ -4,27 +4,17 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-import yaml
-from rich.console import Console
-from rich.table import Table
-from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
-from tqdm import tqdm
-
-from biaslab.data.prompts import PromptDataModule
 from biaslab.errors import InputError
-from biaslab.evaluation.findings_old import new_table
-from biaslab.models.loading import fingerprint, load_model
-from biaslab.neurons.cards import METHOD, Card, neuron_cards
-from biaslab.neurons.neuron_set import NeuronSet
-from biaslab.neurons.promoted_words import WordChange
-from biaslab.store import write_atomically
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from torch import Tensor
+
+    from biaslab.neurons.cards import Card, WordChange
 
 SCORES, CONFIG, CARDS = "scores.safetensors", "config.yaml", "cards.json"
 _PROMPT_SETTINGS = ("dimensions", "pairs", "kinds", "modifiers", "part", "path")
@@ -61,6 +51,16 @@ def cards(
     Raises:
         InputError: if an argument is not what is expected, or the run's scores or settings are not there.
     """
+    command = dict(locals())
+    from rich.console import Console
+    from torch import nn
+    from tqdm import tqdm
+
+    from biaslab.data.prompts import PromptDataModule
+    from biaslab.models.loading import best_device, fingerprint, load_model
+    from biaslab.neurons.cards import METHOD, neuron_cards
+    from biaslab.neurons.neuron_set import NeuronSet
+
     given = {"dimensions": dimensions, "kinds": kinds, "modifiers": modifiers, "path": path}
     chosen, folder = NeuronSet.load(neurons), Path(neurons).parent
     name = model or chosen.provenance.get("model", {}).get("name")
@@ -74,15 +74,15 @@ def cards(
     chosen.require_model(network)
     data = PromptDataModule(name, **settings)
     data.setup("predict")
-    nn.Module.to(network, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    nn.Module.to(network, best_device())
     batches = tqdm(data.batches, desc="cards", leave=False)
     found = neuron_cards(network, tokenizer, data.prompts, batches, chosen, scores, pair_names, count)
     target = folder / CARDS if output is None else Path(output)
-    write_cards(target, name, fingerprint(network), found)
+    write_cards(target, name, fingerprint(network), found, command)
     console = Console(highlight=False)
     console.print(card_table(found, len(chosen)))
     console.print(f"\n{METHOD}", markup=False)
-    print(f"\nAll prompts, words and scores are in {target}.")
+    print(f"\nAll prompts, words and scores written to {target}.")
 
 
 def read_scores(path: Path) -> tuple[Tensor, list[str]]:
@@ -97,6 +97,8 @@ def read_scores(path: Path) -> tuple[Tensor, list[str]]:
     Raises:
         InputError: if there is no such file, or it holds anything else.
     """
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, "pt") as file:
             return file.get_tensor("scores"), json.loads(file.metadata()["pairs"])
@@ -109,6 +111,8 @@ def read_scores(path: Path) -> tuple[Tensor, list[str]]:
 
 def _prompt_settings(config: Path, given: dict[str, Any]) -> dict[str, Any]:
     """Return a run's settings of the prompts (of `debias`, or of the data of `predict`), with those given instead."""
+    import yaml
+
     try:
         content = yaml.safe_load(config.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
@@ -125,20 +129,26 @@ def _prompt_settings(config: Path, given: dict[str, Any]) -> dict[str, Any]:
     return {key: settings[key] for key in _PROMPT_SETTINGS if key in settings} | given
 
 
-def write_cards(path: Path, model_name: str, weights: str, found: Sequence[Card]) -> None:
-    """Write the cards as JSON, all of them or nothing.
+def write_cards(path: Path, model_name: str, weights: str, found: Sequence[Card], settings: Mapping[str, Any]) -> None:
+    """Write the cards, all of them or nothing.
 
     Args:
         path: of the file; one that is there is replaced.
         model_name: whose neurons they are.
         weights: the model's :func:`biaslab.models.loading.fingerprint`.
         found: from :func:`biaslab.neurons.cards.neuron_cards`.
+        settings: of the command.
 
     Raises:
         InputError: if the file can't be written.
     """
-    content = {"model": model_name, "fingerprint": weights, "method": METHOD, "cards": [asdict(card) for card in found]}
-    write_atomically(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+    from dataclasses import asdict
+
+    from biaslab.evaluation.findings import Findings
+    from biaslab.neurons.cards import METHOD
+
+    details = {"fingerprint": weights, "method": METHOD, "cards": [asdict(card) for card in found]}
+    Findings("cards", model_name, settings, details=details).save(path.parent, path.name)
 
 
 def card_table(found: Sequence[Card], neurons: int) -> Table:
@@ -148,6 +158,8 @@ def card_table(found: Sequence[Card], neurons: int) -> Table:
         found: from :func:`biaslab.neurons.cards.neuron_cards`.
         neurons: how many the set has.
     """
+    from biaslab.report.tables import new_table
+
     title = f"{len(found)} of {neurons} neurons, those with the largest mean score over the pairs"
     table = new_table(title, "layer", "index", "score", "strongest pair", "promotes", "lowers")
     for column, width in zip(table.columns[3:], (_PAIR_WIDTH, _WORDS_WIDTH, _WORDS_WIDTH), strict=True):

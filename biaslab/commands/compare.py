@@ -5,25 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import torch
-from rich.console import Console
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
-from transformers import PreTrainedModel
-
-from biaslab.commands.bake import trained_model, write_checkpoint
-from biaslab.commands.treatments import PRESETS, attribution_pass
-from biaslab.data.prompts import PromptDataModule
+from biaslab.data.presets import GUARD_WEIGHT
 from biaslab.errors import InputError
-from biaslab.models.architectures import down_weight, ffn_modules
-from biaslab.models.loading import fingerprint, load_model
-from biaslab.neurons.neuron_set import Neuron, NeuronSet
-from biaslab.neurons.overlap import OVERALL, compare_scopes, rank_correlation
-from biaslab.report.compare_files import Given, Outcome, Side
-from biaslab.store import Artifacts
-from biaslab.tasks.attribution import Selection, Source
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from biaslab.neurons.neuron_set import Neuron, NeuronSet
+    from biaslab.store import Artifacts
 
 ALIKE = 0.5  # a trained child's neurons stay far above; those of another model are at 0, as random directions are
 
@@ -32,10 +24,10 @@ def compare(
     a: str,
     b: str,
     preset: Literal["small", "paper"] = "small",
-    selection: Selection = "guarded",
-    source: Source = "both",
+    selection: Literal["paper", "ranked", "guarded"] = "guarded",
+    source: Literal["prompts", "contrast", "both"] = "both",
     count: int | None = None,
-    guard_weight: float = 3.0,
+    guard_weight: float = GUARD_WEIGHT,
     dimensions: Sequence[str] | None = None,
     kinds: Sequence[str] | None = None,
     modifiers: int | None = None,
@@ -71,7 +63,15 @@ def compare(
     Raises:
         InputError: if an argument is not what is expected.
     """
-    settings = {key: list(value) if isinstance(value, tuple) else value for key, value in locals().items()}
+    settings = dict(locals())
+    from rich.console import Console
+
+    from biaslab.data.presets import PRESETS
+    from biaslab.evaluation.findings import Findings, write_csv
+    from biaslab.neurons.overlap import compare_scopes
+    from biaslab.report.compare_tables import print_comparison
+    from biaslab.store import Artifacts
+
     artifacts, console = Artifacts(output), Console(highlight=False)
     given = [_given(artifacts, name, argument, trust_remote_code) for name, argument in (("a", a), ("b", b))]
     if a != b and given[0].name == given[1].name:  # two trainings of a model by one method
@@ -91,18 +91,65 @@ def compare(
     first, second = (_found(artifacts, each, path, options, data) for each, path in zip(given, (a, b), strict=True))
     same, why = _same_neurons(first, second, trust_remote_code)
     notes = [why, *notes, *_differences(first.neurons, second.neurons)]
-    scopes = compare_scopes(first.neurons, second.neurons, same)
+    scopes = {name: scope.facts() for name, scope in compare_scopes(first.neurons, second.neurons, same).items()}
     ranks = _rank_correlations(first, second, list(scopes)) if same else {}
+    no_ranks = {"rank_correlation": None, "rank_correlation_layers": None}
+    details: dict[str, Any] = {
+        **{name: side.facts() for name, side in (("a", first), ("b", second))},
+        "same_neurons": same,
+        "notes": notes,
+        "scopes": {name: facts | ranks.get(name, no_ranks) for name, facts in scopes.items()},
+    }
     depends_on = [[side.facts(), list(side.neurons), _subsets(side.neurons)] for side in (first, second)]
     folder = artifacts.path("comparison", {"sides": depends_on, "settings": settings})
-    outcome = Outcome(first, second, same, notes, settings, scopes, ranks)
-    outcome.write(folder)
-    outcome.print(console)
-    console.print(f"\nEverything lies in {folder}: comparison.json, comparison.csv.", markup=False, soft_wrap=True)
+    folder.mkdir(exist_ok=True)
+    names = " and ".join(side.given.name for side in (first, second))
+    findings = Findings("compare", names, settings, details=details)
+    findings.save(folder)
+    lines = [{"scope": name, **facts} for name, facts in details["scopes"].items()]
+    spaced = [{k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in line.items()} for line in lines]
+    write_csv(folder / "comparison.csv", spaced)
+    print_comparison(console, findings)
+    console.print(f"\nResults written to {folder}: comparison.json, comparison.csv.", markup=False, soft_wrap=True)
+
+
+class Given(NamedTuple):
+    """What an argument stands for.
+
+    Attributes:
+        name: as it is printed.
+        model: what :func:`biaslab.models.loading.load_model` takes; None for a neuron file.
+        neurons: of a neuron file; None for a model.
+        weights: fingerprints of the model, and of that which it was trained from where that is known.
+    """
+
+    name: str
+    model: str | None
+    neurons: NeuronSet | None
+    weights: tuple[str, ...]
+
+
+class Side(NamedTuple):
+    """One of the two that are compared: what was asked for, the neuron file, and its neurons."""
+
+    given: Given
+    file: Path
+    neurons: NeuronSet
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the findings say of it."""
+        model = self.neurons.provenance.get("model", {})
+        return {
+            "name": self.given.name, "neurons": str(self.file), "model": self.given.model or model.get("name"),
+            "fingerprint": model.get("fingerprint"), "shape": self.neurons.shape,
+        }  # fmt: skip
 
 
 def _given(artifacts: Artifacts, name: str, argument: str, trust_remote_code: bool) -> Given:
     """Tell a checkpoint, a neuron file and a model apart; of the former two, read them."""
+    from biaslab.models.loading import fingerprint, load_model
+    from biaslab.neurons.neuron_set import NeuronSet
+
     path = Path(argument).expanduser()
     if path.suffix == ".ckpt":
         return _child(artifacts, str(path), trust_remote_code)
@@ -118,17 +165,21 @@ def _given(artifacts: Artifacts, name: str, argument: str, trust_remote_code: bo
 
 def _child(artifacts: Artifacts, path: str, trust_remote_code: bool) -> Given:
     """Write the trained model of a checkpoint as an ordinary folder, unless it was, so that it loads by name."""
+    from biaslab.models.checkpoints import trained_model, write_checkpoint
+
     model, tokenizer, facts = trained_model(path, trust_remote_code)
     base, training = facts["model"], facts["training"]
     folder = artifacts.path("child", {"of": base, "weights": training["fingerprint"]})
     if not folder.exists():
-        write_checkpoint(model, tokenizer, facts, folder)
+        write_checkpoint(model, tokenizer, folder)
     task = training["settings"].get("class_path", "training").rpartition(".")[2]  # a checkpoint from Python has none
     return Given(f"{base['name']} + {task}", str(folder), None, (training["fingerprint"], base["fingerprint"]))
 
 
 def _same_pairs(models: Sequence[str], data: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Leave out the demographic pairs that one of the models does not know; return the data's arguments, and notes."""
+    from biaslab.data.prompts import PromptDataModule
+
     asked = {key: value for key, value in data.items() if not key.startswith("contrast")}
     known = []
     for model in models:
@@ -153,6 +204,8 @@ def _same_pairs(models: Sequence[str], data: dict[str, Any]) -> tuple[dict[str, 
 
 def _found(artifacts: Artifacts, given: Given, path: str, options: dict[str, Any], data: dict[str, Any]) -> Side:
     """Find the neurons of a model, unless they were; those of a file are there."""
+    from biaslab.commands.passes import attribution_pass
+
     if given.neurons is not None:
         return Side(given, Path(path).expanduser(), given.neurons)
     assert given.model is not None
@@ -166,19 +219,21 @@ def _found(artifacts: Artifacts, given: Given, path: str, options: dict[str, Any
 
 def _same_neurons(first: Side, second: Side, trust_remote_code: bool) -> tuple[bool, str]:
     """Return whether a neuron of one model is that of the other, and why."""
+    from biaslab.models.loading import load_model
+
     (layers, width), (other_layers, other_width) = first.neurons.shape or (0, 0), second.neurons.shape or (0, 0)
     if (layers, width) != (other_layers, other_width):
         scaled = "" if layers == other_layers else f" B's {other_layers} layers count as the {layers} of A's depth."
         return False, (
-            f"The models have other shapes ({layers} × {width}, {other_layers} × {other_width}): no neuron of one is "
-            f"the other's, and only numbers and layers are compared.{scaled}"
+            f"The models have other shapes ({layers} × {width}, {other_layers} × {other_width}): neuron indices do not "
+            f"correspond, and only numbers and layers are compared.{scaled}"
         )
     if set(first.given.weights) & set(second.given.weights):
         return True, "Neurons are compared one by one: both are of one model, or one was trained from the other."
     if first.given.model is None or second.given.model is None:
         return True, (
-            "The files don't tell whether one model was trained from the other. If not, a neuron of one is none of the "
-            "other's, and what they share means nothing."
+            "The files do not say whether one model was trained from the other. If not, neuron indices do not "
+            "correspond between these models, so their overlap is meaningless."
         )
     alike = likeness(
         *(load_model(s.given.model or "", trust_remote_code=trust_remote_code)[0] for s in (first, second))
@@ -186,8 +241,8 @@ def _same_neurons(first: Side, second: Side, trust_remote_code: bool) -> tuple[b
     measured = f"their neurons' output weights have a median cosine of {alike:.2f}"
     if alike < ALIKE:
         return False, (
-            f"The models are not trained from one another ({measured}): no neuron of one is the other's, and only "
-            "numbers and layers are compared."
+            f"The models are not trained from one another ({measured}): neuron indices do not correspond between them, "
+            "and only numbers and layers are compared."
         )
     return True, f"Neurons are compared one by one: the models are akin ({measured})."
 
@@ -199,6 +254,10 @@ def likeness(first: PreTrainedModel, second: PreTrainedModel) -> float:
         first: a model.
         second: of the same number of layers and neurons; where its hidden states have another size, they are not alike.
     """
+    import torch
+
+    from biaslab.models.architectures import down_weight, ffn_modules
+
     pairs = [
         [down_weight(module).detach().float() for module in modules]
         for modules in zip(ffn_modules(first), ffn_modules(second), strict=True)
@@ -220,6 +279,11 @@ def _differences(first: NeuronSet, second: NeuronSet) -> list[str]:
 
 def _rank_correlations(first: Side, second: Side, scopes: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return Spearman's correlation of the mean scores by scope: of all neurons, and of each layer's."""
+    import torch
+
+    from biaslab.evaluation.findings import OVERALL
+    from biaslab.neurons.overlap import rank_correlation
+
     a, b = (_scores(side) for side in (first, second))
     found = {}
     for scope in scopes:
@@ -236,6 +300,8 @@ def _rank_correlations(first: Side, second: Side, scopes: Sequence[str]) -> dict
 
 def _scores(side: Side) -> dict[str, Tensor]:
     """Return each pair's mean scores, ``[layer, neuron]``, that lie beside a neuron file; nothing where none do."""
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(side.file.parent / "scores.safetensors", "pt") as file:
             named = dict(zip(json.loads(file.metadata()["pairs"]), file.get_tensor("scores"), strict=True))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from biaslab.data.presets import CONTRAST, CONTRAST_LIMIT, DIMENSIONS, GUARD_WEIGHT, KINDS, MODIFIERS
 from biaslab.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,21 +21,19 @@ if TYPE_CHECKING:
 
 AMPLIFY = 2.0
 HALF = 0.5  # a softer suppression, printed beside: it keeps much of the effect at a fraction of the price
-DIMENSIONS = ("gender", "ethnicity", "religion", "occupation")  # those that StereoSet has a domain for
-KINDS = ("negative", "positive")
 
 
 def debias(
     model: str = "minilm-mlm",
     selection: Literal["paper", "ranked", "guarded"] = "guarded",
     source: Literal["prompts", "contrast", "both"] = "both",
-    contrast: str | Sequence[str] = ("stereoset", "bold", "bug"),
+    contrast: str | Sequence[str] = CONTRAST,
     count: int | None = None,
-    guard_weight: float = 3.0,
+    guard_weight: float = GUARD_WEIGHT,
     dimensions: Sequence[str] = DIMENSIONS,
     kinds: Sequence[str] = KINDS,
-    modifiers: int = 2,
-    contrast_limit: int = 600,
+    modifiers: int = MODIFIERS,
+    contrast_limit: int = CONTRAST_LIMIT,
     steps: int | Literal["auto"] = "auto",
     factor: float = 0.0,
     positions: Literal["all", "slot"] = "all",
@@ -78,7 +78,7 @@ def debias(
     Raises:
         InputError: if an argument is not what is expected.
     """
-    settings = {key: list(value) if isinstance(value, tuple) else value for key, value in locals().items()}
+    settings = dict(locals())
     started = time.monotonic()
     if seeds < 1:
         raise InputError(f"`seeds` is expected to be a positive integer but got {seeds}.")
@@ -88,6 +88,7 @@ def debias(
     from torch import nn
 
     from biaslab.commands.cards import card_table, write_cards
+    from biaslab.commands.logging import LogNeurons
     from biaslab.data.corpus import read_sentences
     from biaslab.data.prompts import PromptDataModule
     from biaslab.data.stereoset import StereoSetDataModule
@@ -108,28 +109,25 @@ def debias(
     asked: Mapping[str, Any] = {"dimensions": dimensions, "kinds": kinds, "modifiers": modifiers}
     find = PromptDataModule(model, **asked, contrast=contrast, contrast_limit=contrast_limit)
     # All that can be wrong with the data shows before the long work begins.
-    clusters, held_out = (
-        StereoSetDataModule(model, path=stereoset, limit=limit),
-        PromptDataModule(model, **asked, part="held_out"),
-    )
+    held_out = PromptDataModule(model, **asked, part="held_out")
+    clusters = StereoSetDataModule(model, path=stereoset, limit=limit)
     clusters.prepare_data()
     clusters.setup("test")
     held_out.setup("predict")
     ordinary = read_sentences(text, "evaluation")[:sentences]
-    measures = [
-        StereoSet(clusters),
-        Gaps(held_out),
-        Perplexity(ordinary, seeds=1),
-    ]  # of the controls one: it takes long
+    # perplexity takes long: of the random controls one is measured
+    measures = [StereoSet(clusters), Gaps(held_out), Perplexity(ordinary, seeds=1)]
     require_judgeable(task.model, Treatment(factor=factor, positions=positions), measures)
 
     logger = TensorBoardLogger(output, name="debias", default_hp_metric=False)
     folder = new_folder(Path(logger.log_dir))
-    (folder / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    (folder / "config.yaml").write_text(
+        yaml.safe_dump(json.loads(json.dumps(settings)), sort_keys=False), encoding="utf-8"
+    )
     console = Console(highlight=False)
     console.print(f"biaslab debias: {model}. Results go to {folder}", markup=False)
     console.print("\n[bold]1 Find[/]: attribute the gap between demographics to neurons (IG²)")
-    single_trainer(logger).predict(task, find, return_predictions=False)
+    single_trainer(logger, LogNeurons()).predict(task, find, return_predictions=False)
     neurons, votes = task.select(selection), task.select("paper")
     votes.save(folder / "neurons_paper.json")
 
@@ -160,7 +158,7 @@ def debias(
     cards = neuron_cards(
         task.model, task.tokenizer, find.prompts, find.batches, neurons, task.prompts.pair_scores(), find.pair_names
     )
-    write_cards(folder / "cards.json", model, fingerprint(task.model), cards)
+    write_cards(folder / "cards.json", model, fingerprint(task.model), cards, settings)
     logger.finalize("success")
     _print(console, findings)
     console.print(card_table(cards, len(neurons)))

@@ -152,7 +152,8 @@ def _print(console: Console, findings: Findings) -> None:
         cells = []
         for metric in metrics:
             over = findings.details["over_wordings"][row.name][metric]
-            moves = f"± {over['deviation']:.1f} over wordings ({over['chance']:.1f})\n{over['low']:.1f} to {over['high']:.1f}"
+            deviation, low, high, chance = (over[key] for key in ("deviation", "low", "high", "chance"))
+            moves = f"± {deviation:.1f} over wordings ({chance:.1f})\n{low:.1f} to {high:.1f}"
             estimate = findings.estimates[row.name, metric, "overall"]
             cells.append(f"{cell(estimate, row is not findings.base)}\n{moves}")
         table.add_row(row.title, str(row.size), *cells)

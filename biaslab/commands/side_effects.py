@@ -92,7 +92,7 @@ def side_effects(
     Raises:
         InputError: if an argument is not what is expected.
     """
-    settings = {key: list(value) if isinstance(value, tuple) else value for key, value in locals().items()}
+    settings = dict(locals())
     for option in ("seeds", "sentences", "every"):
         if settings[option] < 1:
             raise InputError(f"`{option}` is expected to be a positive integer but got {settings[option]}.")

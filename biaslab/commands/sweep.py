@@ -79,12 +79,12 @@ def sweep(
     Raises:
         InputError: if an argument is not what is expected.
     """
-    settings = {key: list(value) if isinstance(value, tuple) else value for key, value in locals().items()}
+    settings = dict(locals())
     checked_grid(settings)
     from rich.console import Console
     from torch import nn
 
-    from biaslab.commands.treatments import slug
+    from biaslab.commands.passes import slug
     from biaslab.data.corpus import read_sentences
     from biaslab.data.stereoset import StereoSetDataModule
     from biaslab.evaluation.evaluate import evaluate, require_judgeable
@@ -241,7 +241,8 @@ def _find(
     cache: Artifacts, model: str, weights: str, specs: Sequence[Spec], trust_remote_code: bool
 ) -> dict[str, NeuronSet]:
     """Attribute once a threshold, and select."""
-    from biaslab.commands.treatments import PRESETS, attribution_pass
+    from biaslab.commands.passes import attribution_pass
+    from biaslab.data.presets import PRESETS
 
     sources = dict.fromkeys(["stereoset", *(name for spec in specs for name in spec.changes.get("guard", ()))])
     data = PRESETS["small"].data | {"contrast": list(sources), "contrast_terms": "find"}
@@ -268,10 +269,9 @@ def _trials(evaluation: Evaluation, points: Sequence[Setting]) -> list[Trial]:
     domains = [scope for _, metric, scope in estimates if metric == "ICAT" and scope != "overall"]
     trials = []
     for row, point in zip(evaluation.rows, [None, *points], strict=True):
-        figures = {
-            name: estimates[row.name, name, "overall"].figure.value for name in ("SS", "LMS", "ICAT", "perplexity")
-        }
-        by_domain = {f"ICAT {name}": estimates[row.name, "ICAT", name].figure.value for name in dict.fromkeys(domains)}
+        values = {key: estimate.figure.value for key, estimate in estimates.items() if key[0] == row.name}
+        figures = {name: values[row.name, name, "overall"] for name in ("SS", "LMS", "ICAT", "perplexity")}
+        by_domain = {f"ICAT {name}": values[row.name, "ICAT", name] for name in dict.fromkeys(domains)}
         setting = {"selection": row.name, "factor": None, "positions": None} if point is None else point._asdict()
         trials.append({**setting, "neurons": row.size, **figures, **by_domain})
     return trials

@@ -53,11 +53,12 @@ def table(
     Raises:
         InputError: if an argument is not what is expected.
     """
-    settings = {key: list(value) if isinstance(value, tuple) else value for key, value in locals().items()}
+    settings = dict(locals())
     from rich.console import Console
     from torch import nn
 
-    from biaslab.commands.treatments import TRAINED, Rows, slug
+    from biaslab.commands.passes import slug
+    from biaslab.commands.rows import TRAINED, Rows
     from biaslab.data.corpus import read_sentences
     from biaslab.data.stereoset import StereoSetDataModule
     from biaslab.evaluation.evaluate import evaluate, require_judgeable
@@ -114,7 +115,7 @@ def checked_rows(rows: Sequence[str] | None, seeds: int) -> list[str]:
     Raises:
         InputError: if one is not known, or there are none.
     """
-    from biaslab.commands.treatments import BASE_ROW, ROWS
+    from biaslab.commands.rows import BASE_ROW, ROWS
 
     unknown = [row for row in rows or () if row not in ROWS]
     if unknown or (rows is not None and not rows):

@@ -1,23 +1,26 @@
-"""How much is done: what a small run and the paper's scale ask of the prompts and of the search for prompts."""
+"""How much is done, and with which settings: the defaults of the commands."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+Selection = Literal["paper", "ranked", "guarded"]
+DIMENSIONS = ("gender", "ethnicity", "religion", "occupation")  # those that StereoSet has a domain for
+KINDS = ("negative", "positive")
+MODIFIERS = 2
+CONTRAST = ("stereoset", "bold", "bug")
+CONTRAST_LIMIT = 600
+GUARD_WEIGHT = 3.0
 
 
 class Preset(NamedTuple):
     """How much is done."""
 
     suffix: str  # of the names of the training configurations
-    data: dict[str, Any]  # arguments of biaslab.data.prompts.PromptDataModule
+    data: dict[str, Any]  # of the prompts: arguments of biaslab.data.prompts.PromptDataModule
     search: dict[str, Any]  # options of `biaslab search-prompts`
 
 
-DIMENSIONS = ("gender", "ethnicity", "religion", "occupation")  # those that StereoSet has a domain for
-KINDS = ("negative", "positive")
-CONTRAST = ("stereoset", "bold", "bug")
-MODIFIERS, CONTRAST_LIMIT = 2, 600
-GUARD_WEIGHT = 3.0  # λ, with which StereoSet's test split and ordinary text lose least
 PRESETS = {
     "small": Preset(
         "_small",
@@ -35,4 +38,11 @@ PRESETS = {
         {"modifiers": 100, "contrast": list(CONTRAST), "contrast_limit": 2000},
         {"vocabulary": 5000, "beam": 100, "depth": 5},
     ),
+}
+# "lms" spares what StereoSet's test split needs, but not what plain text does.
+SELECTIONS: dict[str, tuple[Selection, dict[str, Any]]] = {
+    "paper": ("paper", {}),
+    "ranked": ("ranked", {}),
+    "guarded": ("guarded", {}),
+    "lms": ("guarded", {"guard": ["stereoset"], "guard_weight": 2.0}),
 }

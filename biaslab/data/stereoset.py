@@ -49,16 +49,16 @@ def read_clusters(source: str | Path = "dev", task: str = "intrasentence", terms
     """
     path = assets.fetch("stereoset") / f"{source}.json" if source in ("dev", "test") else Path(source)
     clusters = [_cluster(record, index, path, task) for index, record in enumerate(_records(path, task))]
-    return [cluster for cluster in clusters if terms in ("all", _HALVES[half_of(cluster.target)])]
+    return [cluster for cluster in clusters if terms in ("all", half_of(cluster.target))]
 
 
-def half_of(term: str) -> int:
-    """Return 0 or 1: a fixed division of target terms, so that settings are chosen on others than neurons come from.
+def half_of(term: str) -> str:
+    """Return to which half of the target terms one belongs, by a hash: "find" (neurons) or "choose" (settings).
 
-    >>> [half_of(term) for term in ("doctor", "Doctor", "Iraq")]
-    [0, 0, 1]
+    >>> [half_of(term) for term in ("doctor", "Iraq")]
+    ['find', 'choose']
     """
-    return hashlib.sha256(term.strip().lower().encode()).digest()[0] % 2
+    return _HALVES[hashlib.sha256(term.encode()).digest()[0] % 2]
 
 
 def _records(path: Path, task: str) -> list[Any]:

@@ -15,7 +15,7 @@ from biaslab.evaluation.treatment import Arm, Treatment
 from biaslab.models.architectures import architecture
 from biaslab.models.loading import fingerprint
 from biaslab.statistics import Estimate, estimate
-from biaslab.store import Artifacts, digest, load_tensors, save_tensors, versions
+from biaslab.store import Artifacts, computed_by, digest, load_tensors, save_tensors
 
 
 class Evaluation:
@@ -40,7 +40,7 @@ class Evaluation:
         self.answers: dict[tuple[str, str], list[Tensor]] = {}
         """By row and measure: one, or one a seed."""
 
-        self._keys = {measure.name: digest([measure.key(), versions()]) for measure in measures}
+        self._keys = {measure.name: digest([measure.key(), computed_by()]) for measure in measures}
 
     def measure(self, arm: Arm) -> Row:
         """Measure a row, by all measures or by those that it names.

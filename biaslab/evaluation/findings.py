@@ -16,6 +16,7 @@ from biaslab.statistics import Estimate, Interval, Unit
 from biaslab.store import write_atomically
 
 SCHEMA = 1
+_PARTS = ("command", "model", "settings", "facts", "details")
 OVERALL = "overall"
 FILES = {  # the file of each command's findings
     "debias": "results.json",
@@ -140,8 +141,13 @@ class Findings:
             if wanted is None or metric in wanted
         ]
 
-    def save(self, folder: Path) -> Path:
-        """Write the command's file into a folder, all of it or nothing, and return its path."""
+    def save(self, folder: Path, name: str | None = None) -> Path:
+        """Write the command's file into a folder, all of it or nothing, and return its path.
+
+        Args:
+            folder: that is there.
+            name: of the file; the command's by default.
+        """
         content = {
             "schema": SCHEMA,
             "command": self.command,
@@ -152,7 +158,7 @@ class Findings:
             "estimates": self.lines(),
             "details": self.details,
         }
-        path = folder / FILES[self.command]
+        path = folder / (name or FILES[self.command])
         text = json.dumps(content, indent=1, ensure_ascii=False, default=_plain)
         write_atomically(path, (text + "\n").encode())
         return path
@@ -179,12 +185,20 @@ class Findings:
         try:
             rows = [Row(**row) for row in content["rows"]]
             estimates = {(line["row"], line["metric"], line["scope"]): _estimate(line) for line in content["estimates"]}
-            names = ("command", "model", "settings", "facts")
-            return cls(*(content[name] for name in names), rows=rows, estimates=estimates, details=content["details"])
+            command, model, settings, facts, details = (content[name] for name in _PARTS)
+            return cls(command, model, settings, facts, rows, estimates, details)
         except (KeyError, TypeError) as error:
             raise InputError(
                 f"`runs` is expected to hold whole files, but {path} lacks a part: {error}. Run its command again."
             ) from error
+
+
+def gap_rows(findings: Findings) -> tuple[str, str, str]:
+    """Return the rows of debias that its gaps are told of: suppressed, amplified, random ("" where there is none)."""
+    suppressed = findings.rows[1]
+    control = findings.control(suppressed.name)
+    amplified = (row.name for row in findings.rows if any(each.get("factor", 0) > 1 for each in row.treatments))
+    return suppressed.name, next(amplified, ""), "" if control is None else control.name
 
 
 _INTERVALS = {"": "figure", "change": "change", "beyond_random": "beyond_random"}  # prefix in files: field

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from biaslab.attribution.readout import slot_only
 from biaslab.errors import InputError
 from biaslab.models.architectures import architecture, without_cache
+from biaslab.models.heads import slot_only
 
 _TOKENS_AT_ONCE = 1024  # of a causal model, whose logits at all places are needed: 200 MB for GPT-2's vocabulary
 

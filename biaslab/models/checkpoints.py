@@ -1,16 +1,19 @@
-"""Lightning checkpoints of debiasing baselines: read without running anything in them, and loaded into a model."""
+"""Checkpoints: those of debiasing baselines read without running anything in them, and ordinary folders written."""
 
 from __future__ import annotations
 
 import pickle
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from biaslab.errors import InputError
+from biaslab.models.loading import fingerprint, load_model
 
 _PREFIX = "model."  # of a task's language model in its checkpoint
 
@@ -58,3 +61,59 @@ def load_weights(model: PreTrainedModel, state: Mapping[str, Tensor], path: str)
             f"`ckpt_path` is expected to hold all weights of its `model_name`, a {model.config.model_type}, but "
             f"{path!r} has others. Give the checkpoint of a debiasing baseline, and the model that it was trained from."
         ) from error
+
+
+def trained_model(
+    path: str, trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any]]:
+    """Return the trained model of a Lightning checkpoint, its tokenizer, and where it comes from.
+
+    Args:
+        path: of the checkpoint.
+        trust_remote_code: let the model that it was trained from bring its own Python code.
+
+    Raises:
+        InputError: if it is no checkpoint of a debiasing baseline.
+    """
+    checkpoint = read_checkpoint(path)
+    settings = checkpoint["hyper_parameters"]
+    name = settings["model_name"]
+    dtype = getattr(torch, settings.get("dtype", "float32"))
+    model, tokenizer = load_model(name, dtype=dtype, trust_remote_code=trust_remote_code)
+    before = fingerprint(model)
+    load_weights(model, checkpoint["state_dict"], path)
+    training = {
+        "checkpoint": path,
+        "task": settings.get("_class_path", "not named in the checkpoint"),
+        "settings": _public(settings),
+        "data": _public(checkpoint.get("datamodule_hyper_parameters", {})),
+        "epoch": checkpoint.get("epoch"),
+        "steps": checkpoint.get("global_step"),
+        "fingerprint": fingerprint(model),
+    }
+    return model, tokenizer, {"model": {"name": name, "fingerprint": before}, "training": training}
+
+
+def _public(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings without what is Lightning's own matter."""
+    return {key.removeprefix("_"): value for key, value in settings.items() if key != "_instantiator"}
+
+
+def write_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, card: str = "") -> None:
+    """Write a checkpoint folder that loads with plain transformers, all of it or nothing.
+
+    Args:
+        model: with the weights as they are to be.
+        tokenizer: the model's.
+        folder: new or empty.
+        card: its README.md.
+    """
+    beside = next(parent for parent in folder.parents if parent.exists())
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=beside) as temporary:
+        whole = Path(temporary, folder.name)
+        model.save_pretrained(whole)
+        tokenizer.save_pretrained(whole)
+        if card:
+            (whole / "README.md").write_text(card, encoding="utf-8")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        whole.replace(folder)  # an empty folder gives way, one with content never

@@ -8,12 +8,24 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torchmetrics.functional import spearman_corrcoef
 
 from biaslab.errors import InputError
 from biaslab.neurons.neuron_set import NeuronSet
 
 OVERALL = "overall"
 SIGNIFICANT = 0.05
+
+
+def is_significant(p_value: float) -> bool:
+    """Return whether a test rejects chance at the 5 % level.
+
+    >>> is_significant(0.05), is_significant(0.051)
+    (True, False)
+    """
+    return p_value <= SIGNIFICANT
+
+
 _ROUNDING = 1e-12  # a deal that moves as much as was observed counts as such, whatever the order of the sums
 
 
@@ -58,7 +70,7 @@ class Measure(NamedTuple):
 
     Attributes:
         value: that was found.
-        low: of the 95 % interval, a basic bootstrap over the neurons; it holds zero where the test finds nothing.
+        low: of the 95 % interval, a basic bootstrap over the neurons; the p-value says what chance makes.
         high: of it.
         chance: in 95 % of the deals of the neurons at random to the two sets, it is at most so much off zero.
         p_value: how often a deal is as far off zero as what was found, or farther.
@@ -91,12 +103,14 @@ class Comparison(NamedTuple):
     Attributes:
         layers_a: neurons of the first set a layer.
         layers_b: of the second.
+        layers_shared: neurons that both have a layer; None where neuron indices do not correspond.
         overlap: None where a neuron of one model is none of the other's.
         migration: None where a set is empty.
     """
 
     layers_a: list[int]
     layers_b: list[int]
+    layers_shared: list[int] | None
     overlap: Overlap | None
     migration: Migration | None
 
@@ -105,6 +119,7 @@ class Comparison(NamedTuple):
         found = {
             "count_a": sum(self.layers_a), "count_b": sum(self.layers_b), **_plain_overlap(self.overlap),
             "layers_a": self.layers_a, "layers_b": self.layers_b,
+            "layers_shared": self.layers_shared,
             "mean_layer_a": mean_layer(self.layers_a), "mean_layer_b": mean_layer(self.layers_b),
         }  # fmt: skip
         for name in Migration._fields:
@@ -164,7 +179,8 @@ def compare_sets(a: NeuronSet, b: NeuronSet, same_neurons: bool) -> Comparison:
     overlap = _overlap(a, b, len(shared)) if same_neurons else None
     own_b = [count - kept for count, kept in zip(counts_b, held, strict=True)] if same_neurons else counts_b
     own_a = [count - kept for count, kept in zip(counts_a, held, strict=True)]
-    return Comparison(counts_a, counts_b, overlap, migration(own_a, held, own_b) if len(a) and len(b) else None)
+    moved = migration(own_a, held, own_b) if len(a) and len(b) else None
+    return Comparison(counts_a, counts_b, held if same_neurons else None, overlap, moved)
 
 
 def _overlap(a: NeuronSet, b: NeuronSet, shared: int) -> Overlap:
@@ -273,15 +289,12 @@ def _measure(value: Tensor, resampled: Tensor, dealt: Tensor, least: float, most
     """Sum up a measure from its bootstrap and its deals, ``[draw]``.
 
     The interval is the basic one, mirrored at the value: a distance between two samples is larger than that between
-    what they were drawn from, and the mirror takes off what the percentiles would add once more. Near zero that is not
-    enough, but there the test says whether zero may be meant.
+    what they were drawn from, and the mirror takes off what the percentiles would add once more.
     """
     off = dealt.abs()
     p_value = (1 + int((off >= value.abs() - _ROUNDING).sum())) / (1 + len(dealt))
     mirrored = 2 * value - resampled.quantile(torch.tensor([0.975, 0.025], dtype=torch.float64))
     low, high = mirrored.clamp(least, most).tolist()
-    if p_value > SIGNIFICANT:
-        low, high = min(low, 0.0), max(high, 0.0)
     return Measure(float(value), low, high, float(off.quantile(1 - SIGNIFICANT)), p_value)
 
 
@@ -319,24 +332,18 @@ def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
     """Return Spearman's rank correlation; equal values share their mean rank.
 
     Args:
-        first: ``[…, value]``.
+        first: ``[value]``, or ``[group, value]``.
         second: of the same shape.
 
     Returns:
-        ``[…]``, from -1 to 1; NaN where all values of one are equal.
+        A scalar, or ``[group]``, from -1 to 1; NaN where all values of one are equal.
 
     >>> rank_correlation(torch.tensor([1.0, 2.0, 9.0]), torch.tensor([0.1, 0.3, 0.2]))
     tensor(0.5000, dtype=torch.float64)
     """
-    a, b = (_centred(_ranks(values)) for values in (first, second))
-    return (a * b).sum(-1) / (a.square().sum(-1) * b.square().sum(-1)).sqrt()
-
-
-def _ranks(values: Tensor) -> Tensor:
-    ordered = values.sort(-1).values.contiguous()
-    below, up_to = (torch.searchsorted(ordered, values.contiguous(), right=right) for right in (False, True))
-    return (below + up_to).double() / 2
-
-
-def _centred(values: Tensor) -> Tensor:
-    return values - values.mean(-1, keepdim=True)
+    a, b = first.double(), second.double()
+    if a.ndim == 2:
+        return torch.stack([rank_correlation(*pair) for pair in zip(a, b, strict=True)])
+    if a.unique().numel() == 1 or b.unique().numel() == 1:
+        return a.new_tensor(torch.nan)
+    return spearman_corrcoef(a, b)

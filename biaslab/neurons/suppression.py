@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from biaslab.errors import InputError
-from biaslab.models.architectures import architecture, ffn_modules, ffn_shape
+from biaslab.models.architectures import architecture, down_weight, ffn_modules, ffn_shape
 from biaslab.neurons.neuron_set import NeuronSet
 
 
@@ -253,3 +253,17 @@ def _keep(activations: dict[int, Tensor], layer: int) -> Any:
         activations[layer] = args[0]
 
     return hook
+
+
+def scale_neurons(model: PreTrainedModel, neurons: NeuronSet, factor: float) -> None:
+    """Multiply the neurons' columns of the down-projections in place: what a hook on them does, for good.
+
+    Args:
+        model: the model that the neurons belong to.
+        neurons: which.
+        factor: 0 suppresses them at all positions.
+    """
+    modules = ffn_modules(model)
+    with torch.no_grad():
+        for layer, indices in neurons.by_layer().items():
+            down_weight(modules[layer])[:, indices] *= factor

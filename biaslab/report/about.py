@@ -6,8 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from biaslab.evaluation.findings_old import control_row
-from biaslab.evaluation.gaps import gap_change
+from biaslab.evaluation.findings import gap_rows
 from biaslab.models import minilm as adapter
 from biaslab.models.assets import DATA, MODELS
 from biaslab.report.runs import Run
@@ -17,14 +16,7 @@ _POSITIONAL = {"compare": ("a", "b"), "side-effects": ("neurons",), "cards": ("n
 
 
 class Source(NamedTuple):
-    """A work that a report rests on.
-
-    Attributes:
-        what: it is.
-        by: whom.
-        licence: of it; empty for a paper.
-        link: to it.
-    """
+    """A work that a report rests on: what it is, by whom, its licence (empty for a paper), and a link to it."""
 
     what: str
     by: str
@@ -33,12 +25,7 @@ class Source(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """Where a run's figures come from.
-
-    Attributes:
-        place: the run's folder, short.
-        facts: names and values.
-    """
+    """Where a run's figures come from: its folder, short, and names and values."""
 
     place: str
     facts: list[tuple[str, str]]
@@ -64,11 +51,7 @@ _PAPERS = {
 
 
 def limits(runs: Sequence[Run]) -> list[str]:
-    """Return what the figures of these runs can't say.
-
-    Args:
-        runs: all of them.
-    """
+    """Return what the figures of these runs can't say."""
     models = _models(runs)
     found = [
         "StereoSet is what crowd workers in the United States wrote down as stereotypes, in English. Many of its "
@@ -89,28 +72,29 @@ def limits(runs: Sequence[Run]) -> list[str]:
 
 
 def _debias_limits(run: Run) -> Iterator[str]:
-    content, config = run.parts["debias"], run.config
-    mean = content["gaps"][-1]
-    gap, odds = (gap_change(mean, field, "suppressed") for field in ("probability", "log_probability"))
+    findings = run.parts["debias"]
+    gap, odds = (findings.estimates[gap_rows(findings)[0], metric, "overall"].change for metric in ("gap", "log gap"))
     yield (
         "The gap |P(d1) − P(d2)| also falls where both words become rare, without the model being any fairer between "
-        f"them. Here it changes by {change_text(gap, ' %', 0)}, the log-odds gap, which that leaves alone, by "
+        f"them. Here it changes by {change_text(gap, ' %', 0)}; the log-odds gap, which does not depend on that, by "
         f"{change_text(odds, ' %', 0)}."
     )
-    if "stereoset" in _listed(config.get("contrast")):
+    if "stereoset" in _listed(findings.settings.get("contrast")):
         yield (
             "What the neurons were spared for was read from StereoSet's test split, the same kind of sentences that "
             "StereoSet's dev split judges with: a gain in LMS may be of that kind of sentence alone. Perplexity is the "
             "check."
         )
-    if config.get("limit"):
-        yield f"Only {number(config['limit'], 0)} clusters of StereoSet were judged."
-    if (control := control_row(content["perplexity"])) is not None and "one seed" in control:
+    if findings.settings.get("limit"):
+        yield f"Only {number(findings.settings['limit'], 0)} clusters of StereoSet were judged."
+    control = findings.control(findings.rows[1].name)
+    text = None if control is None else findings.get(control.name, "perplexity")
+    if text is not None and text.spread is None:
         yield "The perplexity with random neurons is of one random draw."
-    if content["facts"]["dropped"]:
+    if findings.facts["dropped"]:
         yield (
-            f"Pairs of demographics that could not be asked about: {len(content['facts']['dropped'])}; why is said at "
-            "the end of the settings."
+            f"Pairs of demographics that could not be asked about: {len(findings.facts['dropped'])}; the reasons are "
+            "at the end of the settings."
         )
 
 
@@ -119,18 +103,8 @@ def _listed(value: Any) -> list[str]:
 
 
 def commands(runs: Sequence[Run]) -> list[str]:
-    """Return the commands that made the runs, with all their settings.
-
-    Args:
-        runs: all of them.
-    """
-    found = []
-    for run in runs:
-        for part, content in run.parts.items():
-            settings = run.config if part == "debias" else content.get("settings")
-            if settings:
-                found.append(command_line(part, settings))
-    return found
+    """Return the commands that made the runs, with all their settings."""
+    return [command_line(part, f.settings) for run in runs for part, f in run.parts.items() if f.settings]
 
 
 def command_line(name: str, settings: Mapping[str, Any]) -> str:
@@ -148,11 +122,7 @@ def command_line(name: str, settings: Mapping[str, Any]) -> str:
 
 
 def provenance(runs: Sequence[Run]) -> list[Origin]:
-    """Return models, fingerprints and versions of the runs, where they are known.
-
-    Args:
-        runs: all of them.
-    """
+    """Return models, fingerprints and versions of the runs, where they are known."""
     found = []
     for run in runs:
         facts: list[tuple[str, str]] = [("folder", str(run.folder))]
@@ -163,27 +133,24 @@ def provenance(runs: Sequence[Run]) -> list[Origin]:
                     facts.append((f"{prefix}{name}", str(known[part][name])))
         facts += [(f"version of {name}", str(value)) for name, value in known.get("versions", {}).items()]
         for part in ("cards", "compare"):
-            facts += _fingerprints(run.parts.get(part, {}))
+            if part in run.parts:
+                facts += _fingerprints(run.parts[part].details)
         found.append(Origin(run.place, list(dict.fromkeys(facts))))
     return found
 
 
-def _fingerprints(content: Mapping[str, Any]) -> list[tuple[str, str]]:
-    if "fingerprint" in content:
-        return [("model's fingerprint", str(content["fingerprint"]))]
-    sides = [(side, content[side].get("fingerprint")) for side in "ab" if side in content]
+def _fingerprints(details: Mapping[str, Any]) -> list[tuple[str, str]]:
+    if "fingerprint" in details:
+        return [("model's fingerprint", str(details["fingerprint"]))]
+    sides = [(side, details[side].get("fingerprint")) for side in "ab" if side in details]
     return [(f"fingerprint of {side.upper()}", str(value)) for side, value in sides if value is not None]
 
 
 def sources(runs: Sequence[Run]) -> list[Source]:
-    """Return the works and data that the runs rest on, with the data's licences.
-
-    Args:
-        runs: all of them.
-    """
+    """Return the works and data that the runs rest on, with the data's licences."""
     used = {"crows-pairs"} if any("side-effects" in run.parts for run in runs) else set()
     for run in runs:
-        for settings in [run.config, *(content.get("settings", {}) for content in run.parts.values())]:
+        for settings in (findings.settings for findings in run.parts.values()):
             used |= {name for key in ("contrast", "text") for name in _listed(settings.get(key))}
             used |= {name for guard in _listed(settings.get("guards")) for name in guard.split("+")}
             used |= {"stereoset", "bold", "bug"} if settings.get("preset") else set()

@@ -1,4 +1,4 @@
-"""Figures in a report: drawn once for its page, as SVG that takes the page's own ink, and once for papers, as files."""
+"""Plots in a report, drawn once each: for the page as SVG that takes its ink, for papers as SVG and PDF."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import re
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import matplotlib
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
-from biaslab.report.plots.style import save
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _INK = "#010203"  # nobody draws in it: on the page it becomes the colour of the text, dark or light
 _INKED = (
@@ -31,13 +30,7 @@ _PAGE: Any = {
 
 
 class Drawing(NamedTuple):
-    """A figure of the page.
-
-    Attributes:
-        name: of its files, and of its element.
-        caption: that stands below.
-        svg: with a title and a description for those who don't see it.
-    """
+    """A plot of the page: the name of its files and its element, its caption, and its SVG."""
 
     name: str
     caption: str
@@ -47,27 +40,26 @@ class Drawing(NamedTuple):
 def drawing(
     folder: Path, name: str, caption: str, description: str, draw: Callable[..., Figure], *arguments: Any
 ) -> Drawing:
-    """Draw a figure for the page, and write it as SVG and PDF.
+    """Draw a plot for the page, and write it as SVG and PDF for papers.
 
     Args:
         folder: of the files.
-        name: of the files and of the element; no other figure of the page has it.
+        name: of the files and of the element; no other plot of the page has it.
         caption: one sentence, which says what is shown.
-        description: the numbers' gist in words, for those who don't see the figure.
-        draw: makes the figure.
+        description: the numbers' gist in words, for those who don't see the plot.
+        draw: makes the plot.
         arguments: of it.
     """
-    save(draw(*arguments), folder / name)
-    (folder / f"{name}.png").unlink(missing_ok=True)  # a report is for the page and for papers
+    import matplotlib
+
+    from biaslab.report.plots.style import save
+
     with matplotlib.rc_context(_PAGE):
-        text = _svg(draw(*arguments))
-    return Drawing(name, caption, inline(text, f"figure-{name}", caption, description))
-
-
-def _svg(figure: Figure) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()
+        plot = draw(*arguments)
+        save(plot, folder / name, ("svg", "pdf"))
+        buffer = io.StringIO()
+        plot.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return Drawing(name, caption, inline(buffer.getvalue(), f"figure-{name}", caption, description))
 
 
 def inline(svg: str, name: str, title: str, description: str) -> Markup:

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from biaslab import __version__
 from biaslab.report.about import commands, limits, provenance, sources
 from biaslab.report.drawings import Drawing, drawing
 from biaslab.report.parts import Chapter, Draw, Missing
-from biaslab.report.runs import Run, read_runs
-from biaslab.report.sections.compare import cards_chapter, compare_chapter, effects_chapter, probe_chapter
+from biaslab.report.runs import Run
+from biaslab.report.sections.cards import cards_chapter
+from biaslab.report.sections.compare import compare_chapter
 from biaslab.report.sections.debias import debias_chapter
+from biaslab.report.sections.probe import probe_chapter
 from biaslab.report.sections.side_by_side import side_by_side
+from biaslab.report.sections.side_effects import effects_chapter
 from biaslab.report.sections.sweep import sweep_chapter
 from biaslab.report.sections.table import table_chapter
 from biaslab.report.words import LABELS, kept_together, number, signed
-from biaslab.store import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _CHAPTERS: dict[str, Callable[[Run, str, Draw], Chapter]] = {
     "debias": debias_chapter,
@@ -42,28 +45,6 @@ _ELSEWHERE = {  # what no chapter tells, and how to get it; FOLDER is the first 
     "probe": Missing("Answers to plain questions", "biaslab probe --model {model} --neurons {folder}/neurons.json"),
     "compare": Missing("Another model's neurons, or another run's", "biaslab compare {folder}/neurons.json OTHER"),
 }
-
-
-def report(runs: list[str], output: str = "report", title: str | None = None) -> None:
-    """Write one page of what runs found: report.html, which needs no network, and its figures for papers.
-
-    The page gathers what lies in the folders: results of debias, tables, comparisons, sweeps and probing, neuron cards
-    and side effects. What is missing is named with the command that makes it.
-
-    Args:
-        runs: folders of runs, such as runs/debias/version_0 and runs/table/minilm-mlm.
-        output: the folder that report.html and figures/ are written to.
-        title: of the page; made from the models' names by default.
-
-    Raises:
-        InputError: if a folder holds no results, or the output can't be written.
-    """
-    found = read_runs(runs)
-    folder = Path(output).expanduser()
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
-    text = page(found, folder / "figures", title)
-    write_atomically(folder / "report.html", text.encode())
-    print(f"The report lies in {folder / 'report.html'}, its figures for papers in {folder / 'figures'}.")
 
 
 def page(runs: Sequence[Run], figures: Path, title: str | None = None) -> str:
@@ -134,21 +115,3 @@ def _missing(runs: Sequence[Run]) -> Iterator[Missing]:
     for part, missing in _ELSEWHERE.items():
         if part not in there:
             yield missing._replace(command=missing.command.format(model=first.model, folder=first.folder))
-
-
-def joined(arguments: Sequence[str]) -> list[str]:
-    """Return the command's arguments with its folders as the one list that the command line wants.
-
-    >>> joined(["runs/a", "runs/b", "--output", "there"])
-    ['["runs/a", "runs/b"]', '--output', 'there']
-    """
-    folders, options = [], []
-    rest = iter(arguments)
-    for argument in rest:
-        if not argument.startswith("-"):
-            folders.append(argument)
-            continue
-        options.append(argument)
-        if "=" not in argument and argument not in ("-h", "--help"):
-            options += [value for value in [next(rest, None)] if value is not None]
-    return [json.dumps(folders, ensure_ascii=False), *options] if folders else options

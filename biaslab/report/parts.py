@@ -1,4 +1,4 @@
-"""What a report is made of: sections with sentences, tables, drawings and cards, and the tables that several share."""
+"""What a report is made of: sections with sentences, tables, drawings and cards; and tables of findings."""
 
 from __future__ import annotations
 
@@ -6,25 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from biaslab.evaluation.findings_old import Estimate
-from biaslab.metrics.stereoset import NAMES
+from biaslab.evaluation.findings import METRICS, OVERALL, Findings
 from biaslab.report.drawings import Drawing
-from biaslab.report.runs import Figures
-from biaslab.report.words import Tile, Verdict, between, change_text, excludes_zero, number, verdict
-from biaslab.statistics import Interval
+from biaslab.report.words import Tile, Verdict, between, change_text, number, verdict
+from biaslab.statistics import Estimate
 
-Draw = Callable[..., Drawing]  # name, caption, description, what makes the figure, its arguments
-OVERALL = "overall"
+Draw = Callable[..., Drawing]  # name, caption, description, what makes the plot, its arguments
+STEREOSET = ("SS", "LMS", "ICAT")
 
 
 class Cell(NamedTuple):
-    """A cell of a table.
-
-    Attributes:
-        text: its figure.
-        more: lines below, in small letters.
-        verdict: what the change means.
-    """
+    """A cell of a table: its figure, lines below in small letters, and what the change means."""
 
     text: str
     more: tuple[str, ...] = ()
@@ -50,12 +42,7 @@ class Table(NamedTuple):
 
 
 class Missing(NamedTuple):
-    """What a run does not hold.
-
-    Attributes:
-        what: in words, the start of a sentence.
-        command: that makes it.
-    """
+    """What a run does not hold, as the start of a sentence, and the command that makes it."""
 
     what: str
     command: str
@@ -63,19 +50,7 @@ class Missing(NamedTuple):
 
 @dataclass(frozen=True)
 class Section:
-    """A section of a chapter.
-
-    Attributes:
-        key: of its element.
-        title: its heading.
-        text: paragraphs.
-        drawings: figures.
-        tables: that always show.
-        folded: tables that show where the reader asks for them.
-        facts: names and values.
-        cards: of neurons, as ``biaslab cards`` wrote them.
-        missing: what is not there.
-    """
+    """A section of a chapter; ``folded`` tables show where the reader asks for them."""
 
     key: str
     title: str
@@ -111,78 +86,74 @@ class Chapter:
     sections: Sequence[Section] = field(default_factory=list)
 
 
-def figure_cell(metric: str, estimate: Estimate, with_change: bool) -> Cell:
-    """Return a figure with its interval, its change, and its spread over seeds."""
-    more = [between(estimate.figure)]
+def figure_cell(metric: str, estimate: Estimate | None, with_change: bool) -> Cell:
+    """Return a figure with its interval, its change and its spread over seeds; "n/a" where it was not measured."""
+    if estimate is None:
+        return Cell("n/a")
+    unit = " %" if METRICS[metric].unit == "percent" else ""
+    more = [] if unit else [between(estimate.figure)]  # of these the change is what counts
     if with_change:
-        more.append(change_text(estimate.change))
+        more.append(change_text(estimate.change, unit))
     if estimate.spread is not None and with_change:
-        more.append(f"± {number(estimate.spread)} over seeds")
+        more.append(f"± {number(estimate.spread)}{unit} over seeds")
     return Cell(number(estimate.figure.value), tuple(more), verdict(metric, estimate) if with_change else "")
 
 
-def perplexity_estimate(content: Mapping[str, Any]) -> Estimate:
-    """Return a perplexity of a file; its change is in percent."""
-    figure = Interval(content["value"], float("nan"), float("nan"))
-    return Estimate(figure, Interval(**content["change_percent"]), content["spread"])
-
-
-def perplexity_cell(content: Mapping[str, Any], with_change: bool) -> Cell:
-    """Return a perplexity and its change in percent."""
-    estimate = perplexity_estimate(content)
-    if not with_change:
-        return Cell(number(estimate.figure.value))
-    return Cell(number(estimate.figure.value), (change_text(estimate.change, " %"),), verdict("perplexity", estimate))
-
-
-def stereoset_table(key: str, caption: str, figures: Figures, base: str, names: Mapping[str, str]) -> Table:
-    """Return SS, LMS and ICAT of all rows, with intervals and changes.
-
-    Args:
-        key: of the element.
-        caption: of the table.
-        figures: by row, scope and metric.
-        base: the untouched row.
-        names: of the rows, as they are printed.
-    """
+def metric_table(key: str, caption: str, findings: Findings, metrics: Sequence[str] = STEREOSET) -> Table:
+    """Return metrics overall of all rows, with intervals and changes."""
     rows = [
-        (names[row], [figure_cell(metric, of[OVERALL][metric], row != base) for metric in NAMES])
-        for row, of in figures.items()
+        (
+            title_of(row.title),
+            [figure_cell(name, findings.get(row.name, name), row is not findings.base) for name in metrics],
+        )
+        for row in findings.rows_of(metrics[0])
     ]
     note = "In percent, with 95 % intervals; below them the change against the untouched model, on the same resamples."
-    return Table(key, caption, ["", "SS (ideal 50)", "LMS (ideal 100)", "ICAT (ideal 100)"], rows, note)
+    heads = [f"{name} (ideal {METRICS[name].ideal:g})" if METRICS[name].ideal else name for name in metrics]
+    return Table(key, caption, ["", *heads], rows, note if metrics == STEREOSET else "")
 
 
-def domain_table(key: str, metric: str, figures: Figures, base: str, names: Mapping[str, str]) -> Table:
-    """Return a metric of all rows by domain."""
-    domains = domains_of(figures, base)
+def scope_table(key: str, metric: str, findings: Findings, caption: str = "") -> Table:
+    """Return a metric of all rows by scope."""
+    scopes = findings.scopes(metric)[1:]
     rows = [
-        (names[row], [figure_cell(metric, of[domain][metric], row != base) for domain in domains])
-        for row, of in figures.items()
+        (
+            title_of(row.title),
+            [figure_cell(metric, findings.get(row.name, metric, scope), row is not findings.base) for scope in scopes],
+        )
+        for row in findings.rows_of(metric)
     ]
-    return Table(key, f"{metric} by domain, in percent, and its change", ["", *domains], rows)
+    return Table(key, caption or f"{metric} by domain, in percent, and its change", ["", *scopes], rows)
 
 
-def domains_of(figures: Figures, base: str) -> list[str]:
-    """Return the domains that were judged."""
-    return [scope for scope in figures[base] if scope != OVERALL]
+def title_of(title: str) -> str:
+    """Return a row's title without the sign that a results table puts before it."""
+    return title.removeprefix("+ ")
 
 
-def icat_gist(figures: Figures, base: str, names: Mapping[str, str]) -> str:
-    """Return ICAT and LMS of each row in words, for those who don't see the figure."""
-    parts = []
-    for row, of in figures.items():
-        lms, icat = of[OVERALL]["LMS"].figure, of[OVERALL]["ICAT"].figure
-        change = of[OVERALL]["ICAT"].change
-        told = "" if row == base else f" ({'clear' if excludes_zero(change) else 'no clear'} change of ICAT)"
-        parts.append(f"{names[row]}: LMS {number(lms.value)}, ICAT {number(icat.value)}{told}")
-    return "; ".join(parts) + "."
+def icat_drawing(findings: Findings, draw: Draw, caption: str) -> Drawing:
+    """Return ICAT against LMS of each row."""
+    from biaslab.report.plots.stereoset import icat_against_lms
+
+    points, gist = {}, []
+    for row in findings.rows_of("ICAT"):
+        lms, icat = (findings.estimates[row.name, name, OVERALL] for name in ("LMS", "ICAT"))
+        title = title_of(row.title)
+        points[title] = (lms.figure, icat.figure)
+        significant = "significant" if icat.change.excludes_zero else "no significant"
+        change = "" if row is findings.base else f" ({significant} change of ICAT)"
+        gist.append(f"{title}: LMS {number(lms.figure.value)}, ICAT {number(icat.figure.value)}{change}")
+    return draw("icat-lms", caption, "; ".join(gist) + ".", icat_against_lms, points)
 
 
-def by_domain_gist(figures: Figures, base: str, names: Mapping[str, str]) -> str:
-    """Return each row's ICAT by domain in words."""
-    domains = domains_of(figures, base)
-    return " ".join(
-        f"{names[row]}: " + ", ".join(f"{d} {number(of[d]['ICAT'].figure.value)}" for d in domains) + "."
-        for row, of in figures.items()
-    )
+def domain_drawing(findings: Findings, draw: Draw, rows: Sequence[str], caption: str) -> Drawing:
+    """Return ICAT of some rows by domain."""
+    from biaslab.report.plots.stereoset import icat_before_after
+
+    domains = findings.scopes("ICAT")[1:]
+    figures = {
+        title_of(findings.row(row).title): {name: findings.estimates[row, "ICAT", name].figure for name in domains}
+        for row in rows
+    }
+    gist = [f"{row}: {', '.join(f'{d} {number(f.value)}' for d, f in of.items())}." for row, of in figures.items()]
+    return draw("domains", caption, " ".join(gist), icat_before_after, figures)

@@ -62,7 +62,7 @@ def scope_table(
 
 
 def perplexity_table(findings: Findings) -> Table:
-    """Return the perplexity of each treatment and its change in percent; of random controls, how many seeds it is of."""
+    """Return the perplexity of each treatment and its change in percent."""
     title = f"Perplexity on {findings.facts['sentences']} ordinary sentences"
     table = new_table(title, "", "value", "change, percent [95 %]")
     for row in findings.rows_of("perplexity"):

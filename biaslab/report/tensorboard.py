@@ -6,19 +6,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
+from accelerate.utils import send_to_device  # type: ignore[import-untyped]
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.writer import SummaryWriter
 from transformers import PreTrainedModel
 
+from biaslab.evaluation.findings import OVERALL, Findings, gap_rows
 from biaslab.evaluation.scoring import target_log_probabilities
 from biaslab.models.tokens import SLOT
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.report.plots.gaps import gap_bars
 from biaslab.report.plots.neurons import layer_distribution, score_heat_map
 from biaslab.report.plots.stereoset import icat_against_lms, icat_before_after
-from biaslab.statistics import Interval
 
 _DOTS_PER_INCH = 80  # the size of an image in TensorBoard, which leaves out pixels of larger ones
 _SAMPLES = 5  # prompts of each dimension
@@ -28,14 +29,7 @@ T = TypeVar("T")
 
 
 class Sample(NamedTuple):
-    """A prompt, and what the model answers.
-
-    Attributes:
-        text: with ``{slot}``.
-        pair: the demographics that are asked about, as ``gender/female-male``.
-        first: probability of the first one in the slot.
-        second: of the second one.
-    """
+    """A prompt with its ``{slot}``, the pair that is asked about, and the probabilities of its two demographics."""
 
     text: str
     pair: str
@@ -64,7 +58,8 @@ def sample_prompts(
         for number, example in enumerate(_spread(sorted(examples))):
             batch, row = examples[example]
             place = number % len(batch["pairs"])
-            first, second = target_log_probabilities(model, batch)[row, batch["pairs"][place]].exp().tolist()
+            logs = target_log_probabilities(model, send_to_device(batch, model.device))
+            first, second = logs[row, batch["pairs"][place]].exp().tolist()
             samples.append(Sample(texts[example], pair_names[int(batch["pair"][place])], first, second))
     return samples
 
@@ -86,7 +81,7 @@ def log_neurons(writer: SummaryWriter, neurons: NeuronSet, scores: Tensor) -> No
     _figure(writer, "layers", layer_distribution(counts))
     for layer, of in enumerate(scores.float().cpu()):
         writer.add_histogram("scores/a layer a step", of, layer)
-    _figure(writer, "scores", score_heat_map(scores))
+    _figure(writer, "scores", score_heat_map(scores.float().cpu().numpy()))
 
 
 def _layer_histogram(writer: SummaryWriter, counts: Mapping[int, int]) -> None:
@@ -135,41 +130,50 @@ def log_samples(writer: SummaryWriter, samples: Mapping[str, Sequence[Sample]]) 
     writer.add_text("prompts/answers", _table(header, rows))
 
 
-def log_stereoset(writer: SummaryWriter, figures: Mapping[str, Mapping[str, Mapping[str, Interval]]]) -> None:
-    """Write SS, LMS and ICAT, and draw ICAT before and after, and against LMS.
+def log_findings(writer: SummaryWriter, findings: Findings, samples: Mapping[str, Sequence[Sample]]) -> None:
+    """Write what ``biaslab debias`` found: metrics, their plots, answers to sample prompts, and the line in HPARAMS.
 
     Args:
         writer: of the run's folder.
-        figures: by row, scope and metric; the untouched model first.
+        findings: of debias.
+        samples: the same prompts' answers, "untouched" and "suppressed".
     """
-    for row, scopes in figures.items():
-        for scope, of_scope in scopes.items():
-            for name, figure in of_scope.items():
-                writer.add_scalar(f"{name}/{scope}/{row}", figure.value)
-    icat = {row: {scope: of["ICAT"] for scope, of in scopes.items()} for row, scopes in figures.items()}
-    points = {row: (scopes["overall"]["LMS"], scopes["overall"]["ICAT"]) for row, scopes in figures.items()}
+    for (row, metric, scope), estimate in findings.estimates.items():
+        if metric in ("SS", "LMS", "ICAT"):
+            writer.add_scalar(f"{metric}/{scope}/{row}", estimate.figure.value)
+        elif metric == "perplexity":
+            writer.add_scalar(f"perplexity/{row}", estimate.figure.value)
+        elif scope == OVERALL and row != findings.base.name:
+            writer.add_scalar(f"{metric}/{row}, percent", estimate.change.value)
+    scopes = findings.scopes("ICAT")
+    rows = [row.name for row in findings.rows_of("ICAT")]
+    icat = {row: {scope: findings.estimates[row, "ICAT", scope].figure for scope in scopes} for row in rows}
+    points = {row: (findings.estimates[row, "LMS", OVERALL].figure, icat[row][OVERALL]) for row in rows}
     _figure(writer, "ICAT before and after", icat_before_after(icat))
     _figure(writer, "ICAT against LMS", icat_against_lms(points))
+    for metric in ("gap", "log gap"):
+        _figure(writer, metric, gap_bars(findings, metric))
+    log_samples(writer, samples)
+    log_settings(writer, findings.settings, _gist(findings))
 
 
-def log_gaps(writer: SummaryWriter, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write the mean changes of the gap in percent, and draw those of each pair.
-
-    Args:
-        writer: of the run's folder.
-        rows: as :meth:`biaslab.report.results.Outcome.gap_rows` makes them.
-    """
-    for field, value in rows[-1].items():
-        if field.endswith("_percent"):
-            writer.add_scalar(f"gap/{field}", value)
-    for field in ("probability", "log_probability"):
-        _figure(writer, f"gap, {field}", gap_bars(rows, field))
-
-
-def log_perplexities(writer: SummaryWriter, perplexities: Mapping[str, float]) -> None:
-    """Write the perplexity of each row."""
-    for row, value in perplexities.items():
-        writer.add_scalar(f"perplexity/{row}", value)
+def _gist(findings: Findings) -> dict[str, float]:
+    """Return what runs are compared by: figures of the first row after the untouched one, under the same names."""
+    suppressed, amplified, _ = gap_rows(findings)
+    ss, lms, icat, text, gap = (
+        findings.estimates[suppressed, metric, OVERALL] for metric in ("SS", "LMS", "ICAT", "perplexity", "gap")
+    )
+    return {
+        "run/ICAT": icat.figure.value,
+        "run/ICAT change": icat.change.value,
+        "run/SS": ss.figure.value,
+        "run/LMS": lms.figure.value,
+        "run/LMS change": lms.change.value,
+        "run/perplexity change, %": text.change.value,
+        "run/gap suppressed, %": gap.change.value,
+        "run/gap amplified, %": findings.estimates[amplified, "gap", OVERALL].change.value,
+        "run/neurons": findings.facts["neurons"]["count"],
+    }
 
 
 def log_settings(writer: SummaryWriter, settings: Mapping[str, Any], metrics: Mapping[str, float]) -> None:

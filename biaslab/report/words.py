@@ -9,29 +9,18 @@ from typing import Any, Literal, NamedTuple
 
 import yaml
 
-from biaslab.evaluation.findings_old import Estimate
-from biaslab.evaluation.gaps import gap_change
-from biaslab.statistics import Interval
+from biaslab.evaluation.findings import METRICS, Findings, gap_rows
+from biaslab.statistics import Estimate, Interval
 
 Verdict = Literal["", "better", "worse", "unclear", "past"]
 LABELS: dict[Verdict, str] = {
-    "": "", "better": "better", "worse": "worse", "unclear": "no clear change", "past": "past 50",
+    "": "", "better": "better", "worse": "worse", "unclear": "not significant", "past": "past 50",
 }  # fmt: skip
-IDEALLY_HALF = ("SS", "CrowS-Pairs")  # in percent: the distance from 50 is what counts
-_UNCLEAR = "which can't be told from no change"
+NOT_SIGNIFICANT = "not significant (95 % CI includes 0)"
 
 
 class Tile(NamedTuple):
-    """A figure that a reader sees first.
-
-    Attributes:
-        name: of the metric.
-        ideal: what it would be at best.
-        before: of the untouched model.
-        after: of the treated one.
-        change: with its interval.
-        verdict: what the change means.
-    """
+    """A figure that a reader sees first: a metric, its ideal, before, after, its change, and what that means."""
 
     name: str
     ideal: str
@@ -77,11 +66,6 @@ def change_text(interval: Interval, unit: str = "", digits: int = 1) -> str:
     return f"{signed(interval.value, digits)}{unit} {between(interval, digits, sign=True)}"
 
 
-def excludes_zero(change: Interval) -> bool:
-    """Return whether a change can be told from none: its interval has both ends on one side of zero."""
-    return change.low > 0 or change.high < 0
-
-
 def verdict(metric: str, estimate: Estimate) -> Verdict:
     """Say what a metric's change means.
 
@@ -89,46 +73,39 @@ def verdict(metric: str, estimate: Estimate) -> Verdict:
     a verdict of its own.
 
     Args:
-        metric: "SS", "LMS", "ICAT", "CrowS-Pairs", "perplexity"; all others are better where they are lower.
+        metric: a key of :data:`biaslab.evaluation.findings.METRICS`.
         estimate: its figure, and the change that led to it.
     """
-    after, change = estimate.figure.value, estimate.change
-    if not all(map(math.isfinite, (after, change.value, change.low, change.high))):
+    after, change, ideal = estimate.figure.value, estimate.change, METRICS[metric].ideal
+    if not all(map(math.isfinite, (after, *change))):
         return ""
-    if not excludes_zero(change):
+    if not change.excludes_zero:
         return "unclear"
-    if metric in IDEALLY_HALF:
+    if ideal == 50:
         before = after - change.value
         if (before - 50) * (after - 50) < 0:
             return "past"
         return "better" if abs(after - 50) < abs(before - 50) else "worse"
-    rises = change.value > 0
-    return "better" if rises is (metric in ("LMS", "ICAT")) else "worse"
+    return "better" if (change.value > 0) is (ideal > 0) else "worse"
 
 
-def tile(metric: str, ideal: str, estimate: Estimate, unit: str = "", percent: bool = False) -> Tile:
-    """Return a metric's tile.
-
-    Args:
-        metric: its name.
-        ideal: what it would be at best.
-        estimate: its figure and change.
-        unit: of the change.
-        percent: whether the change is in percent of what was before, not in points.
-    """
+def tile(metric: str, ideal: str, estimate: Estimate) -> Tile:
+    """Return a metric's tile; ``ideal`` says in words what it would be at best."""
     after, change = estimate.figure.value, estimate.change
+    percent = METRICS[metric].unit == "percent"
     before = after / (1 + change.value / 100) if percent else after - change.value
-    return Tile(metric, ideal, number(before), number(after), change_text(change, unit), verdict(metric, estimate))
+    text = change_text(change, " %" if percent else "")
+    return Tile(metric, ideal, number(before), number(after), text, verdict(metric, estimate))
 
 
 def moved(change: Interval, unit: str = " points", digits: int = 1) -> str:
-    """Say which way something moved and how far; or that no movement can be told.
+    """Say which way something moved and how far; or that the change is not significant.
 
     >>> moved(Interval(-2.0, -3.0, -1.0)), moved(Interval(2.0, -1.0, 5.0), " %")
-    ('fell by 2.0 points [1.0, 3.0]', "changed by +2.0 % [−1.0, +5.0], which can't be told from no change")
+    ('fell by 2.0 points [1.0, 3.0]', 'changed by +2.0 % [−1.0, +5.0], not significant (95 % CI includes 0)')
     """
-    if not excludes_zero(change):
-        return f"changed by {change_text(change, unit, digits)}, {_UNCLEAR}"
+    if not change.excludes_zero:
+        return f"changed by {change_text(change, unit, digits)}, {NOT_SIGNIFICANT}"
     verb, size = "rose", change
     if change.value < 0:
         verb, size = "fell", Interval(-change.value, -change.high, -change.low)
@@ -140,13 +117,11 @@ def stereotype_sentence(estimate: Estimate) -> str:
     after, change = estimate.figure.value, estimate.change
     before = after - change.value
     start = f"The stereotype score (SS; 50 is ideal) went from {number(before)} to {number(after)}"
-    nearer = abs(before - 50) - abs(after - 50)
-    distance = (
-        "as far from it as" if round(nearer, 1) == 0 else "nearer to it than" if nearer > 0 else "farther off than"
-    )
+    nearer = round(abs(before - 50) - abs(after - 50), 1)
+    distance = "as far from it as" if nearer == 0 else "nearer to it than" if nearer > 0 else "farther off than"
     means = {
-        "": "of which no interval is known",
-        "unclear": _UNCLEAR,
+        "": "no interval is known",
+        "unclear": NOT_SIGNIFICANT,
         "better": "nearer to 50 than before",
         "worse": "farther from 50 than before",
         "past": f"past 50 to the other side, where it is {distance} before",
@@ -157,91 +132,85 @@ def stereotype_sentence(estimate: Estimate) -> str:
 def icat_sentence(estimate: Estimate, control: Estimate | None, control_name: str) -> str:
     """Say what happened to ICAT, and whether random neurons do the same."""
     after, change = estimate.figure.value, estimate.change
+    start, values = "ICAT (100 is ideal; it combines bias and language modelling)", (after - change.value, after)
+    way = f"from {number(values[0])} to {number(values[1])}"
     sentence = (
-        f"ICAT (100 is ideal), which joins bias and the ability to tell sense from nonsense, {moved(change)}, from "
-        f"{number(after - change.value)} to {number(after)}."
-        if excludes_zero(change)
-        else f"ICAT (100 is ideal), which joins bias and the ability to tell sense from nonsense, went from "
-        f"{number(after - change.value)} to {number(after)}: it {moved(change)}."
+        f"{start} {moved(change)}, {way}." if change.excludes_zero else f"{start} went {way}: it {moved(change)}."
     )
-    return sentence if control is None else f"{sentence} {control_sentence(change, control.change, control_name)}"
+    return sentence if control is None else f"{sentence} {control_sentence(estimate, control, control_name)}"
 
 
-def control_sentence(change: Interval, control: Interval, name: str) -> str:
-    """Say whether the chosen neurons do something else than random ones.
+def control_sentence(estimate: Estimate, control: Estimate, name: str) -> str:
+    """Say whether the chosen neurons do something else than random ones, by the paired difference.
 
-    >>> control_sentence(Interval(6.8, 4.0, 9.9), Interval(-0.6, -1.8, 0.8), "5 seeds")
-    'As many random neurons of the same layers (5 seeds) change it by −0.6 [−1.8, +0.8]: less than the chosen ones.'
+    >>> chosen = Estimate(Interval(76, 70, 80), Interval(6.8, 4.0, 9.9), None, Interval(7.4, 4.2, 10.9))
+    >>> control_sentence(chosen, Estimate(Interval(69, 64, 74), Interval(-0.6, -1.8, 0.8)), "5 seeds")
+    'Random neurons of the same layers (5 seeds) change it by −0.6 [−1.8, +0.8]; the difference is +7.4 [+4.2, +10.9].'
     """
-    if change.low > control.high:
-        outcome = "less than the chosen ones"
-    elif change.high < control.low:
-        outcome = "more than the chosen ones"
-    else:
-        outcome = "the intervals overlap, so it isn't shown that the choice of neurons matters"
-    return f"As many random neurons of the same layers ({name}) change it by {change_text(control)}: {outcome}."
+    start = f"Random neurons of the same layers ({name}) change it by {change_text(control.change)}"
+    beyond = estimate.beyond_random
+    if beyond is None:
+        return f"{start}."
+    if beyond.excludes_zero:
+        return f"{start}; the difference is {change_text(beyond)}."
+    return f"{start}; the difference from random neurons, {change_text(beyond)}, is {NOT_SIGNIFICANT}."
 
 
 def domain_sentence(changes: Mapping[str, Interval]) -> str:
-    """Say in which domains ICAT rose, fell, or did neither as far as can be told.
+    """Say in which domains ICAT rose, fell, or did not change significantly.
 
     >>> domain_sentence({"gender": Interval(6.0, 1.0, 10.0), "religion": Interval(1.0, -2.0, 3.0)})
-    'By domain, ICAT rose for gender; no change can be told for religion.'
+    'By domain, ICAT rose for gender; no significant change for religion.'
     """
     if not changes:
         return "No domains were judged."
-    told = {name: change for name, change in changes.items() if excludes_zero(change)}
+    significant = {name: change for name, change in changes.items() if change.excludes_zero}
     parts = [
-        ("ICAT rose for", [name for name, change in told.items() if change.value > 0]),
-        ("ICAT fell for", [name for name, change in told.items() if change.value < 0]),
-        ("no change can be told for", [name for name in changes if name not in told]),
+        ("ICAT rose for", [name for name, change in significant.items() if change.value > 0]),
+        ("ICAT fell for", [name for name, change in significant.items() if change.value < 0]),
+        ("no significant change for", [name for name in changes if name not in significant]),
     ]
     return f"By domain, {'; '.join(f'{what} {listed(names)}' for what, names in parts if names)}."
 
 
-def price_sentence(lms: Estimate, perplexity: Interval | None, control: Interval | None, text: str) -> str:
-    """Say what became of the ability to use language.
-
-    Args:
-        lms: of StereoSet.
-        perplexity: its change in percent.
-        control: the same of random neurons.
-        text: what the perplexity is of.
-    """
+def price_sentence(lms: Estimate, perplexity: Estimate | None, control: Estimate | None, text: str) -> str:
+    """Say what became of the ability to use language; ``text`` says what the perplexity is of."""
     sentence = f"Language: LMS (100 is ideal) {moved(lms.change)}"
     if perplexity is None:
         return f"{sentence}."
-    sentence += f"; perplexity (lower is better) {text} {moved(perplexity, ' %')}"
-    return sentence + ("." if control is None else f"; random neurons change that by {change_text(control, ' %')}.")
+    sentence += f"; perplexity (lower is better) {text} {moved(perplexity.change, ' %')}"
+    return (
+        f"{sentence}."
+        if control is None
+        else (f"{sentence}; random neurons change that by {change_text(control.change, ' %')}.")
+    )
 
 
-def gap_sentence(mean: Mapping[str, float], field: str, name: str) -> str:
-    """Say how far the gap on held-out prompts moved, beside random neurons: their mean, and 2 standard deviations.
-
-    What can't be told from no change, or lies within what random neurons do, is no change by these.
+def gap_sentence(findings: Findings, metric: str, name: str) -> str:
+    """Say how far the gap on held-out prompts moved, beside random neurons.
 
     Args:
-        mean: of the pairs, a row of the gaps.
-        field: "probability" or "log_probability".
+        findings: of debias.
+        metric: "gap" or "log gap".
         name: of the gap, in words.
     """
-    changes = [gap_change(mean, field, how) for how in ("suppressed", "amplified")]
-    random, spread = (mean[f"{field}_random_{key}"] for key in ("percent", "spread"))
-    off, doubled = (moved(change, " %", digits=0) for change in changes)
-    start = f"With the neurons switched off, {name} {off}; with them doubled, it {doubled}."
-    if not spread > 0:
-        return f"{start} One random set changes it by {signed(random, 0)} %."
-    beyond = [excludes_zero(change) and abs(change.value - random) > 2 * spread for change in changes]
-    outcome = {
-        (True, True): "both are changes",
-        (True, False): "only the first is a change",
-        (False, True): "only the second is a change",
-        (False, False): "neither is a change",
-    }[beyond[0], beyond[1]]
-    return (
-        f"{start} Random sets change it by {signed(random, 0)} % ± {number(spread, 0)} over seeds: {outcome} that "
-        "random sets don't make (2 standard deviations)."
-    )
+    estimates = [findings.get(row, metric) for row in gap_rows(findings)]
+    suppressed, amplified, random = estimates
+    assert suppressed is not None
+    assert amplified is not None
+    off, doubled = (moved(estimate.change, " %", digits=0) for estimate in (suppressed, amplified))
+    factor = findings.settings.get("factor", 0.0)
+    how = "switched off" if factor == 0 else f"multiplied by {factor:g}"
+    start = f"With the neurons {how}, {name} {off}; with them doubled, it {doubled}."
+    if random is None:
+        return start
+    spread = "" if random.spread is None else f" ± {number(random.spread, 0)} over seeds"
+    beyond = suppressed.beyond_random
+    sentence = f"{start} Random neurons, {how}, change it by {signed(random.change.value, 0)} %{spread}"
+    if beyond is None:
+        return f"{sentence}."
+    outcome = change_text(beyond, "", 0) + ("" if beyond.excludes_zero else f", {NOT_SIGNIFICANT}")
+    return f"{sentence}; the difference is {outcome}."
 
 
 def settings_facts(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -280,9 +249,9 @@ def listed(names: Iterable[str]) -> str:
 
 
 def sorted_out(rows: Sequence[tuple[str, Interval]]) -> dict[str, list[str]]:
-    """Return which rows "rose", "fell", or can't be told to have done either, the largest change first."""
-    found: dict[str, list[str]] = {"rose": [], "fell": [], "unclear": []}
+    """Return which rows "rose", "fell", or did not change significantly ("unclear"), the largest change first."""
+    outcome: dict[str, list[str]] = {"rose": [], "fell": [], "unclear": []}
     for name, change in sorted(rows, key=lambda row: -abs(row[1].value)):
-        key = "unclear" if not excludes_zero(change) else "rose" if change.value > 0 else "fell"
-        found[key].append(f"{name} ({signed(change.value)})")
-    return found
+        key = "unclear" if not change.excludes_zero else "rose" if change.value > 0 else "fell"
+        outcome[key].append(f"{name} ({signed(change.value)})")
+    return outcome

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import safetensors.torch
 from torch import Tensor
-from torch.utils.tensorboard.writer import SummaryWriter
 
 from biaslab.attribution.gaps import Gap, GapAttribution, Steps, attribute_gaps, integration_rule
 from biaslab.attribution.integration import Inputs, TokenBudget
@@ -22,8 +21,7 @@ from biaslab.metrics.quality import IntegrationQuality
 from biaslab.models.architectures import ffn_shape
 from biaslab.models.loading import fingerprint
 from biaslab.neurons.neuron_set import NeuronSet
-from biaslab.report import tensorboard as boards
-from biaslab.store import Collector, versions, write_atomically
+from biaslab.store import Collector, computed_by, versions, write_atomically
 from biaslab.tasks.dealing import layers_of
 from biaslab.tasks.resumable import ResumableTask
 from biaslab.tasks.selecting import Collected, require_known
@@ -66,6 +64,8 @@ class Attribution(ResumableTask):
     """
 
     last_file = "neurons.json"
+    result: tuple[NeuronSet, Tensor] | None = None
+    """The neurons and the pairs' scores, ``[pair, layer, neuron]``, that the main process has written."""
 
     def __init__(
         self,
@@ -123,7 +123,7 @@ class Attribution(ResumableTask):
             "weights": fingerprint(self.model),
             "data": dict(self.data.hparams),
             "prompts": self.data.fingerprint,
-            "versions": versions(),
+            "versions": computed_by(),
         }
 
     def _settings(self) -> dict[str, Any]:
@@ -227,7 +227,7 @@ class Attribution(ResumableTask):
         )
         write_atomically(path, content)
         neurons.save(self.run_folder / self.last_file)
-        self._log(neurons, scores)
+        self.result = neurons, scores
 
     def select(self, selection: Selection, **changes: Any) -> NeuronSet:
         """Return the bias neurons of the prompts seen so far, with the sets of each pair and dimension.
@@ -281,14 +281,6 @@ class Attribution(ResumableTask):
             "nodes": {"mean": _rounded(quality.nodes), "most": quality.most_nodes},
             "versions": versions(),
         }
-
-    def _log(self, neurons: NeuronSet, scores: Tensor) -> None:
-        """Write to TensorBoard, where that is the logger."""
-        writer = getattr(self.logger, "experiment", None)
-        if isinstance(writer, SummaryWriter):
-            boards.log_neurons(writer, neurons, scores.nanmean(0))
-            words = {name: dimension.words for name, dimension in self.data.dimensions.items()}
-            boards.log_prompts(writer, self.data.prompts, words)
 
 
 def _rounded(value: float) -> float:

@@ -8,10 +8,10 @@ from typing import Any, ClassVar, NamedTuple
 from torch import Tensor
 
 from biaslab.evaluation.findings import Findings, Row
-from biaslab.evaluation.measures import CrowsPairs, Scored, StereoSet
-from biaslab.metrics.crows_pairs import PairScores
+from biaslab.evaluation.measures import CrowsPairs, Figures, Scored, StereoSet
+from biaslab.metrics.crows_pairs import PairScores, decided
 from biaslab.metrics.stereoset import ClusterScores
-from biaslab.statistics import UNCHANGED, Estimate, Interval
+from biaslab.statistics import UNCHANGED, Estimate
 from biaslab.tasks.base import LanguageModelTask
 
 
@@ -36,11 +36,14 @@ class BenchmarkEvaluation(LanguageModelTask, ABC):
     benchmark: ClassVar[str]
     """As the findings' command."""
 
+    measure: Scored
+    """Of the run's data."""
+
     evaluation: Scores | None = None
 
     @abstractmethod
-    def measure(self) -> Scored:
-        """Return the measure of the run's data."""
+    def on_test_start(self) -> None:
+        """Make the measure of the run's data."""
 
     @abstractmethod
     def gathered(self) -> Scores:
@@ -48,31 +51,28 @@ class BenchmarkEvaluation(LanguageModelTask, ABC):
 
     def on_test_epoch_end(self) -> None:
         """Compute, log and write the metrics."""
-        measure = self.measure()
-        self.evaluation = self.gathered()
-        samples = measure.figures_of(*self.evaluation)
-        figures = {key: each.interval() for key, each in samples.items()} | self.more_figures(measure)
+        scores = self.evaluation = self.gathered()
+        figures = {key: samples.interval() for key, samples in self.figures(*scores).items()}
         self.log_dict(
-            {f"{scope}/{self.logged_name(metric)}": figure.value for (metric, scope), figure in figures.items()},
-            rank_zero_only=True,
+            {f"{scope}/{metric}": figure.value for (metric, scope), figure in figures.items()}, rank_zero_only=True
         )
         folder = self.folder  # asks all ranks
         if self.trainer.is_global_zero and self.trainer.logger is not None:
             folder.mkdir(parents=True, exist_ok=True)
             name = self.hparams["model_name"]
             estimates = {("model", *key): Estimate(figure, UNCHANGED) for key, figure in figures.items()}
-            rows, facts = [Row("model", name)], {**measure.facts(), "scored": len(self.evaluation.examples)}
+            rows, facts = [Row("model", name)], {**self.measure.facts(), **self.counts(*scores)}
             settings = {key: value for key, value in self.hparams.items() if not key.startswith("_")}
             path = Findings(self.benchmark, name, settings, facts, rows, estimates).save(folder)
             print(f"Metrics with their 95 % intervals written to {path}.")
 
-    def more_figures(self, measure: Scored) -> dict[tuple[str, str], Interval]:
-        """Return further metrics of the job, by metric and scope."""
-        return {}
+    def figures(self, scores: Tensor, examples: Tensor) -> Figures:
+        """Return the metrics that are logged and written."""
+        return self.measure.figures_of(scores, examples)
 
-    def logged_name(self, metric: str) -> str:
-        """Return the name that a metric is logged by."""
-        return metric
+    def counts(self, scores: Tensor, examples: Tensor) -> dict[str, Any]:
+        """Return how many examples were scored, by scope."""
+        return {"scored": {scope: int(inside.sum()) for scope, inside in self.measure.scopes(examples).items()}}
 
 
 class StereoSetEvaluation(BenchmarkEvaluation):
@@ -87,13 +87,13 @@ class StereoSetEvaluation(BenchmarkEvaluation):
         super().__init__(model_name, dtype, trust_remote_code)
         self.clusters = ClusterScores()
 
+    def on_test_start(self) -> None:
+        """Make the measure of the run's clusters."""
+        self.measure = StereoSet(self.data)
+
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Score the clusters of a batch."""
-        self.clusters.update(self.measure().score(self.model, batch), batch["terms"], batch["examples"])
-
-    def measure(self) -> Scored:
-        """Return StereoSet's measure."""
-        return StereoSet(self.data)
+        self.clusters.update(self.measure.score(self.model, batch), batch["terms"], batch["examples"])
 
     def gathered(self) -> Scores:
         """Return the clusters' scores, ``[cluster, 3]``."""
@@ -110,18 +110,20 @@ class CrowsPairsEvaluation(BenchmarkEvaluation):
     """
 
     benchmark = "crows-pairs"
+    measure: CrowsPairs
 
     def __init__(self, model_name: str = "minilm-mlm", dtype: str = "float32", trust_remote_code: bool = False) -> None:
         super().__init__(model_name, dtype, trust_remote_code)
         self.pair_scores = PairScores()
 
+    def on_test_start(self) -> None:
+        """Make the measure of the run's pairs."""
+        self.measure = CrowsPairs(self.data)
+
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Score the pairs of a batch."""
-        self.pair_scores.update(self.measure().score(self.model, batch), batch["examples"])
-
-    def measure(self) -> CrowsPairs:
-        """Return CrowS-Pairs' measure."""
-        return CrowsPairs(self.data)
+        scores = self.measure.score(self.model, batch)
+        self.pair_scores.update(scores, batch["examples"].to(scores.device))
 
     def gathered(self) -> Scores:
         """Return the pairs' scores, ``[pair, 2]``."""
@@ -129,11 +131,12 @@ class CrowsPairsEvaluation(BenchmarkEvaluation):
         self.pair_scores.reset()
         return Scores(scores, examples)
 
-    def more_figures(self, measure: Scored) -> dict[tuple[str, str], Interval]:
-        """Return the scores of the pairs of each direction."""
-        assert isinstance(measure, CrowsPairs) and self.evaluation is not None
-        return {key: samples.interval() for key, samples in measure.by_direction(*self.evaluation).items()}
+    def figures(self, scores: Tensor, examples: Tensor) -> Figures:
+        """Return the score, and those of the pairs of each direction."""
+        return super().figures(scores, examples) | self.measure.by_direction(scores, examples)
 
-    def logged_name(self, metric: str) -> str:
-        """Return the name that a metric is logged by."""
-        return "crows_pairs" if metric == "CrowS-Pairs" else metric
+    def counts(self, scores: Tensor, examples: Tensor) -> dict[str, Any]:
+        """Return how many pairs were scored and how many of them are neutral, by scope."""
+        neutral, scopes = ~decided(scores), self.measure.scopes(examples)
+        by_scope = {scope: int((neutral & inside).sum()) for scope, inside in scopes.items()}
+        return super().counts(scores, examples) | {"neutral": by_scope}

@@ -14,7 +14,7 @@ from biaslab.errors import InputError
 from biaslab.models.loading import fingerprint
 from biaslab.neurons.cards import METHOD, PROMPTS
 from biaslab.neurons.neuron_set import NeuronSet
-from biaslab.neurons.promoted_words import WORDS
+from biaslab.neurons.cards import WORDS
 
 PAIRS = ["gender/female-male", "ethnicity/black-white"]
 NEURONS = [(0, 3), (1, 7), (2, 1), (2, 40)]

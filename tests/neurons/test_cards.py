@@ -15,7 +15,7 @@ from biaslab.models.architectures import ffn_modules
 from biaslab.models.tokens import encode_slot
 from biaslab.neurons.cards import PROMPTS, exciting, neuron_cards
 from biaslab.neurons.neuron_set import Neuron
-from biaslab.neurons.promoted_words import LIKELY, WORDS, Asked, word_changes
+from biaslab.neurons.cards import LIKELY, WORDS, Asked, word_changes
 
 KINDS = ("bert", "roberta", "gpt2", "llama")
 NEURONS = [(0, 3), (1, 7), (2, 1), (2, 40)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import os
 import random
@@ -16,10 +15,11 @@ from pytorch_lightning import Trainer
 from reference import crows_pairs as reference
 
 from biaslab.data.crows_pairs import CATEGORIES, CrowsPairsDataModule, read_pairs
+from biaslab.evaluation.findings import Findings
 from biaslab.metrics.crows_pairs import crows_pairs_interval
 from biaslab.models.loading import load_model
 from biaslab.neurons.neuron_set import NeuronSet
-from biaslab.tasks.crows_pairs import CrowsPairsEvaluation
+from biaslab.tasks.evaluation import CrowsPairsEvaluation
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.enable_progress_bar", "false"]
@@ -50,7 +50,19 @@ def judge(model, pairs, *more):
     """Run the shipped config; return what the newest run wrote."""
     config = ["-c", str(CONFIGS / "crows_pairs.yaml"), "--model.model_name", str(model), "--data.path", str(pairs)]
     main(["test", *config, *QUIET, *more])
-    return json.loads(max(Path("runs/crows_pairs").glob("version_*/crows_pairs.json")).read_text())
+    return by_scope(Findings.load(max(Path("runs/crows_pairs").glob("version_*/crows_pairs.json"))))
+
+
+def by_scope(findings: Findings) -> dict[str, dict]:
+    """What the run wrote, a scope at a time."""
+    scopes = {}
+    for scope in findings.scopes("CrowS-Pairs"):
+        counts = {"pairs": findings.facts["scored"][scope], "neutral": findings.facts["neutral"][scope]}
+        scopes[scope] = findings.get("model", "CrowS-Pairs", scope).figure._asdict() | counts
+        for name in ("stereotype", "anti-stereotype"):
+            if (estimate := findings.get("model", name, scope)) is not None:
+                scopes[scope][name] = estimate.figure._asdict()
+    return scopes
 
 
 def expected(scores, found):
@@ -82,7 +94,7 @@ def test_the_shipped_config_agrees_with_the_loop(lab, pairs, capsys):
         agree(of_scope, [scores[i] for i in chosen], [found[i] for i in chosen])
     assert figures["overall"]["neutral"] == 3
     printed = capsys.readouterr().out
-    for word in ("overall/crows_pairs", "overall/anti-stereotype", "gender/crows_pairs", "version_0/crows_pairs.json"):
+    for word in ("overall/CrowS-Pairs", "overall/anti-stereotype", "gender/CrowS-Pairs", "version_0/crows_pairs.json"):
         assert word in printed
     assert (Path("runs/crows_pairs/version_0") / "config.yaml").exists()
     assert list(Path("runs/crows_pairs/version_0").glob("events.out.tfevents.*"))
@@ -139,7 +151,7 @@ def _process(rank, port, folder):
     task = CrowsPairsEvaluation(f"{folder}/model")
     data = CrowsPairsDataModule(f"{folder}/model", path=f"{folder}/mine.csv", tokens_per_batch=BATCH)
     trainer(logger=False, devices=2, strategy="ddp").test(task, datamodule=data, verbose=False)
-    torch.save((task.evaluation.scores, task.evaluation.categories, len(data.batches)), Path(folder, f"{rank}.pt"))
+    torch.save((task.evaluation.scores, task.evaluation.examples, len(data.batches)), Path(folder, f"{rank}.pt"))
 
 
 def test_two_ranks_count_each_pair_once(lab, tmp_path):
@@ -150,10 +162,10 @@ def test_two_ranks_count_each_pair_once(lab, tmp_path):
     data = CrowsPairsDataModule(str(lab / "model"), path=str(tmp_path / "mine.csv"), tokens_per_batch=BATCH)
     trainer(logger=False, devices=1).test(task, datamodule=data, verbose=False)
     for rank in range(2):
-        scores, categories, batches = torch.load(tmp_path / f"{rank}.pt")
+        scores, examples, batches = torch.load(tmp_path / f"{rank}.pt")
         assert batches % 2  # so that a batch is repeated
         assert torch.equal(scores, task.evaluation.scores)
-        assert torch.equal(categories, task.evaluation.categories)
+        assert torch.equal(examples, task.evaluation.examples)
 
 
 @pytest.mark.assets
@@ -168,6 +180,9 @@ def test_real_pairs_agree_with_the_loop(asset, workdir):
     trainer(logger=False, devices=1).test(task, datamodule=data, verbose=False)
     scores = [reference.masked_scores(task.model, task.tokenizer, p.more, p.less, p.direction) for p in data.pairs]
     torch.testing.assert_close(task.evaluation.scores, torch.tensor(scores).double(), rtol=0, atol=2e-4)
-    figures = task.evaluation.figures()["overall"]
-    agree(figures, scores, data.pairs)
-    assert figures["value"] == crows_pairs_interval(task.evaluation.scores).value
+    figures = {key: samples.interval() for key, samples in task.figures(*task.evaluation).items()}
+    counts = task.counts(*task.evaluation)
+    overall = figures["CrowS-Pairs", "overall"]._asdict() | {name: of["overall"] for name, of in counts.items()}
+    named = {metric: figure._asdict() for (metric, scope), figure in figures.items() if scope == "overall"}
+    agree(overall | {"pairs": overall["scored"]} | named, scores, data.pairs)
+    assert figures["CrowS-Pairs", "overall"].value == crows_pairs_interval(task.evaluation.scores).value

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from textwrap import fill
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from biaslab.evaluation.gaps import gap_change
+from biaslab.evaluation.findings import OVERALL, Findings, gap_rows
 from biaslab.report.plots.style import (
     BLUE,
     GREY,
@@ -29,22 +28,25 @@ _LINEAR = 100  # percent up to which a change is drawn in proportion; beyond, it
 _LETTERS = 20  # of a pair's name on a line
 
 
-def gap_bars(rows: Sequence[Mapping[str, Any]], field: str = "probability") -> Figure:
+def gap_bars(findings: Findings, metric: str = "gap") -> Figure:
     """Draw how each pair's gap changes when the neurons are suppressed, with random ones beside, and when amplified.
 
     Args:
-        rows: a row a pair and last their mean, as :meth:`biaslab.report.results.Outcome.gap_rows` makes them.
-        field: "probability", the paper's gap, whose mean changes are marked; or "log_probability".
+        findings: of debias.
+        metric: "gap", the paper's, whose mean changes are marked; or "log gap".
 
     Reference:
         "The Devil is in the Neurons" (ICLR 2024), section 4.3.
     """
-    places, labels = _places([row["pair"] for row in rows])
-    is_paper, has_two_lines = field == "probability", any("\n" in label for label in labels)
+    scopes = [*(scope for scope in findings.scopes(metric) if "/" in scope), OVERALL]
+    rows = gap_rows(findings)
+    suppressed, amplified = ([findings.estimates[row, metric, scope].change for scope in scopes] for row in rows[:2])
+    controls = [findings.estimates[rows[2], metric, scope] for scope in scopes]
+    places, labels = _places([*scopes[:-1], "mean of the pairs"])
+    is_paper, has_two_lines = metric == "gap", any("\n" in label for label in labels)
     figure = new_figure(1.3 + (0.28 if has_two_lines else 0.235) * len(labels))
     left, right = figure.subplots(1, 2, sharey=True)
-    suppressed, amplified = ([gap_change(row, field, how) for row in rows] for how in ("suppressed", "amplified"))
-    random, spread = ([row[f"{field}_random_{what}"] for row in rows] for what in ("percent", "spread"))
+    random, spread = [control.change.value for control in controls], [control.spread or 0.0 for control in controls]
     left.errorbar(
         random, [place + 0.27 for place in places], xerr=spread, fmt="o", color=GREY, markersize=3.5, elinewidth=1.2,
         label="random neurons, suppressed: mean ± spread over seeds",

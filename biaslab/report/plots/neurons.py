@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from textwrap import fill
 
+import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from torch import Tensor
+from numpy.typing import ArrayLike
 
 from biaslab.report.plots.style import BLUE, add_color_bar, name_axes, new_figure
 
@@ -39,21 +40,20 @@ def layer_distribution(counts: Mapping[str, Sequence[int]]) -> Figure:
     return figure
 
 
-def score_heat_map(scores: Tensor, ranks: int = 50) -> Figure:
+def score_heat_map(scores: ArrayLike, ranks: int = 50) -> Figure:
     """Draw the largest attribution scores of each layer, by rank.
 
     Args:
         scores: of each neuron, ``[layer, neuron]``.
         ranks: how many of each layer.
     """
-    ranks = min(ranks, scores.shape[1])
-    largest = scores.detach().float().cpu().topk(ranks, dim=1).values
-    layers = len(largest)
+    largest = -np.sort(-np.asarray(scores, dtype=np.float32), axis=1)[:, :ranks]
+    layers, ranks = largest.shape
     norm = PowerNorm(0.5, vmin=min(0.0, float(largest.min())), vmax=max(0.0, float(largest.max())) or 1e-12)
     figure = new_figure(1.5 + min(3.5, 0.25 * layers))
     axes = figure.subplots()
     image = axes.imshow(
-        largest.numpy(), aspect="auto", origin="lower", cmap="viridis", interpolation="nearest", norm=norm,
+        largest, aspect="auto", origin="lower", cmap="viridis", interpolation="nearest", norm=norm,
         extent=(0.5, ranks + 0.5, -0.5, layers - 0.5),
     )  # fmt: skip
     for axis in (axes.xaxis, axes.yaxis):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -50,6 +50,12 @@ class Dot(NamedTuple):
     icat: float
     perplexity_change: float
     factor: float
+
+
+def trial_dot(trial: Mapping[str, Any], perplexity: float) -> Dot:
+    """Return a line of a sweep as a point; ``perplexity`` is the untouched model's."""
+    factor = 1.0 if trial["factor"] is None else trial["factor"]
+    return Dot(trial["LMS"], trial["ICAT"], 100 * (trial["perplexity"] / perplexity - 1), factor)
 
 
 class _Look(NamedTuple):

@@ -26,19 +26,20 @@ def new_figure(height: float, width: float = WIDTH) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path, formats: Sequence[str] = ("png", "svg", "pdf")) -> None:
     """Write a figure as PNG, SVG (letters as outlines: it looks the same everywhere) and PDF, the same bytes each time.
 
     Args:
         figure: any.
         path: of the files, without a suffix.
+        formats: of these.
     """
     fonts: Any = {"svg.fonttype": "path", "svg.hashsalt": "biaslab", "pdf.fonttype": 42}
     undated = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
     with matplotlib.rc_context(fonts):
-        for suffix, metadata in undated.items():
+        for suffix in formats:
             buffer = io.BytesIO()
-            figure.savefig(buffer, format=suffix, dpi=200, metadata=metadata)
+            figure.savefig(buffer, format=suffix, dpi=200, metadata=undated[suffix])
             write_atomically(path.with_name(f"{path.name}.{suffix}"), buffer.getvalue())
 
 

@@ -4,87 +4,69 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from biaslab.evaluation.findings_old import Estimate
-from biaslab.report.parts import OVERALL, Cell, Section, Table, figure_cell, perplexity_cell
-from biaslab.report.runs import Run, figures
-from biaslab.report.sections.debias import chosen, control_change
+from biaslab.evaluation.findings import OVERALL
+from biaslab.report.parts import STEREOSET, Cell, Section, Table, figure_cell, title_of
+from biaslab.report.runs import Run
 from biaslab.report.words import change_text, number
-
-_METRICS = ("SS", "LMS", "ICAT")
 
 
 def side_by_side(runs: Sequence[Run]) -> Section | None:
-    """Return tables of runs of one kind, where there are two or more of it.
-
-    Args:
-        runs: all of them.
-    """
+    """Return tables of runs of one kind, where there are two or more of it."""
     debias = [run for run in runs if "debias" in run.parts]
     tables = [run for run in runs if "table" in run.parts]
     text, made = [], []
     if len(debias) > 1:
         made.append(_debias(debias))
-        text += _judged_alike([int(run.parts["debias"]["facts"]["clusters"]) for run in debias])
+        text.append(_judged_alike([int(run.parts["debias"].facts["clusters"]) for run in debias]))
     if len(tables) > 1:
         made.append(_tables(tables))
-        text += _set_alike(tables)
+        text.append(_set_alike(tables))
     return Section("side", "Side by side", text, tables=made) if made else None
 
 
-def _judged_alike(clusters: Sequence[int]) -> list[str]:
+def _judged_alike(clusters: Sequence[int]) -> str:
     if len(set(clusters)) == 1:
-        return [f"All were judged on {number(clusters[0], 0)} clusters of StereoSet."]
-    told = ", ".join(number(count, 0) for count in clusters)
-    return [f"They were judged on other numbers of clusters of StereoSet ({told}): the figures don't compare."]
+        return f"All were judged on {number(clusters[0], 0)} clusters of StereoSet."
+    counts = ", ".join(number(count, 0) for count in clusters)
+    return f"They were judged on other numbers of clusters of StereoSet ({counts}): do not compare the figures."
 
 
-def _set_alike(tables: Sequence[Run]) -> list[str]:
-    first, *others = [run.parts["table"]["settings"] for run in tables]
+def _set_alike(tables: Sequence[Run]) -> str:
+    first, *others = [run.parts["table"].settings for run in tables]
     names = ("preset", "limit", "stereoset", "text", "sentences", "factor", "positions")
     other = [name for name in names if any(first.get(name) != settings.get(name) for settings in others)]
     if not other:
-        return ["The tables were made with the same settings."]
-    return [f"The tables were made with other settings ({', '.join(other)}): compare them with care."]
+        return "The tables were made with the same settings."
+    return f"The tables were made with other settings ({', '.join(other)}): compare them with care."
 
 
 def _debias(runs: Sequence[Run]) -> Table:
     """Return a table with a column a run."""
-    found = [figures(run.parts["debias"]["stereoset"]) for run in runs]
+    found = [run.parts["debias"] for run in runs]
     rows: list[tuple[str, list[Cell]]] = [
-        ("model", [Cell(run.model) for run in runs]),
-        ("selection", [Cell(str(run.config.get("selection", "n/a"))) for run in runs]),
-        ("neurons", [Cell(number(run.parts["debias"]["neurons"]["count"], 0)) for run in runs]),
+        ("model", [Cell(findings.model) for findings in found]),
+        ("selection", [Cell(str(findings.settings.get("selection", "n/a"))) for findings in found]),
+        ("neurons", [Cell(number(findings.facts["neurons"]["count"], 0)) for findings in found]),
     ]
-    for metric in _METRICS:
-        rows.append((f"{metric}, untouched", [Cell(number(_before(chosen(of)[metric]))) for of in found]))
-        rows.append((f"{metric}, suppressed", [figure_cell(metric, chosen(of)[metric], True) for of in found]))
-    controls = [control_change(of) for of in found]
-    rows.append(("ICAT, random neurons", [Cell("n/a" if c is None else change_text(c)) for c in controls]))
-    texts = [list(run.parts["debias"]["perplexity"].values())[1] for run in runs]
-    rows.append(("perplexity, suppressed", [perplexity_cell(text, True) for text in texts]))
-    return Table("side-debias", "Debias runs", ["", *_places(runs)], rows)
-
-
-def _before(estimate: Estimate) -> float:
-    return estimate.figure.value - estimate.change.value
+    for metric in STEREOSET:
+        before = [findings.estimates[findings.base.name, metric, OVERALL].figure.value for findings in found]
+        rows.append((f"{metric}, untouched", [Cell(number(value)) for value in before]))
+        cells = [figure_cell(metric, findings.get(findings.rows[1].name, metric), True) for findings in found]
+        rows.append((f"{metric}, suppressed", cells))
+    controls = [findings.control(findings.rows[1].name) for findings in found]
+    changes = [None if c is None else f.get(c.name, "ICAT") for f, c in zip(found, controls, strict=True)]
+    rows.append(("ICAT, random neurons", [Cell("n/a" if e is None else change_text(e.change)) for e in changes]))
+    texts = [figure_cell("perplexity", f.get(f.rows[1].name, "perplexity"), True) for f in found]
+    rows.append(("perplexity, suppressed", texts))
+    return Table("side-debias", "Debias runs", ["", *(run.place for run in runs)], rows)
 
 
 def _tables(runs: Sequence[Run]) -> Table:
     """Return ICAT with a row a treatment and a column a model."""
-    found = [figures({k: r["stereoset"] for k, r in run.parts["table"]["rows"].items()}) for run in runs]
-    titles = {key: row["title"].removeprefix("+ ") for run in runs for key, row in run.parts["table"]["rows"].items()}
+    found = [run.parts["table"] for run in runs]
+    titles = {row.name: title_of(row.title) for findings in found for row in findings.rows}
     rows = [
-        (
-            title,
-            [
-                figure_cell("ICAT", of[key][OVERALL]["ICAT"], key != "base") if key in of else Cell("n/a")
-                for of in found
-            ],
-        )
-        for key, title in titles.items()
+        (title, [figure_cell("ICAT", findings.get(name, "ICAT"), name != findings.base.name) for findings in found])
+        for name, title in titles.items()
     ]
-    return Table("side-tables", "ICAT of each treatment, and its change", ["", *_places(runs)], rows)
-
-
-def _places(runs: Sequence[Run]) -> list[str]:
-    return [run.place for run in runs]
+    return Table("side-tables", "ICAT of each treatment, and its change", ["", *(run.place for run in runs)], rows)

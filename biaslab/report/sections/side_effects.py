@@ -1,25 +1,20 @@
-"""The section of side effects: one dimension's neurons suppressed, all dimensions measured."""
+"""Side effects: one dimension's neurons suppressed, all dimensions measured; a section of debias, or a chapter."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from biaslab.evaluation.findings_old import BASE, Estimate
-from biaslab.report.parts import (
-    Cell,
-    Draw,
-    Missing,
-    Section,
-    Table,
-    domain_table,
-    domains_of,
-    figure_cell,
-    perplexity_cell,
-)
-from biaslab.report.plots.stereoset import effects_matrix
-from biaslab.report.runs import Figures, Run, figures, interval
-from biaslab.report.words import change_text, excludes_zero, listed, number, signed
+from biaslab.evaluation.findings import Findings
+from biaslab.report.parts import Cell, Chapter, Draw, Missing, Section, Table, metric_table, scope_table
+from biaslab.report.runs import Run
+from biaslab.report.words import change_text, listed, number, signed
+
+_COUNTS = {
+    "clusters": "clusters of StereoSet",
+    "pairs": "pairs of CrowS-Pairs",
+    "held_out_prompts": "prompts",
+    "sentences": "sentences",
+}
 
 
 def effects_section(run: Run, key: str, draw: Draw) -> Section:
@@ -28,108 +23,101 @@ def effects_section(run: Run, key: str, draw: Draw) -> Section:
     Args:
         run: with the part "side-effects", or without.
         key: goes before the keys of all its elements.
-        draw: makes the figures.
+        draw: makes the plots.
     """
-    title, content = "Side effects", run.parts.get("side-effects")
-    if content is None:
+    from biaslab.report.plots.stereoset import effects_matrix
+
+    title, findings = "Side effects", run.parts.get("side-effects")
+    if findings is None:
         command = f"biaslab side-effects {run.folder / 'neurons.json'}"
         return Section(f"{key}-effects", title, missing=Missing("What one dimension's neurons do to others", command))
-    rows = {row["name"]: row for row in content["rows"]}
-    found = figures({name: row["stereoset"] for name, row in rows.items()})
-    names = {name: name if name == BASE else f"{name} ({row['neurons']})" for name, row in rows.items()}
-    treated, domains = [name for name in rows if name != BASE], domains_of(found, BASE)
-    values = [[found[row][domain]["ICAT"].change.value for domain in domains] for row in treated]
-    told = [[excludes_zero(found[row][domain]["ICAT"].change) for domain in domains] for row in treated]
-    own = [[domain == content["own"].get(row, {}).get("stereoset") for domain in domains] for row in treated]
-    text = [sentence(told, own), *_measured(content)]
+    rows, domains = [row.name for row in findings.rows[1:]], findings.scopes("ICAT")[1:]
+    changes = [[findings.estimates[row, "ICAT", domain].change for domain in domains] for row in rows]
+    significant = [[change.excludes_zero for change in of_row] for of_row in changes]
+    own = [[domain == findings.details["own"].get(row, {}).get("stereoset") for domain in domains] for row in rows]
+    values = [[change.value for change in of_row] for of_row in changes]
+    gist = " ".join(
+        f"{row}: {', '.join(f'{d} {signed(value)}' for d, value in zip(domains, of_row, strict=True))}."
+        for row, of_row in zip(rows, values, strict=True)
+    )
+    counts = [f"{number(findings.facts[name], 0)} {words}" for name, words in _COUNTS.items() if name in findings.facts]
+    text = [sentence(significant, own)]
+    if counts:
+        text.append(f"Measured on {listed(counts)}. The number beside a name is how many neurons it has.")
     caption = "Change of ICAT by domain (columns) when a row's neurons are switched off"
-    gist = _gist(found, treated, domains)
-    drawings = [draw("effects", caption, gist, effects_matrix, treated, domains, values, told, own)]
+    crows = "CrowS-Pairs score (ideal 50) by category, in percent, and its change"
     return Section(
         f"{key}-effects",
         title,
         text,
-        drawings,
-        [domain_table(f"{key}-effects-icat", "ICAT", found, BASE, names), _crows_pairs(rows, names, key)],
-        [_gaps(rows, names, key), _perplexity(rows, names, key)],
+        [draw("effects", caption, gist, effects_matrix, rows, domains, values, significant, own)],
+        [
+            _counted(scope_table(f"{key}-effects-icat", "ICAT", findings), findings),
+            _counted(scope_table(f"{key}-crows", "CrowS-Pairs", findings, crows), findings),
+        ],
+        [
+            _gaps(findings, key),
+            metric_table(f"{key}-effects-text", "Perplexity, and its change", findings, ("perplexity",)),
+        ],
     )
 
 
-def _measured(content: Mapping[str, Any]) -> list[str]:
-    """Return how much was measured, where the file tells."""
-    words = {
-        "clusters": "clusters of StereoSet",
-        "pairs": "pairs of CrowS-Pairs",
-        "prompts": "prompts",
-        "sentences": "sentences",
-    }
-    told = [f"{number(count, 0)} {words[name]}" for name, count in content.get("counts", {}).items() if name in words]
-    return [f"Measured on {listed(told)}. The number beside a name is how many neurons it has."] if told else []
+def _counted(table: Table, findings: Findings) -> Table:
+    """Return a table whose rows tell how many neurons they have."""
+    rows = [
+        (f"{name} ({row.size})" if row.size else name, cells)
+        for (name, cells), row in zip(table.rows, findings.rows, strict=True)
+    ]
+    return table._replace(rows=rows)
 
 
-def sentence(told: Sequence[Sequence[bool]], own: Sequence[Sequence[bool]]) -> str:
-    """Say how often a change of ICAT can be told from none, in a row's own domain and in others.
+def sentence(significant: Sequence[Sequence[bool]], own: Sequence[Sequence[bool]]) -> str:
+    """Say how often a change of ICAT is significant, in a row's own domain and in others.
 
     >>> sentence([[True, False], [False, False]], [[True, False], [False, True]])
-    'A change of ICAT can be told from none in 1 of 2 own domains, and in 0 of 2 others.'
+    'The change of ICAT is significant in 1 of 2 own domains, and in 0 of 2 others.'
     """
-    pairs = [
-        (change, is_own)
-        for changes, owns in zip(told, own, strict=True)
+    cells = [
+        cell
+        for of_row, owns in zip(significant, own, strict=True)
         if any(owns)
-        for change, is_own in zip(changes, owns, strict=True)
+        for cell in zip(of_row, owns, strict=True)
     ]
-    own_told, others_told = ([change for change, is_own in pairs if is_own is wanted] for wanted in (True, False))
+    inside, outside = (
+        [is_significant for is_significant, is_own in cells if is_own is wanted] for wanted in (True, False)
+    )
     return (
-        f"A change of ICAT can be told from none in {sum(own_told)} of {len(own_told)} own domains, and in "
-        f"{sum(others_told)} of {len(others_told)} others."
+        f"The change of ICAT is significant in {sum(inside)} of {len(inside)} own domains, and in {sum(outside)} of "
+        f"{len(outside)} others."
     )
 
 
-def _gist(found: Figures, rows: Sequence[str], domains: Sequence[str]) -> str:
-    return " ".join(
-        f"{row}: "
-        + ", ".join(f"{domain} {signed(found[row][domain]['ICAT'].change.value)}" for domain in domains)
-        + "."
-        for row in rows
-    )
-
-
-def _crows_pairs(rows: Mapping[str, Any], names: Mapping[str, str], key: str) -> Table:
-    scopes = list(rows[BASE]["crows_pairs"])
-    cells = [
-        (names[name], [figure_cell("CrowS-Pairs", Estimate.read(row["crows_pairs"][s]), name != BASE) for s in scopes])
-        for name, row in rows.items()
-    ]
-    return Table(
-        f"{key}-crows", "CrowS-Pairs score (ideal 50) by category, in percent, and its change", ["", *scopes], cells
-    )
-
-
-def _gaps(rows: Mapping[str, Any], names: Mapping[str, str], key: str) -> Table:
-    dimensions = list(rows[BASE]["gaps"])
-    cells = [
-        (names[name], [_gap_cell(row["gaps"][d]) for d in dimensions]) for name, row in rows.items() if name != BASE
-    ]
+def _gaps(findings: Findings, key: str) -> Table:
+    dimensions = [scope for scope in findings.scopes("gap")[1:] if "/" not in scope]
+    rows = []
+    for row in findings.rows[1:]:
+        cells = []
+        for scope in dimensions:
+            gap, odds = (findings.estimates[row.name, metric, scope].change for metric in ("gap", "log gap"))
+            cells.append(Cell(change_text(gap, digits=0), (change_text(odds, digits=0),)))
+        rows.append((f"{row.title} ({row.size})", cells))
     caption = "Change of the gap on held-out prompts by dimension, in percent; below it, that of the log-odds gap"
-    return Table(f"{key}-effects-gaps", caption, ["", *dimensions], cells)
+    return Table(f"{key}-effects-gaps", caption, ["", *dimensions], rows)
 
 
-def _gap_cell(gap: Mapping[str, Any]) -> Cell:
-    probability, odds = (interval(gap[key]["change_percent"]) for key in ("probability", "log_probability"))
-    return Cell(change_text(probability, digits=0), (change_text(odds, digits=0),))
+def effects_chapter(run: Run, key: str, draw: Draw) -> Chapter:
+    """Return what side effects tell where they lie in a folder of their own.
 
-
-def _perplexity(rows: Mapping[str, Any], names: Mapping[str, str], key: str) -> Table:
-    cells = [(names[name], [perplexity_cell(row["perplexity"], name != BASE)]) for name, row in rows.items()]
-    return Table(f"{key}-effects-text", "Perplexity, and its change", ["", "perplexity"], cells)
-
-
-def effects_answer(content: Mapping[str, Any]) -> list[str]:
-    """Return what the rows did overall, in a sentence each."""
-    found = figures({row["name"]: row["stereoset"] for row in content["rows"]})
-    return [
-        f"{name}: ICAT {number(of['overall']['ICAT'].figure.value)} ({signed(of['overall']['ICAT'].change.value)})."
-        for name, of in found.items()
-        if name != BASE
-    ]
+    Args:
+        run: with the part "side-effects".
+        key: goes before the keys of all its elements.
+        draw: makes the plots.
+    """
+    findings = run.parts["side-effects"]
+    answer = []
+    for row in findings.rows[1:]:
+        icat = findings.estimates[row.name, "ICAT", "overall"]
+        answer.append(f"{row.title}: ICAT {number(icat.figure.value)} ({signed(icat.change.value)}).")
+    asked = f"What do the neurons of one dimension do to the others in {run.model}?"
+    sections = [effects_section(run, key, draw)]
+    return Chapter(key, f"Side effects in {run.model}", run.place, asked, answer, sections=sections)

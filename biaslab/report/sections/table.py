@@ -1,38 +1,26 @@
-"""The chapters of a results table and of a sweep: many treatments of one model, compared with the untouched one."""
+"""The chapter of a results table: many treatments of one model, compared with the untouched one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from biaslab.evaluation.findings import OVERALL, Findings
 from biaslab.report.parts import (
-    OVERALL,
     Cell,
     Chapter,
     Draw,
     Section,
     Table,
-    by_domain_gist,
-    domain_table,
-    domains_of,
-    icat_gist,
-    perplexity_cell,
-    stereoset_table,
+    domain_drawing,
+    figure_cell,
+    icat_drawing,
+    metric_table,
+    scope_table,
+    title_of,
 )
-from biaslab.report.plots.stereoset import icat_against_lms, icat_before_after
-from biaslab.report.runs import Figures, Run, figures, interval
-from biaslab.report.words import (
-    change_text,
-    listed,
-    number,
-    settings_facts,
-    signed,
-    sorted_out,
-)
+from biaslab.report.runs import Run
+from biaslab.report.words import change_text, listed, number, settings_facts, signed, sorted_out
 from biaslab.statistics import Interval
 
-_BASE_ROW = "base"
-_MOST_IN_A_FIGURE = 6
+_MOST_IN_A_PLOT = 6
 
 
 def table_chapter(run: Run, key: str, draw: Draw) -> Chapter:
@@ -41,119 +29,97 @@ def table_chapter(run: Run, key: str, draw: Draw) -> Chapter:
     Args:
         run: with the part "table".
         key: goes before the keys of all its elements.
-        draw: makes the figures.
+        draw: makes the plots.
     """
-    content = run.parts["table"]
-    rows: dict[str, Any] = content["rows"]
-    found = figures({name: row["stereoset"] for name, row in rows.items()})
-    names = {name: row["title"].removeprefix("+ ") for name, row in rows.items()}
+    findings = run.parts["table"]
+    left_out, settings = findings.details["left_out"], findings.settings
     sections = [
-        _figures(found, names, key, draw),
-        _costs(rows, names, key),
-        _domains(found, names, key, draw),
-        _paper(content, found, names, key),
-    ]
-    if content["left_out"]:
-        sections.append(Section(f"{key}-left-out", "Left out", facts=list(content["left_out"].items())))
-    sections.append(Section(f"{key}-settings", "Settings", facts=settings_facts(content["settings"])))
+        Section(
+            f"{key}-stereoset", "All rows", [],
+            [icat_drawing(findings, draw, "ICAT against LMS with 95 % intervals: upper right is best")],
+            [metric_table(f"{key}-overall", "StereoSet: all rows", findings)],
+        ),
+        Section(f"{key}-price", "The price", tables=[_costs(findings, key)]),
+        _domains(findings, key, draw),
+        _paper(findings, key),
+        *([Section(f"{key}-left-out", "Left out", facts=list(left_out.items()))] if left_out else []),
+        Section(f"{key}-settings", "Settings", facts=settings_facts(settings)),
+    ]  # fmt: skip
     asked = (
-        f"What do {number(len(rows) - 1, 0)} treatments of {run.model}, controls among them, do to its bias and its "
-        f"language, judged alike (preset {content['settings'].get('preset')})?"
+        f"What do {number(len(findings.rows) - 1, 0)} treatments of {run.model}, controls among them, do to its bias "
+        f"and its language, judged alike (preset {settings.get('preset')})?"
     )
-    answer = table_answer(found, {name: row["perplexity"] for name, row in rows.items()}, names)
-    return Chapter(key, f"Results table of {run.model}", run.place, asked, answer, sections=sections)
+    title = f"Results table of {run.model}"
+    return Chapter(key, title, run.place, asked, table_answer(findings), sections=sections)
 
 
-def table_answer(found: Figures, text: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
+def table_answer(findings: Findings) -> list[str]:
     """Return the table's outcome in some sentences, whatever it is."""
-    controls = [row for row in found if row.startswith("random")]
-    treated = [row for row in found if row != _BASE_ROW and row not in controls]
-    changes = {row: found[row][OVERALL]["ICAT"].change for row in found}
-    lms = {row: found[row][OVERALL]["LMS"].change for row in found}
-    before = found[_BASE_ROW][OVERALL]
+    treated = [row for row in findings.rows[1:] if row.like is None]
+    changes = {
+        metric: {row.name: findings.estimates[row.name, metric, OVERALL].change for row in findings.rows}
+        for metric in ("ICAT", "LMS", "perplexity")
+    }
+    titles = {row.name: title_of(row.title) for row in findings.rows}
+    before = [findings.estimates[findings.base.name, name, OVERALL].figure.value for name in ("SS", "LMS", "ICAT")]
+    ss, lms, icat = map(number, before)
     sentences = [
-        f"The untouched model has SS {number(before['SS'].figure.value)} (50 is ideal), LMS "
-        f"{number(before['LMS'].figure.value)} and ICAT {number(before['ICAT'].figure.value)} (100 is ideal).",
-        _outcome("ICAT", {names[row]: changes[row] for row in treated}),
-        _outcome("LMS", {names[row]: lms[row] for row in treated}),
+        f"The untouched model has SS {ss} (50 is ideal), LMS {lms} and ICAT {icat} (100 is ideal).",
+        *(_outcome(name, {titles[row.name]: changes[name][row.name] for row in treated}) for name in ("ICAT", "LMS")),
     ]
-    if rose := [row for row in treated if changes[row].low > 0]:
-        cheapest = min(rose, key=lambda row: text[row]["change_percent"]["value"])
-        percent = change_text(interval(text[cheapest]["change_percent"]), " %")
-        sentences.append(f"Of those with which ICAT rose, perplexity is lowest with {names[cheapest]} ({percent}).")
-    if controls:
-        told = listed(f"{names[row]}: {change_text(changes[row])}" for row in controls)
-        sentences.append(f"As many random neurons change ICAT so: {told}.")
+    if rose := [row.name for row in treated if changes["ICAT"][row.name].low > 0]:
+        cheapest = min(rose, key=lambda row: changes["perplexity"][row].value)
+        percent = change_text(changes["perplexity"][cheapest], " %")
+        sentences.append(f"Of those with which ICAT rose, perplexity is lowest with {titles[cheapest]} ({percent}).")
+    if controls := [row.name for row in findings.rows if row.like is not None]:
+        text = listed(f"{titles[row]}: {change_text(changes['ICAT'][row])}" for row in controls)
+        sentences.append(f"As many random neurons change ICAT so: {text}.")
     return sentences
 
 
-def _outcome(metric: str, changes: Mapping[str, Interval]) -> str:
-    """Return with which rows a metric rose, fell, or did neither as far as can be told."""
-    found = sorted_out(list(changes.items()))
-    words = {"rose": "rose with", "fell": "fell with", "unclear": "has no clear change with"}
-    parts = [f"{words[key]} {listed(names)}" for key, names in found.items() if names]
+def _outcome(metric: str, changes: dict[str, Interval]) -> str:
+    """Return with which rows a metric rose, fell, or did not change significantly."""
+    words = {"rose": "rose with", "fell": "fell with", "unclear": "has no significant change with"}
+    outcome = sorted_out(list(changes.items()))
+    parts = [f"{words[key]} {listed(names)}" for key, names in outcome.items() if names]
     return f"{metric} {'; it '.join(parts)}." if parts else f"No treatment's {metric} was measured."
 
 
-def _figures(found: Figures, names: Mapping[str, str], key: str, draw: Draw) -> Section:
-    points = {names[row]: (of[OVERALL]["LMS"].figure, of[OVERALL]["ICAT"].figure) for row, of in found.items()}
-    caption = "ICAT against LMS with 95 % intervals: upper right is best"
-    drawings = [draw("icat-lms", caption, icat_gist(found, _BASE_ROW, names), icat_against_lms, points)]
-    table = stereoset_table(f"{key}-overall", "StereoSet: all rows", found, _BASE_ROW, names)
-    return Section(f"{key}-stereoset", "All rows", [], drawings, [table])
-
-
-def _costs(rows: Mapping[str, Any], names: Mapping[str, str], key: str) -> Section:
-    cells = [
-        (
-            names[name],
-            [
-                Cell(number(row["size"], 0)),
-                Cell(number(row["seconds"], 0)),
-                perplexity_cell(row["perplexity"], name != _BASE_ROW),
-            ],
-        )
-        for name, row in rows.items()
-    ]
+def _costs(findings: Findings, key: str) -> Table:
+    rows = []
+    for row in findings.rows:
+        text = figure_cell("perplexity", findings.get(row.name, "perplexity"), row is not findings.base)
+        rows.append((title_of(row.title), [Cell(number(row.size, 0)), Cell(number(row.seconds, 0)), text]))
     columns = ["", "neurons, or trained parameters", "seconds to find or train", "perplexity"]
-    table = Table(f"{key}-costs", "What each row takes, and perplexity with its change", columns, cells)
-    return Section(f"{key}-price", "The price", tables=[table])
+    return Table(f"{key}-costs", "What each row takes, and perplexity with its change", columns, rows)
 
 
-def _domains(found: Figures, names: Mapping[str, str], key: str, draw: Draw) -> Section:
-    shown = _shown(found)
-    icat = {
-        names[row]: {domain: of[domain]["ICAT"].figure for domain in domains_of(found, _BASE_ROW)}
-        for row, of in shown.items()
-    }
+def _domains(findings: Findings, key: str, draw: Draw) -> Section:
+    """Return ICAT by domain; the plot has the untouched row and those with the largest changes."""
+
+    def change(row: str) -> float:
+        return -abs(findings.estimates[row, "ICAT", OVERALL].change.value)
+
+    names = [row.name for row in findings.rows]
+    largest = sorted(names[1:], key=change)[: _MOST_IN_A_PLOT - 1]
+    shown = [name for name in names if name == names[0] or name in largest]
     caption = "ICAT by domain with 95 % intervals"
-    caption += "" if len(shown) == len(found) else ": untouched, and the rows with the largest changes of ICAT"
-    drawings = [draw("domains", caption, by_domain_gist(shown, _BASE_ROW, names), icat_before_after, icat)]
-    icat_table = domain_table(f"{key}-icat-domains", "ICAT", found, _BASE_ROW, names)
-    return Section(f"{key}-domains", "By domain", [], drawings, [], [icat_table])
+    caption += "" if len(shown) == len(names) else ": untouched, and the rows with the largest changes of ICAT"
+    table = scope_table(f"{key}-icat-domains", "ICAT", findings)
+    return Section(f"{key}-domains", "By domain", [], [domain_drawing(findings, draw, shown, caption)], [], [table])
 
 
-def _shown(found: Figures) -> Figures:
-    """Return the untouched row and those with the largest changes, as many as a figure has room for."""
-    others = [row for row in found if row != _BASE_ROW]
-    largest = sorted(others, key=lambda row: -abs(found[row][OVERALL]["ICAT"].change.value))[: _MOST_IN_A_FIGURE - 1]
-    return {row: of for row, of in found.items() if row == _BASE_ROW or row in largest}
-
-
-def _paper(content: Mapping[str, Any], found: Figures, names: Mapping[str, str], key: str) -> Section:
-    paper, model = content["paper"]["rows"], content["paper"]["model"]
-    base = paper[_BASE_ROW]["icat"]
-    cells = []
-    for row in (row for row in found if row in paper):
-        icat = found[row][OVERALL]["ICAT"]
-        ours = Cell(number(icat.figure.value), () if row == _BASE_ROW else (change_text(icat.change),))
-        more = () if row == _BASE_ROW else (signed(paper[row]["icat"] - base),)
-        cells.append((names[row], [ours, Cell(number(paper[row]["icat"]), more)]))
-    table = Table(
-        f"{key}-paper-rows", "ICAT, and its change", ["", content["model"], f"the paper's {model}"], cells,
-        "The paper gives no intervals.",
-    )  # fmt: skip
-    text = (
-        "The paper's models, prompts and training are others: the order of the rows compares, their figures need not."
-    )
+def _paper(findings: Findings, key: str) -> Section:
+    paper, base = findings.details["paper"], findings.base.name
+    rows = []
+    for row in (row for row in findings.rows if row.name in paper["rows"]):
+        icat, printed = findings.estimates[row.name, "ICAT", OVERALL], paper["rows"][row.name]["icat"]
+        changed = row is not findings.base
+        ours = Cell(number(icat.figure.value), (change_text(icat.change),) if changed else ())
+        more = (signed(printed - paper["rows"][base]["icat"]),) if changed else ()
+        rows.append((title_of(row.title), [ours, Cell(number(printed), more)]))
+    columns = ["", findings.model, f"the paper's {paper['model']}"]
+    note = "The paper gives no intervals."
+    table = Table(f"{key}-paper-rows", "ICAT, and its change", columns, rows, note)
+    text = "The paper's models, prompts and training are others: compare the order of the rows, not their values."
     return Section(f"{key}-paper", "Beside the paper's figures", [text], tables=[table])

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from biaslab.attribution.readout import slot_only
 from biaslab.errors import InputError
 from biaslab.models.architectures import architecture
+from biaslab.models.heads import slot_only
 from biaslab.store import Ledger, Shards
 from biaslab.tasks.baselines.divergence import Divergence
 

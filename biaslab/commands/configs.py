@@ -1,0 +1,40 @@
+"""The configurations that ship with biaslab, by name, from any folder."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+from biaslab.errors import InputError
+
+
+def shipped() -> Path:
+    """Return the folder of the configurations: in the package, or beside it in a checkout."""
+    inside = Path(str(files("biaslab"))) / "configs"
+    return inside if inside.is_dir() else inside.parents[1] / "configs"
+
+
+def config_file(name: str, folder: str = "configs") -> Path:
+    """Return a configuration: a file that exists goes first, else the one that ships under this name.
+
+    Args:
+        name: a path, or a shipped configuration's name, with or without ``configs/`` and ``.yaml``.
+        folder: that is looked in before those that ship.
+
+    Raises:
+        InputError: if there is none.
+
+    >>> config_file("attribute").name, config_file("configs/attribute.yaml").name
+    ('attribute.yaml', 'attribute.yaml')
+    """
+    file = f"{Path(name).name.removesuffix('.yaml')}.yaml"
+    for path in (Path(name), Path(folder) / file):
+        if path.is_file():
+            return path
+    path = shipped() / file
+    if not path.is_file() or Path(name).parent not in (Path("."), Path("configs")):
+        names = ", ".join(sorted(each.stem for each in shipped().glob("*.yaml")))
+        raise InputError(
+            f"`config` is expected to be a file or a shipped configuration ({names}) but got {name!r}. Check the name."
+        )
+    return path

@@ -1,0 +1,199 @@
+"""Long jobs that commands share, each in a folder of its own: an attribution pass, a training, a prompt search.
+
+A folder is named after all that the job depends on, is locked while the job runs, and holds ``done.json`` afterwards. A
+job that was killed goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from biaslab.commands.configs import config_file
+from biaslab.commands.logging import LogNeurons
+from biaslab.data.prompts import PromptDataModule
+from biaslab.errors import InputError
+from biaslab.neurons.neuron_set import NeuronSet
+from biaslab.store import Artifacts, computed_by, files_of, locked, write_atomically
+from biaslab.tasks.attribution import Attribution
+from biaslab.tasks.base import single_trainer
+
+Select = Callable[[Attribution, PromptDataModule], dict[str, NeuronSet]]
+
+
+class Pass(NamedTuple):
+    """What an attribution pass found: sets of neurons by selection, its folder, and the seconds that it took."""
+
+    sets: dict[str, NeuronSet]
+    folder: Path
+    seconds: float
+
+
+def attribution_pass(
+    cache: Artifacts,
+    name: str,
+    model_name: str,
+    options: dict[str, Any],
+    data: dict[str, Any],
+    select: Select,
+    depends_on: Mapping[str, Any],
+) -> Pass:
+    """Run an attribution pass, unless it was run.
+
+    Args:
+        cache: where the folder is.
+        name: of the pass.
+        model_name: of the model.
+        options: further arguments of :class:`biaslab.tasks.attribution.Attribution`.
+        data: further arguments of :class:`biaslab.data.prompts.PromptDataModule`.
+        select: makes sets of neurons, by name, from the task and the data, after the pass.
+        depends_on: what the sets depend on beside the options and the data.
+
+    Raises:
+        InputError: if another command runs the same pass.
+    """
+    files = files_of([data.get("contrast"), data.get("path")])
+    folder = cache.path(
+        name, {**depends_on, "options": options, "data": data, "files": files, "versions": computed_by()}
+    )
+    with locked(folder):
+        done = _read_done(folder)
+        if done is None:
+            if (folder / "neurons.json").exists():  # killed after the pass, before its sets were written
+                shutil.rmtree(folder)
+            start = time.monotonic()
+            task, module = Attribution(model_name, **options), PromptDataModule(model_name, **data)
+            logger = TensorBoardLogger(folder.parent, name=folder.name, version="", default_hp_metric=False)
+            single_trainer(logger, LogNeurons()).predict(task, module, return_predictions=False)
+            sets = select(task, module)
+            for key, neurons in sets.items():
+                neurons.save(folder / f"neurons_{slug(key)}.json")
+            done = {"sets": list(sets), "seconds": round(time.monotonic() - start, 1)}
+            _write_done(folder, done)
+    sets = {key: NeuronSet.load(folder / f"neurons_{slug(key)}.json") for key in done["sets"]}
+    return Pass(sets, folder, done["seconds"])
+
+
+def training(
+    cache: Artifacts,
+    name: str,
+    config: str,
+    configs: str,
+    model_name: str,
+    weights: str,
+    prompts: Path | None = None,
+    trust_remote_code: bool = False,
+) -> tuple[Path, float]:
+    """Train a baseline by ``biaslab fit`` in a process of its own, unless it was trained; a killed training goes on.
+
+    Args:
+        cache: where its folder is.
+        name: of the baseline.
+        config: name of its configuration.
+        configs: the folder of the configurations; those that ship with biaslab where it has none of that name.
+        model_name: of the model.
+        weights: the model's fingerprint.
+        prompts: a file of prompts, for Auto-Debias.
+        trust_remote_code: let a checkpoint bring its own Python code.
+
+    Returns:
+        The best checkpoint, and the seconds that the training took.
+
+    Raises:
+        InputError: if there is no such configuration, the training fails, or another command runs it.
+    """
+    path = config_file(config, configs)
+    depends_on = {"weights": weights, "config": path.read_text(encoding="utf-8"), "versions": computed_by()}
+    more = [] if prompts is None else ["--data.prompts", str(prompts)]
+    if prompts is not None:
+        depends_on["prompts"] = prompts.read_text(encoding="utf-8")
+    folder = cache.path(name, depends_on)
+    last = folder / "checkpoints" / "last.ckpt"
+    with locked(folder):
+        done = _read_done(folder)
+        if done is None:
+            if not last.exists():  # killed before the first one
+                shutil.rmtree(folder, ignore_errors=True)
+            where = {"save_dir": folder.parent, "name": folder.name, "version": ""}
+            more += [part for key, value in where.items() for part in (f"--trainer.logger.{key}", str(value))]
+            more += ["--ckpt_path", str(last)] if last.exists() else []
+            more += ["--model.trust_remote_code", "true"] if trust_remote_code else []
+            seconds = _run("fit", "-c", str(path), "--model.model_name", model_name, *more)
+            done = {"seconds": seconds, "checkpoint": _best(folder).name}
+            _write_done(folder, done)
+    return folder / "checkpoints" / done["checkpoint"], done["seconds"]
+
+
+def searched_prompts(
+    cache: Artifacts, model_name: str, weights: str, options: Mapping[str, Any], trust_remote_code: bool = False
+) -> tuple[Path, float]:
+    """Search prompts for Auto-Debias, unless they were found; return their file, and the seconds that it took.
+
+    Args:
+        cache: where its folder is.
+        model_name: of the model.
+        weights: the model's fingerprint.
+        options: of ``biaslab search-prompts``.
+        trust_remote_code: let a checkpoint bring its own Python code.
+    """
+    folder = cache.path("prompts", {"weights": weights, "search": options, "versions": computed_by()})
+    with locked(folder):
+        done = _read_done(folder)
+        if done is None:
+            more = [part for key, value in options.items() for part in (f"--{key}", str(value))]
+            more += ["--trust_remote_code", "true"] if trust_remote_code else []
+            output = str(folder / "prompts.json")
+            seconds = _run("search-prompts", "--model", model_name, "--output", output, *more)
+            done = {"seconds": seconds}
+            _write_done(folder, done)
+    return folder / "prompts.json", done["seconds"]
+
+
+def slug(model_name: str) -> str:
+    """Return a folder's name for a model.
+
+    >>> slug("facebook/FairBERTa")
+    'facebook--FairBERTa'
+    """
+    return model_name.strip("/").replace("/", "--") or "model"
+
+
+def _run(*arguments: str) -> float:
+    """Run a command of biaslab in a process of its own, and return the seconds that it took."""
+    print(f"\n$ biaslab {' '.join(arguments)}", flush=True)
+    start = time.monotonic()
+    code = subprocess.run([sys.executable, "-m", "biaslab", *arguments], check=False).returncode
+    if code:
+        raise InputError(
+            f"`rows` is expected to hold what can be made here, but `biaslab {arguments[0]}` ended with code {code}; "
+            "its message stands above. Correct that, or leave the row out."
+        )
+    return round(time.monotonic() - start, 1)
+
+
+def _best(folder: Path) -> Path:
+    """Return the best checkpoint: the newest that is not the last step's."""
+    found = [path for path in (folder / "checkpoints").glob("*.ckpt") if not path.stem.startswith("last")]
+    if not found:
+        raise InputError(f"`configs` is expected to keep the best checkpoint (ModelCheckpoint), but {folder} has none.")
+    return max(found, key=lambda path: path.stat().st_mtime)
+
+
+def _read_done(folder: Path) -> dict[str, Any] | None:
+    try:
+        content: dict[str, Any] = json.loads((folder / "done.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content
+
+
+def _write_done(folder: Path, content: Mapping[str, Any]) -> None:
+    write_atomically(folder / "done.json", (json.dumps(content, indent=1) + "\n").encode())

@@ -1,0 +1,51 @@
+"""The report as a command: one page that tells a reader who was not there what runs found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def report(runs: list[str], output: str = "report", title: str | None = None) -> None:
+    """Write one page of what runs found: report.html, which needs no network, and its figures for papers.
+
+    The page gathers what lies in the folders: results of debias, tables, comparisons, sweeps and probing, neuron cards
+    and side effects. What is missing is named with the command that makes it.
+
+    Args:
+        runs: folders of runs, such as runs/debias/version_0 and runs/table/minilm-mlm.
+        output: the folder that report.html and figures/ are written to.
+        title: of the page; made from the models' names by default.
+
+    Raises:
+        InputError: if a folder holds no results, or the output can't be written.
+    """
+    from biaslab.report.page import page
+    from biaslab.report.runs import read_runs
+    from biaslab.store import write_atomically
+
+    found = read_runs(runs)
+    folder = Path(output).expanduser()
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    text = page(found, folder / "figures", title)
+    write_atomically(folder / "report.html", text.encode())
+    print(f"Report written to {folder / 'report.html'}, its plots for papers to {folder / 'figures'}.")
+
+
+def joined(arguments: Sequence[str]) -> list[str]:
+    """Return the command's arguments with its folders as the one list that the command line wants.
+
+    >>> joined(["runs/a", "runs/b", "--output", "there"])
+    ['["runs/a", "runs/b"]', '--output', 'there']
+    """
+    folders, options = [], []
+    rest = iter(arguments)
+    for argument in rest:
+        if not argument.startswith("-"):
+            folders.append(argument)
+            continue
+        options.append(argument)
+        if "=" not in argument and argument not in ("-h", "--help"):
+            options += [value for value in [next(rest, None)] if value is not None]
+    return [json.dumps(folders, ensure_ascii=False), *options] if folders else options
