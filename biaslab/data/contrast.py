@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from biaslab.data.corpus import fetch_sources, read_sentences
 from biaslab.data.queries import BLANK
-from biaslab.data.stereoset import DOMAINS, Terms, candidate_word, read_clusters
+from biaslab.data.stereoset import DOMAINS, Terms, candidate_word, half_of, read_clusters
 from biaslab.errors import InputError
 from biaslab.models.tokens import SLOT, by_length, encode_slot, is_masked, token_in_place
 
@@ -121,7 +121,8 @@ def _read(tokenizer: PreTrainedTokenizerBase, source: str, limit: int, terms: Te
 def _stereoset_examples(tokenizer: PreTrainedTokenizerBase, limit: int, terms: Terms) -> list[tuple[str, Example]]:
     """Keep the clusters whose three candidates are one token each, as many of each domain as there are."""
     examples: list[tuple[str, Example]] = []
-    once = [cluster for cluster in read_clusters("test", terms=terms) if cluster.context.count(BLANK) == 1]
+    chosen = [cluster for cluster in read_clusters("test") if terms in ("all", half_of(cluster.target))]
+    once = [cluster for cluster in chosen if cluster.context.count(BLANK) == 1]
     by_domain = [[cluster for cluster in _shuffled(once) if cluster.domain == domain] for domain in DOMAINS]
     for cluster in filter(None, chain.from_iterable(zip_longest(*by_domain))):
         words = [candidate_word(cluster.context, sentence) for sentence in cluster.sentences]

@@ -36,20 +36,18 @@ class Cluster(NamedTuple):
     sentence_ids: tuple[str, str, str]
 
 
-def read_clusters(source: str | Path = "dev", task: str = "intrasentence", terms: Terms = "all") -> list[Cluster]:
+def read_clusters(source: str | Path = "dev", task: str = "intrasentence") -> list[Cluster]:
     """Return the clusters of a StereoSet file, in its order.
 
     Args:
         source: "dev" or "test" (the asset, fetched if need be), or a file of the same form.
         task: "intrasentence" or "intersentence".
-        terms: "all", or the clusters of the target terms of one half: "find" or "choose"; see :func:`half_of`.
 
     Raises:
         InputError: if the file can't be read, is cut off or is no StereoSet; it names the cluster and what it lacks.
     """
     path = assets.fetch("stereoset") / f"{source}.json" if source in ("dev", "test") else Path(source)
-    clusters = [_cluster(record, index, path, task) for index, record in enumerate(_records(path, task))]
-    return [cluster for cluster in clusters if terms in ("all", half_of(cluster.target))]
+    return [_cluster(record, index, path, task) for index, record in enumerate(_records(path, task))]
 
 
 def half_of(term: str) -> str:
@@ -199,9 +197,10 @@ class StereoSetDataModule(EvaluationData):
     def read(self) -> list[dict[str, Any]]:
         """Read the clusters, and return their batches."""
         h = self.hparams
-        clusters = read_clusters(h["path"] or h["split"], h["task"], h["terms"])
+        clusters = read_clusters(h["path"] or h["split"], h["task"])
         self.term_names = tuple(sorted({cluster.target for cluster in clusters}))  # of all: `limit` changes no id
-        self.clusters = clusters[: h["limit"] : h["every"]]
+        chosen = [cluster for cluster in clusters if h["terms"] in ("all", half_of(cluster.target))]
+        self.clusters = chosen[: h["limit"] : h["every"]]
         kind, queries = self._queries(self.load_tokenizer())
         members = whole_examples(queries, 3, h["tokens_per_batch"], max)
         return [kind | self._batch(indices, queries) for indices in members]
