@@ -53,7 +53,7 @@ def read_clusters(source: str | Path = "dev", task: str = "intrasentence") -> li
 def half_of(term: str) -> str:
     """Return to which half of the target terms one belongs, by a hash: "find" (neurons) or "choose" (settings).
 
-    >>> [half_of(term) for term in ("doctor", "Iraq")]
+    >>> [half_of(term) for term in ("doctor", "mother")]
     ['find', 'choose']
     """
     return _HALVES[hashlib.sha256(term.encode()).digest()[0] % 2]
