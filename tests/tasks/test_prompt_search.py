@@ -68,6 +68,24 @@ def test_projection_onto_some_tokens(kind):
     assert torch.equal(model(input_ids=ids).logits, whole)
 
 
+def test_a_forward_that_was_there_before_comes_back():
+    """Libraries that move weights about wrap modules so."""
+    model, ids = make_model("bert"), torch.tensor([[1, 10, 3, 2]])
+    head = model.get_output_embeddings()
+    calls, forward = [], head.forward
+
+    def wrapped(hidden):
+        calls.append(hidden)
+        return forward(hidden)
+
+    head.forward = wrapped
+    with projecting_onto(model, TARGETS):
+        model(input_ids=ids)
+    assert vars(head)["forward"] is wrapped
+    model(input_ids=ids)
+    assert len(calls) == 1
+
+
 def test_causal_model_is_refused():
     with pytest.raises(InputError, match="masked language model"):
         scorer("gpt2")
