@@ -67,12 +67,10 @@ def pieces(offsets: Sequence[Span], span: Span) -> list[int]:
 
 
 def encode(candidates: Sequence[Candidate], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Iterator[Example]:
-    """Tokenize sentences and find their words' pieces; words that are cut off are dropped, and sentences without any.
+    """Tokenize sentences, cut to so many tokens, and find their words' pieces.
 
-    Args:
-        candidates: the sentences, and where their words stand.
-        tokenizer: a fast one, which tells each token's characters.
-        max_length: longer sentences are cut, in tokens.
+    Words that are cut off are dropped, and sentences without any. The tokenizer tells each token's characters: a fast
+    one.
     """
     for start in range(0, len(candidates), _CHUNK):
         texts, spans = zip(*candidates[start : start + _CHUNK], strict=True)
@@ -87,8 +85,8 @@ def collate(kind: str, examples: Sequence[Example], pad_id: int) -> dict[str, An
 
     Args:
         kind: "female", "male" or "target".
-        examples: of that kind.
-        pad_id: fills short sentences at their end.
+        examples: of that kind; short ones are filled with ``pad_id`` at their end.
+        pad_id: a token.
 
     Returns:
         ``kind``; ``input_ids`` and ``attention_mask``, ``[batch, sequence]``; and ``weights``, ``[batch, sequence]``:
@@ -111,11 +109,6 @@ class KindBatches(Dataset[dict[str, Any]]):
 
     There are as many as the smaller group fills. Of the larger group another part is drawn each time; where there are
     fewer target examples than that, they come several times.
-
-    Args:
-        examples: of each kind.
-        batch_size: sentences a batch.
-        pad_id: fills short sentences at their end.
     """
 
     def __init__(self, examples: Mapping[str, Sequence[Example]], batch_size: int, pad_id: int) -> None:
@@ -148,14 +141,7 @@ class EpochSampler(DistributedSampler[dict[str, Any]]):
     """Draws a dataset's batches anew each epoch, the same at each run, and gives each rank its share.
 
     It is a ``DistributedSampler`` so that Lightning tells it the epoch and does not replace it. It draws at the first
-    batch and not before: a training that resumes hears of its epoch late.
-
-    Args:
-        batches: what is drawn from.
-        seed: of the first epoch.
-        ranks: number of processes.
-        rank: this one's.
-        fixed: draw the same in each epoch (for validation).
+    batch and not before: a training that resumes hears of its epoch late. A fixed one draws the same in each epoch.
     """
 
     def __init__(self, batches: KindBatches, seed: int, ranks: int, rank: int, fixed: bool = False) -> None:

@@ -6,13 +6,13 @@ import random
 import re
 from collections import Counter
 from collections.abc import Sequence
-from itertools import chain, zip_longest
+from itertools import chain, islice, zip_longest
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from biaslab.data.corpus import fetch_sources, read_sentences
+from biaslab.data.corpus import read_sentences
 from biaslab.data.queries import BLANK
 from biaslab.data.stereoset import DOMAINS, Terms, candidate_word, half_of, read_clusters
 from biaslab.errors import InputError
@@ -58,11 +58,6 @@ def _sections(contrast: Contrast) -> list[tuple[str, dict[str, tuple[int, int]]]
     ]
 
 
-def prepare(contrast: Contrast) -> None:
-    """Fetch the sources that have a name."""
-    fetch_sources(sources_of(contrast))
-
-
 def make_batches(
     tokenizer: PreTrainedTokenizerBase, contrast: Contrast, limit: int, tokens_per_batch: int, terms: Terms = "all"
 ) -> list[dict[str, Any]]:
@@ -81,56 +76,48 @@ def make_batches(
     """
     batches: list[dict[str, Any]] = []
     first = number = 0
-    examples = {
-        name: found for source in sources_of(contrast) for name, found in _read(tokenizer, source, limit, terms)
-    }
-    for section, pairs in _sections(contrast):
-        encoded = [(encode_slot(tokenizer, text), targets) for text, targets in examples.get(section, [])]
-        encoded = [(entry, targets) for entry, targets in encoded if len(entry.input_ids) <= _LONGEST]
-        for batch in by_length([len(entry.input_ids) for entry, _ in encoded], tokens_per_batch):
-            entries, targets = zip(*(encoded[i] for i in batch), strict=True)
-            batches.append(
-                {
-                    "input_ids": torch.tensor([entry.input_ids for entry in entries]),
-                    "position": torch.tensor([entry.position for entry in entries]),
-                    "target_ids": torch.tensor(targets),
-                    "pairs": torch.tensor(list(pairs.values())),
-                    "pair": torch.arange(first, first + len(pairs)),
-                    "kind": torch.zeros(len(batch), dtype=torch.long),
-                    "group": torch.tensor(batch) + number,
-                    "example": torch.tensor(batch) + number,
-                }
+    for source in sources_of(contrast):
+        if source == "stereoset":
+            examples = _stereoset_examples(tokenizer, limit, terms)
+        else:
+            examples = [(source, example) for example in _text_examples(tokenizer, source, limit)]
+        if not examples:
+            raise InputError(
+                f"`contrast` is expected to hold words that are one token in their place, but {source!r} has none."
             )
-        first, number = first + len(pairs), number + len(encoded)
+        for section, pairs in _sections(source):
+            encoded = [(encode_slot(tokenizer, e.text), e.targets) for name, e in examples if name == section]
+            encoded = [(entry, targets) for entry, targets in encoded if len(entry.input_ids) <= _LONGEST]
+            for batch in by_length([len(entry.input_ids) for entry, _ in encoded], tokens_per_batch):
+                entries, targets = zip(*(encoded[i] for i in batch), strict=True)
+                batches.append(
+                    {
+                        "input_ids": torch.tensor([entry.input_ids for entry in entries]),
+                        "position": torch.tensor([entry.position for entry in entries]),
+                        "target_ids": torch.tensor(targets),
+                        "pairs": torch.tensor(list(pairs.values())),
+                        "pair": torch.arange(first, first + len(pairs)),
+                        "kind": torch.zeros(len(batch), dtype=torch.long),
+                        "group": torch.tensor(batch) + number,
+                        "example": torch.tensor(batch) + number,
+                    }
+                )
+            first, number = first + len(pairs), number + len(encoded)
     return batches
-
-
-def _read(tokenizer: PreTrainedTokenizerBase, source: str, limit: int, terms: Terms) -> list[tuple[str, list[Example]]]:
-    """Return the source's examples by section."""
-    if source == "stereoset":
-        examples = _stereoset_examples(tokenizer, limit, terms)
-    else:
-        examples = [(source, example) for example in _text_examples(tokenizer, source, limit)]
-    if not examples:
-        raise InputError(
-            f"`contrast` is expected to hold words that are one token in their place, but {source!r} has none."
-        )
-    return [(name, [e for section, e in examples if section == name]) for name in dict(examples)]
 
 
 def _stereoset_examples(tokenizer: PreTrainedTokenizerBase, limit: int, terms: Terms) -> list[tuple[str, Example]]:
     """Keep the clusters whose three candidates are one token each, as many of each domain as there are."""
-    examples: list[tuple[str, Example]] = []
-    chosen = [cluster for cluster in read_clusters("test") if terms in ("all", half_of(cluster.target))]
-    once = [cluster for cluster in chosen if cluster.context.count(BLANK) == 1]
-    by_domain = [[cluster for cluster in _shuffled(once) if cluster.domain == domain] for domain in DOMAINS]
-    for cluster in filter(None, chain.from_iterable(zip_longest(*by_domain))):
-        words = [candidate_word(cluster.context, sentence) for sentence in cluster.sentences]
-        if example := _example(tokenizer, cluster.context.replace(BLANK, SLOT), words):
-            examples.append((cluster.domain, example))
-        if len(examples) == limit:
-            break
-    return examples
+    clusters = [cluster for cluster in read_clusters("test") if terms in ("all", half_of(cluster.target))]
+    once = _shuffled([cluster for cluster in clusters if cluster.context.count(BLANK) == 1])
+    by_domain = [[cluster for cluster in once if cluster.domain == domain] for domain in DOMAINS]
+    examples = (
+        (cluster.domain, example)
+        for cluster in filter(None, chain.from_iterable(zip_longest(*by_domain)))
+        if (words := [candidate_word(cluster.context, sentence) for sentence in cluster.sentences])
+        and (example := _example(tokenizer, cluster.context.replace(BLANK, SLOT), words))
+    )
+    return list(islice(examples, limit))
 
 
 def _text_examples(tokenizer: PreTrainedTokenizerBase, source: str, limit: int) -> list[Example]:

@@ -111,12 +111,7 @@ def in_split(sentence: str, split: str) -> bool:
 
 
 def equal_lengths(sentences: Sequence[Sequence[int]], tokens_per_batch: int) -> list[Tensor]:
-    """Return batches of sentences of equal length, ``[batch, sequence]`` each.
-
-    Args:
-        sentences: token ids of each sentence, with its special tokens.
-        tokens_per_batch: at most so many tokens travel together.
-    """
+    """Return batches ``[batch, sequence]`` of tokenized sentences of equal length, of at most so many tokens."""
     batches = by_length([len(sentence) for sentence in sentences], tokens_per_batch)
     return [torch.tensor([sentences[index] for index in batch]) for batch in batches]
 
@@ -129,15 +124,24 @@ class MaskedBatches(Dataset[dict[str, Tensor]]):
         tokenizer: names the mask and the special tokens.
         masked: share of the tokens that are hidden and asked for.
         fixed: hide the same tokens at each access (for validation).
+        varied: of the tokens that are asked for, make a tenth another token and leave a tenth, as in BERT's training.
+
+    Reference:
+        For ``varied``, Devlin et al. 2019, section 3.1.
     """
 
     def __init__(
-        self, batches: Sequence[Tensor], tokenizer: PreTrainedTokenizerBase, masked: float, fixed: bool = False
+        self,
+        batches: Sequence[Tensor],
+        tokenizer: PreTrainedTokenizerBase,
+        masked: float,
+        fixed: bool = False,
+        varied: bool = False,
     ) -> None:
-        self.batches = batches
-        self.special = torch.tensor(tokenizer.all_special_ids)
-        self.mask_id = tokenizer.mask_token_id
-        self.masked, self.fixed = masked, fixed
+        self.batches, self.masked, self.fixed, self.varied = batches, masked, fixed, varied
+        self.special, self.mask_id = torch.tensor(tokenizer.all_special_ids), tokenizer.mask_token_id
+        ids = torch.arange(len(tokenizer))
+        self.ordinary = ids[~torch.isin(ids, self.special)]
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -147,13 +151,13 @@ class MaskedBatches(Dataset[dict[str, Tensor]]):
         tokens = self.batches[index]
         generator = torch.Generator().manual_seed(index) if self.fixed else None
         chance = torch.rand(tokens.shape, generator=generator).masked_fill(torch.isin(tokens, self.special), 1.0)
-        asked = (chance < self.masked) | (chance == chance.amin(1, keepdim=True))  # at least one a sentence
-        hidden = self._hide(tokens, asked, generator)
-        return {"input_ids": hidden, "labels": tokens.masked_fill(~asked, -100)}
-
-    def _hide(self, tokens: Tensor, asked: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Return the tokens, ``[batch, sequence]``, with others where they are asked for."""
-        return tokens.masked_fill(asked, self.mask_id)
+        target = (chance < self.masked) | (chance == chance.amin(1, keepdim=True))  # at least one a sentence
+        hidden = tokens.masked_fill(target, self.mask_id)
+        if self.varied:
+            chance = torch.rand(tokens.shape, generator=generator)
+            others = self.ordinary[torch.randint(len(self.ordinary), tokens.shape, generator=generator)]
+            hidden = torch.where(target & (chance >= 0.8), torch.where(chance < 0.9, tokens, others), hidden)
+        return {"input_ids": hidden, "labels": tokens.masked_fill(~target, -100)}
 
 
 class CorpusDataModule(TrainingData):

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from biaslab.data.attribute_words import GENDER_PAIRS
 from biaslab.data.corpus import (
@@ -133,45 +132,11 @@ def _sentences(text: str) -> set[str]:
     return {sentence for sentence in map(tidy, [text, *parts]) if len(sentence.split()) >= 4}
 
 
-class BertMaskedBatches(MaskedBatches):
-    """Masked batches in which, of the tokens that are asked for, a tenth is another token and a tenth stays.
-
-    Args:
-        batches: token ids without padding, ``[batch, sequence]`` each.
-        tokenizer: names the mask and the special tokens.
-        masked: share of the tokens that are asked for.
-        fixed: the same at each access (for validation).
-
-    Reference:
-        Devlin et al. 2019, section 3.1.
-    """
-
-    def __init__(
-        self, batches: Sequence[Tensor], tokenizer: PreTrainedTokenizerBase, masked: float, fixed: bool = False
-    ) -> None:
-        super().__init__(batches, tokenizer, masked, fixed)
-        ids = torch.arange(len(tokenizer))
-        self.ordinary = ids[~torch.isin(ids, self.special)]
-
-    def _hide(self, tokens: Tensor, asked: Tensor, generator: torch.Generator | None) -> Tensor:
-        chance = torch.rand(tokens.shape, generator=generator)
-        others = self.ordinary[torch.randint(len(self.ordinary), tokens.shape, generator=generator)]
-        hidden = tokens.masked_fill(asked & (chance < 0.8), self.mask_id)
-        return torch.where(asked & (chance >= 0.9), others, hidden)
-
-
 def even_batches(sequences: Sequence[Sequence[int]], batch_size: int) -> list[Tensor]:
-    """Return batches without padding, whose number depends on the number of sequences alone.
+    """Return batches ``[batch, sequence]`` of tokens without padding; their number depends on that of sequences alone.
 
     Neighbours in length travel together, the longer ones cut to the shortest of their batch; the last token (a special
     one) stays. Sequences of the same length are shuffled, always alike: rewrites of one passage are then spread.
-
-    Args:
-        sequences: token ids.
-        batch_size: sequences a batch; the last one may have fewer.
-
-    Returns:
-        Token ids, ``[batch, sequence]`` each.
     """
     shuffled = torch.randperm(len(sequences), generator=torch.Generator().manual_seed(0)).tolist()
     order = sorted(shuffled, key=lambda index: len(sequences[index]))
@@ -242,8 +207,8 @@ class CounterfactualDataModule(TrainingData):
         ]
         held_out = self._tokens([text for pair in validation for text in pair])
         fixed = equal_lengths(held_out, h["batch_size"] * h["max_length"])
-        self.train_batches = BertMaskedBatches(batches, self.tokenizer, h["masked"])
-        self.validation_batches = BertMaskedBatches(fixed, self.tokenizer, h["masked"], fixed=True)
+        self.train_batches = MaskedBatches(batches, self.tokenizer, h["masked"], varied=True)
+        self.validation_batches = MaskedBatches(fixed, self.tokenizer, h["masked"], fixed=True, varied=True)
 
     def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
         encoded = self.tokenizer(list(texts), truncation=True, max_length=self.hparams["max_length"])

@@ -78,10 +78,6 @@ def shared_queries(tokenizer: PreTrainedTokenizerBase, pairs: list[CrowsPair]) -
     The first and the last shared token, CLS and SEP, are never asked for. Which tokens are shared can depend on the
     order of the two sentences: as with the authors, the disadvantaged group's comes first.
 
-    Args:
-        tokenizer: of the model.
-        pairs: of sentences.
-
     Returns:
         ``[2 · pair + column][token]``, the more stereotyping sentence in column 0; both ask for the same tokens.
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -17,6 +17,7 @@ from torch.utils.data.distributed import DistributedSampler
 from transformers import PreTrainedTokenizerBase
 
 from biaslab.data import contrast, words
+from biaslab.data.corpus import fetch_sources
 from biaslab.data.module import TokenizedData, loader
 from biaslab.errors import InputError, reading, require_one_of, require_positive
 from biaslab.models.tokens import SLOT, Encoded, by_length, encode_slot, is_masked, tokens_in_place, with_slots
@@ -49,6 +50,11 @@ class Dimension(NamedTuple):
         """``gender/female-male`` and so on."""
         return [f"{self.name}/{self.words[first]}-{self.words[second]}" for first, second in self.pairs]
 
+    @property
+    def word_names(self) -> list[str]:
+        """``gender/female`` and so on."""
+        return [f"{self.name}/{word}" for word in self.words]
+
 
 def make_prompts(
     dimensions: Sequence[str], kinds: Sequence[str], modifiers: int, part: Part, masked: bool = True
@@ -76,25 +82,14 @@ def make_prompts(
     held_out = part == "held_out"
     templates = [t for index, t in enumerate(words.TEMPLATES) if (index in words.HELD_OUT_TEMPLATES) == held_out]
     texts = [template.masked if masked else template.causal for template in templates]
-    chosen = words.held_out_modifiers if held_out else words.find_modifiers
-    return [
-        Prompt(
-            text.format(dimension=words.DIMENSION_NOUNS[dimension], modifier=modifier, slot=SLOT),
-            dimension,
-            kind,
-            group,
-        )
-        for dimension in dimensions
-        for kind in kinds
-        for group, modifier in _spread(chosen(kind), modifiers)
-        for text in texts
-    ]
-
-
-def _spread(items: Sequence[str], count: int) -> list[tuple[int, str]]:
-    """Return at most ``count`` items, evenly spread, with their indices."""
-    step = max(1.0, len(items) / count)
-    return [(int(i * step), items[int(i * step)]) for i in range(min(count, len(items)))]
+    prompts = []
+    for dimension, kind in product(dimensions, kinds):
+        every = words.part_of_modifiers(kind, held_out)
+        step = max(1.0, len(every) / modifiers)
+        for group in (int(place * step) for place in range(min(modifiers, len(every)))):
+            fields = {"dimension": words.DIMENSION_NOUNS[dimension], "modifier": every[group], "slot": SLOT}
+            prompts += [Prompt(text.format(**fields), dimension, kind, group) for text in texts]
+    return prompts
 
 
 def read_prompts(path: str | Path) -> tuple[list[Prompt], dict[str, list[Pair]]]:
@@ -114,7 +109,7 @@ def read_prompts(path: str | Path) -> tuple[list[Prompt], dict[str, list[Pair]]]
     prompts: dict[tuple[int, str], Prompt] = {}
     demographics: dict[str, None] = {}
     for number, group in enumerate(groups):
-        if not isinstance(group, list) or not all(_is_triple(entry) for entry in group):
+        if not isinstance(group, list) or not all(map(_is_triple, group)):
             raise InputError(
                 f"`path` is expected to hold groups of [sentence, demographic, id], but group {number} of {path} isn't."
             )
@@ -155,20 +150,17 @@ def resolve_dimension(
     tokens = {word: _known_tokens(tokenizer, word, texts) for word in dict.fromkeys(w for pair in pairs for w in pair)}
     kept, dropped = [], {}
     for first, second in pairs:
-        missing = [word for word in (first, second) if tokens[word] is None]
+        missing = " and ".join(repr(word) for word in (first, second) if tokens[word] is None)
         if missing:
-            dropped[f"{name}/{first}-{second}"] = (
-                f"{' and '.join(map(repr, missing))}: no known tokens, the same in each wording"
-            )
+            dropped[f"{name}/{first}-{second}"] = f"{missing}: no known tokens, the same in each wording"
         elif tokens[first] == tokens[second]:
             dropped[f"{name}/{first}-{second}"] = "both are the same tokens"
         else:
             kept.append((first, second))
     known = {word: tokens[word] or () for word in dict.fromkeys(word for pair in kept for word in pair)}
     demographics = tuple(sorted(known, key=lambda word: (len(known[word]), known[word][:-1])))
-    index = {word: place for place, word in enumerate(demographics)}
-    ids = tuple(known[word] for word in demographics)
-    return Dimension(name, demographics, ids, tuple((index[a], index[b]) for a, b in kept)), dropped
+    places = tuple((demographics.index(first), demographics.index(second)) for first, second in kept)
+    return Dimension(name, demographics, tuple(known[word] for word in demographics), places), dropped
 
 
 def _known_tokens(tokenizer: PreTrainedTokenizerBase, word: str, texts: Sequence[str]) -> tuple[int, ...] | None:
@@ -234,7 +226,7 @@ class PromptDataModule(TokenizedData):
 
     def prepare_data(self) -> None:
         """Fetch what the contrast set is made from."""
-        contrast.prepare(self.hparams["contrast"])
+        fetch_sources(contrast.sources_of(self.hparams["contrast"]))
 
     def setup(self, stage: str) -> None:
         """Write or read the prompts, and find the demographics' tokens; once, however many trainers ask."""
@@ -246,10 +238,14 @@ class PromptDataModule(TokenizedData):
         self.dimensions: dict[str, Dimension] = {}
         self.dropped: dict[str, str] = {}
         for name, wanted in pairs.items():
-            texts = _one_of_each_wording([prompt for prompt in prompts if prompt.dimension == name])
+            own = [prompt for prompt in prompts if prompt.dimension == name]
+            texts = [prompt.text for prompt in own if prompt[1:] == own[0][1:]]  # one of each wording
             self.dimensions[name], dropped = resolve_dimension(self.tokenizer, name, wanted, texts)
             self.dropped |= dropped
-        self.pair_names = [name for dimension in self.dimensions.values() for name in self._names(dimension)]
+        single = h["attributed"] == "demographics"
+        self.pair_names = [
+            name for each in self.dimensions.values() for name in (each.word_names if single else each.pair_names)
+        ]
         if not self.pair_names:
             reasons = "; ".join(f"{pair}: {why}" for pair, why in self.dropped.items())
             raise InputError(f"`pairs` is expected to hold demographics whose tokens are known, but: {reasons}.")
@@ -261,27 +257,19 @@ class PromptDataModule(TokenizedData):
         )
         for number, batch in enumerate([*self.batches, *self.contrast_batches]):
             batch["number"] = number
-        self.fingerprint = self._fingerprint()
-
-    def _names(self, dimension: Dimension) -> list[str]:
-        if self.hparams["attributed"] == "pairs":
-            return dimension.pair_names
-        return [f"{dimension.name}/{word}" for word in dimension.words]
-
-    def _fingerprint(self) -> str:
-        """Return 16 hexadecimal digits that change with any prompt, pair, or sentence of the contrast set."""
         contrast_set = [[batch["input_ids"].tolist(), batch["target_ids"].tolist()] for batch in self.contrast_batches]
         content = json.dumps([self.prompts, self.pair_names, contrast_set])
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+        self.fingerprint = hashlib.sha256(content.encode()).hexdigest()[:16]
+        """16 hexadecimal digits that change with any prompt, pair, or sentence of the contrast set."""
 
     def _prompts_and_pairs(self) -> tuple[list[Prompt], dict[str, list[Pair]]]:
-        given = self.hparams["pairs"] or {}
-        if self.hparams["path"] is not None:
-            prompts, pairs = read_prompts(self.hparams["path"])
+        h, given = self.hparams, self.hparams["pairs"] or {}
+        if h["path"] is not None:
+            prompts, pairs = read_prompts(h["path"])
         else:
-            dimensions = list(self.hparams["dimensions"] or given or words.DIMENSIONS)
-            kinds, part = self.hparams["kinds"] or list(words.MODIFIERS), self.hparams["part"]
-            prompts = make_prompts(dimensions, kinds, self.hparams["modifiers"], part, is_masked(self.tokenizer))
+            dimensions = list(h["dimensions"] or given or words.DIMENSIONS)
+            kinds = h["kinds"] or list(words.MODIFIERS)
+            prompts = make_prompts(dimensions, kinds, h["modifiers"], h["part"], is_masked(self.tokenizer))
             pairs = {name: list(pairwise(words.DIMENSIONS[name])) for name in dimensions}
         for name, wanted in given.items():
             if name not in pairs or any(len(pair) != 2 for pair in wanted):
@@ -365,8 +353,3 @@ def _wordings(prompts: Sequence[Prompt]) -> list[int]:
         numbers.append(seen[tuple(group)])
         seen[tuple(group)] += 1
     return numbers
-
-
-def _one_of_each_wording(prompts: Sequence[Prompt]) -> list[str]:
-    """Return the prompts of one group, which has all wordings."""
-    return [prompt.text for prompt in prompts if (prompt.kind, prompt.group) == (prompts[0].kind, prompts[0].group)]

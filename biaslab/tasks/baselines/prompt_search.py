@@ -75,14 +75,7 @@ class PromptScorer:
 
     @torch.inference_mode()
     def __call__(self, prompts: Tensor) -> Tensor:
-        """Return the score of each prompt.
-
-        Args:
-            prompts: tokens of prompts of equal length, ``[prompt, length]``.
-
-        Returns:
-            In nats, float32, ``[prompt]``; at least 0.
-        """
+        """Return the score of each prompt, ``[prompt, length] -> [prompt]``, in nats, float32; at least 0."""
         words = len(self.before)
         prompt = prompts.repeat_interleave(words, 0)
         input_ids = torch.cat(
@@ -109,10 +102,6 @@ def projecting_onto(model: PreTrainedModel, token_ids: Tensor) -> Iterator[None]
 
     The projection to the vocabulary is most of a short sequence's cost. Every masked model of the table ends with a
     linear map, so that leaving rows out changes no other.
-
-    Args:
-        model: a masked language model.
-        token_ids: of the tokens, ``[token]``.
     """
     head: Any = model.get_output_embeddings()
     weight, bias = head.weight[token_ids], None if head.bias is None else head.bias[token_ids]
@@ -148,12 +137,7 @@ class Best:
         self.candidates = torch.empty(0, dtype=torch.long)
 
     def update(self, scores: Tensor, candidates: Tensor) -> None:
-        """Add candidates, each of which comes once; of equal scores the lower number is the better one.
-
-        Args:
-            scores: higher is better, ``[candidate]``.
-            candidates: their numbers, ``[candidate]``.
-        """
+        """Add numbered candidates with their scores, ``[candidate]``; of equal scores the lower number is better."""
         scores, candidates = torch.cat([self.scores, scores]), torch.cat([self.candidates, candidates])
         by_number = candidates.argsort()
         order = by_number[scores[by_number].argsort(descending=True, stable=True)][: self.size]
