@@ -160,8 +160,17 @@ class Level(NamedTuple):
     scores: Tensor  # [prompt]
 
 
-class BeamSearch:
-    """A beam search over prompts that goes on where it was killed, and gives the same as if it had not been.
+def beam_search(
+    score: Callable[[Tensor], Tensor],
+    vocabulary: Tensor,
+    beam: int,
+    depth: int,
+    chunk: int,
+    shards: Shards,
+    every: float = 30.0,
+    advance: Callable[[int], Any] = int,
+) -> list[Level]:
+    """Return the best prompts of each level; a search goes on where it was killed, with the same result.
 
     Level 1 are all words of the vocabulary; each further level extends the best prompts of the one before by every
     word, on the right. Candidates are numbered prompt by prompt, word by word, and of equal scores the first wins.
@@ -176,52 +185,28 @@ class BeamSearch:
         every: seconds between two writes, at least.
         advance: called with the number of candidates after each chunk.
     """
+    finished, words = shards.finished(), len(vocabulary)
+    levels: list[Level] = []
+    prompts, first = vocabulary.new_empty(1, 0), 0
 
-    def __init__(
-        self,
-        score: Callable[[Tensor], Tensor],
-        vocabulary: Tensor,
-        beam: int,
-        depth: int,
-        chunk: int,
-        shards: Shards,
-        every: float = 30.0,
-        advance: Callable[[int], Any] = int,
-    ) -> None:
-        self.score, self.vocabulary, self.beam = score, vocabulary, beam
-        self.chunk, self.shards, self.every, self.advance = chunk, shards, every, advance
-        self.sizes = level_sizes(len(vocabulary), beam, depth)
+    def extended(candidates: Tensor) -> Tensor:
+        return torch.cat([prompts[candidates // words], vocabulary[candidates % words, None]], 1)
 
-    def run(self) -> list[Level]:
-        """Return the best prompts of each level."""
-        self.finished = self.shards.finished()
-        levels: list[Level] = []
-        prompts, first = self.vocabulary.new_empty(1, 0), 0
-        for number, size in enumerate(self.sizes, 1):
-            chunks = dict(enumerate(torch.arange(size).split(self.chunk), first))
-            best = self._best(f"level_{number}", prompts, chunks)
-            prompts = self._extended(prompts, best.candidates)
-            levels.append(Level(prompts, best.scores))
-            first += len(chunks)
-        return levels
-
-    def _best(self, name: str, prompts: Tensor, chunks: Mapping[int, Tensor]) -> Best:
-        """Return the best extensions of some prompts; ``chunks`` are candidates by the number of their shards' item."""
-        best = Best(self.beam)
-        ledger = Ledger({name: best}, self.shards, self.every)
-        for number, candidates in chunks.items():
-            if number not in self.finished:
+    for size in level_sizes(words, beam, depth):
+        best = Best(beam)
+        ledger = Ledger({f"level_{len(levels) + 1}": best}, shards, every)
+        chunks = torch.arange(size).split(chunk)
+        for number, candidates in enumerate(chunks, first):
+            if number not in finished:
                 with ledger.item(number):
-                    best.update(self.score(self._extended(prompts, candidates)), candidates)
-            self.advance(len(candidates))
+                    best.update(score(extended(candidates)), candidates)
+            advance(len(candidates))
         ledger.write()
         ledger.gather()
-        return best
-
-    def _extended(self, prompts: Tensor, candidates: Tensor) -> Tensor:
-        """Return the tokens of numbered candidates, ``[candidate, length + 1]``."""
-        words = len(self.vocabulary)
-        return torch.cat([prompts[candidates // words], self.vocabulary[candidates % words, None]], 1)
+        first += len(chunks)
+        prompts = extended(best.candidates)
+        levels.append(Level(prompts, best.scores))
+    return levels
 
 
 def level_sizes(vocabulary: int, beam: int, depth: int) -> list[int]:
@@ -343,9 +328,9 @@ def search(
     )
     vocabulary = torch.tensor(list(space.vocabulary.values()))
     with tqdm(total=total, unit=" passes", unit_scale=True) as bar:
-        levels = BeamSearch(
+        levels = beam_search(
             scorer, vocabulary, beam, depth, _CHUNK, shards, _EVERY, lambda prompts: bar.update(each * prompts)
-        ).run()
+        )
     prompts = list(space.readable(levels))
     content = json.dumps({**configuration, "prompts": prompts}, indent=1, ensure_ascii=False)
     write_atomically(path, (content + "\n").encode())
