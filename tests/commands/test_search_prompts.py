@@ -14,7 +14,7 @@ from transformers import BertTokenizerFast
 from biaslab.commands.search_prompts import search_prompts
 from biaslab.data.prompt_pairs import question, read_prompts
 from biaslab.errors import InputError
-from biaslab.store import Shards
+from biaslab.tasks.shards import Shards
 from biaslab.tasks.baselines.divergence import jensen_shannon
 from biaslab.tasks.baselines.prompt_search import Space, frequent_words
 
