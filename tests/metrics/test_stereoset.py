@@ -85,7 +85,10 @@ def test_a_collection_is_one_compute_group_and_updates_once(monkeypatch):
     assert len(collection.compute_groups) == 1
     calls = []
     check = functional._ClusterMetric.add  # called once in each update
-    counted = staticmethod(lambda *args: calls.append(check(*args)))
+
+    def counted(metric, *rows):
+        calls.append(check(metric, *rows))
+
     monkeypatch.setattr(functional._ClusterMetric, "add", counted)
     collection.update(scores, terms, examples + 100)
     assert len(calls) == 1
