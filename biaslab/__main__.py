@@ -5,28 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import traceback
 
 from biaslab import __version__
+from biaslab.cli import COMMANDS, run
 from biaslab.errors import InputError
 
-_CANNOT_WRITE = (errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-COMMANDS = {
-    "debias": "find, suppress, judge: the whole method on one model",
-    "table": "the paper's results table: baselines, suppression, controls",
-    "sweep": "choose how neurons are selected and suppressed",
-    "predict": "attribute prompts to neurons   (-c configs/attribute.yaml)",
-    "test": "judge a model   (-c configs/stereoset.yaml, crows_pairs.yaml)",
-    "fit": "train           (-c configs/dpce.yaml, cda.yaml, …)",
-    "validate": "measure the validation loss of what fit trains",
-    "probe": "black-box template probing, before and after suppression",
-    "compare": "two neuron sets or models: what they share, in which layers",
-    "side-effects": "suppress one dimension's neurons and measure all",
-    "cards": "what excites each neuron, and which words it promotes",
-    "report": "one page that tells what runs found, without a network",
-    "search-prompts": "find the prompts that AutoDebias trains on",
-    "bake": "write what was suppressed or trained as a checkpoint",
-    "fetch": "bring a model or data set by name",
-}
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_REFUSED = (errno.ENOTDIR, errno.EACCES, errno.EPERM)
 _USAGE = """usage: biaslab [-h] [--version] COMMAND ...
 
 Find the neurons that carry a language model's social bias, switch them off,
@@ -42,7 +28,7 @@ def main() -> None:
     """Run the command of ``sys.argv``; bad input ends with one line and exit code 2."""
     first = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if first in ("-h", "--help"):
-        print(_USAGE.format(commands="\n".join(f"  {name:16}{text}" for name, text in COMMANDS.items())))
+        print(_USAGE.format(commands="\n".join(f"  {name:16}{command.summary}" for name, command in COMMANDS.items())))
     elif first == "--version":
         print(f"biaslab {__version__}")
     elif first not in COMMANDS:
@@ -50,14 +36,16 @@ def main() -> None:
     else:
         # Intel's matrix products then have the same bits with any number of threads, so of processes too.
         os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
-        from biaslab import cli
-
         try:
-            cli.run(first)
+            run(first)
         except OSError as error:
-            if error.errno not in _CANNOT_WRITE:
-                raise
-            _fail(f"`output` is expected to be a folder that can be written, but got {error}. Choose another.")
+            if error.errno in _NO_ROOM or (error.errno in _REFUSED and _makes_a_folder(error)):
+                _fail(f"`output` is expected to be a folder that can be written, but got {error}. Choose another.")
+            if error.errno in _REFUSED:
+                _fail(
+                    f"{error.filename} is expected to be readable, but got {error}. Check the path and its permissions."
+                )
+            raise
         except KeyboardInterrupt:
             print("\nstopped", file=sys.stderr)
             sys.exit(130)
@@ -68,10 +56,22 @@ def main() -> None:
             _fail(str(cause))
 
 
+def _makes_a_folder(error: OSError) -> bool:
+    """Return whether an error came up while a folder was made, not while something was read."""
+    return any(name in ("makedirs", "mkdir") for _, name in _frames(error))
+
+
+def _frames(error: BaseException) -> list[tuple[str, str]]:
+    """Return module and function of each frame of an error's traceback, the innermost last."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return [(frame.f_globals.get("__name__", ""), frame.f_code.co_name) for frame in frames]
+
+
 def _input_error(error: BaseException | None) -> InputError | None:
     """Return the input error behind another error: jsonargparse wraps what a class's constructor raises."""
     while error is not None and not isinstance(error, InputError):
-        error = error.__cause__ or error.__context__
+        wrapped = _frames(error)[-1:] and _frames(error)[-1][0].startswith("jsonargparse")
+        error = error.__cause__ or (error.__context__ if wrapped else None)
     return error
 
 

@@ -10,7 +10,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from biaslab.errors import InputError
 from biaslab.neurons.neuron_set import NeuronSet
-from biaslab.neurons.suppression import suppressed_where
+from biaslab.neurons.suppression import require_predicting_slots, suppressed_where
 
 
 class NeuronSuppression(Callback):
@@ -21,7 +21,8 @@ class NeuronSuppression(Callback):
     Args:
         neurons: a set, or the path of a neuron file. It must have been made for the model's weights.
         factor: 0 suppresses, 2 amplifies.
-        positions: "all", or "slot": only the mask token (a causal model's last token), as in the authors' code.
+        positions: "all", or "slot": only the mask token (a causal model's last token), as in the authors' code. "slot"
+            is refused where a causal model is tested or validated: it is judged on whole sentences.
 
     Raises:
         InputError: if ``positions`` is neither; when the loop starts, if the neurons can't be read or are not those of
@@ -42,7 +43,7 @@ class NeuronSuppression(Callback):
         self.neurons, self.factor, self.positions = neurons, factor, positions
         self._hooks = ExitStack()
 
-    def _install(self, pl_module: LightningModule) -> None:
+    def _install(self, pl_module: LightningModule, judges: bool) -> None:
         if self.neurons is None:
             raise InputError(
                 "`neurons` is expected to be a neuron file but is missing. Give --trainer.callbacks.neurons PATH."
@@ -50,6 +51,7 @@ class NeuronSuppression(Callback):
         neurons = self.neurons if isinstance(self.neurons, NeuronSet) else NeuronSet.load(self.neurons)
         model: Any = pl_module.model
         neurons.require_model(model)
+        require_predicting_slots(model, self.positions, [type(pl_module).__name__] if judges else [])
         self._remove()
         mask_token_id = getattr(getattr(pl_module, "tokenizer", None), "mask_token_id", None)
         self._hooks.enter_context(suppressed_where(model, neurons, self.factor, self.positions, mask_token_id))
@@ -59,15 +61,15 @@ class NeuronSuppression(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Install the hooks."""
-        self._install(pl_module)
+        self._install(pl_module, judges=True)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Install the hooks."""
-        self._install(pl_module)
+        self._install(pl_module, judges=True)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Install the hooks."""
-        self._install(pl_module)
+        self._install(pl_module, judges=False)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remove the hooks."""

@@ -1,4 +1,4 @@
-"""The subcommands: Lightning's own, with our defaults and links, and plain functions beside them."""
+"""The commands: what each does, where its function lives, and how it is run."""
 
 from __future__ import annotations
 
@@ -8,130 +8,93 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
-import yaml
-from jsonargparse import auto_cli
-from pytorch_lightning import LightningDataModule, LightningModule, Trainer
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-
-from biaslab import tasks
-from biaslab.commands.bake import bake
-from biaslab.commands.cards import cards
-from biaslab.commands.compare import compare
-from biaslab.commands.debias import debias
-from biaslab.commands.plan import plan
-from biaslab.commands.probe import probe
-from biaslab.commands.report import joined, report
-from biaslab.commands.search_prompts import search_prompts
-from biaslab.commands.side_effects import side_effects
-from biaslab.commands.sweep import sweep
-from biaslab.commands.table import table
-from biaslab.data import (  # noqa: F401
-    attribute_sentences,
-    corpus,
-    counterfactual,
-    crows_pairs,
-    prompt_pairs,
-    prompts,
-    stereoset,
-)
-from biaslab.errors import InputError
-from biaslab.models import assets
-from biaslab.store import is_locked
-from biaslab.tasks.attribution import WITHOUT_EFFECT
+from importlib import import_module
+from typing import Any, NamedTuple, get_type_hints
 
 
-def fetch(name: str) -> None:
-    """Bring a model or data set into the cache, and print its folder.
+class Command(NamedTuple):
+    """A command: a line for the help, and its function, imported when it is called; none of Lightning's own."""
+
+    summary: str
+    function: str = ""
+
+
+COMMANDS = {
+    "debias": Command("find, suppress, judge: the whole method on one model", "debias:debias"),
+    "table": Command("the paper's results table: baselines, suppression, controls", "table:table"),
+    "sweep": Command("choose how neurons are selected and suppressed", "sweep:sweep"),
+    "predict": Command("attribute prompts to neurons   (-c attribute)"),
+    "test": Command("judge a model   (-c stereoset, -c crows_pairs)"),
+    "fit": Command("train           (-c dpce, -c cda, …)"),
+    "validate": Command("measure the validation loss of what fit trains"),
+    "probe": Command("black-box template probing, before and after suppression", "probe:probe"),
+    "compare": Command("two neuron sets or models: what they share, in which layers", "compare:compare"),
+    "side-effects": Command("suppress one dimension's neurons and measure all", "side_effects:side_effects"),
+    "cards": Command("what excites each neuron, and which words it promotes", "cards:cards"),
+    "report": Command("one page that tells what runs found, without a network", "report:report"),
+    "search-prompts": Command("find the prompts that AutoDebias trains on", "search_prompts:search_prompts"),
+    "bake": Command("write what was suppressed or trained as a checkpoint", "bake:bake"),
+    "fetch": Command("download a model or data set by name", "fetch:fetch"),
+}
+_LIGHTNING = """usage: biaslab {command} -c CONFIG [-c CONFIG ...] [--model.OPTION VALUE] [--data.OPTION VALUE]
+                [--trainer.OPTION VALUE] [--ckpt_path PATH]
+
+{summary}
+
+options:
+  -c, --config CONFIG     a file, or a configuration that ships with biaslab:
+                          {configs}
+  --model.OPTION VALUE    of the model, such as --model.model_name NAME
+  --data.OPTION VALUE     of the data, such as --data.path FILE
+  --trainer.OPTION VALUE  of Lightning's Trainer, such as --trainer.devices 4
+  --ckpt_path PATH        a checkpoint that `biaslab fit` wrote{more}
+  --seed_everything SEED  of all random numbers (default: 0)
+  --print_config          print the configuration and exit
+  --help_all              every option of the trainer; loads Lightning
+  --model.help CLASS, --data.help CLASS
+                          every option of a model or a data module"""
+_PLAN = "\n  --plan                  print what the run would take, and exit"
+
+
+def run(command: str) -> None:
+    """Run one command with the arguments that follow it in ``sys.argv``.
 
     Args:
-        name: of an asset.
+        command: its name.
+
+    Raises:
+        InputError: if an argument is not what is expected.
     """
-    print(assets.fetch(name))
-
-
-PLAIN: dict[str, Callable[..., Any]] = {
-    "debias": debias,
-    "table": table,
-    "sweep": sweep,
-    "probe": probe,
-    "compare": compare,
-    "side-effects": side_effects,
-    "cards": cards,
-    "report": report,
-    "bake": bake,
-    "search-prompts": search_prompts,
-    "fetch": fetch,
-}
-
-
-class _FirstConfig(SaveConfigCallback):
-    """Saves the configuration into a run's folder, but not over that of a run that goes on there."""
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Save it, unless there is one that is whole."""
-        folder = Path(trainer.log_dir or "")
-        there = _read_config(folder / self.config_filename)
-        goes_on = (
-            (folder / "shards").exists() or (folder / "neurons.json").exists() or bool(self.config.get("ckpt_path"))
-        )
-        if there and goes_on:
+    function = COMMANDS[command].function
+    if not function:
+        if sys.argv[2:] in (["--help"], ["-h"]):
+            print(_lightning_help(command))
             return
-        self.overwrite = not there  # what a kill has cut may be replaced
-        super().setup(trainer, pl_module, stage)
+        sys.argv = ["--help" if argument == "--help_all" else argument for argument in sys.argv]
+        quiet()
+        import_module("biaslab.commands.lightning").run(command)
+        return
+    from jsonargparse import auto_cli
+
+    module, _, name = function.partition(":")
+    commands = import_module(f"biaslab.commands.{module}")
+    arguments = commands.joined(sys.argv[2:]) if command == "report" else sys.argv[2:]
+    quiet()
+    called = getattr(commands, name)
+    called.__annotations__ = get_type_hints(called)  # else jsonargparse imports all that stands under TYPE_CHECKING
+    auto_cli(called, args=arguments, prog=f"biaslab {command}")
 
 
-class BiaslabCLI(LightningCLI):
-    """LightningCLI with one model name for task and data, and runs that go on where they were killed."""
+def _lightning_help(command: str) -> str:
+    """Return the help of a command of Lightning's, without loading it."""
+    import textwrap
 
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Let the data follow the model's name."""
-        parser.link_arguments("model.init_args.model_name", "data.init_args.model_name")
-        if parser.prog.endswith(" predict"):
-            parser.add_argument(
-                "--plan", action="store_true", help="print what the run would take, after a short measurement, and end"
-            )
+    from biaslab.commands.configs import shipped
 
-    def before_instantiate_classes(self) -> None:
-        """Choose the folder of an unfinished run with the very same settings, where there is one."""
-        config = self.config[self.subcommand]
-        settings = getattr(config.trainer.logger, "init_args", None)
-        if self.subcommand != "predict" or settings is None or getattr(settings, "version", "") is not None:
-            return
-        runs = Path(settings.save_dir, settings.name or "").glob("version_*/shards")
-        text = self._parser(self.subcommand).dump(config, skip_none=False, skip_check=True)  # as it is saved
-        wanted = _of_the_result(yaml.safe_load(text))
-        for folder in sorted(path.parent for path in runs):
-            same = _of_the_result(_read_config(folder / "config.yaml")) == wanted
-            if same and not is_locked(folder / "shards"):
-                settings.version = int(folder.name.removeprefix("version_"))
-                return
-
-    def before_predict(self) -> None:
-        """Print the plan, where that is all that is asked for."""
-        if self.config.predict.plan:
-            if not isinstance(self.model, tasks.Attribution):
-                raise InputError("`plan` is expected with the model Attribution only. Leave it out.")
-            plan(self.model, self.datamodule, self.trainer.world_size)
-            sys.exit(0)
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    """Return what a configuration file holds; nothing where there is none, or none that is whole."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _of_the_result(config: dict[str, Any]) -> tuple[Any, ...]:
-    """Return the settings that the result depends on."""
-    settings = (config.get("model") or {}).get("init_args") or {}
-    model = {name: value for name, value in settings.items() if name not in WITHOUT_EFFECT}
-    return model, config.get("data"), config.get("seed_everything")
+    names = ", ".join(sorted(path.stem for path in shipped().glob("*.yaml")))
+    configs = textwrap.fill(names, 54).replace("\n", "\n" + 26 * " ")
+    summary, more = COMMANDS[command].summary, _PLAN if command == "predict" else ""
+    return _LIGHTNING.format(command=command, summary=f"{summary[:1].upper()}{summary[1:]}", configs=configs, more=more)
 
 
 def quiet() -> None:
@@ -146,31 +109,12 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # the adapter trains without dropout
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-    hook = threading.excepthook  # TensorBoard writes in a thread; what it can't write, the main thread reports
-    threading.excepthook = lambda error: None if isinstance(error.exc_value, OSError) else hook(error)
+    if threading.excepthook is not _thread_failed:
+        threading.excepthook = _thread_failed
 
 
-def run(command: str) -> None:
-    """Run one subcommand with the arguments that follow it in ``sys.argv``.
-
-    Args:
-        command: its name.
-
-    Raises:
-        InputError: if an argument is not what is expected.
-    """
-    quiet()
-    if command in PLAIN:
-        arguments = joined(sys.argv[2:]) if command == "report" else sys.argv[2:]
-        auto_cli(PLAIN[command], args=arguments, prog=f"biaslab {command}")
-        return
-    BiaslabCLI(
-        LightningModule,
-        LightningDataModule,
-        save_config_callback=_FirstConfig,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        seed_everything_default=0,
-        parser_kwargs={"prog": "biaslab", command: {"prog": f"biaslab {command}"}},
-        trainer_defaults={"inference_mode": False},  # attribution needs gradients while it predicts
-    )
+def _thread_failed(error: threading.ExceptHookArgs, report: Callable[..., Any] = threading.excepthook) -> None:
+    """Report what went wrong in a thread, unless it is TensorBoard's: the main thread tells what can't be written."""
+    of_tensorboard = type(error.thread).__module__.startswith("tensorboard")
+    if not (of_tensorboard and isinstance(error.exc_value, OSError)):
+        report(error)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors.torch import save_file
 
+from biaslab.evaluation.findings import Findings, Row
 from biaslab.neurons.neuron_set import NeuronSet
+from biaslab.statistics import Estimate, Interval
 
 DOMAINS = ("gender", "race")
 BEFORE = {"SS": 58.0, "LMS": 84.0, "ICAT": 70.0}
@@ -20,65 +22,101 @@ NONE = {"SS": (1.0, 2.0), "LMS": (-0.5, 1.0), "ICAT": (0.5, 2.0)}
 PAST = {"SS": (-12.0, 2.0), "LMS": (0.0, 1.0), "ICAT": (3.0, 2.0)}
 Outcome = dict[str, tuple[float, float]]
 SAME: Outcome = dict.fromkeys(BEFORE, (0.0, 0.0))
+Estimates = dict[tuple[str, str, str], Estimate]
+NOTHING = Estimate(Interval(*[math.nan] * 3), Interval(*[math.nan] * 3))
 
 
-def estimate(before: float, change: float, half: float, spread: float | None = None) -> dict[str, Any]:
-    after = before + change
+def around(value: float, half: float) -> Interval:
+    return Interval(value, value - half, value + half)
+
+
+def estimate(
+    before: float, change: float, half: float, spread: float | None = None, beyond: float | None = None
+) -> Estimate:
+    """Return an estimate; ``beyond`` is the difference from random neurons, if that is known."""
+    beyond_random = None if beyond is None else around(beyond, half)
+    return Estimate(around(before + change, 3), around(change, half), spread, beyond_random)
+
+
+def percent(
+    before: float, change: float, half: float, spread: float | None = None, beyond: float | None = None
+) -> Estimate:
+    after = before * (1 + change / 100)
+    return Estimate(
+        around(after, after / 10), around(change, half), spread, None if beyond is None else around(beyond, half)
+    )
+
+
+def scopes(row: str, outcome: Outcome, spread: float | None = None, beyond: bool = False) -> Estimates:
     return {
-        "figure": {"value": after, "low": after - 3, "high": after + 3},
-        "change": {"value": change, "low": change - half, "high": change + half},
-        "spread": spread,
-    }
-
-
-def scopes(outcome: Outcome, spread: float | None = None) -> dict[str, Any]:
-    return {
-        scope: {name: estimate(BEFORE[name], *outcome[name], spread) for name in BEFORE}
+        (row, name, scope): estimate(BEFORE[name], *outcome[name], spread, outcome[name][0] - 0.1 if beyond else None)
         for scope in ("overall", *DOMAINS)
+        for name in BEFORE
     }
 
 
-def text(percent: float = 0.0, half: float = 1.0, spread: float | None = None) -> dict[str, Any]:
-    change = {"value": percent, "low": percent - half, "high": percent + half}
-    return {"value": 40 * (1 + percent / 100), "change_percent": change, "spread": spread}
+def text(row: str, change: float = 0.0, half: float = 1.0, spread: float | None = None) -> Estimates:
+    return {(row, "perplexity", "overall"): percent(40.0, change, half, spread)}
 
 
-def gap(pair: str, suppressed: float = -80.0) -> dict[str, Any]:
-    row: dict[str, Any] = {"pair": pair}
-    for field, size in (("probability", 1.0), ("log_probability", 0.1)):
-        row |= {f"{field}_gap": 0.1, f"{field}_random_spread": 3.0}
-        for how, percent in (("suppressed", size * suppressed), ("amplified", -2 * size * suppressed), ("random", 1.0)):
-            ends = {"percent": percent, "low": percent - 4, "high": percent + 5}
-            row |= {f"{field}_{how}_{end}": value for end, value in ends.items()}
-    return row
+PAIRS = ("gender/female-male", "race/black-white")
 
 
-def debias(
-    folder: Path, outcome: Outcome = GOOD, percent: float = 7.0, model: str = "tiny", clusters: int = 50
-) -> Path:
-    folder.mkdir(parents=True)
-    results = {
-        "facts": {
-            "attribution": "32 prompts", "dropped": {"gender/a-b": "'a': not one known token"}, "prompts": 32,
-            "held_out_prompts": 8, "clusters": clusters, "sentences": 1200, "residual": {"mean": 0.1, "worst": 0.2},
-            "seconds": 5,
-        },
-        "rows": {"BNS, guarded": {"count": 3, "neurons": ["a0"], "factor": 0.0, "like": None}},
-        "neurons": {"count": 3, "fingerprint": "a0", "by_layer": {"0": 1, "1": 2}},
-        "stereoset": {
-            "untouched": scopes(SAME), "BNS, guarded": scopes(outcome), "BNS, paper": scopes(NONE),
-            "random, 2 seeds": scopes(dict.fromkeys(BEFORE, (0.1, 0.5)), 0.4),
-        },
-        "gaps": [gap("gender/female-male"), gap("race/black-white"), gap("mean of the pairs")],
-        "perplexity": {"untouched": text(), "BNS, guarded": text(percent), "random, one seed": text(2.0)},
+def gaps(
+    row: str, changes: Mapping[str, tuple[float, float]], spread: float | None = None, beyond: float | None = None
+):
+    """Return both gaps of a row in each scope: change in percent and half the interval, by metric."""
+    before = {"gap": 0.1, "log gap": 1.5}
+    return {
+        (row, metric, scope): percent(before[metric], *changes[metric], spread, beyond)
+        for metric in before
+        for scope in ("overall", *DOMAINS, *PAIRS)
+    }
+
+
+ATTRIBUTION = {
+    "attribution": "32 prompts", "dropped": {"gender/a-b": "'a': not one known token"}, "prompts": 32,
+    "held_out_prompts": 8, "sentences": 1200, "residual": {"mean": 0.1, "worst": 0.2}, "seconds": 5,
+    "neurons": {"count": 3, "fingerprint": "a0", "by_layer": {"0": 1, "1": 2}},
+}  # fmt: skip
+
+
+def debias_findings(
+    outcome: Outcome = GOOD,
+    perplexity: float = 7.0,
+    model: str = "tiny",
+    clusters: int = 50,
+    gap: float = -80.0,
+    amplified: float = 160.0,
+    beyond: float = -81.0,
+    **settings: Any,
+) -> Findings:
+    own, random = "BNS, guarded", "random, 2 seeds"
+    rows = [
+        Row("untouched", "untouched"), Row(own, own, 3), Row("BNS, paper", "BNS, paper", 2),
+        Row(random, random, 3, like=own), Row(f"{own} ×2", f"{own} ×2", 3),
+    ]  # fmt: skip
+    unchanged = dict.fromkeys(("gap", "log gap"), (0.0, 0.0))
+    estimates = {
+        **scopes("untouched", SAME), **scopes(own, outcome, beyond=True), **scopes("BNS, paper", NONE),
+        **scopes(random, dict.fromkeys(BEFORE, (0.1, 0.5)), 0.4),
+        **text("untouched"), **text(own, perplexity), **text("BNS, paper", 3.0), **text(random, 2.0),
+        **gaps("untouched", unchanged), **gaps(own, {"gap": (gap, 5.0), "log gap": (gap / 10, 5.0)}, beyond=beyond),
+        **gaps(random, dict.fromkeys(unchanged, (1.0, 5.0)), 3.0),
+        **gaps(f"{own} ×2", {"gap": (amplified, 5.0), "log gap": (amplified / 10, 5.0)}),
     }  # fmt: skip
-    write(folder / "results.json", results)
-    config = {
+    arguments = {
         "model": model, "selection": "guarded", "contrast": ["stereoset", "bold"], "count": None, "guard_weight": 3.0,
         "dimensions": ["gender", "ethnicity"], "factor": 0.0, "positions": "all", "seeds": 2,
         "trust_remote_code": False,
     }  # fmt: skip
-    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    facts = ATTRIBUTION | {"clusters": clusters}
+    return Findings("debias", model, arguments | settings, facts, rows, estimates)
+
+
+def debias(folder: Path, *arguments: Any, model: str = "tiny", **options: Any) -> Path:
+    folder.mkdir(parents=True)
+    debias_findings(*arguments, model=model, **options).save(folder)
     neurons = NeuronSet([(0, 1), (1, 0), (1, 3)], shape=(2, 4)).with_details(
         {"gender": [(0, 1)], "gender/female-male": [(0, 1)]},
         {
@@ -93,20 +131,15 @@ def debias(
     return folder
 
 
-def table(
-    folder: Path, model: str = "tiny", outcomes: dict[str, Outcome] | None = None, limit: int | None = None
-) -> Path:
-    folder.mkdir(parents=True)
+def table_findings(
+    model: str = "tiny", outcomes: dict[str, Outcome] | None = None, limit: int | None = None
+) -> Findings:
     outcomes = outcomes or {"bns_paper": NONE, "bns_guarded": GOOD, "dpce": BAD, "random_bns": NONE}
-    rows = {
-        name: {
-            "title": name if name == "base" else f"+ {name}", "size": 3, "seconds": 1.5, "seeds": 1,
-            "stereoset": scopes(outcome), "perplexity": text(0.0 if name == "base" else 5.0),
-        }
-        for name, outcome in {"base": SAME, **outcomes}.items()
-    }  # fmt: skip
-    content = {
-        "model": model, "settings": {"model": model, "preset": "small", "text": "bold", "limit": limit}, "rows": rows,
+    rows, estimates = [], {}
+    for name, outcome in {"base": SAME, **outcomes}.items():
+        rows.append(Row(name, name if name == "base" else f"+ {name}", 3, seconds=1.5))
+        estimates |= scopes(name, outcome) | text(name, 0.0 if name == "base" else 5.0)
+    details = {
         "left_out": {"cda": "needs a masked language model"},
         "paper": {
             "model": "bert-base-cased",
@@ -115,12 +148,20 @@ def table(
                 "bns_paper": {"ss": 52.8, "lms": 86.6, "icat": 81.8},
             },
         },
-    }  # fmt: skip
-    write(folder / "table.json", content)
+    }
+    settings = {"model": model, "preset": "small", "text": "bold", "limit": limit}
+    return Findings("table", model, settings, {"clusters": 50, "sentences": 9}, rows, estimates, details)
+
+
+def table(folder: Path, *arguments: Any, **options: Any) -> Path:
+    folder.mkdir(parents=True)
+    table_findings(*arguments, **options).save(folder)
     return folder
 
 
-def comparison(folder: Path, p_value: float = 0.001, shift: float = 0.5, same: bool = True) -> Path:
+def comparison(
+    folder: Path, p_value: float = 0.001, shift: float = 0.5, same: bool = True, model: str | None = "tiny"
+) -> Path:
     folder.mkdir(parents=True)
     overlap = {
         "shared": 2, "only_a": 1, "only_b": 1, "jaccard": 0.5, "expected_shared": 0.7, "expected_shared_low": 0,
@@ -132,71 +173,73 @@ def comparison(folder: Path, p_value: float = 0.001, shift: float = 0.5, same: b
         "shift_high": shift + 0.3, "moved_share": 0.33, "moved_low": 0.1, "moved_high": 0.6, "moved_p_value": p_value,
     }  # fmt: skip
     empty = {name: None if not name.startswith(("count", "layers")) else value for name, value in facts.items()}
-    sides = {side: {"name": f"{side}.json", "neurons": f"{side}.json", "model": "tiny"} for side in "ab"}
+    sides = {side: {"name": f"{side}.json", "neurons": f"{side}.json", "model": model} for side in "ab"}
     settings = {"a": "a.json", "b": "b.json", "preset": "small"}
-    content = sides | {"same_neurons": same, "settings": settings, "scopes": {"overall": facts, "gender": empty}}
-    write(folder / "comparison.json", content)
+    details = sides | {"same_neurons": same, "notes": [], "scopes": {"overall": facts, "gender": empty}}
+    Findings("compare", "a.json and b.json", settings, details=details).save(folder)
     return folder
 
 
-def probe(folder: Path, change: float = -5.0, half: float = 2.0) -> Path:
+def probe(folder: Path, change: float = -5.0, half: float = 2.0, beyond: float = -5.2) -> Path:
     folder.mkdir(parents=True)
-
-    def measure(by: float, width: float) -> dict[str, Any]:
-        found = estimate(9.0, by, width)
-        found["spread_over_seeds"] = found.pop("spread")
-        over = {"deviation": 2.0, "low": 1.0, "high": 12.0, "chance": 3.0}
-        return found | {"over_wordings": over, "by_wording": [1.0, 12.0]}
-
-    rows = {
-        name: {"neurons": count, "biased": measure(by, width), "mass_difference": measure(by, width)}
-        for name, count, by, width in (
-            ("untouched", 0, 0.0, 0.0),
-            ("BNS ×0", 3, change, half),
-            ("random, 2 seeds", 3, 0.2, 1.0),
-        )
-    }
-    content = {
+    rows, estimates, metrics = [], {}, ("biased outputs", "mass difference")
+    for name, size, by, width in (
+        ("untouched", 0, 0.0, 0.0), ("BNS ×0", 3, change, half), ("random, 2 seeds", 3, 0.2, 1.0),
+    ):  # fmt: skip
+        rows.append(Row(name, name, size, like="BNS ×0" if name.startswith("random") else None))
+        own = estimate(9.0, by, width, beyond=beyond if name == "BNS ×0" else None)
+        for metric in metrics:
+            estimates |= {(name, metric, scope): own for scope in ("overall", "One", "Two")}
+    over = {"deviation": 2.0, "low": 1.0, "high": 12.0, "chance": 3.0}
+    details = {
         "definition": "What it is.",
-        "settings": {"model": "tiny", "neurons": "n.json"},
         "wordings": ["One", "Two"],
+        "over_wordings": {row.name: dict.fromkeys(metrics, over) for row in rows},
     }
-    write(folder / "probe.json", content | {"rows": rows})
+    settings = {"model": "tiny", "neurons": "n.json"}
+    Findings("probe", "tiny", settings, {"texts": 4}, rows, estimates, details).save(folder)
     return folder
 
 
 def sweep(folder: Path) -> Path:
     folder.mkdir(parents=True)
-    chosen = {"selection": "guarded-3", "factor": 0.0, "positions": "all", "neurons": 3, "SS": 55.0, "LMS": 85.0,
-              "ICAT": 75.0, "perplexity": 42.0}  # fmt: skip
-    held_out = {"untouched": scopes(SAME), "chosen": scopes(GOOD), "random, 2 seeds": scopes(NONE)}
-    texts = {"untouched": text(), "chosen": text(5.0), "random, 2 seeds": text(1.0)}
-    content = {"settings": {"model": "tiny", "guards": ["stereoset+bug"]}, "chosen": chosen, "held_out": held_out}
-    write(folder / "sweep.json", content | {"held_out_perplexity": texts})
-    lines = ["selection,factor,positions,neurons,SS,LMS,ICAT,perplexity", "untouched,,,0,58.0,84.0,70.5,40.0"]
-    lines += ["guarded-3,0.0,all,3,55.0,85.0,75.0,42.0", "guarded-5,0.5,all,3,56.0,84.5,73.0,41.0"]
-    (folder / "sweep.csv").write_text("\n".join(lines) + "\n")
+
+    def trial(selection: str, factor: float | None, *figures: float) -> dict[str, Any]:
+        figures_of = dict(zip(("SS", "LMS", "ICAT", "perplexity"), figures, strict=True))
+        positions = None if factor is None else "all"
+        return {"selection": selection, "factor": factor, "positions": positions, "neurons": 3, **figures_of}
+
+    trials = [
+        trial("untouched", None, 58.0, 84.0, 70.5, 40.0),
+        trial("guarded-3", 0.0, 55.0, 85.0, 75.0, 42.0),
+        trial("guarded-5", 0.5, 56.0, 84.5, 73.0, 41.0),
+    ]
+    random = "random, 2 seeds"
+    rows = [Row("untouched", "untouched"), Row("chosen", "chosen", 3), Row(random, random, 3, like="chosen")]
+    estimates = {
+        **scopes("untouched", SAME), **scopes("chosen", GOOD, beyond=True), **scopes(random, NONE),
+        **text("untouched"), **text("chosen", 5.0), **text(random, 1.0),
+    }  # fmt: skip
+    settings = {"model": "tiny", "guards": ["stereoset+bug"]}
+    Findings("sweep", "tiny", settings, {}, rows, estimates, {"trials": trials, "chosen": trials[1]}).save(folder)
     return folder
 
 
 def effects(folder: Path) -> Path:
     """Write side_effects.json beside what is there."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [
-        {
-            "name": name, "neurons": 3, "stereoset": scopes(outcome),
-            "crows_pairs": {scope: estimate(60.0, *outcome["SS"]) for scope in ("overall", "age")},
-            "gaps": {"gender": {"probability": text(-50.0, 7.0), "log_probability": text(-5.0)}},
-            "perplexity": text(3.0),
-        }
-        for name, outcome in {"untouched": SAME, "gender": GOOD, "ethnicity": NONE, "all": BAD, "random": NONE}.items()
-    ]  # fmt: skip
+    rows, estimates = [], {}
+    for name, outcome in {"untouched": SAME, "gender": GOOD, "ethnicity": NONE, "all": BAD, "random": NONE}.items():
+        rows.append(Row(name, name, 0 if name == "untouched" else 3, like="all" if name == "random" else None))
+        estimates |= scopes(name, outcome) | text(name, 3.0) | gaps(name, {"gap": (-50.0, 7.0), "log gap": (-5.0, 1.0)})
+        estimates |= {(name, "CrowS-Pairs", scope): estimate(60.0, *outcome["SS"]) for scope in ("overall", "age")}
     own = {
         "gender": {"stereoset": "gender", "crows_pairs": "gender"},
         "ethnicity": {"stereoset": "race", "crows_pairs": None},
     }
     settings = {"neurons": "n.json", "text": "bold", "every": 2}
-    write(folder / "side_effects.json", {"model": "tiny", "settings": settings, "rows": rows, "own": own})
+    facts = {"clusters": 50, "pairs": 40, "held_out_prompts": 8, "sentences": 9}
+    Findings("side-effects", "tiny", settings, facts, rows, estimates, {"own": own}).save(folder)
     return folder
 
 
@@ -208,10 +251,7 @@ def cards(folder: Path, count: int = 8) -> Path:
         "prompts": [{"text": "The <kind> one is [MASK].", "activation": -1.5}],
         "promotes": [{"word": "woman", "change": 0.5}], "lowers": [{"word": "man", "change": -0.5}],
     }  # fmt: skip
-    content = {"model": "tiny", "fingerprint": "f00d", "method": "How they are made."}
-    write(folder / "cards.json", content | {"cards": [card | {"index": index} for index in range(count)]})
+    details = {"fingerprint": "f00d", "method": "How they are made."}
+    details |= {"cards": [card | {"index": index} for index in range(count)]}
+    Findings("cards", "tiny", {}, details=details).save(folder)
     return folder
-
-
-def write(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content))

@@ -1,4 +1,4 @@
-"""The report as a command: one page that tells a reader who was not there what runs found."""
+"""The report as a command: one page of what runs found."""
 
 from __future__ import annotations
 
@@ -21,16 +21,10 @@ def report(runs: list[str], output: str = "report", title: str | None = None) ->
     Raises:
         InputError: if a folder holds no results, or the output can't be written.
     """
-    from biaslab.report.page import page
-    from biaslab.report.runs import read_runs
-    from biaslab.store import write_atomically
+    from biaslab.report.page import write_report
 
-    found = read_runs(runs)
-    folder = Path(output).expanduser()
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
-    text = page(found, folder / "figures", title)
-    write_atomically(folder / "report.html", text.encode())
-    print(f"Report written to {folder / 'report.html'}, its plots for papers to {folder / 'figures'}.")
+    path = write_report(runs, Path(output).expanduser(), title)
+    print(f"Results written to {path}, figures for papers to {path.parent / 'figures'}.")
 
 
 def joined(arguments: Sequence[str]) -> list[str]:

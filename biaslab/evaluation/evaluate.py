@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from biaslab.errors import InputError
 from biaslab.evaluation.findings import METRICS, Row
 from biaslab.evaluation.measures import Figures, Measure
 from biaslab.evaluation.treatment import Arm, Treatment
-from biaslab.models.architectures import architecture
 from biaslab.models.loading import fingerprint
+from biaslab.neurons.suppression import require_predicting_slots
 from biaslab.statistics import Estimate, estimate
 from biaslab.store import Artifacts, computed_by, digest, load_tensors, save_tensors
 
@@ -129,23 +128,13 @@ def evaluate(
 
 
 def require_judgeable(model: PreTrainedModel, treatment: Treatment, measures: Sequence[Measure]) -> None:
-    """Refuse to judge whole sentences of a causal model with neurons that are suppressed at the last token alone.
-
-    Each token's probability is read off the token before it; the last one's output predicts nothing that is asked for,
-    so the model would be judged as if it were untouched.
+    """Refuse a treatment that some measures can't see.
 
     Raises:
-        InputError: if that is what is asked for.
+        InputError: if there are such measures.
     """
-    if treatment.positions == "all" or architecture(model).masked:
-        return
     names = [measure.name for measure in measures if not measure.last_token_only]
-    if names:
-        raise InputError(
-            f'`positions` is expected to be "all" for a causal model measured by {", ".join(names)} but got "slot": '
-            "every token of a sentence predicts the next one, and suppression at the last token alone changes none of "
-            'them. Take positions "all".'
-        )
+    require_predicting_slots(model, treatment.positions, names)
 
 
 def _size(model: PreTrainedModel, treated: PreTrainedModel, treatment: Treatment) -> int:

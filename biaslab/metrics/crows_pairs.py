@@ -6,11 +6,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
 from biaslab.errors import InputError
-from biaslab.statistics import Interval
+from biaslab.metrics.examples import ExampleMetric
+from biaslab.statistics import Interval, draw, interval
 
 DECIMALS = 3  # the authors' script rounds the scores before it compares them
 
@@ -114,14 +113,9 @@ def crows_pairs_bootstrap(scores: Tensor, resamples: int = 2000, seed: int = 0) 
     _check(scores)
     if not len(scores):
         raise InputError("`scores` is expected to hold at least one pair to resample but got none.")
-    drawn = torch.randint(len(scores), (resamples, len(scores)), generator=torch.Generator().manual_seed(seed))
+    drawn = draw(len(scores), resamples, seed)
     preferred = _crows_pairs_score_update(scores)
     return _crows_pairs_score_compute(preferred[drawn.to(preferred.device)])
-
-
-def _interval(value: Tensor, resampled: Tensor) -> Interval:
-    low, high = resampled.quantile(torch.tensor([0.025, 0.975]).to(resampled)).tolist()
-    return Interval(value.item(), low, high)
 
 
 def crows_pairs_interval(scores: Tensor) -> Interval:
@@ -139,7 +133,7 @@ def crows_pairs_interval(scores: Tensor) -> Interval:
     >>> crows_pairs_interval(torch.tensor([[-20.1, -21.3], [-18.0, -17.5]]))
     Interval(value=50.0, low=0.0, high=100.0)
     """
-    return _interval(crows_pairs_score(scores), crows_pairs_bootstrap(scores))
+    return interval(crows_pairs_score(scores), crows_pairs_bootstrap(scores))
 
 
 def crows_pairs_change(before: Tensor, after: Tensor) -> Interval:
@@ -166,10 +160,10 @@ def crows_pairs_change(before: Tensor, after: Tensor) -> Interval:
             "Score the same pairs."
         )
     change = crows_pairs_score(after) - crows_pairs_score(before)
-    return _interval(change, crows_pairs_bootstrap(after) - crows_pairs_bootstrap(before))
+    return interval(change, crows_pairs_bootstrap(after) - crows_pairs_bootstrap(before))
 
 
-class PairScores(Metric):
+class PairScores(ExampleMetric):
     """What was collected, gathered from all processes, as :class:`Pairs`: for the functions above and for reports.
 
     ``update`` takes scores ``[pair, 2]`` (more, less stereotyping) and integer ids of the pairs, ``[pair]``. A pair
@@ -187,15 +181,9 @@ class PairScores(Metric):
     tensor([3, 7])
     """
 
-    is_differentiable = False
-    full_state_update = False
-    scores: list[Tensor]
-    examples: list[Tensor]
-
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        for state in ("scores", "examples"):
-            self.add_state(state, default=[], dist_reduce_fx="cat")
+        empty = {"scores": torch.zeros(0, 2, dtype=torch.float64), "examples": torch.zeros(0, dtype=torch.long)}
+        super().__init__(empty, **kwargs)
 
     def update(self, scores: Tensor, examples: Tensor) -> None:
         """Add pairs.
@@ -207,39 +195,14 @@ class PairScores(Metric):
         Raises:
             InputError: if an argument has another shape or type, or if a score is not a number.
         """
-        self._check_update(scores, examples)
-        self.scores.append(scores.detach().double())
-        self.examples.append(examples)
-
-    @staticmethod
-    def _check_update(scores: Tensor, examples: Tensor) -> None:
         _check(scores)
         if examples.shape != scores.shape[:1] or examples.is_floating_point():
             raise InputError(
                 f"`examples` is expected to hold one integer id a pair, [{len(scores)}], but got "
                 f"{list(examples.shape)} of {examples.dtype}."
             )
-        missing = examples[scores.isnan().any(1)].tolist()
-        if missing:
-            raise InputError(
-                f"`scores` is expected to hold numbers but has NaN for {len(missing)} of {len(scores)} examples: "
-                f"{', '.join(map(str, missing[:10]))}{', …' if len(missing) > 10 else ''}. "
-                "Check the model's weights and dtype."
-            )
-
-    def sync(self, *args: Any, **kwargs: Any) -> None:
-        """Gather the states of all processes; one that saw nothing takes part with empty states of the right shape."""
-        if not self._is_synced and not self.scores:
-            self.scores.append(torch.zeros(0, 2, device=self.device, dtype=torch.float64))
-            self.examples.append(torch.zeros(0, device=self.device, dtype=torch.long))
-        super().sync(*args, **kwargs)
+        self.add(scores.double(), examples)
 
     def compute(self) -> Pairs:
         """Return each pair once, in the order of the ids; none where there was no update."""
-        if not len(self.scores):
-            return Pairs(torch.zeros(0, 2, dtype=torch.float64), torch.zeros(0, dtype=torch.long))
-        scores, examples = dim_zero_cat(self.scores), dim_zero_cat(self.examples)
-        ids, inverse = torch.unique(examples, return_inverse=True)
-        where = torch.arange(len(examples), device=examples.device)
-        first = where.new_full((len(ids),), len(examples)).scatter_reduce(0, inverse, where, "amin")
-        return Pairs(scores[first], ids)
+        return Pairs(*self.distinct_rows())

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import platformdirs
 
 from biaslab.errors import InputError
+from biaslab.store import write_atomically
 
 
 class Wheel(NamedTuple):
@@ -176,8 +177,6 @@ def unchanged(folder: Path, known: Mapping[str, str] = MappingProxyType({})) -> 
             )
         now[name] = [sha256, status.st_size, status.st_mtime_ns]
     if now != before:
-        from biaslab.store import write_atomically  # needs torch
-
         with suppress(OSError, InputError):  # a cache may be shared, and not be ours to write to
             write_atomically(path, json.dumps(now).encode())
     return folder

@@ -5,19 +5,17 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
-
-import torch
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from biaslab.errors import InputError
-from biaslab.models.architectures import ffn_shape
-from biaslab.models.loading import fingerprint
+from biaslab.store import write_atomically
+
+if TYPE_CHECKING:  # neuron files are read without torch
+    from transformers import PreTrainedModel
 
 FORMAT_VERSION = 1
 _KEYS = ("format_version", "shape", "neurons", "subsets", "provenance")
@@ -186,6 +184,9 @@ class NeuronSet(Set[Neuron]):
         Raises:
             InputError: if the set was made for a model of another shape or with other weights.
         """
+        from biaslab.models.architectures import ffn_shape
+        from biaslab.models.loading import fingerprint
+
         self.require_shape(ffn_shape(model))
         made_for = self._provenance.get("model", {})
         wanted = made_for.get("fingerprint")
@@ -228,14 +229,10 @@ class NeuronSet(Set[Neuron]):
         }
         text = json.dumps(content, indent=1, ensure_ascii=False, default=str)
         text = re.sub(r"\[\n\s+(\d+),\n\s+(\d+)\n\s+\]", r"[\1, \2]", text)  # a pair a line
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            temporary.write_text(text + "\n", encoding="utf-8")
-            os.replace(temporary, path)
-        except OSError as error:
-            raise InputError(f"`path` is expected to be writable, but {path} is not: {error}.") from error
-        finally:
-            temporary.unlink(missing_ok=True)
+            write_atomically(path, (text + "\n").encode())
+        except InputError as error:
+            raise InputError(f"`path` is expected to be writable, but {path} is not: {error.__cause__}.") from error
 
     @classmethod
     def load(cls, path: str | Path) -> NeuronSet:
@@ -332,6 +329,8 @@ def random_like(neurons: NeuronSet, seed: int, same_layers: bool = True) -> Neur
     >>> random_like(NeuronSet([(0, 1), (2, 0), (2, 3)], shape=(3, 4)), seed=0).layers()
     {0: 1, 1: 0, 2: 2}
     """
+    import torch
+
     if neurons.shape is None:
         raise InputError("`neurons` is expected to have a shape to draw from but has none. Give NeuronSet its `shape`.")
     layers, width = neurons.shape

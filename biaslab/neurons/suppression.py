@@ -197,6 +197,28 @@ def suppressed_where(
         yield
 
 
+def require_predicting_slots(model: PreTrainedModel, where: str, measured_by: Sequence[str]) -> None:
+    """Refuse to judge whole sentences of a causal model with neurons that are suppressed at the last token alone.
+
+    Each token's probability is read off the token before it; the last one's output predicts nothing that is asked for,
+    so the model would be judged as if it were untouched.
+
+    Args:
+        model: a model of the table.
+        where: "all" or "slot".
+        measured_by: names of what asks for whole sentences; none where only the last token is asked.
+
+    Raises:
+        InputError: if that is what is asked for.
+    """
+    if where == "slot" and measured_by and not architecture(model).masked:
+        raise InputError(
+            f'`positions` is expected to be "all" for a causal model measured by {", ".join(measured_by)} but got '
+            '"slot": every token of a sentence predicts the next one, and suppression at the last token alone changes '
+            'none of them. Use positions "all".'
+        )
+
+
 @contextmanager
 def slots(model: PreTrainedModel, mask_token_id: int | None = None) -> Iterator[Slots]:
     """Within the block, the slots of each forward pass are read off its ``input_ids``, for :func:`suppressed`.

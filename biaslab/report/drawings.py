@@ -1,4 +1,4 @@
-"""Plots in a report, drawn once each: for the page as SVG that takes its ink, for papers as SVG and PDF."""
+"""Figures in a report, each drawn once: as files for papers, and for the page as SVG that takes its colour of text."""
 
 from __future__ import annotations
 
@@ -7,30 +7,31 @@ import re
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+import matplotlib
 from markupsafe import Markup
+from matplotlib.figure import Figure
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from biaslab.report.plots.style import save
 
-_INK = "#010203"  # nobody draws in it: on the page it becomes the colour of the text, dark or light
+_INK = (
+    "#000000"  # of nothing but text, axes and intervals: on the page it becomes the colour of the text, dark or light
+)
 _INKED = (
-    "text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color", "grid.color",
-    "legend.edgecolor", "lines.color", "patch.edgecolor", "hatch.color", "boxplot.flierprops.color",
+    "text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color",
+    "legend.edgecolor", "lines.color", "patch.edgecolor", "hatch.color",
 )  # fmt: skip
+_FACES = ("figure.facecolor", "axes.facecolor")
+_STYLE: Any = {**dict.fromkeys(_INKED, _INK), **dict.fromkeys(_FACES, "#ffffff"), "figure.dpi": 72}
 _PAGE: Any = {
-    **dict.fromkeys(_INKED, _INK),
-    **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor"), "none"),
-    "grid.alpha": 0.25,
-    "legend.framealpha": 0.0,
     "svg.fonttype": "none",  # letters stay letters: they can be searched, and take the page's typeface
     "svg.hashsalt": "biaslab",  # the same figure has the same ids
 }
 
 
 class Drawing(NamedTuple):
-    """A plot of the page: the name of its files and its element, its caption, and its SVG."""
+    """A figure of the page: the name of its files and its element, its caption, and itself, with a description."""
 
     name: str
     caption: str
@@ -40,25 +41,24 @@ class Drawing(NamedTuple):
 def drawing(
     folder: Path, name: str, caption: str, description: str, draw: Callable[..., Figure], *arguments: Any
 ) -> Drawing:
-    """Draw a plot for the page, and write it as SVG and PDF for papers.
+    """Draw a figure, write it as SVG and PDF, and return it for the page.
 
     Args:
         folder: of the files.
-        name: of the files and of the element; no other plot of the page has it.
+        name: of the files and of the element; no other figure of the page has it.
         caption: one sentence, which says what is shown.
-        description: the numbers' gist in words, for those who don't see the plot.
-        draw: makes the plot.
+        description: the numbers' gist in words, for those who don't see the figure.
+        draw: makes the figure.
         arguments: of it.
     """
-    import matplotlib
-
-    from biaslab.report.plots.style import save
-
-    with matplotlib.rc_context(_PAGE):
-        plot = draw(*arguments)
-        save(plot, folder / name, ("svg", "pdf"))
-        buffer = io.StringIO()
-        plot.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    with matplotlib.rc_context(_STYLE):
+        figure = draw(*arguments)
+        figure.draw_without_rendering()
+        figure.set_layout_engine(None)  # it stays as it was laid out: laying it out takes most of the time
+        save(figure, folder / name, ("svg", "pdf"))
+        with matplotlib.rc_context(_PAGE):
+            buffer = io.StringIO()
+            figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return Drawing(name, caption, inline(buffer.getvalue(), f"figure-{name}", caption, description))
 
 
@@ -71,9 +71,9 @@ def inline(svg: str, name: str, title: str, description: str) -> Markup:
         title: for those who don't see it.
         description: the numbers' gist.
 
-    >>> svg = '<?xml version="1.0"?><svg width="9pt" height="9pt" viewBox="0 0 9 9"><g id="a" fill="#010203"/></svg>'
+    >>> svg = '<?xml version="1.0"?><svg width="9pt" height="9pt" viewBox="0 0 9 9"><g id="a" fill="#000000"/></svg>'
     >>> print(inline(svg, "fig", "A < B", "A is 1."))
-    <svg viewBox="0 0 9 9" role="img" aria-labelledby="fig-title fig-description"><title
+    <svg viewBox="0 0 9 9" fill="currentColor" role="img" aria-labelledby="fig-title fig-description"><title
     id="fig-title">A &lt; B</title><desc id="fig-description">A is 1.</desc><g id="fig-a" fill="currentColor"/></svg>
     """
     body = svg[svg.index("<svg") :].strip()
@@ -87,7 +87,7 @@ def inline(svg: str, name: str, title: str, description: str) -> Markup:
     viewbox = re.search(r'viewBox="[^"]*"', body)
     assert viewbox is not None
     opening = (
-        f'<svg {viewbox[0]} role="img" aria-labelledby="{name}-title {name}-description">'
+        f'<svg {viewbox[0]} fill="currentColor" role="img" aria-labelledby="{name}-title {name}-description">'
         f'<title\nid="{name}-title">{escape(title)}</title><desc id="{name}-description">{escape(description)}</desc>'
     )
     return Markup(opening + body[body.index(">") + 1 :])

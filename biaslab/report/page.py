@@ -6,45 +6,56 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from matplotlib.figure import Figure
 
 from biaslab import __version__
 from biaslab.report.about import commands, limits, provenance, sources
 from biaslab.report.drawings import Drawing, drawing
 from biaslab.report.parts import Chapter, Draw, Missing
-from biaslab.report.runs import Run
-from biaslab.report.sections.cards import cards_chapter
-from biaslab.report.sections.compare import compare_chapter
-from biaslab.report.sections.debias import debias_chapter
-from biaslab.report.sections.probe import probe_chapter
+from biaslab.report.runs import Run, read_runs
+from biaslab.report.sections import cards, compare, debias, probe, side_effects, sweep, table
 from biaslab.report.sections.side_by_side import side_by_side
-from biaslab.report.sections.side_effects import effects_chapter
-from biaslab.report.sections.sweep import sweep_chapter
-from biaslab.report.sections.table import table_chapter
-from biaslab.report.words import LABELS, kept_together, number, signed
+from biaslab.report.words import LABELS, kept_together, number, settings_facts, signed
+from biaslab.store import write_atomically
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-_CHAPTERS: dict[str, Callable[[Run, str, Draw], Chapter]] = {
-    "debias": debias_chapter,
-    "table": table_chapter,
-    "sweep": sweep_chapter,
-    "compare": compare_chapter,
-    "probe": probe_chapter,
-    "side-effects": effects_chapter,
-    "cards": cards_chapter,
+CHAPTERS: dict[str, Callable[[Run, str, Draw], Chapter]] = {  # by the command whose findings they show
+    "debias": debias.chapter,
+    "table": table.chapter,
+    "sweep": sweep.chapter,
+    "compare": compare.chapter,
+    "probe": probe.chapter,
+    "cards": cards.chapter,
+    "side-effects": side_effects.chapter,
 }
-_WITHIN_DEBIAS = ("side-effects", "cards")  # sections of its chapter, where there is one
-_ELSEWHERE = {  # what no chapter tells, and how to get it; FOLDER is the first run's
+_WITHIN_DEBIAS = ("cards", "side-effects")  # sections of its chapter, where there is one
+_ELSEWHERE = {  # what no chapter shows, and how to get it; {folder} is the first run's that has neurons
     "debias": Missing("Neurons found, suppressed and judged", "biaslab debias --model {model}"),
     "table": Missing("Other treatments of the model, judged alike", "biaslab table --model {model}"),
     "probe": Missing("Answers to plain questions", "biaslab probe --model {model} --neurons {folder}/neurons.json"),
     "compare": Missing("Another model's neurons, or another run's", "biaslab compare {folder}/neurons.json OTHER"),
 }
+
+
+def write_report(folders: Sequence[str], output: Path, title: str | None = None) -> Path:
+    """Write report.html into a folder, and its figures into "figures" there; return the page's path.
+
+    Args:
+        folders: of runs.
+        output: the folder; it is made where the runs can be read.
+        title: of the page; made from the models' names by default.
+
+    Raises:
+        InputError: if a folder holds no results or a damaged file.
+    """
+    runs = read_runs(folders, CHAPTERS)
+    figures = output / "figures"
+    figures.mkdir(parents=True, exist_ok=True)
+    write_atomically(output / "report.html", page(runs, figures, title).encode())
+    return output / "report.html"
 
 
 def page(runs: Sequence[Run], figures: Path, title: str | None = None) -> str:
@@ -55,8 +66,7 @@ def page(runs: Sequence[Run], figures: Path, title: str | None = None) -> str:
         figures: the folder of the figures.
         title: of the page.
     """
-    chapters = _told_apart(list(_chapters(runs, figures)))
-    models = list(dict.fromkeys(run.model for run in runs if set(run.parts) - {"compare"})) or [runs[0].model]
+    models = list(dict.fromkeys(name for run in runs for name in run.models))
     environment = Environment(
         loader=PackageLoader("biaslab.report"),
         autoescape=True,
@@ -71,7 +81,9 @@ def page(runs: Sequence[Run], figures: Path, title: str | None = None) -> str:
         title=title or f"Bias neurons of {', '.join(models)}",
         models=models,
         runs=len(runs),
-        chapters=chapters,
+        chapters=_told_apart(
+            [chapter for place, run in enumerate(runs, 1) for chapter in _chapters(run, place, figures)]
+        ),
         side=side_by_side(runs),
         missing=list(_missing(runs)),
         limits=limits(runs),
@@ -83,12 +95,20 @@ def page(runs: Sequence[Run], figures: Path, title: str | None = None) -> str:
     )
 
 
-def _chapters(runs: Sequence[Run], figures: Path) -> Iterator[Chapter]:
-    for place, run in enumerate(runs, 1):
-        for part, make in _CHAPTERS.items():
-            if part in run.parts and not (part in _WITHIN_DEBIAS and "debias" in run.parts):
-                key = f"{part}-{place}"
-                yield make(run, key, _draws(figures, key))
+def _chapters(run: Run, place: int, figures: Path) -> list[Chapter]:
+    """Return the chapters of a run; some belong to that of debias."""
+    chapters = {}
+    for command, make in CHAPTERS.items():
+        if command in run.findings:
+            key = f"{command}-{place}"
+            chapter = make(run, key, _draws(figures, key))
+            facts = [*settings_facts(run.findings[command].settings), *chapter.facts]
+            chapters[command] = replace(chapter, place=run.place, facts=facts)
+    if "debias" in chapters:
+        within = [chapters.pop(command) for command in _WITHIN_DEBIAS if command in chapters]
+        sections = [section for chapter in (chapters["debias"], *within) for section in chapter.sections]
+        chapters["debias"] = replace(chapters["debias"], sections=sections)
+    return list(chapters.values())
 
 
 def _told_apart(chapters: list[Chapter]) -> list[Chapter]:
@@ -110,8 +130,8 @@ def _draws(folder: Path, key: str) -> Draw:
 
 
 def _missing(runs: Sequence[Run]) -> Iterator[Missing]:
-    there = {part for run in runs for part in run.parts}
+    there = {command for run in runs for command in run.findings}
     first = next((run for run in runs if run.neurons is not None), runs[0])
-    for part, missing in _ELSEWHERE.items():
-        if part not in there:
-            yield missing._replace(command=missing.command.format(model=first.model, folder=first.folder))
+    for command, missing in _ELSEWHERE.items():
+        if command not in there:
+            yield missing._replace(command=missing.command.format(model=first.models[0], folder=first.folder))

@@ -1,22 +1,23 @@
-"""What a report is made of: sections with sentences, tables, drawings and cards; and tables of findings."""
+"""What a report is made of: chapters of sections with sentences, tables, drawings and cards; tables of findings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from biaslab.evaluation.findings import METRICS, OVERALL, Findings
+from biaslab.evaluation.findings import OVERALL, Findings, Row
 from biaslab.report.drawings import Drawing
-from biaslab.report.words import Tile, Verdict, between, change_text, number, verdict
+from biaslab.report.words import Verdict, change_text, figure_interval, figure_text, number, verdict
 from biaslab.statistics import Estimate
 
-Draw = Callable[..., Drawing]  # name, caption, description, what makes the plot, its arguments
-STEREOSET = ("SS", "LMS", "ICAT")
+Draw = Callable[..., Drawing]  # name, caption, description, what makes the figure, its arguments
+STEREOSET = {"SS (ideal 50)": "SS", "LMS (ideal 100)": "LMS", "ICAT (ideal 100)": "ICAT"}
 
 
 class Cell(NamedTuple):
-    """A cell of a table: its figure, lines below in small letters, and what the change means."""
+    """A cell of a table: its text, lines below in small letters, and what the change means."""
 
     text: str
     more: tuple[str, ...] = ()
@@ -24,15 +25,7 @@ class Cell(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table.
-
-    Attributes:
-        key: of its element.
-        caption: what it shows.
-        columns: headings, that of the rows' names first.
-        rows: a row's name, and its cells.
-        note: below it.
-    """
+    """A table: its element's key, its headings (that of the rows' names first), and rows of a name and cells."""
 
     key: str
     caption: str
@@ -41,8 +34,19 @@ class Table(NamedTuple):
     note: str = ""
 
 
+class Tile(NamedTuple):
+    """A figure that a reader sees first; ``ideal`` says what it would be at best."""
+
+    name: str
+    ideal: str
+    before: str
+    after: str
+    change: str
+    verdict: Verdict
+
+
 class Missing(NamedTuple):
-    """What a run does not hold, as the start of a sentence, and the command that makes it."""
+    """What a run does not hold, the start of a sentence, and the command that makes it."""
 
     what: str
     command: str
@@ -50,7 +54,18 @@ class Missing(NamedTuple):
 
 @dataclass(frozen=True)
 class Section:
-    """A section of a chapter; ``folded`` tables show where the reader asks for them."""
+    """A section of a chapter.
+
+    Attributes:
+        key: of its element.
+        title: its heading.
+        text: paragraphs.
+        drawings: figures.
+        tables: that always show.
+        folded: tables that show where the reader asks for them.
+        facts: names and values.
+        cards: of neurons, as ``biaslab cards`` wrote them.
+    """
 
     key: str
     title: str
@@ -60,100 +75,112 @@ class Section:
     folded: Sequence[Table] = ()
     facts: Sequence[tuple[str, str]] = ()
     cards: Sequence[Mapping[str, Any]] = ()
-    missing: Missing | None = None
 
 
 @dataclass(frozen=True)
 class Chapter:
-    """What a report says of a part of a run.
+    """What a report says of one command's findings.
 
     Attributes:
         key: of its element.
         title: its heading.
-        place: the run's folder, short.
-        asked: what was asked, in a sentence.
+        question: that the command answers, in a sentence.
         answer: sentences that sum it up.
         tiles: the figures that a reader sees first.
         sections: all else.
+        facts: names and values that stand with the settings of the command.
+        place: the run's folder, short.
+        missing: what other commands could add.
     """
 
     key: str
     title: str
-    place: str
-    asked: str
+    question: str
     answer: Sequence[str]
+    sections: Sequence[Section]
+    facts: Sequence[tuple[str, str]] = ()
     tiles: Sequence[Tile] = ()
-    sections: Sequence[Section] = field(default_factory=list)
+    place: str = ""
+    missing: Sequence[Missing] = ()
 
 
-def figure_cell(metric: str, estimate: Estimate | None, with_change: bool) -> Cell:
-    """Return a figure with its interval, its change and its spread over seeds; "n/a" where it was not measured."""
+def title_of(row: Row) -> str:
+    """Return a row's name as it is printed."""
+    return row.title.removeprefix("+ ")
+
+
+def title_and_size(row: Row) -> str:
+    """Return a row's name with the number of its neurons."""
+    return f"{title_of(row)} ({row.size})" if row.size else title_of(row)
+
+
+def is_control(row: Row) -> bool:
+    """Return whether a row is of random neurons."""
+    return row.like is not None or row.name.startswith("random")
+
+
+def estimate_cell(metric: str, estimate: Estimate | None, with_change: bool = True, more: Sequence[str] = ()) -> Cell:
+    """Return a metric's value with its interval, its change, its spread over seeds, and further lines."""
     if estimate is None:
         return Cell("n/a")
-    unit = " %" if METRICS[metric].unit == "percent" else ""
-    more = [] if unit else [between(estimate.figure)]  # of these the change is what counts
+    lines = [figure_interval(metric, estimate)] if math.isfinite(estimate.figure.low) else []
     if with_change:
-        more.append(change_text(estimate.change, unit))
-    if estimate.spread is not None and with_change:
-        more.append(f"± {number(estimate.spread)}{unit} over seeds")
-    return Cell(number(estimate.figure.value), tuple(more), verdict(metric, estimate) if with_change else "")
+        lines.append(change_text(metric, estimate.change))
+        lines += [] if estimate.spread is None else [f"± {number(estimate.spread)} over seeds"]
+    return Cell(figure_text(metric, estimate), (*lines, *more), verdict(metric, estimate) if with_change else "")
 
 
-def metric_table(key: str, caption: str, findings: Findings, metrics: Sequence[str] = STEREOSET) -> Table:
-    """Return metrics overall of all rows, with intervals and changes."""
-    rows = [
-        (
-            title_of(row.title),
-            [figure_cell(name, findings.get(row.name, name), row is not findings.base) for name in metrics],
-        )
-        for row in findings.rows_of(metrics[0])
-    ]
-    note = "In percent, with 95 % intervals; below them the change against the untouched model, on the same resamples."
-    heads = [f"{name} (ideal {METRICS[name].ideal:g})" if METRICS[name].ideal else name for name in metrics]
-    return Table(key, caption, ["", *heads], rows, note if metrics == STEREOSET else "")
+def estimate_table(
+    findings: Findings,
+    key: str,
+    caption: str,
+    columns: Mapping[str, tuple[str, str]],
+    name: Callable[[Row], str] = title_of,
+    note: str = "",
+    first: Mapping[str, Callable[[Row], str]] | None = None,
+) -> Table:
+    """Return a table of metrics with a line for each row that has one of them; changes but of the untouched model.
+
+    Args:
+        findings: of a command.
+        key: of the table's element.
+        caption: of the table.
+        columns: metric and scope, by heading.
+        name: returns what a row is called.
+        note: below the table.
+        first: columns before these, by heading.
+    """
+    first = first or {}
+    rows = []
+    for row in findings.rows:
+        estimates = [findings.get(row.name, metric, scope) for metric, scope in columns.values()]
+        if any(estimates):
+            figures = [
+                estimate_cell(metric, estimate, row is not findings.base)
+                for (metric, _), estimate in zip(columns.values(), estimates, strict=True)
+            ]
+            rows.append((name(row), [*(Cell(text(row)) for text in first.values()), *figures]))
+    return Table(key, caption, ["", *first, *columns], rows, note)
 
 
-def scope_table(key: str, metric: str, findings: Findings, caption: str = "") -> Table:
-    """Return a metric of all rows by scope."""
-    scopes = findings.scopes(metric)[1:]
-    rows = [
-        (
-            title_of(row.title),
-            [figure_cell(metric, findings.get(row.name, metric, scope), row is not findings.base) for scope in scopes],
-        )
-        for row in findings.rows_of(metric)
-    ]
-    return Table(key, caption or f"{metric} by domain, in percent, and its change", ["", *scopes], rows)
+def scope_table(
+    findings: Findings,
+    key: str,
+    caption: str,
+    metric: str,
+    scopes: Iterable[str],
+    name: Callable[[Row], str] = title_of,
+) -> Table:
+    """Return a table of a metric with a column a scope."""
+    return estimate_table(findings, key, caption, {scope: (metric, scope) for scope in scopes}, name)
 
 
-def title_of(title: str) -> str:
-    """Return a row's title without the sign that a results table puts before it."""
-    return title.removeprefix("+ ")
+def domain_table(findings: Findings, key: str, metric: str, name: Callable[[Row], str] = title_of) -> Table:
+    """Return SS, LMS or ICAT of all rows by domain."""
+    caption = f"{metric} by domain, in percent, and its change"
+    return scope_table(findings, key, caption, metric, domains(findings), name)
 
 
-def icat_drawing(findings: Findings, draw: Draw, caption: str) -> Drawing:
-    """Return ICAT against LMS of each row."""
-    from biaslab.report.plots.stereoset import icat_against_lms
-
-    points, gist = {}, []
-    for row in findings.rows_of("ICAT"):
-        lms, icat = (findings.estimates[row.name, name, OVERALL] for name in ("LMS", "ICAT"))
-        title = title_of(row.title)
-        points[title] = (lms.figure, icat.figure)
-        significant = "significant" if icat.change.excludes_zero else "no significant"
-        change = "" if row is findings.base else f" ({significant} change of ICAT)"
-        gist.append(f"{title}: LMS {number(lms.figure.value)}, ICAT {number(icat.figure.value)}{change}")
-    return draw("icat-lms", caption, "; ".join(gist) + ".", icat_against_lms, points)
-
-
-def domain_drawing(findings: Findings, draw: Draw, rows: Sequence[str], caption: str) -> Drawing:
-    """Return ICAT of some rows by domain."""
-    from biaslab.report.plots.stereoset import icat_before_after
-
-    domains = findings.scopes("ICAT")[1:]
-    figures = {
-        title_of(findings.row(row).title): {name: findings.estimates[row, "ICAT", name].figure for name in domains}
-        for row in rows
-    }
-    gist = [f"{row}: {', '.join(f'{d} {number(f.value)}' for d, f in of.items())}." for row, of in figures.items()]
-    return draw("domains", caption, " ".join(gist), icat_before_after, figures)
+def domains(findings: Findings) -> list[str]:
+    """Return StereoSet's domains that were judged."""
+    return [scope for scope in findings.scopes("ICAT") if scope != OVERALL]

@@ -1,8 +1,8 @@
-"""What runs left on disk, read for a report: findings by command, neurons and their scores."""
+"""What runs left on disk, read for a report: the findings of each command, neurons and their scores."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,6 @@ from biaslab.errors import InputError
 from biaslab.evaluation.findings import FILES, Findings
 from biaslab.neurons.neuron_set import NeuronSet
 
-PARTS = ("debias", "table", "compare", "probe", "sweep", "side-effects", "cards")
-
 
 @dataclass(frozen=True)
 class Run:
@@ -24,15 +22,15 @@ class Run:
 
     Attributes:
         folder: where it is.
-        parts: its findings, by the command that found them.
+        findings: by the command that they are of.
         neurons: that were found; None where there are none.
         scores: mean attribution scores over the pairs, ``[layer, neuron]``; None where there are none.
     """
 
     folder: Path
-    parts: dict[str, Findings]
+    findings: Mapping[str, Findings]
     neurons: NeuronSet | None = None
-    scores: NDArray[Any] | None = None
+    scores: NDArray[np.float32] | None = None
 
     @property
     def place(self) -> str:
@@ -40,66 +38,71 @@ class Run:
         return "/".join(self.folder.resolve().parts[-2:])
 
     @property
-    def settings(self) -> Mapping[str, Any]:
-        """Settings of the run's first command."""
-        return next(iter(self.parts.values())).settings
-
-    @property
-    def model(self) -> str:
-        """The model's name, as its user wrote it; both of them for a comparison."""
-        return next(iter(self.parts.values())).model
-
-    @property
     def models(self) -> list[str]:
-        """The names of all models that the figures are of."""
-        compared = self.parts.get("compare")
-        if compared is None:
-            return [self.model]
-        sides = [compared.details[side] for side in "ab"]
-        return list(dict.fromkeys(str(side.get("model") or side["name"]) for side in sides))
+        """The names of all models that the figures are of; a comparison has two."""
+        names = [
+            findings.model for command, findings in self.findings.items() if command != "compare" and findings.model
+        ]
+        if (compared := self.findings.get("compare")) is not None:
+            names += [str(side.get("model") or side["name"]) for side in sides(compared).values()]
+        return list(dict.fromkeys(names)) or ["a model without a name"]
 
 
-def read_runs(folders: Sequence[str]) -> list[Run]:
+def sides(compared: Findings) -> dict[str, Mapping[str, Any]]:
+    """Return the facts of what was compared, "a" and "b"."""
+    return {side: compared.details[side] for side in "ab"}
+
+
+def read_runs(folders: Sequence[str], commands: Iterable[str] = FILES) -> list[Run]:
     """Read the folders of runs, each once.
 
     Args:
         folders: that ``biaslab debias``, ``table`` and other commands wrote.
+        commands: whose findings are looked for.
 
     Raises:
         InputError: if there are none, if one holds nothing that a report could be made of, or a damaged file.
     """
     if not folders:
         raise InputError("`runs` is expected to be one or more folders of runs but got none. Name one.")
-    return [_read(Path(folder).expanduser()) for folder in dict.fromkeys(folders)]
+    files = {command: FILES[command] for command in commands}
+    return [_read(Path(folder).expanduser(), files) for folder in dict.fromkeys(folders)]
 
 
-def _read(folder: Path) -> Run:
+def _read(folder: Path, files: Mapping[str, str]) -> Run:
     if not folder.is_dir():
+        raise InputError(f"`runs` is expected to be folders of runs, but {folder} is not a folder. Name one that is.")
+    findings = {command: Findings.load(folder / name) for command, name in files.items() if (folder / name).is_file()}
+    if not findings:
+        names = ", ".join(f"{name} (`biaslab {command}`)" for command, name in files.items())
         raise InputError(
-            f"`runs` is expected to be folders of runs, but {folder} is no folder. Name one that is there."
+            f"`runs` is expected to be folders with results, but {folder} has none of {names}. Name the folder that "
+            "the command said it wrote to, such as runs/debias/version_0."
         )
-    parts = {name: Findings.load(folder / FILES[name]) for name in PARTS if (folder / FILES[name]).is_file()}
-    if not parts:
-        known = ", ".join(f"{FILES[name]} (`biaslab {name}`)" for name in PARTS)
-        raise InputError(
-            f"`runs` is expected to be folders with results, but {folder} has none of {known}. Name the folder "
-            "that the command said it wrote to, such as runs/debias/version_0."
-        )
-    neurons = folder / "neurons.json"
-    chosen = NeuronSet.load(neurons) if neurons.is_file() else None
-    return Run(folder, parts, chosen, _scores(folder / "scores.safetensors", chosen))
+    neurons, scores = folder / "neurons.json", folder / "scores.safetensors"
+    return Run(
+        folder,
+        findings,
+        NeuronSet.load(neurons) if neurons.is_file() else None,
+        _mean_scores(scores) if scores.is_file() else None,
+    )
 
 
-def _scores(path: Path, neurons: NeuronSet | None) -> NDArray[Any] | None:
-    """Return the scores' mean over the pairs; nothing where they are not there, or not those of the neurons' model."""
-    if neurons is None:
-        return None
+def _mean_scores(path: Path) -> NDArray[np.float32]:
+    """Return the scores' mean over the pairs that have any."""
     try:
-        with safe_open(path, "np") as file:
-            scores: NDArray[Any] = file.get_tensor("scores")
-    except (OSError, SafetensorError):
-        return None
-    if scores.ndim != 3 or scores.shape[1:] != neurons.shape:
-        return None
-    known = scores[~np.isnan(scores).any((1, 2))]
-    return known.mean(0) if len(known) else None
+        with safe_open(path, "numpy") as file:
+            scores: NDArray[np.float32] = file.get_tensor("scores").astype(np.float32)
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"`runs` is expected to hold whole files, but {path} can't be read: {error}. Run its command again."
+        ) from error
+    if scores.ndim != 3 or not len(scores):
+        raise InputError(
+            f"`runs` is expected to hold scores [pair, layer, neuron], but those in {path} are {list(scores.shape)}. "
+            "Run its command again."
+        )
+    known = ~np.isnan(scores)
+    sums = np.where(known, scores, 0).sum(0)
+    mean: NDArray[np.float32] = sums / np.maximum(known.sum(0), 1).astype(np.float32)
+    return mean

@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
-from accelerate.utils import send_to_device  # type: ignore[import-untyped]
-from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.writer import SummaryWriter
-from transformers import PreTrainedModel
 
-from biaslab.evaluation.findings import OVERALL, Findings, gap_rows
-from biaslab.evaluation.scoring import target_log_probabilities
-from biaslab.models.tokens import SLOT
+from biaslab.evaluation.findings import OVERALL, Findings
 from biaslab.neurons.neuron_set import NeuronSet
-from biaslab.report.plots.gaps import gap_bars
+from biaslab.report.parts import STEREOSET
+from biaslab.report.plots.gaps import FILE_NAMES, gap_bars, gap_rows
 from biaslab.report.plots.neurons import layer_distribution, score_heat_map
 from biaslab.report.plots.stereoset import icat_against_lms, icat_before_after
+from biaslab.report.sections.shared import figures, lms_and_icat
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from transformers import PreTrainedModel
 
 _DOTS_PER_INCH = 80  # the size of an image in TensorBoard, which leaves out pixels of larger ones
 _SAMPLES = 5  # prompts of each dimension
-
+_SLOT = "{slot}"  # as the prompts have it
 
 T = TypeVar("T")
 
 
 class Sample(NamedTuple):
-    """A prompt with its ``{slot}``, the pair that is asked about, and the probabilities of its two demographics."""
+    """A prompt with its ``{slot}``, a pair as ``gender/female-male``, and the probability of each in the slot."""
 
     text: str
     pair: str
@@ -49,6 +50,8 @@ def sample_prompts(
         texts: of its prompts.
         pair_names: of its pairs.
     """
+    from biaslab.evaluation.scoring import target_log_probabilities
+
     of_dimension: dict[int, dict[int, tuple[Mapping[str, Any], int]]] = {}  # number of the first pair -> example
     for batch in batches:
         rows = {example: (batch, row) for row, example in enumerate(batch["example"].tolist())}
@@ -58,8 +61,7 @@ def sample_prompts(
         for number, example in enumerate(_spread(sorted(examples))):
             batch, row = examples[example]
             place = number % len(batch["pairs"])
-            logs = target_log_probabilities(model, send_to_device(batch, model.device))
-            first, second = logs[row, batch["pairs"][place]].exp().tolist()
+            first, second = target_log_probabilities(model, batch)[row, batch["pairs"][place]].exp().tolist()
             samples.append(Sample(texts[example], pair_names[int(batch["pair"][place])], first, second))
     return samples
 
@@ -131,37 +133,36 @@ def log_samples(writer: SummaryWriter, samples: Mapping[str, Sequence[Sample]]) 
 
 
 def log_findings(writer: SummaryWriter, findings: Findings, samples: Mapping[str, Sequence[Sample]]) -> None:
-    """Write what ``biaslab debias`` found: metrics, their plots, answers to sample prompts, and the line in HPARAMS.
+    """Write what a debias run found: figures as scalars and drawn, the samples, and the run's line in HPARAMS.
 
     Args:
         writer: of the run's folder.
-        findings: of debias.
+        findings: of the run.
         samples: the same prompts' answers, "untouched" and "suppressed".
     """
     for (row, metric, scope), estimate in findings.estimates.items():
-        if metric in ("SS", "LMS", "ICAT"):
+        if metric in STEREOSET.values():
             writer.add_scalar(f"{metric}/{scope}/{row}", estimate.figure.value)
         elif metric == "perplexity":
             writer.add_scalar(f"perplexity/{row}", estimate.figure.value)
-        elif scope == OVERALL and row != findings.base.name:
-            writer.add_scalar(f"{metric}/{row}, percent", estimate.change.value)
-    scopes = findings.scopes("ICAT")
-    rows = [row.name for row in findings.rows_of("ICAT")]
-    icat = {row: {scope: findings.estimates[row, "ICAT", scope].figure for scope in scopes} for row in rows}
-    points = {row: (findings.estimates[row, "LMS", OVERALL].figure, icat[row][OVERALL]) for row in rows}
+    rows = gap_rows(findings)._asdict()
+    for metric, name in FILE_NAMES.items():
+        for treatment in ("suppressed", "amplified", "random"):
+            change = findings.estimates[rows[treatment], metric, OVERALL].change.value
+            writer.add_scalar(f"gap/{name}_{treatment}_percent", change)
+        _figure(writer, f"gap, {name}", gap_bars(findings, metric))
+    icat = figures(findings, "ICAT", findings.scopes("ICAT"))
     _figure(writer, "ICAT before and after", icat_before_after(icat))
-    _figure(writer, "ICAT against LMS", icat_against_lms(points))
-    for metric in ("gap", "log gap"):
-        _figure(writer, metric, gap_bars(findings, metric))
+    _figure(writer, "ICAT against LMS", icat_against_lms(lms_and_icat(findings)))
     log_samples(writer, samples)
     log_settings(writer, findings.settings, _gist(findings))
 
 
 def _gist(findings: Findings) -> dict[str, float]:
     """Return what runs are compared by: figures of the first row after the untouched one, under the same names."""
-    suppressed, amplified, _ = gap_rows(findings)
-    ss, lms, icat, text, gap = (
-        findings.estimates[suppressed, metric, OVERALL] for metric in ("SS", "LMS", "ICAT", "perplexity", "gap")
+    rows = gap_rows(findings)
+    ss, lms, icat, perplexity, suppressed = (
+        findings.estimates[rows.suppressed, metric, OVERALL] for metric in ("SS", "LMS", "ICAT", "perplexity", "gap")
     )
     return {
         "run/ICAT": icat.figure.value,
@@ -169,10 +170,10 @@ def _gist(findings: Findings) -> dict[str, float]:
         "run/SS": ss.figure.value,
         "run/LMS": lms.figure.value,
         "run/LMS change": lms.change.value,
-        "run/perplexity change, %": text.change.value,
-        "run/gap suppressed, %": gap.change.value,
-        "run/gap amplified, %": findings.estimates[amplified, "gap", OVERALL].change.value,
-        "run/neurons": findings.facts["neurons"]["count"],
+        "run/perplexity change, %": perplexity.change.value,
+        "run/gap suppressed, %": suppressed.change.value,
+        "run/gap amplified, %": findings.estimates[rows.amplified, "gap", OVERALL].change.value,
+        "run/neurons": findings.rows[1].size,
     }
 
 
@@ -211,7 +212,7 @@ def _spread(items: Sequence[T]) -> Sequence[T]:
 
 
 def _text(prompt: str) -> str:
-    return prompt.replace(SLOT, "[slot]").replace("|", r"\|")
+    return prompt.replace(_SLOT, "[slot]").replace("|", r"\|")
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

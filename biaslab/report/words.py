@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
 import yaml
 
-from biaslab.evaluation.findings import METRICS, Findings, gap_rows
+from biaslab.evaluation.findings import METRICS
 from biaslab.statistics import Estimate, Interval
 
 Verdict = Literal["", "better", "worse", "unclear", "past"]
@@ -17,17 +17,7 @@ LABELS: dict[Verdict, str] = {
     "": "", "better": "better", "worse": "worse", "unclear": "not significant", "past": "past 50",
 }  # fmt: skip
 NOT_SIGNIFICANT = "not significant (95 % CI includes 0)"
-
-
-class Tile(NamedTuple):
-    """A figure that a reader sees first: a metric, its ideal, before, after, its change, and what that means."""
-
-    name: str
-    ideal: str
-    before: str
-    after: str
-    change: str
-    verdict: Verdict
+_DIGITS = {"gap": (5, 0), "log gap": (2, 0)}  # of a figure and of its change, where they aren't (1, 1)
 
 
 def number(value: float, digits: int = 1, sign: bool = False) -> str:
@@ -57,13 +47,34 @@ def between(interval: Interval, digits: int = 1, sign: bool = False) -> str:
     return f"[{number(interval.low, digits, sign)}, {number(interval.high, digits, sign)}]"
 
 
-def change_text(interval: Interval, unit: str = "", digits: int = 1) -> str:
-    """Return a change and its interval.
+def figure_text(metric: str, estimate: Estimate) -> str:
+    """Return a metric's value without its interval."""
+    return number(estimate.figure.value, _digits(metric)[0])
 
-    >>> change_text(Interval(-5.34, -7.63, -3.24), " %")
-    '−5.3 % [−7.6, −3.2]'
+
+def figure_interval(metric: str, estimate: Estimate) -> str:
+    """Return the interval of a metric's value."""
+    return between(estimate.figure, _digits(metric)[0])
+
+
+def change_text(metric: str, change: Interval) -> str:
+    """Return a metric's change and its interval, in percent or in points.
+
+    >>> change_text("perplexity", Interval(-5.34, -7.63, -3.24)), change_text("ICAT", Interval(2.0, 1.0, 3.0))
+    ('−5.3 % [−7.6, −3.2]', '+2.0 [+1.0, +3.0]')
     """
-    return f"{signed(interval.value, digits)}{unit} {between(interval, digits, sign=True)}"
+    digits = _digits(metric)[1]
+    unit = " %" if METRICS[metric].unit == "percent" else ""
+    return f"{signed(change.value, digits)}{unit} {between(change, digits, sign=True)}"
+
+
+def _digits(metric: str) -> tuple[int, int]:
+    return _DIGITS.get(metric, (1, 1))
+
+
+def is_significant(p_value: float) -> bool:
+    """Return whether a test finds a difference at the level of 5 %."""
+    return p_value <= 0.05
 
 
 def verdict(metric: str, estimate: Estimate) -> Verdict:
@@ -73,52 +84,40 @@ def verdict(metric: str, estimate: Estimate) -> Verdict:
     a verdict of its own.
 
     Args:
-        metric: a key of :data:`biaslab.evaluation.findings.METRICS`.
+        metric: of :data:`biaslab.evaluation.findings.METRICS`.
         estimate: its figure, and the change that led to it.
     """
-    after, change, ideal = estimate.figure.value, estimate.change, METRICS[metric].ideal
+    ideal, after, change = METRICS[metric].ideal, estimate.figure.value, estimate.change
     if not all(map(math.isfinite, (after, *change))):
         return ""
     if not change.excludes_zero:
         return "unclear"
-    if ideal == 50:
-        before = after - change.value
-        if (before - 50) * (after - 50) < 0:
-            return "past"
-        return "better" if abs(after - 50) < abs(before - 50) else "worse"
-    return "better" if (change.value > 0) is (ideal > 0) else "worse"
+    if ideal != 50:
+        return "better" if (change.value > 0) is (ideal == 100) else "worse"
+    before = after - change.value
+    if (before - ideal) * (after - ideal) < 0:
+        return "past"
+    return "better" if abs(after - ideal) < abs(before - ideal) else "worse"
 
 
-def tile(metric: str, ideal: str, estimate: Estimate) -> Tile:
-    """Return a metric's tile; ``ideal`` says in words what it would be at best."""
-    after, change = estimate.figure.value, estimate.change
-    percent = METRICS[metric].unit == "percent"
-    before = after / (1 + change.value / 100) if percent else after - change.value
-    text = change_text(change, " %" if percent else "")
-    return Tile(metric, ideal, number(before), number(after), text, verdict(metric, estimate))
+def moved(metric: str, change: Interval) -> str:
+    """Say which way a metric moved and how far, or that its change is not significant.
 
-
-def moved(change: Interval, unit: str = " points", digits: int = 1) -> str:
-    """Say which way something moved and how far; or that the change is not significant.
-
-    >>> moved(Interval(-2.0, -3.0, -1.0)), moved(Interval(2.0, -1.0, 5.0), " %")
-    ('fell by 2.0 points [1.0, 3.0]', 'changed by +2.0 % [−1.0, +5.0], not significant (95 % CI includes 0)')
+    >>> moved("LMS", Interval(-2.0, -3.0, -1.0)), moved("gap", Interval(2.0, -1.0, 5.0))
+    ('fell by 2.0 points [1.0, 3.0]', 'changed by +2 % [−1, +5], not significant (95 % CI includes 0)')
     """
     if not change.excludes_zero:
-        return f"changed by {change_text(change, unit, digits)}, {NOT_SIGNIFICANT}"
-    verb, size = "rose", change
-    if change.value < 0:
-        verb, size = "fell", Interval(-change.value, -change.high, -change.low)
-    return f"{verb} by {number(size.value, digits)}{unit} {between(size, digits)}"
+        return f"changed by {change_text(metric, change)}, {NOT_SIGNIFICANT}"
+    verb, size = ("rose", change) if change.value > 0 else ("fell", Interval(-change.value, -change.high, -change.low))
+    digits, unit = _digits(metric)[1], METRICS[metric].unit.replace("percent", "%")
+    return f"{verb} by {number(size.value, digits)} {unit} {between(size, digits)}"
 
 
-def stereotype_sentence(estimate: Estimate) -> str:
+def stereotype_sentence(before: float, estimate: Estimate) -> str:
     """Say what happened to SS."""
     after, change = estimate.figure.value, estimate.change
-    before = after - change.value
-    start = f"The stereotype score (SS; 50 is ideal) went from {number(before)} to {number(after)}"
     nearer = round(abs(before - 50) - abs(after - 50), 1)
-    distance = "as far from it as" if nearer == 0 else "nearer to it than" if nearer > 0 else "farther off than"
+    distance = "as far from it as" if nearer == 0 else "nearer to it than" if nearer > 0 else "farther from it than"
     means = {
         "": "no interval is known",
         "unclear": NOT_SIGNIFICANT,
@@ -126,91 +125,39 @@ def stereotype_sentence(estimate: Estimate) -> str:
         "worse": "farther from 50 than before",
         "past": f"past 50 to the other side, where it is {distance} before",
     }
-    return f"{start}, a change of {change_text(change)}: {means[verdict('SS', estimate)]}."
-
-
-def icat_sentence(estimate: Estimate, control: Estimate | None, control_name: str) -> str:
-    """Say what happened to ICAT, and whether random neurons do the same."""
-    after, change = estimate.figure.value, estimate.change
-    start, values = "ICAT (100 is ideal; it combines bias and language modelling)", (after - change.value, after)
-    way = f"from {number(values[0])} to {number(values[1])}"
-    sentence = (
-        f"{start} {moved(change)}, {way}." if change.excludes_zero else f"{start} went {way}: it {moved(change)}."
-    )
-    return sentence if control is None else f"{sentence} {control_sentence(estimate, control, control_name)}"
-
-
-def control_sentence(estimate: Estimate, control: Estimate, name: str) -> str:
-    """Say whether the chosen neurons do something else than random ones, by the paired difference.
-
-    >>> chosen = Estimate(Interval(76, 70, 80), Interval(6.8, 4.0, 9.9), None, Interval(7.4, 4.2, 10.9))
-    >>> control_sentence(chosen, Estimate(Interval(69, 64, 74), Interval(-0.6, -1.8, 0.8)), "5 seeds")
-    'Random neurons of the same layers (5 seeds) change it by −0.6 [−1.8, +0.8]; the difference is +7.4 [+4.2, +10.9].'
-    """
-    start = f"Random neurons of the same layers ({name}) change it by {change_text(control.change)}"
-    beyond = estimate.beyond_random
-    if beyond is None:
-        return f"{start}."
-    if beyond.excludes_zero:
-        return f"{start}; the difference is {change_text(beyond)}."
-    return f"{start}; the difference from random neurons, {change_text(beyond)}, is {NOT_SIGNIFICANT}."
-
-
-def domain_sentence(changes: Mapping[str, Interval]) -> str:
-    """Say in which domains ICAT rose, fell, or did not change significantly.
-
-    >>> domain_sentence({"gender": Interval(6.0, 1.0, 10.0), "religion": Interval(1.0, -2.0, 3.0)})
-    'By domain, ICAT rose for gender; no significant change for religion.'
-    """
-    if not changes:
-        return "No domains were judged."
-    significant = {name: change for name, change in changes.items() if change.excludes_zero}
-    parts = [
-        ("ICAT rose for", [name for name, change in significant.items() if change.value > 0]),
-        ("ICAT fell for", [name for name, change in significant.items() if change.value < 0]),
-        ("no significant change for", [name for name in changes if name not in significant]),
-    ]
-    return f"By domain, {'; '.join(f'{what} {listed(names)}' for what, names in parts if names)}."
-
-
-def price_sentence(lms: Estimate, perplexity: Estimate | None, control: Estimate | None, text: str) -> str:
-    """Say what became of the ability to use language; ``text`` says what the perplexity is of."""
-    sentence = f"Language: LMS (100 is ideal) {moved(lms.change)}"
-    if perplexity is None:
-        return f"{sentence}."
-    sentence += f"; perplexity (lower is better) {text} {moved(perplexity.change, ' %')}"
     return (
-        f"{sentence}."
-        if control is None
-        else (f"{sentence}; random neurons change that by {change_text(control.change, ' %')}.")
+        f"The stereotype score (SS; 50 is ideal) went from {number(before)} to {number(after)}, a change of "
+        f"{change_text('SS', change)}: {means[verdict('SS', estimate)]}."
     )
 
 
-def gap_sentence(findings: Findings, metric: str, name: str) -> str:
-    """Say how far the gap on held-out prompts moved, beside random neurons.
+def control_sentence(metric: str, control: Estimate, beyond: Interval | None, name: str) -> str:
+    """Say what random neurons do, and whether the chosen ones do something else: by the paired difference.
 
     Args:
-        findings: of debias.
-        metric: "gap" or "log gap".
-        name: of the gap, in words.
+        metric: that is told of.
+        control: of random neurons.
+        beyond: the difference of the chosen neurons' change from theirs.
+        name: of the control's row.
+
+    >>> change = Interval(-0.6, -1.8, 0.8)
+    >>> control_sentence("ICAT", Estimate(change, change), Interval(7.4, 3.0, 9.0), "random, 5 seeds")
+    'As many random neurons of the same layers (random, 5 seeds) change it by −0.6 [−1.8, +0.8]; the difference from \
+them, +7.4 [+3.0, +9.0], is significant.'
     """
-    estimates = [findings.get(row, metric) for row in gap_rows(findings)]
-    suppressed, amplified, random = estimates
-    assert suppressed is not None
-    assert amplified is not None
-    off, doubled = (moved(estimate.change, " %", digits=0) for estimate in (suppressed, amplified))
-    factor = findings.settings.get("factor", 0.0)
-    how = "switched off" if factor == 0 else f"multiplied by {factor:g}"
-    start = f"With the neurons {how}, {name} {off}; with them doubled, it {doubled}."
-    if random is None:
-        return start
-    spread = "" if random.spread is None else f" ± {number(random.spread, 0)} over seeds"
-    beyond = suppressed.beyond_random
-    sentence = f"{start} Random neurons, {how}, change it by {signed(random.change.value, 0)} %{spread}"
+    start = f"As many random neurons of the same layers ({name}) change it by {change_text(metric, control.change)}"
     if beyond is None:
-        return f"{sentence}."
-    outcome = change_text(beyond, "", 0) + ("" if beyond.excludes_zero else f", {NOT_SIGNIFICANT}")
-    return f"{sentence}; the difference is {outcome}."
+        return f"{start}."
+    outcome = "significant" if beyond.excludes_zero else NOT_SIGNIFICANT
+    return f"{start}; the difference from them, {change_text(metric, beyond)}, is {outcome}."
+
+
+def rows_by_direction(changes: Mapping[str, Interval]) -> dict[str, list[str]]:
+    """Return the names that "rose", "fell", or did neither significantly ("unclear"), the largest change first."""
+    names: dict[str, list[str]] = {"rose": [], "fell": [], "unclear": []}
+    for name, change in sorted(changes.items(), key=lambda item: -abs(item[1].value)):
+        names["unclear" if not change.excludes_zero else "rose" if change.value > 0 else "fell"].append(name)
+    return names
 
 
 def settings_facts(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -246,12 +193,3 @@ def listed(names: Iterable[str]) -> str:
     """
     names = list(names)
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-
-
-def sorted_out(rows: Sequence[tuple[str, Interval]]) -> dict[str, list[str]]:
-    """Return which rows "rose", "fell", or did not change significantly ("unclear"), the largest change first."""
-    outcome: dict[str, list[str]] = {"rose": [], "fell": [], "unclear": []}
-    for name, change in sorted(rows, key=lambda row: -abs(row[1].value)):
-        key = "unclear" if not change.excludes_zero else "rose" if change.value > 0 else "fell"
-        outcome[key].append(f"{name} ({signed(change.value)})")
-    return outcome

@@ -12,9 +12,8 @@ from transformers import AutoModelForMaskedLM
 from biaslab.commands.cards import cards, read_scores
 from biaslab.errors import InputError
 from biaslab.models.loading import fingerprint
-from biaslab.neurons.cards import METHOD, PROMPTS
+from biaslab.neurons.cards import METHOD, PROMPTS, WORDS
 from biaslab.neurons.neuron_set import NeuronSet
-from biaslab.neurons.cards import WORDS
 
 PAIRS = ["gender/female-male", "ethnicity/black-white"]
 NEURONS = [(0, 3), (1, 7), (2, 1), (2, 40)]

@@ -100,7 +100,7 @@ def test_checksums_that_are_known_are_asked_for_at_once(cache):
 
 def test_a_cache_that_cannot_be_written_to_is_used(cache, package_index, monkeypatch):
     package_index()
-    monkeypatch.setattr("biaslab.store.write_atomically", lambda *_: (_ for _ in ()).throw(PermissionError()))
+    monkeypatch.setattr("biaslab.models.assets.write_atomically", lambda *_: (_ for _ in ()).throw(PermissionError()))
     assert (assets.fetch("thing") / "dev.json").exists()
 
 

@@ -13,9 +13,8 @@ from biaslab.data.prompts import Prompt, PromptDataModule
 from biaslab.errors import InputError
 from biaslab.models.architectures import ffn_modules
 from biaslab.models.tokens import encode_slot
-from biaslab.neurons.cards import PROMPTS, exciting, neuron_cards
+from biaslab.neurons.cards import LIKELY, PROMPTS, WORDS, Asked, exciting, neuron_cards, word_changes
 from biaslab.neurons.neuron_set import Neuron
-from biaslab.neurons.cards import LIKELY, WORDS, Asked, word_changes
 
 KINDS = ("bert", "roberta", "gpt2", "llama")
 NEURONS = [(0, 3), (1, 7), (2, 1), (2, 40)]

@@ -2,40 +2,50 @@
 
 import itertools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pytest
-import torch
 from matplotlib.colors import to_hex
 from matplotlib.container import BarContainer, ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from biaslab.evaluation.findings import OVERALL, Findings, Row
 from biaslab.report.plots.gaps import gap_bars
 from biaslab.report.plots.neurons import layer_distribution, score_heat_map
-from biaslab.report.plots.stereoset import Dot, effects_matrix, icat_against_lms, icat_before_after, sweep_settings
+from biaslab.report.plots.stereoset import (
+    Dot,
+    effects_matrix,
+    icat_against_lms,
+    icat_before_after,
+    sweep_settings,
+    trial_dot,
+)
 from biaslab.report.plots.style import save
-from biaslab.statistics import Interval
+from biaslab.statistics import Estimate, Interval
 
-PAIRS = ("gender/female-male", "religion/islam-christianity", "religion/muslim-catholic", "mean of the pairs")
+PAIRS = ("gender/female-male", "religion/islam-christianity", "religion/muslim-catholic")
 ROWS = ("untouched", "BNS", "random, 2 seeds")
 
 
-def gap_rows(amplified: float = 40.0) -> list[dict]:
-    fields = ("probability", "log_probability")
-    return [
-        {"pair": pair}
-        | {
-            f"{field}_{how}_{end}": value + {"percent": 0, "low": -4, "high": 6}[end]
-            for f, field in enumerate(fields)
-            for how, value in (("suppressed", -90.0 + 10 * n + 5 * f), ("amplified", amplified * (n + 1)))
-            for end in ("percent", "low", "high")
-        }
-        | {f"{field}_random_percent": 3.0 * n for field in fields}
-        | {f"{field}_random_spread": 2.0 + n for field in fields}
-        for n, pair in enumerate(PAIRS)
-    ]
+def gap_findings(amplified: float = 40.0, pairs: Sequence[str] = PAIRS, last: float | None = None) -> Findings:
+    """Both gaps of some pairs and last their mean; growing, or all alike but the mean's amplified change ``last``."""
+    rows = [Row("untouched", "untouched"), Row("BNS", "BNS", 3), Row("random", "random", 3, like="BNS")]
+    rows.append(Row("BNS ×2", "BNS ×2", 3))
+    estimates = {}
+    for place, scope in enumerate([*pairs, OVERALL]):
+        n = place if last is None else 0
+        for m, metric in enumerate(("gap", "log gap")):
+            doubled = last if scope == OVERALL and last is not None else amplified * (n + 1)
+            changes = {"BNS": -90.0 + 10 * n + 5 * m, "BNS ×2": doubled, "random": 3.0 * n}
+            for row, value in changes.items():
+                change = Interval(value, value - 4, value + 6)
+                estimates[row, metric, scope] = Estimate(change, change, 2.0 + n if row == "random" else None)
+            estimates["untouched", metric, scope] = Estimate(Interval(1, 1, 1), Interval(0, 0, 0))
+    return Findings("debias", "tiny", {"factor": 0.0}, {}, rows, estimates)
 
 
 def bars(axes) -> list[BarContainer]:
@@ -54,44 +64,45 @@ def interval(value: float) -> Interval:
     return Interval(value, value - 3, value + 2)
 
 
-@pytest.mark.parametrize("field", ["probability", "log_probability"])
-def test_gap_bars(field):
-    rows = gap_rows()
-    left, right = gap_bars(rows, field).axes
-    for axes, how in ((left, "suppressed"), (right, "amplified")):
+@pytest.mark.parametrize("metric", ["gap", "log gap"])
+def test_gap_bars(metric):
+    findings, scopes = gap_findings(), [*PAIRS, OVERALL]
+    left, right = gap_bars(findings, metric).axes
+    for axes, row in ((left, "BNS"), (right, "BNS ×2")):
         (found,) = bars(axes)
-        expected = [row[f"{field}_{how}_percent"] for row in rows]
+        changes = [findings.estimates[row, metric, scope].change for scope in scopes]
+        expected = [change.value for change in changes]
         assert [bar.get_width() for bar in found] == expected
-        assert texts(axes)[: len(rows)] == [f"{value:+.0f}".replace("-", "−") for value in expected]
-        intervals = [[row[f"{field}_{how}_{end}"] for end in ("low", "high")] for row in rows]
+        assert texts(axes)[: len(scopes)] == [f"{value:+.0f}".replace("-", "−") for value in expected]
+        intervals = [[change.low, change.high] for change in changes]
         assert all(interval in [list(line.get_xdata()) for line in axes.lines] for interval in intervals)
         low, high = axes.get_xlim()
         assert low <= min(0, *expected) <= max(0, *expected) < high
     (random,) = [c for c in left.containers if isinstance(c, ErrorbarContainer)]
-    assert list(random.lines[0].get_xdata()) == [row[f"{field}_random_percent"] for row in rows]
+    controls = [findings.estimates["random", metric, scope] for scope in scopes]
+    assert list(random.lines[0].get_xdata()) == [control.change.value for control in controls]
     (arms,) = random.lines[2]
     half = [(segment[1][0] - segment[0][0]) / 2 for segment in arms.get_segments()]
-    assert half == pytest.approx([row[f"{field}_random_spread"] for row in rows])
+    assert half == pytest.approx([control.spread for control in controls])
     assert [label.get_text() for label in left.get_yticklabels()] == [
         "gender", "female-male", "religion", "islam-christianity", "muslim-catholic", "mean of the pairs",
     ]  # fmt: skip
 
 
 def test_the_papers_means_stand_beside_the_papers_gap_only():
-    left, right = gap_bars(gap_rows()).axes
+    left, right = gap_bars(gap_findings()).axes
     assert (texts(left)[-1], texts(right)[-1]) == ("paper −23", "paper +29")
     assert [-23, -23] in [list(line.get_xdata()) for line in left.lines]
     assert [29, 29] in [list(line.get_xdata()) for line in right.lines]
-    assert not any("paper" in text for axes in gap_bars(gap_rows(), "log_probability").axes for text in texts(axes))
+    assert not any("paper" in text for axes in gap_bars(gap_findings(), "log gap").axes for text in texts(axes))
 
 
 @pytest.mark.parametrize("amplified", [1.0, 70.0, 900.0, 40_000.0, -20.0])
 def test_huge_changes_stay_readable(amplified):
-    rows = gap_rows(amplified)
-    figure = gap_bars(rows)
+    figure = gap_bars(gap_findings(amplified))
     figure.draw_without_rendering()
     axes = figure.axes[1]
-    most = amplified * len(rows)
+    most = amplified * (len(PAIRS) + 1)
     assert axes.get_xscale() == ("symlog" if most > 300 else "linear")
     (found,) = bars(axes)
     widths = [bar.get_window_extent().width for bar in found]
@@ -101,7 +112,7 @@ def test_huge_changes_stay_readable(amplified):
 
 @pytest.mark.parametrize("amplified", [40.0, 40_000.0])
 def test_numbers_stand_beside_the_panel_at_the_height_of_their_bars(amplified):
-    figure = gap_bars(gap_rows(amplified))
+    figure = gap_bars(gap_findings(amplified))
     figure.draw_without_rendering()
     for axes in figure.axes:
         (found,) = bars(axes)
@@ -124,13 +135,13 @@ def test_layer_distribution():
 
 
 def test_score_heat_map():
-    scores = torch.randn(3, 20, generator=torch.Generator().manual_seed(0))
+    scores = np.random.default_rng(0).normal(size=(3, 20))
     figure = score_heat_map(scores, ranks=4)
     (image,) = figure.axes[0].images
     assert image.get_array().tolist() == [sorted(row, reverse=True)[:4] for row in scores.tolist()]
     assert score_heat_map(scores).axes[0].images[0].get_array().shape == (3, 20)
-    score_heat_map(torch.zeros(2, 5)).draw_without_rendering()
-    score_heat_map(-torch.ones(2, 5)).draw_without_rendering()
+    score_heat_map(np.zeros((2, 5))).draw_without_rendering()
+    score_heat_map(-np.ones((2, 5))).draw_without_rendering()
 
 
 def test_icat_against_lms():
@@ -203,7 +214,7 @@ def test_letters_on_cells_can_be_read():
 
     figure = effects_matrix(["a"], ["b"], [[1.0]], [[False]], [[False]])
     letters = luminance(matplotlib.colors.to_rgb(figure.axes[0].texts[0].get_color()))
-    for value in torch.linspace(-1, 1, 21).tolist():
+    for value in np.linspace(-1, 1, 21).tolist():
         image = figure.axes[0].images[0]
         assert (luminance(image.cmap(image.norm(value))) + 0.05) / (letters + 0.05) > 4.5
 
@@ -224,12 +235,18 @@ def test_sweep_settings():
     assert bar.get_xlabel() == "change of perplexity, %"
 
 
+def test_a_trial_becomes_a_point():
+    trial = {"LMS": 80.0, "ICAT": 70.0, "perplexity": 44.0, "factor": 0.0, "SS": 55.0}
+    assert trial_dot(trial, 40.0) == Dot(80.0, 70.0, pytest.approx(10.0), 0.0)
+    assert trial_dot(trial | {"factor": None, "perplexity": 40.0}, 40.0) == Dot(80.0, 70.0, 0.0, 1.0)
+
+
 def everything() -> list[Figure]:
     points = {row: (interval(80.0), interval(60.0)) for row in ROWS}
     return [
-        gap_bars(gap_rows(2000.0)),
+        gap_bars(gap_findings(2000.0)),
         layer_distribution({"all": [1, 2]}),
-        score_heat_map(torch.rand(2, 9)),
+        score_heat_map(np.random.rand(2, 9)),
         icat_against_lms(points),
         icat_before_after({row: {"overall": interval(60.0)} for row in ROWS}),
         effects_matrix(["a"], ["b"], [[1.0]], [[True]], [[True]]),
@@ -247,19 +264,18 @@ def crowded() -> list[Figure]:
     pairs = [f"{d}/{w}" for d in dimensions for w in ("african_american-european_american", "muslim-catholic", "a-b")]
     pairs += [f"{dimensions[3]}/{n}-hinduism-christianity" for n in range(27)]
 
-    def many(amplified: float, count: int) -> list[dict]:
-        base = gap_rows()[0] | {"probability_amplified_percent": amplified}
-        low = base | {"pair": "mean of the pairs", "probability_amplified_percent": -120.0}
-        return [*(base | {"pair": pair} for pair in pairs[:count]), low]
-
     rows = ["random, as many as socioeconomic_status", *dimensions]
     dots = [Dot(80 + n / 7, 70 - n / 9, 50_000.0 * n, n / 8) for n in range(12)]
     return [
-        *(gap_bars(many(amplified, count)) for amplified in (50.0, 40_000.0) for count in (1, 4, 12, 39)),
+        *(
+            gap_bars(gap_findings(amplified, pairs[:count], -120.0))
+            for amplified in (50.0, 40_000.0)
+            for count in (1, 4, 12, 39)
+        ),
         layer_distribution({"/a/long/path/to/a/run/" * 4: [12345] * 12, "gender": [123] * 16}),
         layer_distribution({"all": [1000 + n for n in range(30)], "gender": list(range(30))}),
-        score_heat_map(torch.rand(30, 60) * 1e-5),
-        score_heat_map(-torch.rand(48, 60) * 1e5),
+        score_heat_map(np.random.rand(30, 60) * 1e-5),
+        score_heat_map(-np.random.rand(48, 60) * 1e5),
         icat_against_lms(points),
         icat_before_after(icat),
         effects_matrix(rows, scopes[1:], [[-9.94] * 4] * 5, [[True] * 4] * 5, [[True] * 4] * 5),
@@ -302,6 +318,8 @@ def test_save_writes_three_formats_and_the_same_bytes_each_time(tmp_path: Path):
         assert b"<svg" in svg
         assert b"<text" not in svg  # letters are outlines
     save(layer_distribution({"all": [1, 2]}), tmp_path / "again")
+    save(layer_distribution({"all": [1, 2]}), tmp_path / "some", ("svg",))
+    assert [path.name for path in tmp_path.glob("some.*")] == ["some.svg"]
     for suffix in ("png", "svg", "pdf"):
         assert (tmp_path / f"again.{suffix}").read_bytes() == (tmp_path / f"v1.1.{suffix}").read_bytes()
 

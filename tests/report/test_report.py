@@ -6,6 +6,8 @@ import itertools
 import json
 import re
 import shlex
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,24 +15,32 @@ from typing import Any
 import jsonargparse
 import pytest
 import report_runs as made
+import torch
 from conftest import main
 from markupsafe import Markup
+from matplotlib.figure import Figure
+from safetensors.torch import save_file
 
 from biaslab.commands.debias import debias
+from biaslab.commands.report import joined, report
 from biaslab.errors import InputError
-from biaslab.evaluation.findings_old import Estimate
+from biaslab.evaluation.findings import Findings
 from biaslab.report.about import command_line, limits, sources
 from biaslab.report.drawings import Drawing, inline
-from biaslab.report.page import joined, report
-from biaslab.report.runs import figures, read_runs
-from biaslab.report.sections.compare import compare_answer, compare_chapter, probe_answer
-from biaslab.report.sections.debias import answer, debias_chapter
+from biaslab.report.runs import read_runs
+from biaslab.report.sections import compare as compare_section
+from biaslab.report.sections import debias as debias_section
+from biaslab.report.sections import shared
+from biaslab.report.sections.compare import compare_answer
+from biaslab.report.sections.debias import gap_sentence
+from biaslab.report.sections.probe import probe_answer
+from biaslab.report.sections.shared import answer
 from biaslab.report.sections.side_by_side import side_by_side
 from biaslab.report.sections.table import table_answer
-from biaslab.report.words import gap_sentence, kept_together, stereotype_sentence, verdict
-from biaslab.statistics import Interval
+from biaslab.report.words import is_significant, kept_together, stereotype_sentence, verdict
+from biaslab.statistics import Estimate, Interval
 
-CSS = Path(__file__).parents[2] / "biaslab/templates/report.css"
+CSS = Path(__file__).parents[2] / "biaslab/report/templates/report.css"
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 FIGURES = 7 + 2 + 2 + 1  # of the page's debias run, table, sweep and comparison
 
@@ -102,10 +112,11 @@ def drawn(name: str, caption: str, gist: str, *_: Any) -> Drawing:
     return Drawing(name, caption, Markup("<svg></svg>"))
 
 
-def sentences(folder: Path) -> list[str]:
+def findings_of(folder: Path) -> Findings:
+    """The one findings of a folder."""
     (run,) = read_runs([str(folder)])
-    content = run.parts["debias"]
-    return answer(figures(content["stereoset"]), content["perplexity"], "on 9 sentences")
+    (findings,) = run.findings.values()
+    return findings
 
 
 def test_it_is_one_page_without_a_network(html, tree, written):
@@ -168,7 +179,9 @@ def test_tables_and_figures_are_told_to_those_who_do_not_see_them(tree):
         named = svg.attributes["aria-labelledby"].split()
         assert named == [title.attributes["id"], description.attributes["id"]]
         assert re.search(r"\d", description.text)  # the numbers' gist
-        assert "currentColor" in str([element.attributes for element in svg.all()])
+        attributes = str([element.attributes for element in svg.all()])
+        assert "currentColor" in attributes
+        assert "#000000" not in attributes  # which no one would see on a dark page
 
 
 def test_each_part_is_there_and_its_numbers(tree):
@@ -176,7 +189,7 @@ def test_each_part_is_there_and_its_numbers(tree):
     for words in (
         "SS", "58.0", "55.0 [52.0, 58.0]", "−3.0 [−4.0, −2.0]", "better", "± 0.4 over seeds", "+7.0 % [+6.0, +8.0]",
         "−23 % and +29 %", "Layer 1, neuron 7", "2 more neurons", "The <kind> one is [MASK]. −1.50", "woman +0.50",
-        "A change of ICAT can be told from none in 1 of 2 own domains, and in 1 of 2 others.", "CrowS-Pairs score",
+        "The change of ICAT is significant in 1 of 2 own domains, and in 1 of 2 others.", "CrowS-Pairs score",
         "f00d", "biaslab debias --model '<i>tiny</i>' --selection guarded --contrast '[stereoset, bold]'",
         "biaslab compare a.json b.json --preset small", "biaslab side-effects n.json", "CC BY-SA 4.0", "1,200",
         "needs a masked language model", "They share 2", "81.8", "+6.6", "guarded-5", "'a': not one known token",
@@ -206,28 +219,31 @@ def test_the_same_runs_give_the_same_page(written, html, tmp_path):
     [
         (
             made.GOOD, -7.0,
-            ["nearer to 50", "rose by 6.0 points [4.0, 8.0], from 70.0 to 76.0", "less than the chosen ones",
+            ["nearer to 50", "from 70.0 to 76.0: it rose by 6.0 points [4.0, 8.0].",
+             "change it by +0.1 [−0.4, +0.6]; the difference from them, +5.9 [+3.9, +7.9], is significant.",
              "ICAT rose for gender and race", "LMS (100 is ideal) rose by 2.0", "fell by 7.0 % [6.0, 8.0]"],
-            ["farther", "can't be told"],
+            ["farther", "not significant"],
         ),
         (
             made.BAD, 7.0,
-            ["farther from 50", "fell by 6.0 points [4.0, 8.0], from 70.0 to 64.0", "more than the chosen ones",
+            ["farther from 50", "from 70.0 to 64.0: it fell by 6.0 points [4.0, 8.0].",
+             "the difference from them, −6.1 [−8.1, −4.1], is significant.",
              "ICAT fell for gender and race", "LMS (100 is ideal) fell by 2.0", "rose by 7.0 % [6.0, 8.0]"],
-            ["nearer", "can't be told"],
+            ["nearer", "not significant"],
         ),
         (
             made.NONE, 0.5,
-            ["a change of +1.0 [−1.0, +3.0]: which can't be told from no change", "went from 70.0 to 70.5",
-             "the intervals overlap", "no change can be told for gender and race",
-             "changed by −0.5 points [−1.5, +0.5], which can't be told from no change"],
+            ["a change of +1.0 [−1.0, +3.0]: not significant (95 % CI includes 0)", "went from 70.0 to 70.5",
+             "the difference from them, +0.4 [−1.6, +2.4], is not significant (95 % CI includes 0).",
+             "the change is not significant for gender and race",
+             "changed by −0.5 [−1.5, +0.5], not significant (95 % CI includes 0)"],
             ["nearer", "farther", "rose", "fell"],
         ),
         (made.PAST, 0.0, ["past 50 to the other side, where it is nearer to it than before"], ["farther"]),
     ],
 )  # fmt: skip
-def test_the_answer_holds_whatever_comes_out(tmp_path, outcome, percent, wanted, unwanted):
-    found = sentences(made.debias(tmp_path / "run", outcome, percent))
+def test_the_answer_holds_whatever_comes_out(outcome, percent, wanted, unwanted):
+    found = answer(made.debias_findings(outcome, percent), "on 9 sentences")
     assert len(found) == 4
     text = " ".join(found)
     assert all(words in text for words in wanted), text
@@ -253,83 +269,95 @@ def test_what_a_change_means(metric, before, after, half, wanted):
 def test_past_50_is_told_with_its_distance():
     def said(before: float, after: float) -> str:
         change = after - before
-        return stereotype_sentence(Estimate(Interval(after, 0, 99), Interval(change, change - 1, change + 1), None))
+        return stereotype_sentence(before, Estimate(Interval(after, 0, 99), Interval(change, change - 1, change + 1)))
 
-    assert "where it is farther off than before" in said(52, 44)
+    assert "where it is farther from it than before" in said(52, 44)
     assert "where it is nearer to it than before" in said(56, 48)
     assert "where it is as far from it as before" in said(53, 47)
 
 
-@pytest.mark.parametrize(
-    ("suppressed", "amplified", "wanted"),
-    [(-80, 90, "both are"), (-80, 8, "only the first"), (3, 90, "only the second"), (4, -4, "neither is")],
-)
-def test_the_gap_is_told_beside_chance(suppressed, amplified, wanted):
-    row = {"p_random_percent": 1, "p_random_spread": 3.6}
-    for how, percent in (("suppressed", suppressed), ("amplified", amplified)):
-        row |= {f"p_{how}_percent": percent, f"p_{how}_low": percent - 7, f"p_{how}_high": percent + 8}
-    told = gap_sentence(row, "p", "the gap")
-    assert wanted in told
-    assert ("fell by 80 % [72, 87]" in told) is (suppressed == -80)
-    assert ("it rose by 90 % [83, 98]. Random" in told) is (amplified == 90)
-    assert told.count("which can't be told from no change") == (suppressed > -8) + (abs(amplified) < 8)
-    assert "don't make" not in gap_sentence(row | {"p_random_spread": 0.0}, "p", "the gap")  # one seed tells no spread
+@pytest.mark.parametrize("metric", ["gap", "log gap"])
+@pytest.mark.parametrize("suppressed", [-80, 3])
+@pytest.mark.parametrize("amplified", [90, 4])
+@pytest.mark.parametrize("beyond", [-30, 2])
+def test_the_gap_is_told_beside_random_neurons(metric, suppressed, amplified, beyond):
+    scale = 1 if metric == "gap" else 10
+    told = gap_sentence(
+        made.debias_findings(gap=suppressed * scale, amplified=amplified * scale, beyond=beyond), metric
+    )
+    assert ("fell by 80 % [75, 85]" in told) is (suppressed == -80)
+    assert ("doubled, it rose by 90 % [85, 95]. As many random" in told) is (amplified == 90)
+    assert ("the difference from them, −30 % [−35, −25], is significant." in told) is (beyond == -30)
+    unclear = (suppressed == 3) + (amplified == 4) + (beyond == 2)
+    assert told.count("not significant (95 % CI includes 0)") == unclear
+    assert "random, 2 seeds) change it by +1 % [−4, +6]" in told
+    assert "varies by ± 3 %" in told
 
 
-def test_an_unclear_change_is_none_beside_chance():
-    ends = {"percent": -10, "low": -13, "high": 7}
-    row = {f"p_{how}_{end}": value for how in ("suppressed", "amplified") for end, value in ends.items()}
-    row |= {"p_random_percent": 0, "p_random_spread": 1}
-    assert "neither is" in gap_sentence(row, "p", "the gap")
+def test_random_neurons_are_told_by_the_paired_difference():
+    """Both intervals overlap, and yet the paired difference is significant; or they don't, and it isn't (B9)."""
+    findings = made.debias_findings({**made.GOOD, "ICAT": (0.9, 0.8)})
+    own = ("BNS, guarded", "ICAT", "overall")
+    control = findings.get("random, 2 seeds", "ICAT").change
+    for beyond, outcome in ((Interval(0.8, 0.1, 1.5), "significant"), (Interval(0.8, -0.1, 1.7), "not significant")):
+        estimates = {**findings.estimates, own: findings.estimates[own]._replace(beyond_random=beyond)}
+        changed = Findings("debias", "tiny", findings.settings, findings.facts, findings.rows, estimates)
+        assert estimates[own].change.low < control.high  # the intervals overlap
+        text = answer(changed, "")[1]
+        assert f"the difference from them, +0.8 [{beyond.low:+.1f}".replace("-", "−") in text
+        assert f"is {outcome}" in text
 
 
-def test_the_table_s_answer_sorts_its_rows(tmp_path):
-    (run,) = read_runs([str(made.table(tmp_path / "t"))])
-    rows = run.parts["table"]["rows"]
-    found = figures({name: row["stereoset"] for name, row in rows.items()})
-    texts = {name: row["perplexity"] for name, row in rows.items()}
-    _, icat, lms, cheapest, controls = table_answer(found, texts, {name: name for name in rows})
-    assert (
-        icat
-        == "ICAT rose with bns_guarded (+6.0); it fell with dpce (−6.0); it has no clear change with bns_paper (+0.5)."
+def test_one_operator_says_what_is_significant():
+    assert is_significant(0.05)
+    assert not is_significant(0.0501)
+
+
+def test_a_factor_is_told():
+    told = gap_sentence(made.debias_findings(factor=0.25), "gap")
+    assert "With the neurons multiplied by 0.25, the gap" in told
+
+
+def test_the_table_s_answer_sorts_its_rows():
+    _, icat, lms, cheapest, controls = table_answer(made.table_findings())
+    assert icat == (
+        "ICAT rose with bns_guarded (+6.0); it fell with dpce (−6.0); it did not change significantly with bns_paper "
+        "(+0.5)."
     )
     assert lms.startswith("LMS rose with bns_guarded (+2.0); it fell with dpce (−2.0)")
-    assert "lowest with bns_guarded" in cheapest
+    assert "lowest with bns_guarded (+5.0 % [+4.0, +6.0])" in cheapest
     assert "random_bns: +0.5" in controls
-    only_bad = {"base": found["base"], "dpce": found["dpce"]}
-    assert table_answer(only_bad, texts, {name: name for name in rows})[1:] == [
+    assert table_answer(made.table_findings(outcomes={"dpce": made.BAD}))[1:] == [
         "ICAT fell with dpce (−6.0).", "LMS fell with dpce (−2.0).",
     ]  # fmt: skip
 
 
 def test_the_comparison_s_answer(tmp_path):
     def said(name: str, **options: Any) -> str:
-        (run,) = read_runs([str(made.comparison(tmp_path / name, **options))])
-        return " ".join(compare_answer(run.parts["compare"]))
+        return " ".join(compare_answer(findings_of(made.comparison(tmp_path / name, **options))))
 
     more = said("more")
-    assert "that is more than chance" in more
+    assert ": more than expected by chance (permutation test, p = 0.001)" in more
     assert "farther from the embeddings" in more
     less = said("less", p_value=0.6, shift=-0.5)
-    assert "that is not more than chance" in less
+    assert less.count("not more than expected by chance (permutation test, p = 0.600)") == 2
     assert "nearer to the embeddings" in less
-    assert "not more than a random deal" in less
     other = said("other", same=False, shift=0.1)
-    assert "none of the other's" in other
-    assert "can't be told from no difference" in other
+    assert "Neuron indices do not correspond between these models" in other
+    assert "layers [−0.20, +0.40], not significant (95 % CI includes 0)" in other
     (run,) = read_runs([str(made.comparison(tmp_path / "null", same=False))])
-    tables = compare_chapter(run, "k", drawn).sections[0].tables
+    tables = compare_section.chapter(run, "k", drawn).sections[0].tables
     assert {cell.text for name, cells in tables[1].rows if name == "gender" for cell in cells} == {"n/a"}
 
 
 def test_the_probe_s_answer(tmp_path):
     def said(name: str, **options: Any) -> str:
-        (run,) = read_runs([str(made.probe(tmp_path / name, **options))])
-        return " ".join(probe_answer(run.parts["probe"]["rows"]))
+        return " ".join(probe_answer(findings_of(made.probe(tmp_path / name, **options))))
 
     assert "it fell by 5.0 points [3.0, 7.0]" in said("fell")
     assert "it rose by 5.0 points" in said("rose", change=5.0)
-    assert "can't be told from no change" in said("unclear", half=6.0)
+    assert "not significant" in said("unclear", half=6.0)
+    assert "−5.2 [−7.2, −3.2], is significant" in said("beyond")
 
 
 def test_what_is_missing_is_named_with_its_command(tmp_path):
@@ -340,7 +368,6 @@ def test_what_is_missing_is_named_with_its_command(tmp_path):
         assert f"biaslab {command} {folder}/neurons.json" in text
     assert "biaslab table --model tiny" in text
     (tmp_path / "run/neurons.json").unlink()
-    (tmp_path / "run/config.yaml").unlink()
     (tmp_path / "run/scores.safetensors").unlink()
     report([str(folder)], str(tmp_path / "out"), title="A title")
     assert "<h1>A title</h1>" in (tmp_path / "out/report.html").read_text()
@@ -360,7 +387,7 @@ def test_runs_stand_side_by_side_where_they_compare(tmp_path):
     assert [cell.text for cell in dict(table.rows)["ICAT, untouched"]] == ["70.0", "70.0"]
     three = made.debias(tmp_path / "a/version_2", clusters=20)
     section = side_by_side(read_runs([str(one), str(three)]))
-    assert "don't compare" in section.text[0]
+    assert "can't be compared" in section.text[0]
     tables = [made.table(tmp_path / "t/x"), made.table(tmp_path / "t/y", "other", {"dpce": made.BAD}, limit=9)]
     section = side_by_side(read_runs(list(map(str, tables))))
     rows = dict(section.tables[0].rows)
@@ -380,23 +407,23 @@ def test_folders_of_single_parts(tmp_path):
 def test_limits_and_sources_are_those_of_the_runs(tmp_path):
     runs = read_runs([str(made.debias(tmp_path / "run"))])
     text = " ".join(limits(runs))
-    assert "Here it changes by −80 % [−84, −75], the log-odds gap, which that leaves alone, by −8 % [−12, −3]." in text
+    assert (
+        "Here it changes by −80 % [−85, −75], the log-odds gap, which that does not affect, by −8 % [−13, −3]." in text
+    )
     assert "test split" in text
     assert "demographics that could not be asked about" in text
     names = [source.what for source in sources(runs)]
     assert "BOLD" in names
     assert "PANDA" not in names
     assert "CrowS-Pairs" not in names
-    (run,) = runs
-    run.config.update(contrast="bug", limit=30)
-    text = " ".join(limits(runs))
+    text = " ".join(limits(read_runs([str(made.debias(tmp_path / "other", contrast="bug", limit=30))])))
     assert "test split" not in text
     assert "Only 30 clusters" in text
 
 
 def test_two_neuron_files_are_of_one_model(tmp_path):
-    runs = read_runs([str(made.debias(tmp_path / "run", model="minilm-mlm")), str(made.comparison(tmp_path / "c"))])
-    runs[1].parts["compare"]["a"]["model"] = runs[1].parts["compare"]["b"]["model"] = "minilm-mlm"
+    folders = [made.debias(tmp_path / "run", model="minilm-mlm"), made.comparison(tmp_path / "c", model="minilm-mlm")]
+    runs = read_runs(list(map(str, folders)))
     assert "The figures are of 1 model (minilm-mlm)" in " ".join(limits(runs))
     assert [source.what for source in sources(runs)].count("The model minilm-mlm") == 1
 
@@ -435,40 +462,95 @@ def test_bad_input(tmp_path):
     (tmp_path / "empty").mkdir()
     for runs, what in (
         ([], "got none"),
-        ([str(tmp_path / "nowhere")], "is no folder"),
+        ([str(tmp_path / "nowhere")], "is not a folder"),
         ([str(tmp_path / "empty")], r"has none of results.json \(`biaslab debias`\), table.json"),
     ):
         with pytest.raises(InputError, match=f"`runs` is expected to be .*{what}"):
             report(runs, str(tmp_path / "out"))
     folder = made.table(tmp_path / "table")
+    whole = json.loads((folder / "table.json").read_text())
     for content, what in (
         ('{"model": ', "can't be read"),
-        ("[]", "holds no mapping"),
-        ('{"model": "m"}', "lacks settings"),
+        ("[]", "has schema None. Run its command again"),
+        ('{"model": "m"}', "has schema None. Run its command again"),
+        (json.dumps(whole | {"schema": 0}), "has schema 0. Run its command again"),
+        (json.dumps({key: value for key, value in whole.items() if key != "settings"}), "lacks a part: 'settings'"),
     ):
         (folder / "table.json").write_text(content)
         with pytest.raises(InputError, match=f"`runs` .*table.json {what}"):
             report([str(folder)], str(tmp_path / "out"))
-    older = made.debias(tmp_path / "older")  # by a version that knew no intervals of the gap
-    results = json.loads((older / "results.json").read_text())
-    made.write(older / "results.json", {key: value for key, value in results.items() if key != "rows"})
-    with pytest.raises(InputError, match=r"`runs` .*results.json lacks rows. Make it anew"):
-        report([str(older)], str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_damaged_scores_are_named(tmp_path):
+    """B23: they were left out without a word."""
+    folder = made.debias(tmp_path / "run")
+    (folder / "scores.safetensors").write_bytes(b"cut")
+    with pytest.raises(InputError, match=r"`runs` .*scores.safetensors can't be read: .* Run its command again"):
+        report([str(folder)], str(tmp_path / "out"))
+    for tensors, what in (({"other": torch.zeros(1)}, "can't be read"), ({"scores": torch.zeros(2, 3)}, r"\[2, 3\]")):
+        save_file(tensors, folder / "scores.safetensors")
+        with pytest.raises(InputError, match=rf"`runs` .*scores.safetensors.* {what}"):
+            read_runs([str(folder)])
+
+
+def test_scores_are_the_mean_over_the_pairs_that_have_any(tmp_path):
+    folder, nan = made.debias(tmp_path / "run"), float("nan")
+    save_file({"scores": torch.tensor([[[1.0, nan, nan]], [[3.0, 5.0, nan]]])}, folder / "scores.safetensors")
+    (run,) = read_runs([str(folder)])
+    assert run.scores.tolist() == [[2.0, 5.0, 0.0]]
 
 
 def test_a_score_that_is_not_defined_does_no_harm(tmp_path):
     folder = made.debias(tmp_path / "run")
-    content = json.loads((folder / "results.json").read_text())
-    nothing = dict.fromkeys(("value", "low", "high"), float("nan"))
-    content["stereoset"]["BNS, guarded"]["race"]["ICAT"] = {"figure": nothing, "change": nothing, "spread": None}
-    made.write(folder / "results.json", content)
     (run,) = read_runs([str(folder)])
-    chapter = debias_chapter(run, "k", drawn)
+    findings = run.findings["debias"]
+    estimates = dict(findings.estimates) | {("BNS, guarded", "ICAT", "race"): made.NOTHING}
+    Findings("debias", "tiny", findings.settings, findings.facts, findings.rows, estimates).save(folder)
+    (run,) = read_runs([str(folder)])
+    chapter = debias_section.chapter(run, "k", drawn)
     domains = next(section for section in chapter.sections if section.title == "By domain")
     cell = dict(domains.tables[0].rows)["BNS, guarded"][1]
     assert (cell.text, cell.verdict) == ("n/a", "")
     assert "rose for gender" in chapter.answer[2]
+
+
+def test_each_figure_is_drawn_once(tmp_path, monkeypatch):
+    """B25: each was drawn twice, and a PNG was made and removed."""
+    drawn_by: list[str] = []
+    for name in ("icat_against_lms", "icat_before_after"):
+        function = getattr(shared, name)
+        monkeypatch.setattr(shared, name, lambda *a, f=function: drawn_by.append(f.__name__) or f(*a))
+    laid_out = []
+    draw = Figure.draw_without_rendering
+    monkeypatch.setattr(Figure, "draw_without_rendering", lambda figure: laid_out.append(figure) or draw(figure))
+    formats = []
+    savefig = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda f, *a, **k: formats.append(k["format"]) or savefig(f, *a, **k))
+    report([str(made.sweep(tmp_path / "s"))], str(tmp_path / "out"))
+    assert drawn_by == ["icat_against_lms"]
+    assert len(laid_out) == 2
+    assert formats == ["svg", "pdf", "svg"] * 2
+
+
+WITHOUT = """
+import sys
+heavy = {"torch", "transformers", "pytorch_lightning"}
+sys.meta_path.insert(0, type("Refuse", (), {"find_spec": staticmethod(
+    lambda name, path=None, target=None: exec("raise AssertionError(name)") if name.split(".")[0] in heavy else None
+)}))
+from biaslab.commands.report import report
+assert not {"matplotlib", "jinja2", "numpy"} & set(sys.modules)
+report(sys.argv[1:-1], sys.argv[-1])
+"""
+
+
+def test_neither_torch_nor_transformers_nor_lightning_is_needed(tmp_path):
+    run = made.cards(made.effects(made.debias(tmp_path / "debias/version_0")))
+    others = [make(tmp_path / make.__name__) for make in (made.table, made.comparison, made.probe, made.sweep)]
+    command = [sys.executable, "-c", WITHOUT, *map(str, [run, *others, tmp_path / "out"])]
+    subprocess.run(command, check=True, timeout=300)
+    assert (tmp_path / "out/report.html").is_file()
 
 
 def test_an_inlined_figure_keeps_its_own_names():
@@ -524,7 +606,7 @@ def test_real_runs_are_read(lab, workdir, tiny_cache):
     (table,) = (workdir / "runs/table").iterdir()
     report(["runs/debias/version_0", str(table)])
     tree = Tree((workdir / "report/report.html").read_text()).root
-    results = json.loads((workdir / "runs/debias/version_0/results.json").read_text())
-    icat = results["stereoset"]["BNS, guarded"]["overall"]["ICAT"]["figure"]["value"]
+    findings = Findings.load(workdir / "runs/debias/version_0/results.json")
+    icat = findings.estimates["BNS, guarded", "ICAT", "overall"].figure.value
     assert f"{icat:.1f}" in tree.words()
     assert len(tree.all("svg")) == 6 + 2

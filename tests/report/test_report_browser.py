@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import report_runs as made
 
-from biaslab.report.page import report
+from biaslab.commands.report import report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")

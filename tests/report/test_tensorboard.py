@@ -6,22 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import NAMES, make_model, wordpiece_tokenizer
+from report_runs import debias_findings
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 from tensorboard.util.tensor_util import make_ndarray
 from torch.utils.tensorboard import SummaryWriter
 
-from biaslab.evaluation.findings_old import Estimate
-from biaslab.evaluation.gaps import Gaps
-from biaslab.metrics.stereoset import NAMES as METRICS
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.neurons.suppression import suppressed
-from biaslab.report import tensorboard as boards
-from biaslab.report.results import Outcome, Row
-from biaslab.statistics import Interval
+from biaslab.report import tensorboard
 
 PAIRS = ["gender/female-male", "religion/islam-christianity"]
-ROWS = ("untouched", "BNS, guarded", "random, 2 seeds")
 
 
 @pytest.fixture
@@ -61,7 +56,7 @@ def neuron_set() -> NeuronSet:
 
 def test_neurons(writer):
     scores = torch.rand(3, 8, generator=torch.Generator().manual_seed(0))
-    boards.log_neurons(writer, neuron_set(), scores)
+    tensorboard.log_neurons(writer, neuron_set(), scores)
     events = read(writer)
     assert [scalar(events, tag) for tag in ("neurons", "residual/mean", "residual/worst")] == [3, 0.25, 0.5]
     (histogram,) = [event.histogram_value for event in events.Histograms("neurons/layer")]
@@ -75,13 +70,13 @@ def test_neurons(writer):
 
 def test_no_neurons(writer):
     empty = NeuronSet([], shape=(3, 8)).with_details({}, {"residual": {"mean": 0.0, "worst": 0.0}})
-    boards.log_neurons(writer, empty, torch.zeros(3, 8))
+    tensorboard.log_neurons(writer, empty, torch.zeros(3, 8))
     assert scalar(read(writer), "neurons") == 0
 
 
 def test_prompts(writer):
     prompts = [(f"one|two {{slot}} {n}.", ("gender", "race")[n % 2], "negative", n) for n in range(20)]
-    boards.log_prompts(writer, prompts, {"gender": ["female", "male"], "race": ["black", "white"]})
+    tensorboard.log_prompts(writer, prompts, {"gender": ["female", "male"], "race": ["black", "white"]})
     header, _, *rows = text_of(read(writer), "prompts/found with").splitlines()
     assert header == "| prompt | dimension, kind | asked about |"
     assert len(rows) == 10
@@ -111,7 +106,7 @@ def test_sample_prompts():
         batch([2], ["female", "male"], [[0, 1]], 0),
         batch([3, 4, 5], ["black", "white", "female"], [[0, 1], [1, 2]], 1),
     ]
-    found = boards.sample_prompts(model, batches, texts, pair_names)
+    found = tensorboard.sample_prompts(model, batches, texts, pair_names)
     assert [(s.text, s.pair) for s in found] == [
         (texts[e], pair_names[p]) for e, p in ((0, 0), (1, 0), (2, 0), (3, 1), (4, 2), (5, 1))
     ]
@@ -122,17 +117,17 @@ def test_sample_prompts():
         expected = [float(probabilities[ids[word]]) for word in sample.pair.partition("/")[2].split("-")]
         assert [sample.first, sample.second] == pytest.approx(expected, rel=1e-4)
     with suppressed(model, [(0, 3), (1, 5)]):
-        after = boards.sample_prompts(model, batches, texts, pair_names)
+        after = tensorboard.sample_prompts(model, batches, texts, pair_names)
     assert [s[:2] for s in after] == [s[:2] for s in found]
     assert [s.first for s in after] != [s.first for s in found]
 
 
 def test_samples(writer):
     before, after = (
-        boards.Sample("It is {slot}.", PAIRS[0], 0.25, 0.01),
-        boards.Sample("It is {slot}.", PAIRS[0], 0.1, 2e-5),
+        tensorboard.Sample("It is {slot}.", PAIRS[0], 0.25, 0.01),
+        tensorboard.Sample("It is {slot}.", PAIRS[0], 0.1, 2e-5),
     )
-    boards.log_samples(writer, {"untouched": [before], "suppressed": [after]})
+    tensorboard.log_samples(writer, {"untouched": [before], "suppressed": [after]})
     assert text_of(read(writer), "prompts/answers").splitlines() == [
         "| prompt | pair | untouched: P(d1), P(d2), % | suppressed: P(d1), P(d2), % |",
         "| --- | --- | --- | --- |",
@@ -140,52 +135,23 @@ def test_samples(writer):
     ]
 
 
-def outcome() -> Outcome:
-    def estimate(value: float) -> Estimate:
-        return Estimate(Interval(value, value - 2, value + 2), Interval(value - 60, value - 61, value - 59), None)
-
-    figures = {
-        row: {
-            scope: {name: estimate(60 + n + 10 * m) for m, name in enumerate(METRICS)} for scope in ("overall", "race")
-        }
-        for n, row in enumerate(ROWS)
-    }
-    gaps = {
-        name: Gaps(torch.tensor([[[0.1 * x]], [[0.2 * (x - 0.08)]]]), torch.tensor([[[x]], [[2 * x]]]))
-        for name, x in (("s", 0.5), ("a", 10.0))
-    }
-    before = Gaps(torch.tensor([[[0.1]], [[0.2]]]), torch.tensor([[[1.0]], [[2.0]]]))
-    likelihoods = {
-        row: [torch.tensor([[10.0 + n, 5.0], [20.0, 9.0]])] for n, row in enumerate((*ROWS[:2], "random, one seed"))
-    }
-    return Outcome(
-        rows={row: Row(row, (neuron_set(),)) for row in ROWS},
-        estimates=figures,
-        pairs=PAIRS,
-        gaps={
-            "untouched": [before], "suppressed": [gaps["s"]], "amplified": [gaps["a"]],
-            "random": [gaps["s"], gaps["a"]],
-        },
-        likelihoods=likelihoods,
-        neurons=neuron_set(),
-        facts={},
-    )  # fmt: skip
-
-
 def test_a_whole_run(writer):
-    settings = {"model": "minilm-mlm", "count": None, "dimensions": ("gender", "race"), "factor": 0.0, "limit": 5}
-    sample = boards.Sample("It is {slot}.", PAIRS[0], 0.25, 0.01)
-    found = outcome()
-    found.log(writer, settings, {"untouched": [sample], "suppressed": [sample]})
+    sample = tensorboard.Sample("It is {slot}.", PAIRS[0], 0.25, 0.01)
+    run = debias_findings()
+    tensorboard.log_findings(writer, run, {"untouched": [sample], "suppressed": [sample]})
     events = read(writer)
-    for row, scopes in found.estimates.items():
-        for scope, of in scopes.items():
-            for name in METRICS:
-                assert scalar(events, f"{name}/{scope}/{row}") == pytest.approx(of[name].figure.value)
-    for row, of_row in found.perplexities().items():
-        assert scalar(events, f"perplexity/{row}") == pytest.approx(of_row["value"])
-    assert scalar(events, "gap/probability_suppressed_percent") == pytest.approx(-54)
-    assert scalar(events, "gap/probability_random_percent") == pytest.approx((-54 + 896) / 2)
+    stereoset = [key for key in run.estimates if key[1] in ("SS", "LMS", "ICAT")]
+    assert len(stereoset) == 4 * 3 * 3  # rows, metrics, scopes
+    for row, metric, scope in stereoset:
+        figure = run.estimates[row, metric, scope].figure
+        assert scalar(events, f"{metric}/{scope}/{row}") == pytest.approx(figure.value)
+    texts = [row for row, metric, _ in run.estimates if metric == "perplexity"]
+    assert len(texts) == 4
+    for row in texts:
+        assert scalar(events, f"perplexity/{row}") == pytest.approx(run.get(row, "perplexity").figure.value)
+    for tag, value in (("suppressed", -80), ("amplified", 160), ("random", 1)):
+        assert scalar(events, f"gap/probability_{tag}_percent") == value
+    assert scalar(events, "gap/log_probability_suppressed_percent") == -8
     assert images(events) == {
         f"figures/{name}"
         for name in ("gap, probability", "gap, log_probability", "ICAT before and after", "ICAT against LMS")
@@ -194,24 +160,20 @@ def test_a_whole_run(writer):
 
 
 def test_hparams(writer):
-    settings = {
-        "model": "minilm-mlm", "count": None, "dimensions": ("gender", "race"), "factor": 0.5, "trust": True, "limit": 5
-    }  # fmt: skip
-    outcome().log(writer, settings, {"untouched": [], "suppressed": []})
+    run = debias_findings(factor=0.5, limit=5, trust_remote_code=True)
+    tensorboard.log_findings(writer, run, {"untouched": [], "suppressed": []})
     events = read(writer)
     content = {tag: events.SummaryMetadata(tag).plugin_data.content for tag in events.PluginTagToContent("hparams")}
     start = metadata.parse_session_start_info_plugin_data(content[metadata.SESSION_START_INFO_TAG])
     shown = {name: value.string_value or value.number_value for name, value in start.hparams.items()}
     assert shown == {
-        "model": "minilm-mlm", "count": "None", "dimensions": "gender, race", "factor": 0.5, "trust": "True", "limit": 5
+        "model": "tiny", "count": "None", "dimensions": "gender, ethnicity", "factor": 0.5, "limit": 5, "seeds": 2,
+        "trust_remote_code": "True", "selection": "guarded", "contrast": "stereoset, bold", "guard_weight": 3,
+        "positions": "all",
     }  # fmt: skip
     experiment = metadata.parse_experiment_plugin_data(content[metadata.EXPERIMENT_TAG])
-    names = [metric.name.tag for metric in experiment.metric_infos]
-    assert {"run/ICAT", "run/LMS", "run/SS", "run/perplexity change, %", "run/neurons"} < set(names)
-    values = {name: scalar(events, name) for name in names}
-    figures = outcome().estimates["BNS, guarded"]["overall"]
-    assert values["run/ICAT"] == pytest.approx(figures["ICAT"].figure.value)
-    assert values["run/ICAT change"] == pytest.approx(figures["ICAT"].change.value)
-    assert values["run/gap amplified, %"] == 896
-    change = outcome().perplexities()["BNS, guarded"]["change_percent"]["value"]
-    assert values["run/perplexity change, %"] == pytest.approx(change)
+    values = {metric.name.tag: scalar(events, metric.name.tag) for metric in experiment.metric_infos}
+    assert values == pytest.approx({
+        "run/ICAT": 76, "run/ICAT change": 6, "run/SS": 55, "run/LMS": 86, "run/LMS change": 2,
+        "run/perplexity change, %": 7, "run/gap suppressed, %": -80, "run/gap amplified, %": 160, "run/neurons": 3,
+    })  # fmt: skip

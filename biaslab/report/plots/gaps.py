@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from textwrap import fill
+from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from biaslab.evaluation.findings import OVERALL, Findings, gap_rows
+from biaslab.evaluation.findings import OVERALL, Findings
 from biaslab.report.plots.style import (
     BLUE,
     GREY,
@@ -24,36 +25,62 @@ from biaslab.report.plots.style import (
 from biaslab.statistics import Interval
 
 PAPER_SUPPRESSED, PAPER_AMPLIFIED = -23, 29  # mean change of the gap in percent; section 4.3 of the paper
+FILE_NAMES = {"gap": "probability", "log gap": "log_probability"}  # of the metrics, in names of files and tags
 _LINEAR = 100  # percent up to which a change is drawn in proportion; beyond, its logarithm
 _LETTERS = 20  # of a pair's name on a line
+
+
+class GapRows(NamedTuple):
+    """Names of the rows of a debias run that the gap is told of."""
+
+    base: str
+    suppressed: str
+    amplified: str
+    random: str
+
+
+def gap_rows(findings: Findings) -> GapRows:
+    """Return the rows that the gap is told of: the run's own, its amplification and its random control."""
+    base, own = findings.rows[0].name, findings.rows[1].name
+    control = findings.control(own)
+    assert control is not None, "a debias run always has one"
+    return GapRows(base, own, f"{own} ×2", control.name)
+
+
+def gap_scopes(findings: Findings) -> list[str]:
+    """Return the pairs of a gap, and last all of them."""
+    return [*(scope for scope in findings.scopes("gap") if "/" in scope), OVERALL]
 
 
 def gap_bars(findings: Findings, metric: str = "gap") -> Figure:
     """Draw how each pair's gap changes when the neurons are suppressed, with random ones beside, and when amplified.
 
     Args:
-        findings: of debias.
+        findings: of a debias run.
         metric: "gap", the paper's, whose mean changes are marked; or "log gap".
 
     Reference:
         "The Devil is in the Neurons" (ICLR 2024), section 4.3.
     """
-    scopes = [*(scope for scope in findings.scopes(metric) if "/" in scope), OVERALL]
-    rows = gap_rows(findings)
-    suppressed, amplified = ([findings.estimates[row, metric, scope].change for scope in scopes] for row in rows[:2])
-    controls = [findings.estimates[rows[2], metric, scope] for scope in scopes]
-    places, labels = _places([*scopes[:-1], "mean of the pairs"])
-    is_paper, has_two_lines = metric == "gap", any("\n" in label for label in labels)
+    scopes, is_paper = gap_scopes(findings), metric == "gap"
+    places, labels = _places(["mean of the pairs" if scope == OVERALL else scope for scope in scopes])
+    has_two_lines = any("\n" in label for label in labels)
     figure = new_figure(1.3 + (0.28 if has_two_lines else 0.235) * len(labels))
     left, right = figure.subplots(1, 2, sharey=True)
-    random, spread = [control.change.value for control in controls], [control.spread or 0.0 for control in controls]
+    estimates = {
+        name: [findings.estimates[row, metric, scope] for scope in scopes]
+        for name, row in gap_rows(findings)._asdict().items()
+    }
+    suppressed, amplified = ([estimate.change for estimate in estimates[name]] for name in ("suppressed", "amplified"))
+    random = [estimate.change.value for estimate in estimates["random"]]
+    spread = [estimate.spread or 0.0 for estimate in estimates["random"]]
     left.errorbar(
         random, [place + 0.27 for place in places], xerr=spread, fmt="o", color=GREY, markersize=3.5, elinewidth=1.2,
         label="random neurons, suppressed: mean ± spread over seeds",
     )  # fmt: skip
     left.plot([], [], color=ink(), linewidth=0.9, label="95 % interval over judging words and wordings")
     ends = [mean + sign * width for mean, width in zip(random, spread, strict=True) for sign in (-1, 1)]
-    _bars(left, places, suppressed, BLUE, "suppressed, × 0")
+    _bars(left, places, suppressed, BLUE, f"suppressed, × {findings.settings['factor']:g}")
     _bars(right, places, amplified, ORANGE, "amplified, × 2")
     for axes, changes, others, paper in (
         (left, suppressed, ends, PAPER_SUPPRESSED),

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import ArrayLike
+from numpy.typing import NDArray
 
 from biaslab.report.plots.style import BLUE, add_color_bar, name_axes, new_figure
 
@@ -40,15 +40,16 @@ def layer_distribution(counts: Mapping[str, Sequence[int]]) -> Figure:
     return figure
 
 
-def score_heat_map(scores: ArrayLike, ranks: int = 50) -> Figure:
+def score_heat_map(scores: NDArray[np.floating], ranks: int = 50) -> Figure:
     """Draw the largest attribution scores of each layer, by rank.
 
     Args:
         scores: of each neuron, ``[layer, neuron]``.
         ranks: how many of each layer.
     """
-    largest = -np.sort(-np.asarray(scores, dtype=np.float32), axis=1)[:, :ranks]
-    layers, ranks = largest.shape
+    ranks = min(ranks, scores.shape[1])
+    largest = -np.sort(-scores, axis=1)[:, :ranks]
+    layers = len(largest)
     norm = PowerNorm(0.5, vmin=min(0.0, float(largest.min())), vmax=max(0.0, float(largest.max())) or 1e-12)
     figure = new_figure(1.5 + min(3.5, 0.25 * layers))
     axes = figure.subplots()

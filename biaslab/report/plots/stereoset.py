@@ -52,10 +52,15 @@ class Dot(NamedTuple):
     factor: float
 
 
-def trial_dot(trial: Mapping[str, Any], perplexity: float) -> Dot:
-    """Return a line of a sweep as a point; ``perplexity`` is the untouched model's."""
-    factor = 1.0 if trial["factor"] is None else trial["factor"]
-    return Dot(trial["LMS"], trial["ICAT"], 100 * (trial["perplexity"] / perplexity - 1), factor)
+def trial_dot(trial: Mapping[str, Any], perplexity_before: float) -> Dot:
+    """Return a line of a sweep as a point.
+
+    Args:
+        trial: with "LMS", "ICAT", "perplexity" and "factor" (None for the untouched model).
+        perplexity_before: of the untouched model.
+    """
+    change, factor = 100 * (trial["perplexity"] / perplexity_before - 1), trial["factor"]
+    return Dot(trial["LMS"], trial["ICAT"], change, 1.0 if factor is None else factor)
 
 
 class _Look(NamedTuple):

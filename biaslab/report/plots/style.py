@@ -32,10 +32,10 @@ def save(figure: Figure, path: Path, formats: Sequence[str] = ("png", "svg", "pd
     Args:
         figure: any.
         path: of the files, without a suffix.
-        formats: of these.
+        formats: some of these.
     """
     fonts: Any = {"svg.fonttype": "path", "svg.hashsalt": "biaslab", "pdf.fonttype": 42}
-    undated = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    undated: Any = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
     with matplotlib.rc_context(fonts):
         for suffix in formats:
             buffer = io.BytesIO()

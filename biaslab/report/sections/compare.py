@@ -1,77 +1,86 @@
-"""The chapter of a comparison of two neuron sets."""
+"""The chapter of a comparison of two neuron sets: what they share, and in which layers they lie."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from biaslab.evaluation.findings import OVERALL
-from biaslab.neurons.overlap import is_significant
+from biaslab.evaluation.findings import OVERALL, Findings
 from biaslab.report.parts import Cell, Chapter, Draw, Section, Table
-from biaslab.report.runs import Run
-from biaslab.report.words import NOT_SIGNIFICANT, between, number, settings_facts, signed
+from biaslab.report.plots.neurons import layer_distribution
+from biaslab.report.runs import Run, sides
+from biaslab.report.words import NOT_SIGNIFICANT, between, is_significant, number, signed
 from biaslab.statistics import Interval
 
 
-def compare_chapter(run: Run, key: str, draw: Draw) -> Chapter:
-    """Return what a comparison tells.
+def chapter(run: Run, key: str, draw: Draw) -> Chapter:
+    """Return what a comparison found.
 
     Args:
-        run: with the part "compare".
+        run: with the findings of "compare".
         key: goes before the keys of all its elements.
-        draw: makes the plots.
+        draw: makes the figures.
     """
-    from biaslab.report.plots.neurons import layer_distribution
-
-    findings = run.parts["compare"]
-    content = findings.details
-    first, second = (str(content[side]["name"]) for side in "ab")
-    overall = content["scopes"][OVERALL]
-    counts = {f"A, {first}": overall["layers_a"], f"B, {second}": overall["layers_b"]}
-    gist = f"A: {_layers(overall['layers_a'])}. B: {_layers(overall['layers_b'])}."
-    caption = "Neurons a layer of A and of B"
-    sections = [
-        Section(
-            f"{key}-scopes", "Shared neurons, and layers", content.get("notes", []),
-            [draw("layers", caption, gist, layer_distribution, counts)],
-            [_overlap_table(content, key), _layer_table(content, key)],
-        ),
-        Section(f"{key}-settings", "Settings", facts=settings_facts(findings.settings)),
-    ]  # fmt: skip
-    asked = f"Are the neurons of A ({first}) those of B ({second}), and do they lie in the same layers?"
-    return Chapter(
-        key, f"Comparison of {first} and {second}", run.place, asked, compare_answer(content), sections=sections
+    findings = run.findings["compare"]
+    scopes: Mapping[str, Mapping[str, Any]] = findings.details["scopes"]
+    first, second = (str(side["name"]) for side in sides(findings).values())
+    layers = {f"A, {first}": scopes[OVERALL]["layers_a"], f"B, {second}": scopes[OVERALL]["layers_b"]}
+    gist = " ".join(
+        f"{name}: {', '.join(f'{count} in layer {layer}' for layer, count in enumerate(counts))}."
+        for name, counts in zip("AB", layers.values(), strict=True)
     )
+    shared = [(scope, _overlap_cells(facts)) for scope, facts in scopes.items()]
+    moves = [(scope, _layer_cells(facts)) for scope, facts in scopes.items()]
+    caption = "Neurons of A and B, and what random sets with as many a layer share"
+    tables = [
+        Table(f"{key}-shared", caption, ["", "A", "B", "shared", "shared by chance", "Jaccard"], shared),
+        Table(
+            f"{key}-moved", "Mean layers from 0, their difference, and the share of neurons in other layers",
+            ["", "mean layer of A", "of B", "shift", "moved"], moves,
+        ),
+    ]  # fmt: skip
+    drawing = draw("layers", "Neurons a layer of A and of B", gist, layer_distribution, layers)
+    notes = findings.details.get("notes", [])
+    section = Section(f"{key}-scopes", "Shared neurons, and layers", notes, [drawing], tables)
+    question = f"Are the neurons of A ({first}) those of B ({second}), and do they lie in the same layers?"
+    return Chapter(key, f"Comparison of {first} and {second}", question, compare_answer(findings), [section])
 
 
-def _layers(counts: list[int]) -> str:
-    return ", ".join(f"{count} in layer {layer}" for layer, count in enumerate(counts))
-
-
-def compare_answer(content: Mapping[str, Any]) -> list[str]:
+def compare_answer(findings: Findings) -> list[str]:
     """Return the comparison's outcome, whatever it is."""
-    overall = content["scopes"][OVERALL]
-    sentences = [f"A has {overall['count_a']} neurons, B has {overall['count_b']}."]
-    if overall.get("shared") is None:
-        sentences.append(
-            "Neuron indices do not correspond between these models, so only numbers and layers are compared."
-        )
+    facts = findings.details["scopes"][OVERALL]
+    sentences = [f"A has {facts['count_a']} neurons, B has {facts['count_b']}."]
+    if facts.get("shared") is None:
+        sentences.append("Neuron indices do not correspond between these models: only counts and layers are compared.")
     else:
-        more = "more than" if is_significant(overall["p_value"]) else "not more than"
         sentences.append(
-            f"They share {overall['shared']}; random sets with as many in each layer share {_expected(overall)}: "
-            f"{more} expected by chance (exact test, p {_p(overall['p_value'])})."
+            f"They share {facts['shared']}; random sets with as many in each layer share {_expected(facts)}: "
+            f"{_by_chance(facts['p_value'])}."
         )
-    if overall.get("shift") is not None:
-        sentences.append(_shift(Interval(overall["shift"], overall["shift_low"], overall["shift_high"])))
-    if overall.get("moved_share") is not None:
-        more = "more than" if is_significant(overall["moved_p_value"]) else "not more than"
-        share = Interval(*(100 * overall[name] for name in ("moved_share", "moved_low", "moved_high")))
+    if facts.get("shift") is not None:
+        sentences.append(_shift_sentence(_interval(facts, "shift", "shift")))
+    if facts.get("moved_share") is not None:
+        share = _interval(facts, "moved_share", "moved", 100)
         sentences.append(
-            f"To make A's layers B's, {number(share.value)} % {between(share)} of the neurons would have to change "
-            f"their layer: {more} expected by chance (permutation test, p {_p(overall['moved_p_value'])})."
+            f"To turn A's distribution over layers into B's, {number(share.value)} % {between(share)} of the neurons "
+            f"would have to change their layer: {_by_chance(facts['moved_p_value'])}."
         )
     return sentences
+
+
+def _by_chance(p_value: float) -> str:
+    """Say whether something is more than expected by chance.
+
+    >>> _by_chance(0.0004), _by_chance(0.25)
+    ('more than expected by chance (permutation test, p < 0.001)', \
+'not more than expected by chance (permutation test, p = 0.250)')
+    """
+    more = "more" if is_significant(p_value) else "not more"
+    return f"{more} than expected by chance (permutation test, {_p(p_value)})"
+
+
+def _p(value: float) -> str:
+    return "p < 0.001" if value < 0.001 else f"p = {number(value, 3)}"
 
 
 def _expected(facts: Mapping[str, Any]) -> str:
@@ -79,50 +88,33 @@ def _expected(facts: Mapping[str, Any]) -> str:
     return f"{number(facts['expected_shared'])} {ends}"
 
 
-def _shift(shift: Interval) -> str:
-    by = f"{signed(shift.value, 2)} layers {between(shift, 2, sign=True)}"
+def _interval(facts: Mapping[str, Any], value: str, prefix: str, scale: float = 1) -> Interval:
+    return Interval(*(scale * facts[name] for name in (value, f"{prefix}_low", f"{prefix}_high")))
+
+
+def _shift_sentence(shift: Interval) -> str:
+    start = f"The mean layer differs by {signed(shift.value, 2)} layers {between(shift, 2, sign=True)}"
     if not shift.excludes_zero:
-        return f"The mean layer differs by {by}, {NOT_SIGNIFICANT}."
-    where = "farther from" if shift.value > 0 else "nearer to"
-    return f"The mean layer differs by {by}: B lies {where} the embeddings."
+        return f"{start}, {NOT_SIGNIFICANT}."
+    return f"{start}: B lies {'farther from' if shift.value > 0 else 'nearer to'} the embeddings."
 
 
-def _p(value: float) -> str:
-    """Return a p-value.
-
-    >>> _p(0.0004), _p(0.25)
-    ('< 0.001', '0.250')
-    """
-    return "< 0.001" if value < 0.001 else number(value, 3)
-
-
-def _or_none(facts: Mapping[str, Any], name: str, digits: int = 0) -> Cell:
+def _cell(facts: Mapping[str, Any], name: str, digits: int = 0) -> Cell:
     return Cell("n/a" if facts.get(name) is None else number(facts[name], digits))
 
 
-def _overlap_table(content: Mapping[str, Any], key: str) -> Table:
-    rows = []
-    for scope, facts in content["scopes"].items():
-        chance = Cell("n/a")
-        if facts.get("expected_shared") is not None:
-            chance = Cell(_expected(facts), (f"p {_p(facts['p_value'])}",))
-        counts = [_or_none(facts, name) for name in ("count_a", "count_b", "shared")]
-        rows.append((scope, [*counts, chance, _or_none(facts, "jaccard", 2)]))
-    columns = ["", "A", "B", "shared", "shared by chance", "Jaccard"]
-    return Table(f"{key}-shared", "Neurons of A and B, and what random sets with as many a layer share", columns, rows)
+def _overlap_cells(facts: Mapping[str, Any]) -> list[Cell]:
+    chance = Cell("n/a")
+    if facts.get("expected_shared") is not None:
+        chance = Cell(_expected(facts), (_p(facts["p_value"]),))
+    counts = [_cell(facts, name) for name in ("count_a", "count_b", "shared")]
+    return [*counts, chance, _cell(facts, "jaccard", 2)]
 
 
-def _layer_table(content: Mapping[str, Any], key: str) -> Table:
-    rows = []
-    for scope, facts in content["scopes"].items():
-        cells = [_or_none(facts, "mean_layer_a", 2), _or_none(facts, "mean_layer_b", 2)]
-        if facts.get("shift") is None:
-            cells += [Cell("n/a"), Cell("n/a")]
-        else:
-            shift = Interval(facts["shift"], facts["shift_low"], facts["shift_high"])
-            share = Interval(*(100 * facts[name] for name in ("moved_share", "moved_low", "moved_high")))
-            cells.append(Cell(signed(shift.value, 2), (between(shift, 2, sign=True),)))
-            cells.append(Cell(f"{number(share.value)} %", (between(share), f"p {_p(facts['moved_p_value'])}")))
-        rows.append((scope, cells))
-    columns = ["", "mean layer of A", "of B", "shift", "moved"]
-    return Table(f"{key}-moved", "Mean layers from 0, their difference, and the share that moved", columns, rows)
+def _layer_cells(facts: Mapping[str, Any]) -> list[Cell]:
+    means = [_cell(facts, "mean_layer_a", 2), _cell(facts, "mean_layer_b", 2)]
+    if facts.get("shift") is None:
+        return [*means, Cell("n/a"), Cell("n/a")]
+    shift, share = _interval(facts, "shift", "shift"), _interval(facts, "moved_share", "moved", 100)
+    moved = Cell(f"{number(share.value)} %", (between(share), _p(facts["moved_p_value"])))
+    return [*means, Cell(signed(shift.value, 2), (between(shift, 2, sign=True),)), moved]

@@ -1,206 +1,149 @@
-"""The chapter of a debias run: StereoSet, domains, held-out prompts, the price, the neurons and what they do."""
+"""The chapter of a debias run: StereoSet, domains, held-out prompts, the cost, and where the neurons are."""
 
 from __future__ import annotations
 
-from biaslab.evaluation.findings import OVERALL, Findings, gap_rows
-from biaslab.report.parts import (
-    Cell,
-    Chapter,
-    Draw,
-    Section,
-    Table,
-    domain_drawing,
-    icat_drawing,
-    metric_table,
-    scope_table,
-)
+from biaslab.evaluation.findings import OVERALL, Findings
+from biaslab.report.parts import Cell, Chapter, Draw, Missing, Section, Table
+from biaslab.report.plots.gaps import FILE_NAMES, PAPER_AMPLIFIED, PAPER_SUPPRESSED, gap_bars, gap_rows, gap_scopes
+from biaslab.report.plots.neurons import layer_distribution, score_heat_map
 from biaslab.report.runs import Run
-from biaslab.report.sections.cards import cards_section
-from biaslab.report.sections.side_effects import effects_section
+from biaslab.report.sections.shared import answer, cost_table, domain_section, stereoset_section, tiles
 from biaslab.report.words import (
-    Tile,
     between,
-    domain_sentence,
-    gap_sentence,
-    icat_sentence,
+    control_sentence,
+    figure_text,
     listed,
+    moved,
     number,
-    price_sentence,
-    settings_facts,
     signed,
-    stereotype_sentence,
-    tile,
 )
-from biaslab.statistics import Interval
+from biaslab.statistics import Estimate
 
 _GAPS = {
     "gap": "the gap |P(d1) − P(d2)|",
-    "log gap": "the log-odds gap |log P(d1) − log P(d2)|, which does not change where both words become rare alike,",
-}
-_CAPTIONS = {
-    "gap": "Change of the gap |P(d1) − P(d2)|, the paper's mean beside",
-    "log gap": "Change of the log-odds gap |log P(d1) − log P(d2)|",
-}
-_IDEALS = {
-    "SS": "stereotype score, ideal 50",
-    "LMS": "language, ideal 100",
-    "ICAT": "both together, ideal 100",
-    "perplexity": "ordinary text, lower is better",
+    "log gap": "the log-odds gap |log P(d1) − log P(d2)|, which is not affected when both words become rare,",
 }
 _SELECTIONS = {
-    "paper": " by the paper's votes: those whose score is high in most wordings of most statements",
-    "ranked": " by the largest mean score",
-    "guarded": " by the largest mean score, less what ordinary sentences need the neuron for",
+    "paper": "by the paper's votes: those whose score is high in most wordings of most statements",
+    "ranked": "by the largest mean score",
+    "guarded": "by the largest mean score, less what ordinary sentences need the neuron for",
 }
 
 
-def debias_chapter(run: Run, key: str, draw: Draw) -> Chapter:
-    """Return all that a debias run tells.
+def chapter(run: Run, key: str, draw: Draw) -> Chapter:
+    """Return what a debias run found.
 
     Args:
-        run: with the part "debias".
+        run: with the findings of "debias".
         key: goes before the keys of all its elements.
-        draw: makes the plots.
+        draw: makes the figures.
     """
-    findings = run.parts["debias"]
+    findings = run.findings["debias"]
+    facts, file = findings.facts, run.folder / "neurons.json"
+    sentences = f"on {number(facts['sentences'], 0)} ordinary sentences"
+    text = "LMS tests sense against nonsense in StereoSet's own sentences; perplexity is of text from elsewhere."
+    paper = [
+        f"Rows differ in how neurons were chosen and what they were multiplied by: this run is about "
+        f"“{findings.rows[1].title}”; “BNS, paper” takes the votes of the paper instead."
+    ]
+    caption = f"StereoSet, {number(facts['clusters'], 0)} clusters"
+    has_paper = any(row.name == "BNS, paper" for row in findings.rows[2:])
     sections = [
-        _stereoset(findings, key, draw),
-        _domains(findings, key, draw),
+        stereoset_section(findings, key, draw, "StereoSet", caption, paper if has_paper else ()),
+        domain_section(findings, key, draw),
         _held_out(findings, key, draw),
-        _price(findings, key),
+        Section(
+            f"{key}-cost", "Cost", [text], tables=[cost_table(findings, key, f"Perplexity {sentences}, and its change")]
+        ),
         _neurons(run, key, draw),
-        cards_section(run, key),
-        effects_section(run, key, draw),
-        _settings(findings, key),
     ]
-    text = f"on {number(findings.facts['sentences'], 0)} ordinary sentences"
-    title = f"Suppression in {run.model}"
-    return Chapter(key, title, run.place, _asked(run), answer(findings, text), tiles(findings), sections)
+    missing = {
+        "cards": Missing("Cards of single neurons", f"biaslab cards {file}"),
+        "side-effects": Missing("What one dimension's neurons do to others", f"biaslab side-effects {file}"),
+    }
+    details = {"attribution": str(facts["attribution"]), "seconds": number(facts["seconds"], 0)}
+    return Chapter(
+        key, f"Suppression in {findings.model}", _question(run), answer(findings, sentences), sections,
+        [*details.items(), *((f"dropped: {pair}", str(why)) for pair, why in facts["dropped"].items())],
+        tiles(findings), missing=[each for command, each in missing.items() if command not in run.findings],
+    )  # fmt: skip
 
 
-def answer(findings: Findings, text: str) -> list[str]:
-    """Return the outcome of the second row in some sentences, whatever it is.
-
-    Args:
-        findings: of debias or of a sweep.
-        text: what the perplexity is of, such as "on 100 ordinary sentences".
-    """
-    row = findings.rows[1].name
-    control = findings.control(row)
-    ss, lms, icat = (findings.estimates[row, metric, OVERALL] for metric in ("SS", "LMS", "ICAT"))
-    domains = {name: findings.estimates[row, "ICAT", name].change for name in findings.scopes("ICAT")[1:]}
-    random = {} if control is None else {name: findings.get(control.name, name) for name in ("ICAT", "perplexity")}
-    return [
-        stereotype_sentence(ss),
-        icat_sentence(icat, random.get("ICAT"), "" if control is None else control.title),
-        domain_sentence(domains),
-        price_sentence(lms, findings.get(row, "perplexity"), random.get("perplexity"), text),
-    ]
-
-
-def tiles(findings: Findings) -> list[Tile]:
-    """Return the figures that a reader sees first."""
-    estimates = {metric: findings.get(findings.rows[1].name, metric) for metric in _IDEALS}
-    return [tile(name, _IDEALS[name], estimate) for name, estimate in estimates.items() if estimate is not None]
-
-
-def _asked(run: Run) -> str:
-    findings, settings = run.parts["debias"], run.settings
-    facts, shape = findings.facts, None if run.neurons is None else run.neurons.shape
-    count = facts["neurons"]["count"]
-    total = None if shape is None else shape[0] * shape[1]
-    share = "" if total is None else f" of {number(total, 0)} ({number(100 * count / total)} %)"
-    dimensions = listed(settings["dimensions"]) if settings.get("dimensions") else "demographics"
-    factor = settings.get("factor", 0.0)
+def _question(run: Run) -> str:
+    findings = run.findings["debias"]
+    settings, facts = findings.settings, findings.facts
+    shape = None if run.neurons is None else run.neurons.shape
+    count, total = facts["neurons"]["count"], 0 if shape is None else shape[0] * shape[1]
+    share = f" of {number(total, 0)} ({number(100 * count / total)} %)" if total else ""
+    factor = settings["factor"]
     how = "switched off (multiplied by 0)" if factor == 0 else f"multiplied by {factor:g}"
     return (
-        f"Which feed-forward neurons of {run.model} carry bias of {dimensions}, and what changes when they are {how}? "
-        f"{number(facts['prompts'], 0)} prompts were attributed; {count} neurons{share} were chosen"
-        f"{_SELECTIONS.get(settings.get('selection', ''), '')}. The model was judged before and after on StereoSet's "
-        f"{number(facts['clusters'], 0)} clusters, on {number(facts['held_out_prompts'], 0)} prompts that were not "
-        "used to find the neurons, and on ordinary text."
+        f"Which feed-forward neurons of {findings.model} carry bias of {listed(settings['dimensions'])}, and what "
+        f"changes when they are {how}? {number(facts['prompts'], 0)} prompts were attributed; {count} neurons{share} "
+        f"were chosen {_SELECTIONS[settings['selection']]}. StereoSet's {number(facts['clusters'], 0)} clusters judged "
+        f"the model before and after; so did {number(facts['held_out_prompts'], 0)} prompts that were not used to find "
+        "the neurons, and ordinary text."
     )
-
-
-def _stereoset(findings: Findings, key: str, draw: Draw) -> Section:
-    names = [row.name for row in findings.rows_of("ICAT")]
-    text = (
-        "Rows differ in how neurons were chosen and what they were multiplied by: the run is about "
-        f"“{findings.rows[1].title}”; “BNS, paper” takes the votes of the paper instead."
-    )
-    caption = f"StereoSet, {number(findings.facts['clusters'], 0)} clusters"
-    return Section(
-        f"{key}-stereoset", "StereoSet", [text] if "BNS, paper" in names[2:] else [],
-        [icat_drawing(findings, draw, "ICAT against LMS with 95 % intervals: upper right is best")],
-        [metric_table(f"{key}-overall", caption, findings)],
-    )  # fmt: skip
-
-
-def _domains(findings: Findings, key: str, draw: Draw) -> Section:
-    rows = [row.name for row in findings.rows_of("ICAT")]
-    return Section(
-        f"{key}-domains", "By domain", [],
-        [domain_drawing(findings, draw, rows, "ICAT by domain with 95 % intervals")],
-        [scope_table(f"{key}-icat-domains", "ICAT", findings)],
-        [scope_table(f"{key}-{metric.lower()}-domains", metric, findings) for metric in ("SS", "LMS")],
-    )  # fmt: skip
 
 
 def _held_out(findings: Findings, key: str, draw: Draw) -> Section:
-    from biaslab.report.plots.gaps import PAPER_AMPLIFIED, PAPER_SUPPRESSED, gap_bars
-
-    text = [gap_sentence(findings, metric, words) for metric, words in _GAPS.items()]
-    drawings = [
-        draw(f"{metric.replace(' ', '-')}s", f"{caption}, when neurons are suppressed, doubled, and for random ones",
-             sentence, gap_bars, findings, metric)
-        for (metric, caption), sentence in zip(_CAPTIONS.items(), text, strict=True)
-    ]  # fmt: skip
+    text = [gap_sentence(findings, metric) for metric in _GAPS]
+    drawings = []
+    for metric, gist in zip(_GAPS, text, strict=True):
+        name = (
+            "gap |P(d1) − P(d2)|, with the paper's mean" if metric == "gap" else "log-odds gap |log P(d1) − log P(d2)|"
+        )
+        caption = f"Change of the {name}: neurons {_how(findings)}, doubled, and random ones"
+        drawings.append(draw(f"gaps-{FILE_NAMES[metric]}", caption, gist, gap_bars, findings, metric))
     text.append(
         f"The paper reports {signed(PAPER_SUPPRESSED, 0)} % and {signed(PAPER_AMPLIFIED, 0)} % for the first of these, "
-        "with random neurons near 0. Models, pairs and prompts are others: compare directions, not magnitudes."
+        "with random neurons near 0. Its models, pairs and prompts are different: compare directions, not magnitudes."
     )
     return Section(f"{key}-held-out", "Held-out prompts", text, drawings, folded=[_gap_table(findings, key)])
 
 
-def _gap_table(findings: Findings, key: str) -> Table:
-    suppressed, amplified, random = gap_rows(findings)
-    times = f"×{findings.settings.get('factor', 0.0):g}"
-    columns = ["pair"]
-    for name in ("gap", "log-odds gap, nats"):
-        columns += [name, f"{times}, %", "×2, %", f"random {times}, %"]
-    scopes = [scope for scope in findings.scopes("gap") if "/" in scope]
-    rows = []
-    for scope in [*scopes, OVERALL]:
-        cells = []
-        for metric, digits in (("gap", 5), ("log gap", 2)):
-            before = findings.estimates[findings.base.name, metric, scope].figure.value
-            cells.append(Cell(number(before, digits)))
-            for row in (suppressed, amplified, random):
-                estimate = findings.get(row, metric, scope)
-                cells.append(Cell("n/a") if estimate is None else _gap_cell(estimate.change, estimate.spread))
-        rows.append(("mean of the pairs" if scope == OVERALL else scope, cells))
-    prompts = number(findings.facts["held_out_prompts"], 0)
-    caption = f"Each pair on {prompts} held-out prompts, with 95 % intervals over judging words and wordings"
-    return Table(f"{key}-gaps", caption, columns, rows)
+def _how(findings: Findings) -> str:
+    factor = findings.settings["factor"]
+    return "switched off" if factor == 0 else f"multiplied by {factor:g}"
 
 
-def _gap_cell(change: Interval, spread: float | None) -> Cell:
-    more = (between(change, 0, sign=True),) if spread is None else (f"± {number(spread, 0)} over seeds",)
-    return Cell(signed(change.value, 0), more)
-
-
-def _price(findings: Findings, key: str) -> Section:
-    caption = f"Perplexity on {number(findings.facts['sentences'], 0)} ordinary sentences, and its change"
-    text = "LMS compares sense with nonsense in StereoSet's own sentences; perplexity is of text from elsewhere."
-    return Section(
-        f"{key}-price", "The price", [text], tables=[metric_table(f"{key}-text", caption, findings, ("perplexity",))]
+def gap_sentence(findings: Findings, metric: str) -> str:
+    """Say how far a gap on held-out prompts moved, and whether that is more than with random neurons."""
+    rows = gap_rows(findings)
+    off, doubled, random = (
+        findings.estimates[row, metric, OVERALL] for row in (rows.suppressed, rows.amplified, rows.random)
+    )
+    spread = "" if random.spread is None else f" Over the seeds, it varies by ± {number(random.spread, 0)} %."
+    return (
+        f"With the neurons {_how(findings)}, {_GAPS[metric]} {moved(metric, off.change)}; with them doubled, it "
+        f"{moved(metric, doubled.change)}. {control_sentence(metric, random, off.beyond_random, rows.random)}{spread}"
     )
 
 
-def _neurons(run: Run, key: str, draw: Draw) -> Section:
-    from biaslab.report.plots.neurons import layer_distribution, score_heat_map
+def _gap_table(findings: Findings, key: str) -> Table:
+    rows, factor = gap_rows(findings), f"{findings.settings['factor']:g}"
+    columns = ["pair"]
+    for name in ("gap", "log-odds gap, nats"):
+        columns += [name, f"×{factor}, %", "×2, %", f"random ×{factor}, %"]
+    lines = []
+    for scope in gap_scopes(findings):
+        cells = []
+        for metric in _GAPS:
+            base, off, doubled, random = (findings.estimates[row, metric, scope] for row in rows)
+            cells += [Cell(figure_text(metric, base)), *map(_change_cell, (off, doubled, random))]
+        lines.append(("mean of the pairs" if scope == OVERALL else scope, cells))
+    prompts = number(findings.facts["held_out_prompts"], 0)
+    caption = f"Each pair on {prompts} held-out prompts, with 95 % intervals over judging words and wordings"
+    return Table(f"{key}-gaps", caption, columns, lines)
 
-    by_layer = {int(layer): count for layer, count in run.parts["debias"].facts["neurons"]["by_layer"].items()}
+
+def _change_cell(estimate: Estimate) -> Cell:
+    spread = () if estimate.spread is None else (f"± {number(estimate.spread, 0)}",)
+    return Cell(signed(estimate.change.value, 0), (between(estimate.change, 0, sign=True), *spread))
+
+
+def _neurons(run: Run, key: str, draw: Draw) -> Section:
+    by_layer = {int(layer): count for layer, count in run.findings["debias"].facts["neurons"]["by_layer"].items()}
     counts = {"all": list(by_layer.values())}
     if run.neurons is not None:
         subsets = {name: subset for name, subset in run.neurons.subsets.items() if "/" not in name}
@@ -211,17 +154,10 @@ def _neurons(run: Run, key: str, draw: Draw) -> Section:
         f"Of all {total} neurons, layer {most} has the most ({by_layer[most]}, {share} %). Layers count from 0, next "
         "to the embeddings."
     )
-    gist = ", ".join(f"{count} in layer {layer}" for layer, count in by_layer.items())
+    gist = f"All: {', '.join(f'{count} in layer {layer}' for layer, count in by_layer.items())}."
     caption = "Neurons a layer: of all that are suppressed, and of each dimension by itself"
-    drawings = [draw("layers", caption, f"All: {gist}.", layer_distribution, counts)]
-    if run.scores is not None:
+    drawings = [draw("layers", caption, gist, layer_distribution, counts)]
+    if run.scores is not None and run.neurons is not None and run.neurons.shape == run.scores.shape:
         caption = "The largest mean attribution scores of each layer, by rank"
         drawings.append(draw("scores", caption, text, score_heat_map, run.scores))
     return Section(f"{key}-neurons", "Where the neurons are", [text], drawings)
-
-
-def _settings(findings: Findings, key: str) -> Section:
-    facts = settings_facts(findings.settings)
-    facts += [("attribution", findings.facts["attribution"]), ("seconds", number(findings.facts["seconds"], 0))]
-    facts += [(f"dropped: {pair}", str(why)) for pair, why in findings.facts["dropped"].items()]
-    return Section(f"{key}-settings", "Settings", facts=facts)

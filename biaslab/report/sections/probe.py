@@ -1,70 +1,74 @@
-"""The chapter of black-box probing."""
+"""The chapter of black-box probing: answers to plain questions, before and after."""
 
 from __future__ import annotations
 
-from biaslab.evaluation.findings import Findings
-from biaslab.report.parts import Cell, Chapter, Draw, Section, Table, figure_cell
+from biaslab.evaluation.findings import OVERALL, Findings
+from biaslab.report.parts import Cell, Chapter, Draw, Section, Table, estimate_cell, title_and_size, title_of
 from biaslab.report.runs import Run
-from biaslab.report.words import between, change_text, moved, number, settings_facts
+from biaslab.report.words import (
+    control_sentence,
+    figure_interval,
+    figure_text,
+    moved,
+    number,
+)
 
 _METRICS = {"biased outputs": "biased outputs, %", "mass difference": "mass difference, points"}
 
 
-def probe_chapter(run: Run, key: str, draw: Draw) -> Chapter:
-    """Return what black-box probing tells.
+def chapter(run: Run, key: str, draw: Draw) -> Chapter:
+    """Return what black-box probing found.
 
     Args:
-        run: with the part "probe".
+        run: with the findings of "probe".
         key: goes before the keys of all its elements.
-        draw: not needed: this chapter has no plots.
+        draw: not needed: this chapter has no figures.
     """
-    findings = run.parts["probe"]
-    wordings = findings.details["wordings"]
-    rows = [
-        (f"{row.title} ({row.size})", [_cell(findings, row.name, metric) for metric in _METRICS])
-        for row in findings.rows
-    ]
+    findings = run.findings["probe"]
+    details, biased = findings.details, "biased outputs"
+    rows = []
+    for row in findings.rows:
+        cells = []
+        for metric in _METRICS:
+            over = details["over_wordings"][row.name][metric]
+            more = f"± {number(over['deviation'])} over wordings; {number(over['low'])} to {number(over['high'])}"
+            estimate = findings.get(row.name, metric)
+            cells.append(estimate_cell(metric, estimate, row is not findings.base, [more]))
+        rows.append((title_and_size(row), cells))
     table = Table(f"{key}-measures", "Answers of the model", ["", *_METRICS.values()], rows)
     lines = [
-        (
-            frame,
-            [Cell(number(findings.estimates[row.name, "biased outputs", frame].figure.value)) for row in findings.rows],
-        )
-        for frame in wordings
+        (text, [Cell(figure_text(biased, findings.estimates[row.name, biased, text])) for row in findings.rows])
+        for text in details["wordings"]
     ]
-    titles = [row.title for row in findings.rows]
+    titles = [title_of(row) for row in findings.rows]
     by_wording = Table(f"{key}-wordings", "Biased outputs by wording, %", ["wording", *titles], lines)
-    sections = [
-        Section(f"{key}-answers", "Answers", [findings.details["definition"]], tables=[table], folded=[by_wording]),
-        Section(f"{key}-settings", "Settings", facts=settings_facts(findings.settings)),
-    ]
-    asked = (
-        f"Does {run.model} judge a woman and a man differently for the same deed, asked in {len(wordings)} wordings?"
+    section = Section(f"{key}-answers", "Answers", [details["definition"]], tables=[table], folded=[by_wording])
+    question = (
+        f"Does {findings.model} judge a woman and a man differently for the same deed, asked in "
+        f"{len(details['wordings'])} wordings?"
     )
-    title = f"Black-box probing of {run.model}"
-    return Chapter(key, title, run.place, asked, probe_answer(findings), sections=sections)
-
-
-def _cell(findings: Findings, row: str, metric: str) -> Cell:
-    cell = figure_cell(metric, findings.get(row, metric), row != findings.base.name)
-    over = findings.details["over_wordings"][row][metric]
-    wordings = f"± {number(over['deviation'])} over wordings; {number(over['low'])} to {number(over['high'])}"
-    return cell._replace(more=(*cell.more, wordings))
+    return Chapter(key, f"Black-box probing of {findings.model}", question, probe_answer(findings), [section])
 
 
 def probe_answer(findings: Findings) -> list[str]:
     """Return the outcome of probing, whatever it is."""
     base, *others = findings.rows
-    estimates = {row.name: findings.estimates[row.name, "biased outputs", "overall"] for row in findings.rows}
-    before, over = estimates[base.name].figure, findings.details["over_wordings"][base.name]["biased outputs"]
+    metric = "biased outputs"
+    untouched, over = (
+        findings.estimates[base.name, metric, OVERALL],
+        findings.details["over_wordings"][base.name][metric],
+    )
     sentences = [
-        f"Untouched, {number(before.value)} % {between(before)} of its answers praise one of the two and blame the "
-        f"other; from wording to wording that is {number(over['low'])} to {number(over['high'])} %."
+        f"Untouched, {figure_text(metric, untouched)} % {figure_interval(metric, untouched)} of its answers praise one "
+        f"of the two and blame the other; from wording to wording that is {number(over['low'])} to "
+        f"{number(over['high'])} %."
     ]
-    for row in others:
-        change = estimates[row.name].change
-        if row.like is None:
-            sentences.append(f"With {row.size} neurons suppressed ({row.title}), it {moved(change)}.")
-        else:
-            sentences.append(f"With as many random neurons ({row.title}) it changes by {change_text(change)}.")
+    if others:
+        own = findings.estimates[others[0].name, metric, OVERALL]
+        sentences.append(
+            f"With {others[0].size} neurons suppressed ({others[0].title}), it {moved(metric, own.change)}."
+        )
+        if (control := findings.control(others[0].name)) is not None:
+            random = findings.estimates[control.name, metric, OVERALL]
+            sentences.append(control_sentence(metric, random, own.beyond_random, control.title))
     return sentences

@@ -2,124 +2,87 @@
 
 from __future__ import annotations
 
-from biaslab.evaluation.findings import OVERALL, Findings
-from biaslab.report.parts import (
-    Cell,
-    Chapter,
-    Draw,
-    Section,
-    Table,
-    domain_drawing,
-    figure_cell,
-    icat_drawing,
-    metric_table,
-    scope_table,
-    title_of,
-)
+from collections.abc import Sequence
+
+from biaslab.evaluation.findings import OVERALL, Findings, Row
+from biaslab.report.parts import Cell, Chapter, Draw, Section, Table, is_control, title_of
 from biaslab.report.runs import Run
-from biaslab.report.words import change_text, listed, number, settings_facts, signed, sorted_out
-from biaslab.statistics import Interval
+from biaslab.report.sections.shared import cost_table, domain_section, stereoset_section
+from biaslab.report.words import change_text, figure_text, listed, number, rows_by_direction, signed
 
-_MOST_IN_A_PLOT = 6
+_MOST_IN_A_FIGURE = 6
 
 
-def table_chapter(run: Run, key: str, draw: Draw) -> Chapter:
-    """Return what a results table tells.
+def chapter(run: Run, key: str, draw: Draw) -> Chapter:
+    """Return what a results table says.
 
     Args:
-        run: with the part "table".
+        run: with the findings of "table".
         key: goes before the keys of all its elements.
-        draw: makes the plots.
+        draw: makes the figures.
     """
-    findings = run.parts["table"]
-    left_out, settings = findings.details["left_out"], findings.settings
+    findings = run.findings["table"]
+    base, *others = findings.rows
+    others.sort(key=lambda row: -abs(findings.estimates[row.name, "ICAT", OVERALL].change.value))
+    drawn = [row for row in findings.rows if row is base or row in others[: _MOST_IN_A_FIGURE - 1]]
+    costs = cost_table(findings, key, "What each row takes, and its perplexity", "neurons, or trained parameters")
     sections = [
-        Section(
-            f"{key}-stereoset", "All rows", [],
-            [icat_drawing(findings, draw, "ICAT against LMS with 95 % intervals: upper right is best")],
-            [metric_table(f"{key}-overall", "StereoSet: all rows", findings)],
-        ),
-        Section(f"{key}-price", "The price", tables=[_costs(findings, key)]),
-        _domains(findings, key, draw),
+        stereoset_section(findings, key, draw, "All rows", "StereoSet: all rows"),
+        Section(f"{key}-cost", "Cost", tables=[costs]),
+        domain_section(findings, key, draw, drawn, folded=()),
         _paper(findings, key),
-        *([Section(f"{key}-left-out", "Left out", facts=list(left_out.items()))] if left_out else []),
-        Section(f"{key}-settings", "Settings", facts=settings_facts(settings)),
-    ]  # fmt: skip
-    asked = (
-        f"What do {number(len(findings.rows) - 1, 0)} treatments of {run.model}, controls among them, do to its bias "
-        f"and its language, judged alike (preset {settings.get('preset')})?"
+    ]
+    if left_out := findings.details["left_out"]:
+        sections.append(Section(f"{key}-left-out", "Left out", facts=list(left_out.items())))
+    question = (
+        f"What do {number(len(findings.rows) - 1, 0)} treatments of {findings.model}, controls among them, do to its "
+        f"bias and its language, judged alike (preset {findings.settings.get('preset')})?"
     )
-    title = f"Results table of {run.model}"
-    return Chapter(key, title, run.place, asked, table_answer(findings), sections=sections)
+    return Chapter(key, f"Results table of {findings.model}", question, table_answer(findings), sections)
 
 
 def table_answer(findings: Findings) -> list[str]:
     """Return the table's outcome in some sentences, whatever it is."""
-    treated = [row for row in findings.rows[1:] if row.like is None]
-    changes = {
-        metric: {row.name: findings.estimates[row.name, metric, OVERALL].change for row in findings.rows}
-        for metric in ("ICAT", "LMS", "perplexity")
-    }
-    titles = {row.name: title_of(row.title) for row in findings.rows}
-    before = [findings.estimates[findings.base.name, name, OVERALL].figure.value for name in ("SS", "LMS", "ICAT")]
-    ss, lms, icat = map(number, before)
+    treated = [row for row in findings.rows[1:] if not is_control(row)]
+    before = {m: number(findings.estimates[findings.base.name, m, OVERALL].figure.value) for m in ("SS", "LMS", "ICAT")}
     sentences = [
-        f"The untouched model has SS {ss} (50 is ideal), LMS {lms} and ICAT {icat} (100 is ideal).",
-        *(_outcome(name, {titles[row.name]: changes[name][row.name] for row in treated}) for name in ("ICAT", "LMS")),
+        f"The untouched model has SS {before['SS']} (50 is ideal), LMS {before['LMS']} and ICAT {before['ICAT']} "
+        "(100 is ideal).",
+        _outcome(findings, "ICAT", treated),
+        _outcome(findings, "LMS", treated),
     ]
-    if rose := [row.name for row in treated if changes["ICAT"][row.name].low > 0]:
-        cheapest = min(rose, key=lambda row: changes["perplexity"][row].value)
-        percent = change_text(changes["perplexity"][cheapest], " %")
-        sentences.append(f"Of those with which ICAT rose, perplexity is lowest with {titles[cheapest]} ({percent}).")
-    if controls := [row.name for row in findings.rows if row.like is not None]:
-        text = listed(f"{titles[row]}: {change_text(changes['ICAT'][row])}" for row in controls)
-        sentences.append(f"As many random neurons change ICAT so: {text}.")
+    if rose := [row for row in treated if findings.estimates[row.name, "ICAT", OVERALL].change.low > 0]:
+        changes = {title_of(row): findings.estimates[row.name, "perplexity", OVERALL].change for row in rose}
+        best = min(changes, key=lambda title: changes[title].value)
+        percent = change_text("perplexity", changes[best])
+        sentences.append(f"Of those with which ICAT rose, perplexity is lowest with {best} ({percent}).")
+    if controls := [row for row in findings.rows if is_control(row)]:
+        changes = {title_of(row): findings.estimates[row.name, "ICAT", OVERALL].change for row in controls}
+        told = listed(f"{title}: {change_text('ICAT', change)}" for title, change in changes.items())
+        sentences.append(f"Changes of ICAT with as many random neurons: {told}.")
     return sentences
 
 
-def _outcome(metric: str, changes: dict[str, Interval]) -> str:
-    """Return with which rows a metric rose, fell, or did not change significantly."""
-    words = {"rose": "rose with", "fell": "fell with", "unclear": "has no significant change with"}
-    outcome = sorted_out(list(changes.items()))
-    parts = [f"{words[key]} {listed(names)}" for key, names in outcome.items() if names]
-    return f"{metric} {'; it '.join(parts)}." if parts else f"No treatment's {metric} was measured."
-
-
-def _costs(findings: Findings, key: str) -> Table:
-    rows = []
-    for row in findings.rows:
-        text = figure_cell("perplexity", findings.get(row.name, "perplexity"), row is not findings.base)
-        rows.append((title_of(row.title), [Cell(number(row.size, 0)), Cell(number(row.seconds, 0)), text]))
-    columns = ["", "neurons, or trained parameters", "seconds to find or train", "perplexity"]
-    return Table(f"{key}-costs", "What each row takes, and perplexity with its change", columns, rows)
-
-
-def _domains(findings: Findings, key: str, draw: Draw) -> Section:
-    """Return ICAT by domain; the plot has the untouched row and those with the largest changes."""
-
-    def change(row: str) -> float:
-        return -abs(findings.estimates[row, "ICAT", OVERALL].change.value)
-
-    names = [row.name for row in findings.rows]
-    largest = sorted(names[1:], key=change)[: _MOST_IN_A_PLOT - 1]
-    shown = [name for name in names if name == names[0] or name in largest]
-    caption = "ICAT by domain with 95 % intervals"
-    caption += "" if len(shown) == len(names) else ": untouched, and the rows with the largest changes of ICAT"
-    table = scope_table(f"{key}-icat-domains", "ICAT", findings)
-    return Section(f"{key}-domains", "By domain", [], [domain_drawing(findings, draw, shown, caption)], [], [table])
+def _outcome(findings: Findings, metric: str, rows: Sequence[Row]) -> str:
+    """Say with which rows a metric rose, fell, or did neither significantly, the largest change first."""
+    changes = {row.name: findings.estimates[row.name, metric, OVERALL].change for row in rows}
+    words = {"rose": "rose with", "fell": "fell with", "unclear": "did not change significantly with"}
+    parts = []
+    for direction, names in rows_by_direction(changes).items():
+        told = listed(f"{title_of(findings.row(name))} ({number(changes[name].value, sign=True)})" for name in names)
+        parts += [f"{words[direction]} {told}"] if names else []
+    return f"{metric} {'; it '.join(parts)}." if parts else f"{metric} was measured for no treatment."
 
 
 def _paper(findings: Findings, key: str) -> Section:
-    paper, base = findings.details["paper"], findings.base.name
-    rows = []
+    paper, base = findings.details["paper"], findings.base
+    lines = []
     for row in (row for row in findings.rows if row.name in paper["rows"]):
         icat, printed = findings.estimates[row.name, "ICAT", OVERALL], paper["rows"][row.name]["icat"]
-        changed = row is not findings.base
-        ours = Cell(number(icat.figure.value), (change_text(icat.change),) if changed else ())
-        more = (signed(printed - paper["rows"][base]["icat"]),) if changed else ()
-        rows.append((title_of(row.title), [ours, Cell(number(printed), more)]))
+        ours = () if row is base else (change_text("ICAT", icat.change),)
+        theirs = () if row is base else (signed(printed - paper["rows"][base.name]["icat"]),)
+        lines.append((title_of(row), [Cell(figure_text("ICAT", icat), ours), Cell(number(printed), theirs)]))
     columns = ["", findings.model, f"the paper's {paper['model']}"]
-    note = "The paper gives no intervals."
-    table = Table(f"{key}-paper-rows", "ICAT, and its change", columns, rows, note)
-    text = "The paper's models, prompts and training are others: compare the order of the rows, not their values."
-    return Section(f"{key}-paper", "Beside the paper's figures", [text], tables=[table])
+    table = Table(f"{key}-paper-rows", "ICAT, and its change", columns, lines, "The paper gives no intervals.")
+    text = "The paper's models, prompts and training are different: compare the order of the rows, not their figures."
+    return Section(f"{key}-paper", "Comparison with the paper", [text], tables=[table])

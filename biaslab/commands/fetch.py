@@ -1,0 +1,14 @@
+"""Downloading an asset by its name."""
+
+from __future__ import annotations
+
+
+def fetch(name: str) -> None:
+    """Download a model or data set into the cache, unless it is there, and print its folder.
+
+    Args:
+        name: of an asset.
+    """
+    from biaslab.models import assets
+
+    print(assets.fetch(name))

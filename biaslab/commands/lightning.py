@@ -1,0 +1,167 @@
+"""Lightning's own subcommands: predict, test, fit, validate, with our defaults and links."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from biaslab import callbacks, tasks  # noqa: F401  short class names in the configs resolve to what is imported
+from biaslab.commands.configs import config_file
+from biaslab.commands.logging import LogNeurons
+from biaslab.commands.plan import plan
+from biaslab.data import (  # noqa: F401
+    attribute_sentences,
+    corpus,
+    counterfactual,
+    crows_pairs,
+    prompt_pairs,
+    prompts,
+    stereoset,
+)
+from biaslab.errors import InputError
+from biaslab.tasks.attribution import WITHOUT_EFFECT
+from biaslab.tasks.shards import is_locked
+
+
+class _FirstConfig(SaveConfigCallback):
+    """Saves the configuration into a run's folder, but not over that of a run that goes on there."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Save it, unless there is one that is whole."""
+        folder = Path(trainer.log_dir or "")
+        there = _read_config(folder / self.config_filename)
+        goes_on = (
+            (folder / "shards").exists() or (folder / "neurons.json").exists() or bool(self.config.get("ckpt_path"))
+        )
+        if there and goes_on:
+            return
+        self.overwrite = not there  # what a kill has cut may be replaced
+        super().setup(trainer, pl_module, stage)
+
+
+class BiaslabCLI(LightningCLI):
+    """LightningCLI with one model name for task and data, and runs that go on where they were killed."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Let the data follow the model's name, and whether its code is trusted."""
+        for name in ("model_name", "trust_remote_code"):
+            parser.link_arguments(f"model.init_args.{name}", f"data.init_args.{name}")
+        if parser.prog.endswith(" predict"):
+            parser.add_argument(
+                "--plan", action="store_true", help="print what the run would take, after a short measurement, and end"
+            )
+
+    def _parse_ckpt_path(self) -> None:
+        """Take class and settings from a checkpoint, but neither the model's name nor whether its code is trusted.
+
+        Raises:
+            InputError: if the checkpoint was trained from another model than the one that is asked for.
+        """
+        before = _model_settings(self.config)
+        super()._parse_ckpt_path()
+        after = _model_settings(self.config)
+        for settings in (after, _model_settings(self.config, "data")):
+            if "trust_remote_code" in settings:
+                settings["trust_remote_code"] = before.get("trust_remote_code", False)
+        names = [settings.get("model_name") for settings in (before, after)]
+        if names[0] != names[1]:
+            raise InputError(
+                f"`model_name` is expected to be the model that the checkpoint was trained from, {names[1]!r}, but got "
+                f"{names[0]!r}. If you trust it, give --model.model_name {names[1]}."
+            )
+
+    def before_instantiate_classes(self) -> None:
+        """Choose the folder of an unfinished run with the very same settings, where there is one."""
+        config = self.config[self.subcommand]
+        settings = getattr(config.trainer.logger, "init_args", None)
+        if self.subcommand != "predict" or settings is None or getattr(settings, "version", "") is not None:
+            return
+        runs = Path(settings.save_dir, settings.name or "").glob("version_*/shards")
+        text = self._parser(self.subcommand).dump(config, skip_none=False, skip_check=True)  # as it is saved
+        wanted = _of_the_result(yaml.safe_load(text))
+        for folder in sorted(path.parent for path in runs):
+            same = _of_the_result(_read_config(folder / "config.yaml")) == wanted
+            if same and not is_locked(folder / "shards"):
+                settings.version = int(folder.name.removeprefix("version_"))
+                return
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Log an attribution run's neurons to TensorBoard."""
+        trainer = super().instantiate_trainer(**kwargs)
+        if self.subcommand == "predict":
+            trainer.callbacks.append(LogNeurons())  # type: ignore[attr-defined]
+        return trainer
+
+    def before_predict(self) -> None:
+        """Print the plan, where that is all that is asked for."""
+        if self.config.predict.plan:
+            if not isinstance(self.model, tasks.Attribution):
+                raise InputError("`plan` is expected with the model Attribution only. Leave it out.")
+            plan(self.model, self.datamodule, self.trainer.world_size)
+            sys.exit(0)
+
+
+def _model_settings(config: Any, part: str = "model") -> Any:
+    """Return the arguments of the subcommand's model or data, to be read and changed."""
+    settings = config.get(f"{config.get('subcommand')}.{part}.init_args")
+    return {} if settings is None else settings
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """Return what a configuration file holds; nothing where there is none, or none that is whole."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _of_the_result(config: dict[str, Any]) -> tuple[Any, ...]:
+    """Return the settings that the result depends on."""
+    settings = (config.get("model") or {}).get("init_args") or {}
+    model = {name: value for name, value in settings.items() if name not in WITHOUT_EFFECT}
+    return model, config.get("data"), config.get("seed_everything")
+
+
+def run(command: str) -> None:
+    """Run a subcommand with the arguments that follow it in ``sys.argv``.
+
+    Args:
+        command: "predict", "test", "fit" or "validate".
+
+    Raises:
+        InputError: if an argument is not what is expected.
+    """
+    sys.argv[2:] = with_configs(sys.argv[2:])
+    BiaslabCLI(
+        LightningModule,
+        LightningDataModule,
+        save_config_callback=_FirstConfig,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        seed_everything_default=0,
+        parser_kwargs={"prog": "biaslab", command: {"prog": f"biaslab {command}"}},
+        trainer_defaults={"inference_mode": False},  # attribution needs gradients while it predicts
+    )
+
+
+def with_configs(arguments: list[str]) -> list[str]:
+    """Return arguments in which names of shipped configurations are paths.
+
+    Raises:
+        InputError: if a configuration is neither a file nor the name of one that ships.
+    """
+    resolved = list(arguments)
+    for place, argument in enumerate(arguments):
+        option, is_joined, value = argument.partition("=")
+        if option in ("-c", "--config"):
+            if is_joined:
+                resolved[place] = f"{option}={config_file(value)}"
+            elif place + 1 < len(arguments):
+                resolved[place + 1] = str(config_file(arguments[place + 1]))
+    return resolved

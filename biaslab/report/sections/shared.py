@@ -1,0 +1,169 @@
+"""What the chapters of several commands share: StereoSet overall and by domain, the cost, the answer in short."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from biaslab.evaluation.findings import METRICS, OVERALL, Findings, Row
+from biaslab.report.parts import (
+    STEREOSET,
+    Draw,
+    Section,
+    Table,
+    Tile,
+    domain_table,
+    domains,
+    estimate_table,
+    title_of,
+)
+from biaslab.report.plots.stereoset import icat_against_lms, icat_before_after
+from biaslab.report.words import (
+    change_text,
+    control_sentence,
+    figure_text,
+    listed,
+    moved,
+    number,
+    rows_by_direction,
+    stereotype_sentence,
+    verdict,
+)
+from biaslab.statistics import Interval
+
+_IDEALS = {50.0: "ideal 50", 100.0: "ideal 100", 0.0: "lower is better"}
+
+
+def figures(
+    findings: Findings, metric: str, scopes: Sequence[str], rows: Sequence[Row] | None = None
+) -> dict[str, dict[str, Interval]]:
+    """Return a metric's figures by the row's title and the scope."""
+    return {
+        title_of(row): {scope: findings.estimates[row.name, metric, scope].figure for scope in scopes}
+        for row in rows or findings.rows_of(metric)
+    }
+
+
+def lms_and_icat(findings: Findings) -> dict[str, tuple[Interval, Interval]]:
+    """Return LMS and ICAT of each row, by its title."""
+    lms, icat = (figures(findings, metric, [OVERALL]) for metric in ("LMS", "ICAT"))
+    return {title: (lms[title][OVERALL], icat[title][OVERALL]) for title in icat}
+
+
+def stereoset_section(
+    findings: Findings, key: str, draw: Draw, title: str, caption: str, text: Sequence[str] = ()
+) -> Section:
+    """Return ICAT against LMS of all rows, and the table of SS, LMS and ICAT."""
+    gist = []
+    for row in findings.rows_of("ICAT"):
+        icat, lms = (findings.estimates[row.name, metric, OVERALL] for metric in ("ICAT", "LMS"))
+        outcome = "significant" if icat.change.excludes_zero else "not significant"
+        change = "" if row is findings.base else f" (change of ICAT {outcome})"
+        gist.append(f"{title_of(row)}: LMS {figure_text('LMS', lms)}, ICAT {figure_text('ICAT', icat)}{change}")
+    drawing = draw(
+        "icat-lms", "ICAT against LMS with 95 % intervals: upper right is best", f"{'; '.join(gist)}.",
+        icat_against_lms, lms_and_icat(findings),
+    )  # fmt: skip
+    note = "In percent, with 95 % intervals; below them the change against the untouched model, on the same resamples."
+    columns = {heading: (metric, OVERALL) for heading, metric in STEREOSET.items()}
+    table = estimate_table(findings, f"{key}-overall", caption, columns, note=note)
+    return Section(f"{key}-stereoset", title, text, [drawing], [table])
+
+
+def domain_section(
+    findings: Findings, key: str, draw: Draw, shown: Sequence[Row] | None = None, folded: Sequence[str] = ("SS", "LMS")
+) -> Section:
+    """Return ICAT by domain, drawn and as a table, with other metrics' tables folded.
+
+    Args:
+        findings: of a command.
+        key: goes before the keys of all elements.
+        draw: makes the figure.
+        shown: the rows that are drawn, those with the largest changes; all by default.
+        folded: the other metrics.
+    """
+    icat = figures(findings, "ICAT", domains(findings), shown)
+    gist = " ".join(
+        f"{title}: {', '.join(f'{scope} {number(figure.value)}' for scope, figure in by_scope.items())}."
+        for title, by_scope in icat.items()
+    )
+    caption = "ICAT by domain with 95 % intervals"
+    if len(icat) < len(findings.rows_of("ICAT")):
+        caption += ": untouched, and the rows with the largest changes of ICAT"
+    tables = [domain_table(findings, f"{key}-{m.lower()}-domains", m) for m in ("ICAT", *folded)]
+    drawings = [draw("domains", caption, gist, icat_before_after, icat)]
+    return Section(f"{key}-domains", "By domain", (), drawings, tables[:1], tables[1:])
+
+
+def cost_table(
+    findings: Findings, key: str, caption: str, size: str = "neurons", name: Callable[[Row], str] = title_of
+) -> Table:
+    """Return what each row takes, and its perplexity; of random controls, how many seeds that is of."""
+
+    def with_seeds(row: Row) -> str:
+        estimate = findings.get(row.name, "perplexity")
+        one = row.like is not None and estimate is not None and estimate.spread is None
+        return "random, one seed" if one else name(row)
+
+    first: dict[str, Callable[[Row], str]] = {size: lambda row: number(row.size, 0)}
+    if any(row.seconds for row in findings.rows):
+        first["seconds to find or train"] = lambda row: number(row.seconds, 0)
+    columns = {"perplexity": ("perplexity", OVERALL)}
+    return estimate_table(findings, f"{key}-text", caption, columns, with_seeds, first=first)
+
+
+def tiles(findings: Findings) -> list[Tile]:
+    """Return the figures that a reader sees first, of the first row after the untouched model."""
+    base, row = findings.rows[:2]
+    titles = {
+        "SS": "stereotype score", "LMS": "language", "ICAT": "both together", "perplexity": "ordinary text"
+    }  # fmt: skip
+    made = []
+    for metric, title in titles.items():
+        before, after = (findings.get(each.name, metric) for each in (base, row))
+        if before is not None and after is not None:
+            texts = (figure_text(metric, before), figure_text(metric, after), change_text(metric, after.change))
+            made.append(Tile(metric, f"{title}, {_IDEALS[METRICS[metric].ideal]}", *texts, verdict(metric, after)))
+    return made
+
+
+def answer(findings: Findings, text: str) -> list[str]:
+    """Return the outcome of the first row after the untouched model in some sentences, whatever it is.
+
+    Args:
+        findings: of a command that judged StereoSet and perplexity.
+        text: what the perplexity is of, such as "on 100 ordinary sentences".
+    """
+    base, row = (each.name for each in findings.rows[:2])
+    control = findings.control(row)
+    ss, lms, icat = (findings.estimates[row, metric, OVERALL] for metric in ("SS", "LMS", "ICAT"))
+    before = {metric: findings.estimates[base, metric, OVERALL].figure.value for metric in ("SS", "ICAT")}
+    sentences = [
+        stereotype_sentence(before["SS"], ss),
+        f"ICAT (100 is ideal), which combines bias and language modelling, went from {number(before['ICAT'])} to "
+        f"{figure_text('ICAT', icat)}: it {moved('ICAT', icat.change)}.",
+        domain_sentence(findings, row),
+        f"Language: LMS (100 is ideal) {moved('LMS', lms.change)}",
+    ]
+    if control is not None and (random := findings.get(control.name, "ICAT")) is not None:
+        sentences[1] += f" {control_sentence('ICAT', random, icat.beyond_random, control.title)}"
+    if (perplexity := findings.get(row, "perplexity")) is not None:
+        sentences[3] += f"; perplexity (lower is better) {text} {moved('perplexity', perplexity.change)}"
+        if control is not None and (random := findings.get(control.name, "perplexity")) is not None:
+            sentences[3] += f"; random neurons change that by {change_text('perplexity', random.change)}"
+    sentences[3] += "."
+    return sentences
+
+
+def domain_sentence(findings: Findings, row: str) -> str:
+    """Say in which domains a row's ICAT rose, fell, or did neither significantly."""
+    changes = {scope: findings.estimates[row, "ICAT", scope].change for scope in domains(findings)}
+    if not changes:
+        return "No domains were judged."
+    by_direction = rows_by_direction(changes)
+    words = {"rose": "ICAT rose for", "fell": "ICAT fell for", "unclear": "the change is not significant for"}
+    parts = [
+        f"{words[direction]} {listed(name for name in changes if name in names)}"
+        for direction, names in by_direction.items()
+        if names
+    ]
+    return f"By domain, {'; '.join(parts)}."
