@@ -54,18 +54,7 @@ class Missing(NamedTuple):
 
 @dataclass(frozen=True)
 class Section:
-    """A section of a chapter.
-
-    Attributes:
-        key: of its element.
-        title: its heading.
-        text: paragraphs.
-        drawings: figures.
-        tables: that always show.
-        folded: tables that show where the reader asks for them.
-        facts: names and values.
-        cards: of neurons, as ``biaslab cards`` wrote them.
-    """
+    """A section of a chapter; ``folded`` tables show where the reader asks for them, ``cards`` are of neurons."""
 
     key: str
     title: str
@@ -82,13 +71,13 @@ class Chapter:
     """What a report says of one command's findings.
 
     Attributes:
-        key: of its element.
+        key: of its element; goes before the keys of all that it holds.
         title: its heading.
         question: that the command answers, in a sentence.
         answer: sentences that sum it up.
-        tiles: the figures that a reader sees first.
         sections: all else.
         facts: names and values that stand with the settings of the command.
+        tiles: the figures that a reader sees first.
         place: the run's folder, short.
         missing: what other commands could add.
     """

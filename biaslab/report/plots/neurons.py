@@ -11,10 +11,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.report.plots.style import BLUE, add_color_bar, name_axes, new_figure
 
 _DIGITS = 48  # that fit side by side above the bars of a panel
 _LETTERS = 54  # of a panel's title on a line
+
+
+def layers_by_dimension(neurons: NeuronSet) -> dict[str, list[int]]:
+    """Return how many neurons lie in each layer: of all, and of the subset of each dimension."""
+    sets = {"all": neurons} | {name: subset for name, subset in neurons.subsets.items() if "/" not in name}
+    return {name: list(subset.layers().values()) for name, subset in sets.items()}
 
 
 def layer_distribution(counts: Mapping[str, Sequence[int]]) -> Figure:

@@ -14,13 +14,7 @@ from biaslab.statistics import Interval
 
 
 def chapter(run: Run, key: str, draw: Draw) -> Chapter:
-    """Return what a comparison found.
-
-    Args:
-        run: with the findings of "compare".
-        key: goes before the keys of all its elements.
-        draw: makes the figures.
-    """
+    """Return what a comparison found."""
     findings = run.findings["compare"]
     scopes: Mapping[str, Mapping[str, Any]] = findings.details["scopes"]
     first, second = (str(side["name"]) for side in sides(findings).values())

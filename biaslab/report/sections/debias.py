@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from biaslab.evaluation.findings import OVERALL, Findings
+from biaslab.evaluation.findings import OVERALL, Findings, gap_rows
 from biaslab.report.parts import Cell, Chapter, Draw, Missing, Section, Table
-from biaslab.report.plots.gaps import FILE_NAMES, PAPER_AMPLIFIED, PAPER_SUPPRESSED, gap_bars, gap_rows, gap_scopes
-from biaslab.report.plots.neurons import layer_distribution, score_heat_map
+from biaslab.report.plots.gaps import FILE_NAMES, PAPER_AMPLIFIED, PAPER_SUPPRESSED, gap_bars, gap_scopes
+from biaslab.report.plots.neurons import layer_distribution, layers_by_dimension, score_heat_map
 from biaslab.report.runs import Run
 from biaslab.report.sections.shared import answer, cost_table, domain_section, stereoset_section, tiles
 from biaslab.report.words import (
@@ -31,13 +31,7 @@ _SELECTIONS = {
 
 
 def chapter(run: Run, key: str, draw: Draw) -> Chapter:
-    """Return what a debias run found.
-
-    Args:
-        run: with the findings of "debias".
-        key: goes before the keys of all its elements.
-        draw: makes the figures.
-    """
+    """Return what a debias run found."""
     findings = run.findings["debias"]
     facts, file = findings.facts, run.folder / "neurons.json"
     sentences = f"on {number(facts['sentences'], 0)} ordinary sentences"
@@ -110,18 +104,16 @@ def _how(findings: Findings) -> str:
 def gap_sentence(findings: Findings, metric: str) -> str:
     """Say how far a gap on held-out prompts moved, and whether that is more than with random neurons."""
     rows = gap_rows(findings)
-    off, doubled, random = (
-        findings.estimates[row, metric, OVERALL] for row in (rows.suppressed, rows.amplified, rows.random)
-    )
+    off, doubled, random = (findings.estimates[row, metric, OVERALL] for row in rows)
     spread = "" if random.spread is None else f" Over the seeds, it varies by ± {number(random.spread, 0)} %."
     return (
         f"With the neurons {_how(findings)}, {_GAPS[metric]} {moved(metric, off.change)}; with them doubled, it "
-        f"{moved(metric, doubled.change)}. {control_sentence(metric, random, off.beyond_random, rows.random)}{spread}"
+        f"{moved(metric, doubled.change)}. {control_sentence(metric, random, off.beyond_random, rows[2])}{spread}"
     )
 
 
 def _gap_table(findings: Findings, key: str) -> Table:
-    rows, factor = gap_rows(findings), f"{findings.settings['factor']:g}"
+    rows, factor = (findings.base.name, *gap_rows(findings)), f"{findings.settings['factor']:g}"
     columns = ["pair"]
     for name in ("gap", "log-odds gap, nats"):
         columns += [name, f"×{factor}, %", "×2, %", f"random ×{factor}, %"]
@@ -144,10 +136,7 @@ def _change_cell(estimate: Estimate) -> Cell:
 
 def _neurons(run: Run, key: str, draw: Draw) -> Section:
     by_layer = {int(layer): count for layer, count in run.findings["debias"].facts["neurons"]["by_layer"].items()}
-    counts = {"all": list(by_layer.values())}
-    if run.neurons is not None:
-        subsets = {name: subset for name, subset in run.neurons.subsets.items() if "/" not in name}
-        counts |= {name: list(subset.layers().values()) for name, subset in subsets.items()}
+    counts = {"all": list(by_layer.values())} if run.neurons is None else layers_by_dimension(run.neurons)
     most, total = max(by_layer, key=lambda layer: by_layer[layer]), sum(by_layer.values())
     share = number(100 * by_layer[most] / max(total, 1), 0)
     text = (

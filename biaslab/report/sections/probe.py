@@ -17,13 +17,7 @@ _METRICS = {"biased outputs": "biased outputs, %", "mass difference": "mass diff
 
 
 def chapter(run: Run, key: str, draw: Draw) -> Chapter:
-    """Return what black-box probing found.
-
-    Args:
-        run: with the findings of "probe".
-        key: goes before the keys of all its elements.
-        draw: not needed: this chapter has no figures.
-    """
+    """Return what black-box probing found."""
     findings = run.findings["probe"]
     details, biased = findings.details, "biased outputs"
     rows = []

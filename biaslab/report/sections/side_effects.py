@@ -29,13 +29,7 @@ _COUNTS = {
 
 
 def chapter(run: Run, key: str, draw: Draw) -> Chapter:
-    """Return what suppressing one dimension's neurons does to the others.
-
-    Args:
-        run: with the findings of "side-effects".
-        key: goes before the keys of all its elements.
-        draw: makes the figures.
-    """
+    """Return what suppressing one dimension's neurons does to the others."""
     findings = run.findings["side-effects"]
     icats = [(row, findings.estimates[row.name, "ICAT", OVERALL]) for row in findings.rows[1:]]
     answer = [
