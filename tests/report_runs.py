@@ -253,5 +253,6 @@ def cards(folder: Path, count: int = 8) -> Path:
     }  # fmt: skip
     details = {"fingerprint": "f00d", "method": "How they are made."}
     details |= {"cards": [card | {"index": index} for index in range(count)]}
-    Findings("cards", "tiny", {}, details=details).save(folder)
+    settings = {"model": "tiny", "selection": "guarded"}  # debias makes cards too
+    Findings("cards", "tiny", settings, details=details).save(folder)
     return folder

@@ -97,12 +97,12 @@ def _listed(value: Any) -> list[str]:
 
 
 def commands(runs: Sequence[Run]) -> list[str]:
-    """Return the commands that made the runs, with all their settings."""
+    """Return the commands that made the runs, with all their settings; debias makes cards by itself."""
     return [
         command_line(command, findings.settings)
         for run in runs
         for command, findings in run.findings.items()
-        if findings.settings
+        if findings.settings and all(place in findings.settings for place in _POSITIONAL.get(command, ()))
     ]
 
 
