@@ -139,15 +139,11 @@ def estimate_table(
         note: below the table.
         first: columns before these, by heading.
     """
-    first = first or {}
-    rows = []
+    first, rows = first or {}, []
     for row in findings.rows:
-        estimates = [findings.get(row.name, metric, scope) for metric, scope in columns.values()]
-        if any(estimates):
-            figures = [
-                estimate_cell(metric, estimate, row is not findings.base)
-                for (metric, _), estimate in zip(columns.values(), estimates, strict=True)
-            ]
+        estimates = {column: findings.get(row.name, *column) for column in columns.values()}
+        if any(estimates.values()):
+            figures = [estimate_cell(column[0], e, row is not findings.base) for column, e in estimates.items()]
             rows.append((name(row), [*(Cell(text(row)) for text in first.values()), *figures]))
     return Table(key, caption, ["", *first, *columns], rows, note)
 

@@ -316,6 +316,7 @@ def test_one_operator_says_what_is_significant():
 def test_a_factor_is_told():
     told = gap_sentence(made.debias_findings(factor=0.25), "gap")
     assert "With the neurons multiplied by 0.25, the gap" in told
+    assert "With the neurons switched off (multiplied by 0), the gap" in gap_sentence(made.debias_findings(), "gap")
 
 
 def test_the_table_s_answer_sorts_its_rows():
@@ -337,10 +338,13 @@ def test_the_comparison_s_answer(tmp_path):
         return " ".join(compare_answer(findings_of(made.comparison(tmp_path / name, **options))))
 
     more = said("more")
+    assert ": more than expected by chance (hypergeometric test, p = 0.001)" in more
     assert ": more than expected by chance (permutation test, p = 0.001)" in more
     assert "farther from the embeddings" in more
     less = said("less", p_value=0.6, shift=-0.5)
-    assert less.count("not more than expected by chance (permutation test, p = 0.600)") == 2
+    assert all(
+        f"not more than expected by chance ({t} test, p = 0.600)" in less for t in ("hypergeometric", "permutation")
+    )
     assert "nearer to the embeddings" in less
     other = said("other", same=False, shift=0.1)
     assert "Neuron indices do not correspond between these models" in other

@@ -49,7 +49,7 @@ def compare_answer(findings: Findings) -> list[str]:
     else:
         sentences.append(
             f"They share {facts['shared']}; random sets with as many in each layer share {_expected(facts)}: "
-            f"{_by_chance(facts['p_value'])}."
+            f"{_by_chance(facts['p_value'], 'hypergeometric')}."
         )
     if facts.get("shift") is not None:
         sentences.append(_shift_sentence(_interval(facts, "shift", "shift")))
@@ -57,20 +57,19 @@ def compare_answer(findings: Findings) -> list[str]:
         share = _interval(facts, "moved_share", "moved", 100)
         sentences.append(
             f"To turn A's distribution over layers into B's, {number(share.value)} % {between(share)} of the neurons "
-            f"would have to change their layer: {_by_chance(facts['moved_p_value'])}."
+            f"would have to change their layer: {_by_chance(facts['moved_p_value'], 'permutation')}."
         )
     return sentences
 
 
-def _by_chance(p_value: float) -> str:
+def _by_chance(p_value: float, test: str) -> str:
     """Say whether something is more than expected by chance.
 
-    >>> _by_chance(0.0004), _by_chance(0.25)
-    ('more than expected by chance (permutation test, p < 0.001)', \
-'not more than expected by chance (permutation test, p = 0.250)')
+    >>> _by_chance(0.0004, "permutation")
+    'more than expected by chance (permutation test, p < 0.001)'
     """
     more = "more" if is_significant(p_value) else "not more"
-    return f"{more} than expected by chance (permutation test, {_p(p_value)})"
+    return f"{more} than expected by chance ({test} test, {_p(p_value)})"
 
 
 def _p(value: float) -> str:

@@ -8,20 +8,16 @@ from biaslab.report.plots.gaps import FILE_NAMES, PAPER_AMPLIFIED, PAPER_SUPPRES
 from biaslab.report.plots.neurons import layer_distribution, layers_by_dimension, score_heat_map
 from biaslab.report.runs import Run
 from biaslab.report.sections.shared import answer, cost_table, domain_section, stereoset_section, tiles
-from biaslab.report.words import (
-    between,
-    control_sentence,
-    figure_text,
-    listed,
-    moved,
-    number,
-    signed,
-)
+from biaslab.report.words import between, control_sentence, figure_text, listed, moved, number, signed
 from biaslab.statistics import Estimate
 
 _GAPS = {
     "gap": "the gap |P(d1) − P(d2)|",
     "log gap": "the log-odds gap |log P(d1) − log P(d2)|, which is not affected when both words become rare,",
+}
+_CAPTIONS = {
+    "gap": "gap |P(d1) − P(d2)|, with the paper's mean",
+    "log gap": "log-odds gap |log P(d1) − log P(d2)|",
 }
 _SELECTIONS = {
     "paper": "by the paper's votes: those whose score is high in most wordings of most statements",
@@ -69,11 +65,9 @@ def _question(run: Run) -> str:
     shape = None if run.neurons is None else run.neurons.shape
     count, total = facts["neurons"]["count"], 0 if shape is None else shape[0] * shape[1]
     share = f" of {number(total, 0)} ({number(100 * count / total)} %)" if total else ""
-    factor = settings["factor"]
-    how = "switched off (multiplied by 0)" if factor == 0 else f"multiplied by {factor:g}"
     return (
         f"Which feed-forward neurons of {findings.model} carry bias of {listed(settings['dimensions'])}, and what "
-        f"changes when they are {how}? {number(facts['prompts'], 0)} prompts were attributed; {count} neurons{share} "
+        f"changes when they are {_how(findings)}? {number(facts['prompts'], 0)} prompts were attributed; {count} neurons{share} "
         f"were chosen {_SELECTIONS[settings['selection']]}. StereoSet's {number(facts['clusters'], 0)} clusters judged "
         f"the model before and after; so did {number(facts['held_out_prompts'], 0)} prompts that were not used to find "
         "the neurons, and ordinary text."
@@ -84,10 +78,7 @@ def _held_out(findings: Findings, key: str, draw: Draw) -> Section:
     text = [gap_sentence(findings, metric) for metric in _GAPS]
     drawings = []
     for metric, gist in zip(_GAPS, text, strict=True):
-        name = (
-            "gap |P(d1) − P(d2)|, with the paper's mean" if metric == "gap" else "log-odds gap |log P(d1) − log P(d2)|"
-        )
-        caption = f"Change of the {name}: neurons {_how(findings)}, doubled, and random ones"
+        caption = f"Change of the {_CAPTIONS[metric]}: neurons {_how(findings)}, doubled, and random ones"
         drawings.append(draw(f"gaps-{FILE_NAMES[metric]}", caption, gist, gap_bars, findings, metric))
     text.append(
         f"The paper reports {signed(PAPER_SUPPRESSED, 0)} % and {signed(PAPER_AMPLIFIED, 0)} % for the first of these, "
@@ -98,7 +89,7 @@ def _held_out(findings: Findings, key: str, draw: Draw) -> Section:
 
 def _how(findings: Findings) -> str:
     factor = findings.settings["factor"]
-    return "switched off" if factor == 0 else f"multiplied by {factor:g}"
+    return "switched off (multiplied by 0)" if factor == 0 else f"multiplied by {factor:g}"
 
 
 def gap_sentence(findings: Findings, metric: str) -> str:

@@ -5,16 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from biaslab.evaluation.findings import OVERALL, Findings
-from biaslab.report.parts import (
-    Chapter,
-    Draw,
-    Section,
-    domain_table,
-    domains,
-    scope_table,
-    title_and_size,
-    title_of,
-)
+from biaslab.report.parts import Chapter, Draw, Section, domain_table, domains, scope_table, title_and_size, title_of
 from biaslab.report.plots.stereoset import effects_matrix
 from biaslab.report.runs import Run
 from biaslab.report.sections.shared import cost_table
