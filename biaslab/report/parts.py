@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from biaslab.report.words import Verdict, change_text, figure_interval, figure_t
 from biaslab.statistics import Estimate
 
 Draw = Callable[..., Drawing]  # name, caption, description, what makes the figure, its arguments
+Name = Callable[[Row], str]  # returns what a row is called
 STEREOSET = {"SS (ideal 50)": "SS", "LMS (ideal 100)": "LMS", "ICAT (ideal 100)": "ICAT"}
 
 
@@ -124,7 +125,7 @@ def estimate_table(
     key: str,
     caption: str,
     columns: Mapping[str, tuple[str, str]],
-    name: Callable[[Row], str] = title_of,
+    name: Name = title_of,
     note: str = "",
     first: Mapping[str, Callable[[Row], str]] | None = None,
 ) -> Table:
@@ -149,18 +150,13 @@ def estimate_table(
 
 
 def scope_table(
-    findings: Findings,
-    key: str,
-    caption: str,
-    metric: str,
-    scopes: Iterable[str],
-    name: Callable[[Row], str] = title_of,
+    findings: Findings, key: str, caption: str, metric: str, scopes: Sequence[str], name: Name = title_of
 ) -> Table:
     """Return a table of a metric with a column a scope."""
     return estimate_table(findings, key, caption, {scope: (metric, scope) for scope in scopes}, name)
 
 
-def domain_table(findings: Findings, key: str, metric: str, name: Callable[[Row], str] = title_of) -> Table:
+def domain_table(findings: Findings, key: str, metric: str, name: Name = title_of) -> Table:
     """Return SS, LMS or ICAT of all rows by domain."""
     caption = f"{metric} by domain, in percent, and its change"
     return scope_table(findings, key, caption, metric, domains(findings), name)

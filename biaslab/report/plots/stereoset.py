@@ -37,14 +37,7 @@ _OWN = 1.8  # points: the frame around what neurons were chosen for
 
 
 class Dot(NamedTuple):
-    """A setting of a sweep.
-
-    Attributes:
-        lms: in percent.
-        icat: in percent.
-        perplexity_change: in percent.
-        factor: what the neurons are multiplied by.
-    """
+    """A setting of a sweep: figures in percent, and what the neurons are multiplied by."""
 
     lms: float
     icat: float

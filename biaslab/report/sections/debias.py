@@ -67,10 +67,10 @@ def _question(run: Run) -> str:
     share = f" of {number(total, 0)} ({number(100 * count / total)} %)" if total else ""
     return (
         f"Which feed-forward neurons of {findings.model} carry bias of {listed(settings['dimensions'])}, and what "
-        f"changes when they are {_how(findings)}? {number(facts['prompts'], 0)} prompts were attributed; {count} neurons{share} "
-        f"were chosen {_SELECTIONS[settings['selection']]}. StereoSet's {number(facts['clusters'], 0)} clusters judged "
-        f"the model before and after; so did {number(facts['held_out_prompts'], 0)} prompts that were not used to find "
-        "the neurons, and ordinary text."
+        f"changes when they are {_how(findings)}? {number(facts['prompts'], 0)} prompts were attributed; {count} "
+        f"neurons{share} were chosen {_SELECTIONS[settings['selection']]}. The model was judged before and after on "
+        f"StereoSet's {number(facts['clusters'], 0)} clusters, on {number(facts['held_out_prompts'], 0)} prompts that "
+        "were not used to find the neurons, and on ordinary text."
     )
 
 
