@@ -13,15 +13,15 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
-import safetensors.torch
-import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from biaslab.errors import InputError
+
+if TYPE_CHECKING:  # torch is imported where it is needed: results are written and read without it
+    from torch import Tensor
 
 try:
     import fcntl
@@ -44,7 +44,7 @@ class Shards:
         folder: where the shards are; :meth:`open` makes it.
         report: gets a line for each thing that the user should know of, such as a damaged shard.
 
-    >>> import tempfile
+    >>> import tempfile, torch
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     shards = Shards(folder)
     ...     shards.open({"steps": 4})
@@ -101,6 +101,9 @@ class Shards:
         Raises:
             InputError: if the items are no such numbers, or the folder can't be written.
         """
+        import safetensors.torch
+        import torch
+
         numbers = [operator.index(item) for item in items]
         if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
             raise InputError(f"`items` is expected to be one or more different numbers from 0 but got {numbers}.")
@@ -193,6 +196,8 @@ class Shards:
 
     def _load(self, path: Path) -> tuple[list[int], dict[str, Tensor]] | None:
         """Read a shard, or remove and report it if it is damaged."""
+        import safetensors.torch
+
         content = _content(path)
         if content is None:  # another process found it damaged, too
             return None
@@ -234,6 +239,8 @@ def _flock(file: IO[str], kind: int) -> bool:
 
 def _digest(items: Any, tensors: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 of the items and of each tensor's name, dtype, shape and bytes, in the order of the names."""
+    import torch
+
     ordered = sorted(tensors.items())
     digest = hashlib.sha256(json.dumps([items, [(n, str(t.dtype), t.shape) for n, t in ordered]]).encode())
     for _, tensor in ordered:
@@ -409,6 +416,8 @@ def digest(content: Any) -> str:
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Write tensors and what JSON can hold beside them, whole or not at all."""
+    import safetensors.torch
+
     content = {name: tensor.contiguous() for name, tensor in tensors.items()}
     write_atomically(path, safetensors.torch.save(content, {"facts": json.dumps(facts)}))
 

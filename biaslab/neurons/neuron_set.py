@@ -10,14 +10,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
-
-import torch
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from biaslab.errors import InputError
-from biaslab.models.architectures import ffn_shape
-from biaslab.models.loading import fingerprint
+
+if TYPE_CHECKING:  # torch and transformers are imported where they are needed: results are reported without them
+    from transformers import PreTrainedModel
 
 FORMAT_VERSION = 1
 _KEYS = ("format_version", "shape", "neurons", "subsets", "provenance")
@@ -186,6 +184,9 @@ class NeuronSet(Set[Neuron]):
         Raises:
             InputError: if the set was made for a model of another shape or with other weights.
         """
+        from biaslab.models.architectures import ffn_shape
+        from biaslab.models.loading import fingerprint
+
         self.require_shape(ffn_shape(model))
         made_for = self._provenance.get("model", {})
         wanted = made_for.get("fingerprint")
@@ -332,6 +333,8 @@ def random_like(neurons: NeuronSet, seed: int, same_layers: bool = True) -> Neur
     >>> random_like(NeuronSet([(0, 1), (2, 0), (2, 3)], shape=(3, 4)), seed=0).layers()
     {0: 1, 1: 0, 2: 2}
     """
+    import torch
+
     if neurons.shape is None:
         raise InputError("`neurons` is expected to have a shape to draw from but has none. Give NeuronSet its `shape`.")
     layers, width = neurons.shape
