@@ -83,7 +83,7 @@ def inline(svg: str, name: str, title: str, description: str) -> Markup:
     body = re.sub(r'(?:xlink:)?href="#', f'href="#{name}-', body)
     body = re.sub(r"url\(#", f"url(#{name}-", body)
     body = body.replace(_INK, "currentColor")
-    body = re.sub(r"font-family: [^;]*; ", "", body)
+    body = re.sub(r'font-family: [^;"]*(; )?', "", body)
     viewbox = re.search(r'viewBox="[^"]*"', body)
     assert viewbox is not None
     opening = (

@@ -193,6 +193,7 @@ def test_each_part_is_there_and_its_numbers(tree):
         "f00d", "biaslab debias --model '<i>tiny</i>' --selection guarded --contrast '[stereoset, bold]'",
         "biaslab compare a.json b.json --preset small", "biaslab side-effects n.json", "CC BY-SA 4.0", "1,200",
         "needs a masked language model", "They share 2", "81.8", "+6.6", "guarded-5", "'a': not one known token",
+        "* 95 % interval away from 0", "framed: what the row's neurons were chosen for",
     ):  # fmt: skip
         assert words in text, words
 
@@ -563,6 +564,11 @@ def test_an_inlined_figure_keeps_its_own_names():
     assert 'id="one-a"' in found
     assert 'href="#one-a"' in found
     assert "url(#one-a)" in found
+    texts = (
+        """<text style="font-size: 8px; font-family: 'A', b">x</text><text style="font-family: c; fill: red">y</text>"""
+    )
+    found = inline(f'<?xml?><svg viewBox="0 0 1 1">{texts}</svg>', "one", "T", "D")
+    assert '<text style="font-size: 8px; ">x</text><text style="fill: red">y</text>' in found
     assert "metadata" not in found
 
 
