@@ -1,4 +1,11 @@
-"""The one exception that a user's input can cause."""
+"""The one exception that a user's input can cause, and the checks that raise it most often."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from os import PathLike
 
 
 class InputError(ValueError):
@@ -7,3 +14,55 @@ class InputError(ValueError):
     The message is one line: the argument in back-ticks, what was expected, what came, and what to do. The command line
     prints it and ends with exit code 2; from Python it is an ordinary ``ValueError``.
     """
+
+
+def require_positive(**numbers: int | None) -> None:
+    """Check that arguments are positive integers, or not given.
+
+    Raises:
+        InputError: if one is not.
+
+    >>> require_positive(steps=6, limit=None)
+    """
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise InputError(f"`{name}` is expected to be a positive integer but got {number}.")
+
+
+def require_one_of(name: str, value: object, known: Sequence[str]) -> None:
+    """Check that an argument is one of the known values.
+
+    Raises:
+        InputError: if it is not.
+
+    >>> require_one_of("split", "dev", ["dev", "test"])
+    """
+    if value not in known:
+        *others, last = known
+        names = f"{', '.join(others)} or {last}" if others else last
+        raise InputError(f"`{name}` is expected to be {names} but got {value!r}.")
+
+
+@contextmanager
+def reading(
+    argument: str, expected: str, path: str | PathLike[str], advice: str = "Give another file."
+) -> Iterator[None]:
+    """Within the block a file is read; what goes wrong with that is the user's to know.
+
+    Args:
+        argument: that names the file.
+        expected: what the file is expected to be.
+        path: of the file.
+        advice: what to do.
+
+    Raises:
+        InputError: if the file is not there, can't be read, or is no text, JSON or CSV as expected.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, ValueError, csv.Error) as error:  # of text and of JSON: ValueError
+        raise InputError(
+            f"`{argument}` is expected to be {expected}, but {path} can't be read or is cut off: {error}. {advice}"
+        ) from error

@@ -72,7 +72,7 @@ def cards(
     settings = _prompt_settings(folder / CONFIG, {key: value for key, value in given.items() if value is not None})
     network, tokenizer = load_model(name, trust_remote_code=trust_remote_code)
     chosen.require_model(network)
-    data = PromptDataModule(name, **settings)
+    data = PromptDataModule(name, **settings, trust_remote_code=trust_remote_code)
     data.setup("predict")
     nn.Module.to(network, best_device())
     batches = tqdm(data.batches, desc="cards", leave=False)

@@ -87,7 +87,8 @@ def compare(
         "selection": selection, "source": "prompts" if selection == "paper" else source, "count": count,
         "guard_weight": guard_weight, "trust_remote_code": trust_remote_code,
     }  # fmt: skip
-    data, notes = _same_pairs([each.model for each in given if each.model is not None], data)
+    models = [each.model for each in given if each.model is not None]
+    data, notes = _same_pairs(models, data, trust_remote_code)
     first, second = (_found(artifacts, each, path, options, data) for each, path in zip(given, (a, b), strict=True))
     same, why = _same_neurons(first, second, trust_remote_code)
     notes = [why, *notes, *_differences(first.neurons, second.neurons)]
@@ -176,14 +177,16 @@ def _child(artifacts: Artifacts, path: str, trust_remote_code: bool) -> Given:
     return Given(f"{base['name']} + {task}", str(folder), None, (training["fingerprint"], base["fingerprint"]))
 
 
-def _same_pairs(models: Sequence[str], data: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def _same_pairs(
+    models: Sequence[str], data: dict[str, Any], trust_remote_code: bool
+) -> tuple[dict[str, Any], list[str]]:
     """Leave out the demographic pairs that one of the models does not know; return the data's arguments, and notes."""
     from biaslab.data.prompts import PromptDataModule
 
     asked = {key: value for key, value in data.items() if not key.startswith("contrast")}
     known = []
     for model in models:
-        module = PromptDataModule(model, **asked)
+        module = PromptDataModule(model, **asked, trust_remote_code=trust_remote_code)
         module.setup("predict")
         known.append({
             name: (dimension.name, [dimension.words[index] for index in pair])

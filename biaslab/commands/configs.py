@@ -19,7 +19,7 @@ def config_file(name: str, folder: str = "configs") -> Path:
 
     Args:
         name: a path, or a shipped configuration's name, with or without ``configs/`` and ``.yaml``.
-        folder: that is looked in before those that ship.
+        folder: that is looked in before those that ship; any other one than the default must have it.
 
     Raises:
         InputError: if there is none.
@@ -31,6 +31,8 @@ def config_file(name: str, folder: str = "configs") -> Path:
     for path in (Path(name), Path(folder) / file):
         if path.is_file():
             return path
+    if folder != "configs":
+        raise InputError(f"`configs` is expected to be a folder with {file}, but {folder} has none. Check the folder.")
     path = shipped() / file
     if not path.is_file() or Path(name).parent not in (Path("."), Path("configs")):
         names = ", ".join(sorted(each.stem for each in shipped().glob("*.yaml")))

@@ -107,10 +107,12 @@ def debias(
         trust_remote_code=trust_remote_code,
     )  # fmt: skip
     asked: Mapping[str, Any] = {"dimensions": dimensions, "kinds": kinds, "modifiers": modifiers}
-    find = PromptDataModule(model, **asked, contrast=contrast, contrast_limit=contrast_limit)
+    find = PromptDataModule(
+        model, **asked, contrast=contrast, contrast_limit=contrast_limit, trust_remote_code=trust_remote_code
+    )
     # All that can be wrong with the data shows before the long work begins.
-    held_out = PromptDataModule(model, **asked, part="held_out")
-    clusters = StereoSetDataModule(model, path=stereoset, limit=limit)
+    held_out = PromptDataModule(model, **asked, part="held_out", trust_remote_code=trust_remote_code)
+    clusters = StereoSetDataModule(model, path=stereoset, limit=limit, trust_remote_code=trust_remote_code)
     clusters.prepare_data()
     clusters.setup("test")
     held_out.setup("predict")
@@ -158,7 +160,7 @@ def debias(
     cards = neuron_cards(
         task.model, task.tokenizer, find.prompts, find.batches, neurons, task.prompts.pair_scores(), find.pair_names
     )
-    write_cards(folder / "cards.json", model, fingerprint(task.model), cards, settings)
+    write_cards(folder / "cards.json", model, fingerprint(task.model), cards, {"neurons": str(folder / "neurons.json")})
     logger.finalize("success")
     _print(console, findings)
     console.print(card_table(cards, len(neurons)))

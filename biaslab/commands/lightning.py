@@ -24,8 +24,8 @@ from biaslab.data import (  # noqa: F401
     stereoset,
 )
 from biaslab.errors import InputError
-from biaslab.store import is_locked
 from biaslab.tasks.attribution import WITHOUT_EFFECT
+from biaslab.tasks.shards import is_locked
 
 
 class _FirstConfig(SaveConfigCallback):
@@ -48,8 +48,9 @@ class BiaslabCLI(LightningCLI):
     """LightningCLI with one model name for task and data, and runs that go on where they were killed."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Let the data follow the model's name."""
-        parser.link_arguments("model.init_args.model_name", "data.init_args.model_name")
+        """Let the data follow the model's name, and whether its code is trusted."""
+        for name in ("model_name", "trust_remote_code"):
+            parser.link_arguments(f"model.init_args.{name}", f"data.init_args.{name}")
         if parser.prog.endswith(" predict"):
             parser.add_argument(
                 "--plan", action="store_true", help="print what the run would take, after a short measurement, and end"

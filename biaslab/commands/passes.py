@@ -70,7 +70,8 @@ def attribution_pass(
             if (folder / "neurons.json").exists():  # killed after the pass, before its sets were written
                 shutil.rmtree(folder)
             start = time.monotonic()
-            task, module = Attribution(model_name, **options), PromptDataModule(model_name, **data)
+            task, trust = Attribution(model_name, **options), bool(options.get("trust_remote_code"))
+            module = PromptDataModule(model_name, **data, trust_remote_code=trust)
             logger = TensorBoardLogger(folder.parent, name=folder.name, version="", default_hp_metric=False)
             single_trainer(logger, LogNeurons()).predict(task, module, return_predictions=False)
             sets = select(task, module)

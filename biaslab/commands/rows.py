@@ -11,7 +11,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from biaslab.commands.passes import Pass, attribution_pass, searched_prompts, training
-from biaslab.data.presets import PRESETS, SELECTIONS
+from biaslab.data.presets import GUARD_WEIGHT, PRESETS, SELECTIONS
 from biaslab.data.prompts import PromptDataModule
 from biaslab.evaluation.treatment import Arm, Positions, Treatment
 from biaslab.neurons.neuron_set import NeuronSet, random_like
@@ -106,7 +106,7 @@ class Rows:
         def select(task: Attribution, data: PromptDataModule) -> dict[str, NeuronSet]:
             return {name: task.select(how, **changes) for name, (how, changes) in SELECTIONS.items()}
 
-        options = {"selection": "guarded", "source": "both", "guard_weight": 3.0}
+        options = {"selection": "guarded", "source": "both", "guard_weight": GUARD_WEIGHT}
         return self._attribute("ig2", options, self.preset.data, select, SELECTIONS)
 
     def _attribute_demographics(self) -> Pass:

@@ -120,12 +120,12 @@ def side_effects(
     nn.Module.to(network, best_device())
     # All that can be wrong with the data shows before the long work begins.
     arms = list(_arms(network, chosen, wanted, seeds, factor, positions))
-    clusters = StereoSetDataModule(name, path=stereoset, every=every)
-    pairs = CrowsPairsDataModule(name, path=crows_pairs, every=every)
+    clusters = StereoSetDataModule(name, path=stereoset, every=every, trust_remote_code=trust_remote_code)
+    pairs = CrowsPairsDataModule(name, path=crows_pairs, every=every, trust_remote_code=trust_remote_code)
     for data in (clusters, pairs):
         data.prepare_data()
         data.setup("test")
-    held_out = PromptDataModule(name, modifiers=MODIFIERS, part="held_out")
+    held_out = PromptDataModule(name, modifiers=MODIFIERS, part="held_out", trust_remote_code=trust_remote_code)
     held_out.setup("predict")
     ordinary = read_sentences(text, "evaluation")[:sentences]
     if not ordinary:

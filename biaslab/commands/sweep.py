@@ -108,8 +108,12 @@ def sweep(
         return [StereoSet(clusters), Perplexity(read_sentences(text, split)[:sentences])]
 
     split: dict[str, Any] = {"split": "test", "terms": "choose"} if choose_on is None else {"path": choose_on}
-    choosing = measures(StereoSetDataModule(model, **split, limit=limit, every=every), "validation")
-    reporting = measures(StereoSetDataModule(model, path=report_on, limit=limit), "evaluation")
+    choosing = measures(
+        StereoSetDataModule(model, **split, limit=limit, every=every, trust_remote_code=trust_remote_code), "validation"
+    )
+    reporting = measures(
+        StereoSetDataModule(model, path=report_on, limit=limit, trust_remote_code=trust_remote_code), "evaluation"
+    )
     for place in positions:
         require_judgeable(network, Treatment(positions=place), choosing)  # type: ignore[arg-type]
     console = Console(highlight=False)

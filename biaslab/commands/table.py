@@ -76,7 +76,7 @@ def table(
     nn.Module.to(network, best_device())
     masked = architecture(network).masked
     left_out = {name: "needs a masked language model" for name in wanted if name in TRAINED and not masked}
-    clusters = StereoSetDataModule(model, path=stereoset, limit=limit)
+    clusters = StereoSetDataModule(model, path=stereoset, limit=limit, trust_remote_code=trust_remote_code)
     clusters.prepare_data()
     clusters.setup("test")
     measures = [StereoSet(clusters), Perplexity(read_sentences(text, "evaluation")[:sentences])]

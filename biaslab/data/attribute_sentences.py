@@ -6,19 +6,17 @@ import math
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import torch
-from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from transformers import PreTrainedTokenizerBase
 
 from biaslab.data.attribute_words import GENDER_PAIRS, TARGETS
-from biaslab.data.corpus import read_sentences
-from biaslab.errors import InputError
-from biaslab.models import assets
-from biaslab.models.loading import load_tokenizer
+from biaslab.data.corpus import fetch_sources, read_sentences
+from biaslab.data.module import TokenizedData, loader
+from biaslab.errors import InputError, require_positive
 
 GROUPS = ("female", "male")
 TARGET = "target"
@@ -33,15 +31,10 @@ _CHUNK = 1000  # sentences that are tokenized at a time
 
 
 class Example(NamedTuple):
-    """A tokenized sentence.
+    """A tokenized sentence."""
 
-    Attributes:
-        input_ids: with its special tokens.
-        words: the positions of the pieces of each of its words.
-    """
-
-    input_ids: list[int]
-    words: list[list[int]]
+    input_ids: list[int]  # with its special tokens
+    words: list[list[int]]  # positions of the pieces of each of its words
 
 
 def sort_by_kind(sentences: Sequence[str]) -> dict[str, list[Candidate]]:
@@ -50,16 +43,16 @@ def sort_by_kind(sentences: Sequence[str]) -> dict[str, list[Candidate]]:
     A sentence with attribute words stands once, with all of them; one with target words once for each of them, with
     its first occurrence. Whole words are compared, in lower case.
     """
-    found: dict[str, list[Candidate]] = {kind: [] for kind in KINDS}
+    sorted_: dict[str, list[Candidate]] = {kind: [] for kind in KINDS}
     for sentence in sentences:
         words = [(match.group().lower(), match.span()) for match in re.finditer(r"\w+", sentence)]
         groups = {_GROUP_OF[word] for word, _ in words if word in _GROUP_OF}
         if len(groups) == 1:
-            found[groups.pop()].append((sentence, [span for word, span in words if word in _GROUP_OF]))
+            sorted_[groups.pop()].append((sentence, [span for word, span in words if word in _GROUP_OF]))
         elif not groups:
             first = {word: span for word, span in reversed(words) if word in _TARGETS}
-            found[TARGET] += [(sentence, [span]) for span in first.values()]
-    return found
+            sorted_[TARGET] += [(sentence, [span]) for span in first.values()]
+    return sorted_
 
 
 def pieces(offsets: Sequence[Span], span: Span) -> list[int]:
@@ -69,25 +62,22 @@ def pieces(offsets: Sequence[Span], span: Span) -> list[int]:
         offsets: the characters of each token; (0, 0) for special tokens.
         span: the characters of the word.
     """
-    found = [at for at, (start, end) in enumerate(offsets) if start < span[1] and end > span[0]]
-    return found if found and offsets[found[-1]][1] >= span[1] else []
+    places = [at for at, (start, end) in enumerate(offsets) if start < span[1] and end > span[0]]
+    return places if places and offsets[places[-1]][1] >= span[1] else []
 
 
 def encode(candidates: Sequence[Candidate], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Iterator[Example]:
-    """Tokenize sentences and find their words' pieces; words that are cut off are dropped, and sentences without any.
+    """Tokenize sentences, cut to so many tokens, and find their words' pieces.
 
-    Args:
-        candidates: the sentences, and where their words stand.
-        tokenizer: a fast one, which tells each token's characters.
-        max_length: longer sentences are cut, in tokens.
+    Words that are cut off are dropped, and sentences without any. The tokenizer tells each token's characters: a fast
+    one.
     """
     for start in range(0, len(candidates), _CHUNK):
         texts, spans = zip(*candidates[start : start + _CHUNK], strict=True)
         encoded = tokenizer(list(texts), truncation=True, max_length=max_length, return_offsets_mapping=True)
-        for ids, offsets, of_words in zip(encoded["input_ids"], encoded["offset_mapping"], spans, strict=True):
-            words = [found for span in of_words if (found := pieces(offsets, span))]
-            if words:
-                yield Example(ids, words)
+        for ids, offsets, words in zip(encoded["input_ids"], encoded["offset_mapping"], spans, strict=True):
+            if places := [whole for word in words if (whole := pieces(offsets, word))]:
+                yield Example(ids, places)
 
 
 def collate(kind: str, examples: Sequence[Example], pad_id: int) -> dict[str, Any]:
@@ -95,8 +85,8 @@ def collate(kind: str, examples: Sequence[Example], pad_id: int) -> dict[str, An
 
     Args:
         kind: "female", "male" or "target".
-        examples: of that kind.
-        pad_id: fills short sentences at their end.
+        examples: of that kind; short ones are filled with ``pad_id`` at their end.
+        pad_id: a token.
 
     Returns:
         ``kind``; ``input_ids`` and ``attention_mask``, ``[batch, sequence]``; and ``weights``, ``[batch, sequence]``:
@@ -119,11 +109,6 @@ class KindBatches(Dataset[dict[str, Any]]):
 
     There are as many as the smaller group fills. Of the larger group another part is drawn each time; where there are
     fewer target examples than that, they come several times.
-
-    Args:
-        examples: of each kind.
-        batch_size: sentences a batch.
-        pad_id: fills short sentences at their end.
     """
 
     def __init__(self, examples: Mapping[str, Sequence[Example]], batch_size: int, pad_id: int) -> None:
@@ -135,35 +120,28 @@ class KindBatches(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: tuple[str, list[int]]) -> dict[str, Any]:
         """Return the batch of these examples of a kind."""
-        kind, chosen = index
-        return collate(kind, [self.examples[kind][one] for one in chosen], self.pad_id)
+        kind, numbers = index
+        return collate(kind, [self.examples[kind][number] for number in numbers], self.pad_id)
 
     def draw(self, seed: int) -> list[tuple[str, list[int]]]:
         """Return the indices of an epoch's batches, in random order."""
         generator = random.Random(seed)
-        batches = [batch for kind in KINDS for batch in self._of(kind, generator)]
+        batches = []
+        needed = self.of_a_kind * self.batch_size
+        for kind in KINDS:
+            numbers = range(len(self.examples[kind]))
+            rounds = [generator.sample(numbers, len(numbers)) for _ in range(math.ceil(needed / len(numbers)))]
+            order = list(chain.from_iterable(rounds))
+            batches += [(kind, order[start : start + self.batch_size]) for start in range(0, needed, self.batch_size)]
         generator.shuffle(batches)
         return batches
-
-    def _of(self, kind: str, generator: random.Random) -> list[tuple[str, list[int]]]:
-        there = range(len(self.examples[kind]))
-        needed = self.of_a_kind * self.batch_size
-        order = [one for _ in range(math.ceil(needed / len(there))) for one in generator.sample(there, len(there))]
-        return [(kind, order[start : start + self.batch_size]) for start in range(0, needed, self.batch_size)]
 
 
 class EpochSampler(DistributedSampler[dict[str, Any]]):
     """Draws a dataset's batches anew each epoch, the same at each run, and gives each rank its share.
 
     It is a ``DistributedSampler`` so that Lightning tells it the epoch and does not replace it. It draws at the first
-    batch and not before: a training that resumes hears of its epoch late.
-
-    Args:
-        batches: what is drawn from.
-        seed: of the first epoch.
-        ranks: number of processes.
-        rank: this one's.
-        fixed: draw the same in each epoch (for validation).
+    batch and not before: a training that resumes hears of its epoch late. A fixed one draws the same in each epoch.
     """
 
     def __init__(self, batches: KindBatches, seed: int, ranks: int, rank: int, fixed: bool = False) -> None:
@@ -175,7 +153,7 @@ class EpochSampler(DistributedSampler[dict[str, Any]]):
         yield from drawn[self.rank : self.total_size : self.num_replicas]
 
 
-class AttributeSentencesDataModule(LightningDataModule):
+class AttributeSentencesDataModule(TokenizedData):
     """Sentences of three kinds for DPCE: with words of women, with words of men, and with target words but neither.
 
     Args:
@@ -186,6 +164,7 @@ class AttributeSentencesDataModule(LightningDataModule):
         limit: at most so many training examples of each kind; None for all.
         validation_limit: at most so many validation examples of each kind.
         seed: of the choice of the examples and of the order of the batches.
+        trust_remote_code: let a checkpoint bring its own Python code.
 
     Raises:
         InputError: if ``batch_size`` or a limit is not positive.
@@ -200,18 +179,15 @@ class AttributeSentencesDataModule(LightningDataModule):
         limit: int | None = None,
         validation_limit: int = 1000,
         seed: int = 42,
+        trust_remote_code: bool = False,
     ) -> None:
-        super().__init__()
-        for name, value in (("batch_size", batch_size), ("limit", limit), ("validation_limit", validation_limit)):
-            if value is not None and value < 1:
-                raise InputError(f"`{name}` is expected to be a positive integer but got {value}.")
-        self.save_hyperparameters()
+        super().__init__(trust_remote_code)
+        require_positive(batch_size=batch_size, limit=limit, validation_limit=validation_limit)
+        self.save_hyperparameters(ignore=["trust_remote_code"])
 
     def prepare_data(self) -> None:
         """Fetch what has a name."""
-        for source in self.hparams["sources"]:
-            if source in assets.DATA:
-                assets.fetch(source)
+        fetch_sources(self.hparams["sources"])
 
     def setup(self, stage: str) -> None:
         """Read, sort and tokenize the sentences.
@@ -219,7 +195,7 @@ class AttributeSentencesDataModule(LightningDataModule):
         Raises:
             InputError: if a kind has no sentence, or if the tokenizer can't tell the characters of its tokens.
         """
-        self.tokenizer = load_tokenizer(self.hparams["model_name"])
+        self.tokenizer = self.load_tokenizer()
         if not self.tokenizer.is_fast:
             raise InputError(
                 f"`model_name` is expected to have a fast tokenizer, but {self.hparams['model_name']!r} has a "
@@ -230,18 +206,16 @@ class AttributeSentencesDataModule(LightningDataModule):
 
     def _batches(self, split: str, limit: int | None) -> KindBatches:
         sentences = [s for source in self.hparams["sources"] for s in read_sentences(source, split)]
-        examples = {kind: self._examples(found, limit) for kind, found in sort_by_kind(sentences).items()}
-        for kind, found in examples.items():
-            if not found:
+        examples = {}
+        for kind, candidates in sort_by_kind(sentences).items():
+            random.Random(self.hparams["seed"]).shuffle(candidates)
+            examples[kind] = list(islice(encode(candidates, self.tokenizer, self.hparams["max_length"]), limit))
+            if not examples[kind]:
                 raise InputError(
                     "`sources` is expected to hold sentences with female words, with male words, and with target words "
                     f"but neither; there is none of the kind {kind!r} in the {split} split. Give more text."
                 )
         return KindBatches(examples, self.hparams["batch_size"], self.tokenizer.pad_token_id or 0)
-
-    def _examples(self, candidates: list[Candidate], limit: int | None) -> list[Example]:
-        random.Random(self.hparams["seed"]).shuffle(candidates)
-        return list(islice(encode(candidates, self.tokenizer, self.hparams["max_length"]), limit))
 
     def attribute_batches(self, rank: int = 0, ranks: int = 1) -> Iterator[dict[str, Any]]:
         """Yield a rank's share of all training sentences with attribute words, each once, in batches of like length."""
@@ -261,6 +235,4 @@ class AttributeSentencesDataModule(LightningDataModule):
 
     def _loader(self, batches: KindBatches, fixed: bool = False) -> DataLoader[dict[str, Any]]:
         ranks, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        return DataLoader(
-            batches, batch_size=None, sampler=EpochSampler(batches, self.hparams["seed"], ranks, rank, fixed)
-        )
+        return loader(batches, sampler=EpochSampler(batches, self.hparams["seed"], ranks, rank, fixed))

@@ -6,18 +6,16 @@ import random
 import re
 from collections import Counter
 from collections.abc import Sequence
-from itertools import chain, zip_longest
-from typing import NamedTuple, TypeAlias, TypeVar
+from itertools import chain, islice, zip_longest
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from biaslab.data.corpus import read_sentences
 from biaslab.data.queries import BLANK
-from biaslab.data.stereoset import DOMAINS, candidate_word, half_of, read_clusters
+from biaslab.data.stereoset import DOMAINS, Terms, candidate_word, half_of, read_clusters
 from biaslab.errors import InputError
-from biaslab.models import assets
 from biaslab.models.tokens import SLOT, by_length, encode_slot, is_masked, token_in_place
 
 _LONGEST = 64  # tokens; a longer sentence may not fit into the model
@@ -29,15 +27,10 @@ TEXT_PAIRS = {"guard/true-random": (0, 1)}
 
 
 class Example(NamedTuple):
-    """A sentence with a slot.
+    """A sentence with a slot."""
 
-    Attributes:
-        text: with ``{slot}`` once.
-        targets: token ids of the words that are compared in the slot.
-    """
-
-    text: str
-    targets: list[int]
+    text: str  # with {slot} once
+    targets: list[int]  # tokens of the words that are compared in the slot
 
 
 def sources_of(contrast: Contrast) -> list[str]:
@@ -58,25 +51,16 @@ def pairs_of(contrast: Contrast) -> list[str]:
 
 def _sections(contrast: Contrast) -> list[tuple[str, dict[str, tuple[int, int]]]]:
     """Return StereoSet's domains and the names of other sources, and the pairs of each."""
-    sections: list[tuple[str, dict[str, tuple[int, int]]]] = []
-    for source in sources_of(contrast):
-        if source == "stereoset":
-            sections += [(domain, STEREOSET_PAIRS) for domain in DOMAINS]
-        else:
-            sections.append((source, TEXT_PAIRS))
-    return sections
-
-
-def prepare(contrast: Contrast) -> None:
-    """Fetch the sources that have a name."""
-    for source in sources_of(contrast):
-        if source in assets.DATA:
-            assets.fetch(source)
+    return [
+        section
+        for source in sources_of(contrast)
+        for section in ([(d, STEREOSET_PAIRS) for d in DOMAINS] if source == "stereoset" else [(source, TEXT_PAIRS)])
+    ]
 
 
 def make_batches(
-    tokenizer: PreTrainedTokenizerBase, contrast: Contrast, limit: int, tokens_per_batch: int, terms: str = "all"
-) -> list[dict[str, Tensor]]:
+    tokenizer: PreTrainedTokenizerBase, contrast: Contrast, limit: int, tokens_per_batch: int, terms: Terms = "all"
+) -> list[dict[str, Any]]:
     """Return batches of the same form as the prompts'.
 
     Args:
@@ -85,64 +69,55 @@ def make_batches(
             "contrast" split is used, or several of these.
         limit: at most so many sentences of each source, spread over it.
         tokens_per_batch: batches are as large as this allows.
-        terms: of StereoSet: "all" target terms, or those of a half; see :func:`biaslab.data.stereoset.half_of`.
+        terms: of StereoSet "all" target terms, or those of one half: "find" or "choose".
 
     Raises:
         InputError: if no sentence of a source can be used.
     """
-    batches: list[dict[str, Tensor]] = []
+    batches: list[dict[str, Any]] = []
     first = number = 0
-    examples = {
-        name: found for source in sources_of(contrast) for name, found in _read(tokenizer, source, limit, terms)
-    }
-    for section, pairs in _sections(contrast):
-        both = [(example, encode_slot(tokenizer, example.text)) for example in examples.get(section, [])]
-        both = [(example, entry) for example, entry in both if len(entry.input_ids) <= _LONGEST]
-        found, encoded = [example for example, _ in both], [entry for _, entry in both]
-        for batch in by_length([len(entry.input_ids) for entry in encoded], tokens_per_batch):
-            batches.append(
-                {
-                    "input_ids": torch.tensor([encoded[i].input_ids for i in batch]),
-                    "position": torch.tensor([encoded[i].position for i in batch]),
-                    "target_ids": torch.tensor([found[i].targets for i in batch]),
-                    "pairs": torch.tensor(list(pairs.values())),
-                    "pair": torch.arange(first, first + len(pairs)),
-                    "kind": torch.zeros(len(batch), dtype=torch.long),
-                    "group": torch.tensor(batch) + number,
-                    "example": torch.tensor(batch) + number,
-                }
+    for source in sources_of(contrast):
+        if source == "stereoset":
+            examples = _stereoset_examples(tokenizer, limit, terms)
+        else:
+            examples = [(source, example) for example in _text_examples(tokenizer, source, limit)]
+        if not examples:
+            raise InputError(
+                f"`contrast` is expected to hold words that are one token in their place, but {source!r} has none."
             )
-        first, number = first + len(pairs), number + len(found)
+        for section, pairs in _sections(source):
+            encoded = [(encode_slot(tokenizer, e.text), e.targets) for name, e in examples if name == section]
+            encoded = [(entry, targets) for entry, targets in encoded if len(entry.input_ids) <= _LONGEST]
+            for batch in by_length([len(entry.input_ids) for entry, _ in encoded], tokens_per_batch):
+                entries, targets = zip(*(encoded[i] for i in batch), strict=True)
+                batches.append(
+                    {
+                        "input_ids": torch.tensor([entry.input_ids for entry in entries]),
+                        "position": torch.tensor([entry.position for entry in entries]),
+                        "target_ids": torch.tensor(targets),
+                        "pairs": torch.tensor(list(pairs.values())),
+                        "pair": torch.arange(first, first + len(pairs)),
+                        "kind": torch.zeros(len(batch), dtype=torch.long),
+                        "group": torch.tensor(batch) + number,
+                        "example": torch.tensor(batch) + number,
+                    }
+                )
+            first, number = first + len(pairs), number + len(encoded)
     return batches
 
 
-def _read(tokenizer: PreTrainedTokenizerBase, source: str, limit: int, terms: str) -> list[tuple[str, list[Example]]]:
-    """Return the source's examples by section."""
-    if source == "stereoset":
-        examples = _stereoset_examples(tokenizer, limit, terms)
-    else:
-        examples = [(source, example) for example in _text_examples(tokenizer, source, limit)]
-    if not examples:
-        raise InputError(
-            f"`contrast` is expected to hold words that are one token in their place, but {source!r} has none."
-        )
-    return [(name, [e for section, e in examples if section == name]) for name in dict(examples)]
-
-
-def _stereoset_examples(tokenizer: PreTrainedTokenizerBase, limit: int, terms: str) -> list[tuple[str, Example]]:
+def _stereoset_examples(tokenizer: PreTrainedTokenizerBase, limit: int, terms: Terms) -> list[tuple[str, Example]]:
     """Keep the clusters whose three candidates are one token each, as many of each domain as there are."""
-    examples = []
-    wanted = [cluster for cluster in read_clusters("test") if terms in ("all", half_of(cluster.target))]
-    once = [cluster for cluster in wanted if cluster.context.count(BLANK) == 1]
-    by_domain = [[cluster for cluster in _shuffled(once) if cluster.domain == domain] for domain in DOMAINS]
-    for cluster in filter(None, chain.from_iterable(zip_longest(*by_domain))):
-        text = _slotted(cluster.context.replace(BLANK, SLOT), tokenizer)
-        tokens = text and _tokens(tokenizer, text, [candidate_word(cluster.context, s) for s in cluster.sentences])
-        if tokens:
-            examples.append((cluster.domain, Example(text, tokens)))
-        if len(examples) == limit:
-            break
-    return examples
+    clusters = [cluster for cluster in read_clusters("test") if terms in ("all", half_of(cluster.target))]
+    once = _shuffled([cluster for cluster in clusters if cluster.context.count(BLANK) == 1])
+    by_domain = [[cluster for cluster in once if cluster.domain == domain] for domain in DOMAINS]
+    examples = (
+        (cluster.domain, example)
+        for cluster in filter(None, chain.from_iterable(zip_longest(*by_domain)))
+        if (words := [candidate_word(cluster.context, sentence) for sentence in cluster.sentences])
+        and (example := _example(tokenizer, cluster.context.replace(BLANK, SLOT), words))
+    )
+    return list(islice(examples, limit))
 
 
 def _text_examples(tokenizer: PreTrainedTokenizerBase, source: str, limit: int) -> list[Example]:
@@ -158,31 +133,26 @@ def _text_examples(tokenizer: PreTrainedTokenizerBase, source: str, limit: int) 
         if not candidates:
             continue
         word = draw.choice(candidates)
-        place = rank[word]
-        other = by_count[
-            min(len(by_count) - 1, max(0, place + draw.choice((-1, 1)) * draw.randint(1, 2 + place // 10)))
-        ]
-        text = _slotted(re.sub(rf"(?<= ){word}(?=[ .,])", SLOT, sentence, count=1), tokenizer)
-        tokens = text and _tokens(tokenizer, text, [word, other])
-        if tokens:
-            examples.append(Example(text, tokens))
+        place = rank[word] + draw.choice((-1, 1)) * draw.randint(1, 2 + rank[word] // 10)
+        other = by_count[min(len(by_count) - 1, max(0, place))]
+        text = re.sub(rf"(?<= ){word}(?=[ .,])", SLOT, sentence, count=1)
+        if example := _example(tokenizer, text, [word, other]):
+            examples.append(example)
         if len(examples) == limit:
             break
     return examples
 
 
-def _slotted(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Cut a causal model's text behind the slot; return an empty string where nothing is left before it."""
-    if is_masked(tokenizer):
-        return text
-    before = text.partition(SLOT)[0]
-    return before + SLOT if len(before.split()) >= 3 else ""
-
-
-def _tokens(tokenizer: PreTrainedTokenizerBase, text: str, words: Sequence[str]) -> list[int] | None:
+def _example(tokenizer: PreTrainedTokenizerBase, text: str, words: Sequence[str]) -> Example | None:
+    """Return a sentence whose words are different single tokens in the slot; a causal model's ends with the slot."""
+    if not is_masked(tokenizer):
+        before = text.partition(SLOT)[0]
+        if len(before.split()) < 3:
+            return None
+        text = before + SLOT
     tokens = [token_in_place(tokenizer, text, word) for word in words]
     known = [token for token in tokens if token is not None]
-    return known if len(set(known)) == len(words) else None
+    return Example(text, known) if len(set(known)) == len(words) else None
 
 
 def _shuffled(items: Sequence[Item]) -> list[Item]:

@@ -8,17 +8,17 @@ import json
 import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import torch
-from pytorch_lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from biaslab.errors import InputError
+from biaslab.data.module import TrainingData
+from biaslab.errors import InputError, reading
 from biaslab.models import assets
-from biaslab.models.loading import load_tokenizer
 from biaslab.models.tokens import by_length
 
 # A sentence's split is a hash of its text, in hundredths: nothing that is trained or chosen sees the evaluation part.
@@ -74,25 +74,30 @@ def read_sentences(source: str, split: str) -> list[str]:
     return [sentence for sentence in all_sentences(source) if in_split(sentence, split)]
 
 
-def fetch_source(source: str) -> None:
-    """Fetch a source that has a name."""
-    if source in _READERS:
-        assets.fetch(source)
+def fetch_sources(sources: Iterable[str]) -> None:
+    """Fetch the sources that have a name."""
+    for source in sources:
+        if source in assets.DATA:
+            assets.fetch(source)
 
 
 def all_sentences(source: str) -> list[str]:
-    """Return the sentences of all splits; see :func:`read_sentences`."""
-    if source in _READERS:
-        found: Iterable[str] = _READERS[source](assets.fetch(source))
-    else:
-        try:
-            found = Path(source).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(
-                f"`source` is expected to be {', '.join(_READERS)} or a UTF-8 text file with one sentence a line, "
-                f"but {source!r} can't be read: {error}."
-            ) from error
-    return list(dict.fromkeys(sentence for sentence in map(tidy, found) if len(sentence.split()) >= 4))
+    """Return the sentences of all splits; see :func:`read_sentences`.
+
+    They are read once a process, unless a file changes.
+    """
+    path = assets.fetch(source) if source in _READERS else Path(source)
+    with reading("source", f"{', '.join(_READERS)} or a UTF-8 text file with one sentence a line", source):
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        states = [(file, file.stat()) for file in files]
+        identity = tuple((str(file.resolve()), state.st_mtime_ns, state.st_size) for file, state in states)
+        return list(_distinct_sentences(source, path, identity))
+
+
+@lru_cache(maxsize=8)
+def _distinct_sentences(source: str, path: Path, identity: object) -> tuple[str, ...]:
+    texts = _READERS[source](path) if source in _READERS else path.read_text(encoding="utf-8").splitlines()
+    return tuple(dict.fromkeys(sentence for sentence in map(tidy, texts) if len(sentence.split()) >= 4))
 
 
 def tidy(sentence: str) -> str:
@@ -106,12 +111,7 @@ def in_split(sentence: str, split: str) -> bool:
 
 
 def equal_lengths(sentences: Sequence[Sequence[int]], tokens_per_batch: int) -> list[Tensor]:
-    """Return batches of sentences of equal length, ``[batch, sequence]`` each.
-
-    Args:
-        sentences: token ids of each sentence, with its special tokens.
-        tokens_per_batch: at most so many tokens travel together.
-    """
+    """Return batches ``[batch, sequence]`` of tokenized sentences of equal length, of at most so many tokens."""
     batches = by_length([len(sentence) for sentence in sentences], tokens_per_batch)
     return [torch.tensor([sentences[index] for index in batch]) for batch in batches]
 
@@ -124,15 +124,24 @@ class MaskedBatches(Dataset[dict[str, Tensor]]):
         tokenizer: names the mask and the special tokens.
         masked: share of the tokens that are hidden and asked for.
         fixed: hide the same tokens at each access (for validation).
+        varied: of the tokens that are asked for, make a tenth another token and leave a tenth, as in BERT's training.
+
+    Reference:
+        For ``varied``, Devlin et al. 2019, section 3.1.
     """
 
     def __init__(
-        self, batches: Sequence[Tensor], tokenizer: PreTrainedTokenizerBase, masked: float, fixed: bool = False
+        self,
+        batches: Sequence[Tensor],
+        tokenizer: PreTrainedTokenizerBase,
+        masked: float,
+        fixed: bool = False,
+        varied: bool = False,
     ) -> None:
-        self.batches = batches
-        self.special = torch.tensor(tokenizer.all_special_ids)
-        self.mask_id = tokenizer.mask_token_id
-        self.masked, self.fixed = masked, fixed
+        self.batches, self.masked, self.fixed, self.varied = batches, masked, fixed, varied
+        self.special, self.mask_id = torch.tensor(tokenizer.all_special_ids), tokenizer.mask_token_id
+        ids = torch.arange(len(tokenizer))
+        self.ordinary = ids[~torch.isin(ids, self.special)]
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -142,16 +151,16 @@ class MaskedBatches(Dataset[dict[str, Tensor]]):
         tokens = self.batches[index]
         generator = torch.Generator().manual_seed(index) if self.fixed else None
         chance = torch.rand(tokens.shape, generator=generator).masked_fill(torch.isin(tokens, self.special), 1.0)
-        asked = (chance < self.masked) | (chance == chance.amin(1, keepdim=True))  # at least one a sentence
-        hidden = self._hide(tokens, asked, generator)
-        return {"input_ids": hidden, "labels": tokens.masked_fill(~asked, -100)}
+        target = (chance < self.masked) | (chance == chance.amin(1, keepdim=True))  # at least one a sentence
+        hidden = tokens.masked_fill(target, self.mask_id)
+        if self.varied:
+            chance = torch.rand(tokens.shape, generator=generator)
+            others = self.ordinary[torch.randint(len(self.ordinary), tokens.shape, generator=generator)]
+            hidden = torch.where(target & (chance >= 0.8), torch.where(chance < 0.9, tokens, others), hidden)
+        return {"input_ids": hidden, "labels": tokens.masked_fill(~target, -100)}
 
-    def _hide(self, tokens: Tensor, asked: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Return the tokens, ``[batch, sequence]``, with others where they are asked for."""
-        return tokens.masked_fill(asked, self.mask_id)
 
-
-class CorpusDataModule(LightningDataModule):
+class CorpusDataModule(TrainingData):
     """Sentences for masked-language-model training, with a held-out part for validation.
 
     Args:
@@ -160,6 +169,7 @@ class CorpusDataModule(LightningDataModule):
         max_length: longer sentences are cut, in tokens.
         tokens_per_batch: batches are as large as this allows.
         masked: share of the tokens that are hidden.
+        trust_remote_code: let a checkpoint bring its own Python code.
     """
 
     def __init__(
@@ -169,18 +179,18 @@ class CorpusDataModule(LightningDataModule):
         max_length: int = 64,
         tokens_per_batch: int = 4096,
         masked: float = 0.2,
+        trust_remote_code: bool = False,
     ) -> None:
-        super().__init__()
-        self.save_hyperparameters()
+        super().__init__(trust_remote_code)
+        self.save_hyperparameters(ignore=["trust_remote_code"])
 
     def prepare_data(self) -> None:
         """Fetch what has a name."""
-        for source in self.hparams["sources"]:
-            fetch_source(source)
+        fetch_sources(self.hparams["sources"])
 
     def setup(self, stage: str) -> None:
         """Read and tokenize the sentences."""
-        self.tokenizer = load_tokenizer(self.hparams["model_name"])
+        self.tokenizer = self.load_tokenizer()
         self.train_batches = self._batches("train")
         self.validation_batches = self._batches("validation", fixed=True)
 
@@ -191,11 +201,3 @@ class CorpusDataModule(LightningDataModule):
         tokens = self.tokenizer(sentences, truncation=True, max_length=self.hparams["max_length"])["input_ids"]
         batches = equal_lengths(tokens, self.hparams["tokens_per_batch"])
         return MaskedBatches(batches, self.tokenizer, self.hparams["masked"], fixed)
-
-    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        """Return the training batches, in a new order each epoch."""
-        return DataLoader(self.train_batches, batch_size=None, shuffle=True)
-
-    def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        """Return the validation batches."""
-        return DataLoader(self.validation_batches, batch_size=None)

@@ -8,25 +8,22 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from pytorch_lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase
 
 from biaslab.data.attribute_words import GENDER_PAIRS
 from biaslab.data.corpus import (
     MaskedBatches,
     all_sentences,
     equal_lengths,
-    fetch_source,
+    fetch_sources,
     in_split,
     panda_records,
     split_sentences,
     tidy,
 )
+from biaslab.data.module import TrainingData
 from biaslab.errors import InputError
 from biaslab.models import assets
-from biaslab.models.loading import load_tokenizer
 from biaslab.models.tokens import is_masked
 
 _OTHER = {one: other for pair in GENDER_PAIRS for one, other in (pair, pair[::-1])}
@@ -43,27 +40,17 @@ _BREAK = "<SEP>"  # between the parts of a passage of PANDA
 
 
 class Pair(NamedTuple):
-    """A passage and its counterfactual.
+    """A passage and its counterfactual."""
 
-    Attributes:
-        original: as it was found.
-        rewrite: about someone of another demographic.
-    """
-
-    original: str
-    rewrite: str
+    original: str  # as it was found
+    rewrite: str  # about someone of another demographic
 
 
 class Pairs(NamedTuple):
-    """Pairs for training and for validation; no sentence is in both.
+    """Pairs for training and for validation; no sentence is in both."""
 
-    Attributes:
-        train: every pair.
-        validation: one pair an original.
-    """
-
-    train: list[Pair]
-    validation: list[Pair]
+    train: list[Pair]  # every pair
+    validation: list[Pair]  # one pair an original
 
 
 def swap_gender(sentence: str) -> str:
@@ -83,12 +70,9 @@ def _counterpart(match: re.Match[str]) -> str:
     word = match[0]
     following = re.match(r"\s+([^\W\d_]+)", match.string[match.end() :])
     possessive = following is not None and following[1].lower() not in _NO_NOUN
-    table = _BEFORE_NOUN if possessive else _OTHER
-    return _like(word, table[word.lower()]) if word.lower() in table else word
-
-
-def _like(word: str, other: str) -> str:
-    """Return ``other`` in the case of ``word``."""
+    other = (_BEFORE_NOUN if possessive else _OTHER).get(word.lower())
+    if other is None:
+        return word
     if word.isupper() and len(word) > 1:
         return other.upper()
     return other.capitalize() if word[0].isupper() else other
@@ -108,10 +92,14 @@ def read_pairs(source: str) -> Pairs:
     Raises:
         InputError: if the source can't be read, or has no pairs for one of the splits.
     """
-    found = sorted(dict.fromkeys(_panda_pairs() if source == "panda" else _swapped(source)), key=_digest)
-    passages = {text: tidy(text.replace(_BREAK, " ")) for pair in found for text in pair}
-    train, validation = ([p for p in found if in_split(passages[p.original], s)] for s in ("train", "validation"))
-    closed = _evaluated(found).union(*(_sentences(text) for pair in validation for text in pair))
+    pairs = sorted(
+        dict.fromkeys(_all_pairs(source)), key=lambda pair: hashlib.sha256("\0".join(pair).encode()).digest()
+    )
+    passages = {text: tidy(text.replace(_BREAK, " ")) for pair in pairs for text in pair}
+    train, validation = ([p for p in pairs if in_split(passages[p.original], s)] for s in ("train", "validation"))
+    originals = {sentence for text in {pair.original for pair in pairs} for sentence in _sentences(text)}
+    closed = {sentence for sentence in originals if in_split(sentence, "evaluation")}
+    closed = closed.union(*(_sentences(text) for pair in validation for text in pair))
     free = {text for text in {text for pair in train for text in pair} if closed.isdisjoint(_sentences(text))}
     train = _changed([pair for pair in train if free.issuperset(pair)], passages)
     validation = list({pair.original: pair for pair in _changed(validation, passages)}.values())
@@ -123,30 +111,19 @@ def read_pairs(source: str) -> Pairs:
     return Pairs(train, validation)
 
 
-def _panda_pairs() -> Iterator[Pair]:
-    for record in panda_records(assets.fetch("panda")):
-        yield Pair(record["original"], record["rewrite"])
-
-
-def _swapped(source: str) -> Iterator[Pair]:
-    for sentence in all_sentences(source):
-        yield Pair(sentence, swap_gender(sentence))
-
-
-def _evaluated(pairs: Iterable[Pair]) -> set[str]:
-    """Return the source's evaluation part."""
-    sentences = {sentence for text in {pair.original for pair in pairs} for sentence in _sentences(text)}
-    return {sentence for sentence in sentences if in_split(sentence, "evaluation")}
+def _all_pairs(source: str) -> Iterator[Pair]:
+    if source == "panda":
+        for record in panda_records(assets.fetch("panda")):
+            yield Pair(record["original"], record["rewrite"])
+    else:
+        for sentence in all_sentences(source):
+            yield Pair(sentence, swap_gender(sentence))
 
 
 def _changed(pairs: Iterable[Pair], passages: Mapping[str, str]) -> list[Pair]:
     """Return the passages of those pairs in which they differ."""
-    found = [Pair(passages[pair.original], passages[pair.rewrite]) for pair in pairs]
-    return [pair for pair in found if pair.original != pair.rewrite]
-
-
-def _digest(pair: Pair) -> bytes:
-    return hashlib.sha256("\0".join(pair).encode()).digest()
+    tidied = [Pair(passages[pair.original], passages[pair.rewrite]) for pair in pairs]
+    return [pair for pair in tidied if pair.original != pair.rewrite]
 
 
 def _sentences(text: str) -> set[str]:
@@ -155,62 +132,24 @@ def _sentences(text: str) -> set[str]:
     return {sentence for sentence in map(tidy, [text, *parts]) if len(sentence.split()) >= 4}
 
 
-class BertMaskedBatches(MaskedBatches):
-    """Masked batches in which, of the tokens that are asked for, a tenth is another token and a tenth stays.
-
-    Args:
-        batches: token ids without padding, ``[batch, sequence]`` each.
-        tokenizer: names the mask and the special tokens.
-        masked: share of the tokens that are asked for.
-        fixed: the same at each access (for validation).
-
-    Reference:
-        Devlin et al. 2019, section 3.1.
-    """
-
-    def __init__(
-        self, batches: Sequence[Tensor], tokenizer: PreTrainedTokenizerBase, masked: float, fixed: bool = False
-    ) -> None:
-        super().__init__(batches, tokenizer, masked, fixed)
-        ids = torch.arange(len(tokenizer))
-        self.ordinary = ids[~torch.isin(ids, self.special)]
-
-    def _hide(self, tokens: Tensor, asked: Tensor, generator: torch.Generator | None) -> Tensor:
-        chance = torch.rand(tokens.shape, generator=generator)
-        others = self.ordinary[torch.randint(len(self.ordinary), tokens.shape, generator=generator)]
-        hidden = tokens.masked_fill(asked & (chance < 0.8), self.mask_id)
-        return torch.where(asked & (chance >= 0.9), others, hidden)
-
-
 def even_batches(sequences: Sequence[Sequence[int]], batch_size: int) -> list[Tensor]:
-    """Return batches without padding, whose number depends on the number of sequences alone.
+    """Return batches ``[batch, sequence]`` of tokens without padding; their number depends on that of sequences alone.
 
     Neighbours in length travel together, the longer ones cut to the shortest of their batch; the last token (a special
     one) stays. Sequences of the same length are shuffled, always alike: rewrites of one passage are then spread.
-
-    Args:
-        sequences: token ids.
-        batch_size: sequences a batch; the last one may have fewer.
-
-    Returns:
-        Token ids, ``[batch, sequence]`` each.
     """
     shuffled = torch.randperm(len(sequences), generator=torch.Generator().manual_seed(0)).tolist()
     order = sorted(shuffled, key=lambda index: len(sequences[index]))
-    chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    return [_cut([sequences[index] for index in chunk]) for chunk in chunks]
+    chunks = [[sequences[index] for index in order[i : i + batch_size]] for i in range(0, len(order), batch_size)]
+    return [torch.tensor([[*sequence[: len(chunk[0]) - 1], sequence[-1]] for sequence in chunk]) for chunk in chunks]
 
 
-def _cut(sequences: Sequence[Sequence[int]]) -> Tensor:
-    shortest = min(map(len, sequences))
-    return torch.tensor([[*sequence[: shortest - 1], sequence[-1]] for sequence in sequences])
-
-
-class CounterfactualDataModule(LightningDataModule):
+class CounterfactualDataModule(TrainingData):
     """Passages and their counterfactuals for masked-language-model training, or the control without counterfactuals.
 
     In an epoch the originals come once, and then (in mixed order) the rewrites come, or in the control the originals
-    again: both have the same number of examples, batches and steps, and the same validation set.
+    again: both have the same number of examples, batches and steps, and the same validation set (originals and
+    rewrites).
 
     Args:
         model_name: whose tokenizer is used.
@@ -220,6 +159,7 @@ class CounterfactualDataModule(LightningDataModule):
         batch_size: passages a batch.
         masked: share of the tokens that are asked for.
         limit: at most so many pairs to train on, and a tenth of it to validate; None for all.
+        trust_remote_code: let a checkpoint bring its own Python code.
 
     Raises:
         InputError: if an argument is out of its range; in ``setup``, if the tokenizer has no mask token.
@@ -234,23 +174,24 @@ class CounterfactualDataModule(LightningDataModule):
         batch_size: int = 32,
         masked: float = 0.15,
         limit: int | None = None,
+        trust_remote_code: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(trust_remote_code)
         for name, number, least in (("max_length", max_length, 3), ("batch_size", batch_size, 1), ("limit", limit, 1)):
             if number is not None and number < least:
                 raise InputError(f"`{name}` is expected to be an integer from {least} on but got {number}.")
         if not 0 < masked < 1:
             raise InputError(f"`masked` is expected to lie in (0, 1) but got {masked}.")
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore=["trust_remote_code"])
 
     def prepare_data(self) -> None:
         """Fetch what has a name."""
-        fetch_source(self.hparams["source"])
+        fetch_sources([self.hparams["source"]])
 
     def setup(self, stage: str) -> None:
         """Read, tokenize and batch the pairs."""
         h = self.hparams
-        self.tokenizer = load_tokenizer(h["model_name"])
+        self.tokenizer = self.load_tokenizer()
         if not is_masked(self.tokenizer):
             raise InputError(
                 f"`model_name` is expected to be a masked language model but the tokenizer of {h['model_name']!r} has "
@@ -259,28 +200,17 @@ class CounterfactualDataModule(LightningDataModule):
         pairs = read_pairs(h["source"])
         train = pairs.train[: h["limit"]]
         validation = pairs.validation[: h["limit"] and -(-h["limit"] // 10)]
-        second = [pair.rewrite if h["augmented"] else pair.original for pair in train]
+        originals = [pair.original for pair in train]
+        second = [pair.rewrite for pair in train] if h["augmented"] else originals
         batches = [
-            batch
-            for texts in ([pair.original for pair in train], second)
-            for batch in even_batches(self._tokens(texts), h["batch_size"])
+            batch for texts in (originals, second) for batch in even_batches(self._tokens(texts), h["batch_size"])
         ]
         held_out = self._tokens([text for pair in validation for text in pair])
-        self.train_batches = BertMaskedBatches(batches, self.tokenizer, h["masked"])
-        tokens_per_batch = h["batch_size"] * h["max_length"]
-        self.validation_batches = BertMaskedBatches(
-            equal_lengths(held_out, tokens_per_batch), self.tokenizer, h["masked"], fixed=True
-        )
+        fixed = equal_lengths(held_out, h["batch_size"] * h["max_length"])
+        self.train_batches = MaskedBatches(batches, self.tokenizer, h["masked"], varied=True)
+        self.validation_batches = MaskedBatches(fixed, self.tokenizer, h["masked"], fixed=True, varied=True)
 
     def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
         encoded = self.tokenizer(list(texts), truncation=True, max_length=self.hparams["max_length"])
         tokens: list[list[int]] = encoded["input_ids"]
         return tokens
-
-    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        """Return the training batches, in a new order each epoch."""
-        return DataLoader(self.train_batches, batch_size=None, shuffle=True)
-
-    def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        """Return the validation batches: originals and rewrites, the same for the control."""
-        return DataLoader(self.validation_batches, batch_size=None)

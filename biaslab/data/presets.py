@@ -14,17 +14,11 @@ GUARD_WEIGHT = 3.0
 
 
 class Preset(NamedTuple):
-    """How much is done.
+    """How much is done."""
 
-    Attributes:
-        suffix: of the names of the training configurations.
-        data: of the prompts: arguments of :class:`biaslab.data.prompts.PromptDataModule`.
-        search: arguments of ``biaslab search-prompts``.
-    """
-
-    suffix: str
-    data: dict[str, Any]
-    search: dict[str, Any]
+    suffix: str  # of the names of the training configurations
+    data: dict[str, Any]  # of the prompts: arguments of biaslab.data.prompts.PromptDataModule
+    search: dict[str, Any]  # options of `biaslab search-prompts`
 
 
 PRESETS = {

@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pytorch_lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from biaslab.data.attribute_words import GENDER_PAIRS, RACE_PAIRS
-from biaslab.errors import InputError
-from biaslab.models.loading import load_tokenizer
+from biaslab.data.module import TrainingData
+from biaslab.errors import InputError, reading, require_one_of, require_positive
 from biaslab.models.tokens import SLOT, Encoded, encode_slot, is_masked, token_in_place
 
 Pairs = Literal["gender", "race"]
@@ -25,69 +23,6 @@ PAIRS: dict[str, tuple[tuple[str, str], ...]] = {"gender": GENDER_PAIRS, "race":
 
 _HELD_OUT = 5  # of so many word pairs one is for validation
 _log = logging.getLogger("biaslab")
-
-
-class PromptPairDataModule(LightningDataModule):
-    """Both words of a pair after the same prompt; the pairs of the validation part are others than those trained on.
-
-    A batch holds ``input_ids`` ``[example, 2, sequence]`` and the mask's ``position`` ``[example]``, where an example
-    is a prompt and a pair; nothing is padded. Words of several tokens are left out.
-
-    Args:
-        model_name: whose tokenizer is used.
-        prompts: what ``biaslab search-prompts`` has written, or a text file with one prompt a line.
-        pairs: "gender" or "race".
-        batch_size: examples that travel together.
-    """
-
-    def __init__(
-        self,
-        model_name: str = "minilm-mlm",
-        prompts: str | None = None,
-        pairs: Pairs = "gender",
-        batch_size: int = 32,
-    ) -> None:
-        super().__init__()
-        if batch_size < 1:
-            raise InputError(f"`batch_size` is expected to be a positive integer but got {batch_size}.")
-        self.save_hyperparameters()
-
-    def setup(self, stage: str) -> None:
-        """Read the prompts, and tokenize them with the words of each pair.
-
-        Raises:
-            InputError: if there are no prompts, if the model is causal, or if fewer than two pairs are known to it.
-        """
-        h = self.hparams
-        prompts = read_prompts(h["prompts"], h["model_name"])
-        self.tokenizer = load_tokenizer(h["model_name"])
-        pairs = single_token_pairs(self.tokenizer, PAIRS[h["pairs"]])
-        if len(pairs) < 2:
-            raise InputError(
-                f"`pairs` is expected to hold two pairs or more that {h['model_name']} knows as single tokens, but "
-                f"{h['pairs']!r} has {len(pairs)}. Choose the other kind, or another model."
-            )
-        held_out = pairs[_HELD_OUT - 1 :: _HELD_OUT] or pairs[-1:]
-        trained = [pair for pair in pairs if pair not in held_out]
-        self.train_batches = self._batches(prompts, trained)
-        self.validation_batches = self._batches(prompts, held_out)
-
-    def _batches(self, prompts: Sequence[str], pairs: Sequence[tuple[str, str]]) -> list[dict[str, Tensor]]:
-        examples = [[question(self.tokenizer, w, prompt) for w in pair] for prompt in prompts for pair in pairs]
-        random.Random(0).shuffle(examples)  # or a batch would have one prompt only
-        equal: dict[int, list[list[Encoded]]] = {}
-        for example in examples:
-            equal.setdefault(len(example[0].input_ids), []).append(example)
-        size = self.hparams["batch_size"]
-        return [_tensors(e[start : start + size]) for e in equal.values() for start in range(0, len(e), size)]
-
-    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        """Return the training batches, in a new order each epoch."""
-        return DataLoader(self.train_batches, batch_size=None, shuffle=True)  # type: ignore[arg-type]
-
-    def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        """Return the validation batches."""
-        return DataLoader(self.validation_batches, batch_size=None)  # type: ignore[arg-type]
 
 
 def question(tokenizer: PreTrainedTokenizerBase, word: str, prompt: str) -> Encoded:
@@ -124,14 +59,10 @@ def read_prompts(path: str | Path | None, model_name: str) -> list[str]:
     make = f"Make one with: biaslab search-prompts --model {model_name} --output {path or 'runs/prompts.json'}"
     if path is None:
         raise InputError(f"`prompts` is expected to be a file with prompts but none is given. {make}")
-    try:
+    with reading("prompts", "a file with prompts", path, make):
         text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"`prompts` is expected to be a file with prompts, but {path} can't be read: {error}. {make}"
-        ) from error
-    found = _json_prompts(text, path, model_name) if text.lstrip().startswith("{") else text.splitlines()
-    prompts = list(dict.fromkeys(filter(None, (" ".join(prompt.split()) for prompt in found))))
+    lines = _json_prompts(text, path, model_name) if text.lstrip().startswith("{") else text.splitlines()
+    prompts = list(dict.fromkeys(filter(None, (" ".join(prompt.split()) for prompt in lines))))
     if not prompts:
         raise InputError(f"`prompts` is expected to be a file with prompts, but {path} has none. {make}")
     return prompts
@@ -144,15 +75,74 @@ def _json_prompts(text: str, path: str | Path, model_name: str) -> list[str]:
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise InputError(
             f'`prompts` is expected to be JSON as {{"prompts": [{{"text": "..."}}]}}, or text with one prompt a line, '
-            f"but {path} is neither: {type(error).__name__} {error}. Mend it."
+            f"but {path} is neither: {type(error).__name__} {error}. Correct it."
         ) from error
     if content.get("model", model_name) != model_name:
         _log.warning("the prompts of %s were found on %s, not on %s", path, content["model"], model_name)
     return prompts
 
 
-def _tensors(examples: Sequence[Sequence[Encoded]]) -> dict[str, Tensor]:
-    return {
-        "input_ids": torch.tensor([[word.input_ids for word in example] for example in examples]),
-        "position": torch.tensor([example[0].position for example in examples]),
-    }
+class PromptPairDataModule(TrainingData):
+    """Both words of a pair after the same prompt; the pairs of the validation part are others than those trained on.
+
+    A batch holds ``input_ids`` ``[example, 2, sequence]`` and the mask's ``position`` ``[example]``, where an example
+    is a prompt and a pair; nothing is padded. Words of several tokens are left out.
+
+    Args:
+        model_name: whose tokenizer is used.
+        prompts: what ``biaslab search-prompts`` has written, or a text file with one prompt a line.
+        pairs: "gender" or "race".
+        batch_size: examples that travel together.
+        trust_remote_code: let a checkpoint bring its own Python code.
+
+    Raises:
+        InputError: if an argument has another value.
+    """
+
+    def __init__(
+        self,
+        model_name: str = "minilm-mlm",
+        prompts: str | None = None,
+        pairs: Pairs = "gender",
+        batch_size: int = 32,
+        trust_remote_code: bool = False,
+    ) -> None:
+        super().__init__(trust_remote_code)
+        require_one_of("pairs", pairs, list(PAIRS))
+        require_positive(batch_size=batch_size)
+        self.save_hyperparameters(ignore=["trust_remote_code"])
+
+    def setup(self, stage: str) -> None:
+        """Read the prompts, and tokenize them with the words of each pair.
+
+        Raises:
+            InputError: if there are no prompts, if the model is causal, or if fewer than two pairs are known to it.
+        """
+        h = self.hparams
+        prompts = read_prompts(h["prompts"], h["model_name"])
+        self.tokenizer = self.load_tokenizer()
+        pairs = single_token_pairs(self.tokenizer, PAIRS[h["pairs"]])
+        if len(pairs) < 2:
+            raise InputError(
+                f"`pairs` is expected to hold two pairs or more that {h['model_name']} knows as single tokens, but "
+                f"{h['pairs']!r} has {len(pairs)}. Choose the other kind, or another model."
+            )
+        held_out = pairs[_HELD_OUT - 1 :: _HELD_OUT] or pairs[-1:]
+        self.train_batches = self._batches(prompts, [pair for pair in pairs if pair not in held_out])
+        self.validation_batches = self._batches(prompts, held_out)
+
+    def _batches(self, prompts: Sequence[str], pairs: Sequence[tuple[str, str]]) -> list[dict[str, Tensor]]:
+        examples = [[question(self.tokenizer, w, prompt) for w in pair] for prompt in prompts for pair in pairs]
+        random.Random(0).shuffle(examples)  # or a batch would have one prompt only
+        equal: dict[int, list[list[Encoded]]] = {}
+        for example in examples:
+            equal.setdefault(len(example[0].input_ids), []).append(example)
+        size = self.hparams["batch_size"]
+        batches = [each[start : start + size] for each in equal.values() for start in range(0, len(each), size)]
+        return [
+            {
+                "input_ids": torch.tensor([[word.input_ids for word in example] for example in batch]),
+                "position": torch.tensor([example[0].position for example in batch]),
+            }
+            for batch in batches
+        ]

@@ -6,20 +6,20 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 from transformers import PreTrainedTokenizerBase
 
 from biaslab.data import contrast, words
-from biaslab.errors import InputError
-from biaslab.models.loading import load_tokenizer
+from biaslab.data.corpus import fetch_sources
+from biaslab.data.module import TokenizedData, loader
+from biaslab.errors import InputError, reading, require_one_of, require_positive
 from biaslab.models.tokens import SLOT, Encoded, by_length, encode_slot, is_masked, tokens_in_place, with_slots
 
 Part = Literal["find", "held_out"]
@@ -29,40 +29,31 @@ Pair = tuple[str, str]
 
 
 class Prompt(NamedTuple):
-    """A sentence with a slot.
+    """A sentence with a slot."""
 
-    Attributes:
-        text: with ``{slot}`` once.
-        dimension: whose demographics fill the slot.
-        kind: of the modifier.
-        group: the same for all wordings of one statement.
-    """
-
-    text: str
-    dimension: str
-    kind: str
-    group: int
+    text: str  # with {slot} once
+    dimension: str  # whose demographics fill the slot
+    kind: str  # of the modifier
+    group: int  # the same for all wordings of one statement
 
 
 class Dimension(NamedTuple):
-    """The demographics of a dimension that the model knows.
-
-    Attributes:
-        name: of the dimension.
-        words: the demographics, those of fewer tokens first, and those that differ in the last one together.
-        token_ids: of each, one or several.
-        pairs: indices into ``words``, one row a pair.
-    """
+    """The demographics of a dimension that the model knows."""
 
     name: str
-    words: tuple[str, ...]
-    token_ids: tuple[tuple[int, ...], ...]
-    pairs: tuple[tuple[int, int], ...]
+    words: tuple[str, ...]  # those of fewer tokens first, and those that differ in the last one together
+    token_ids: tuple[tuple[int, ...], ...]  # of each word, one or several
+    pairs: tuple[tuple[int, int], ...]  # indices into words
 
     @property
     def pair_names(self) -> list[str]:
         """``gender/female-male`` and so on."""
         return [f"{self.name}/{self.words[first]}-{self.words[second]}" for first, second in self.pairs]
+
+    @property
+    def word_names(self) -> list[str]:
+        """``gender/female`` and so on."""
+        return [f"{self.name}/{word}" for word in self.words]
 
 
 def make_prompts(
@@ -86,29 +77,19 @@ def make_prompts(
             raise InputError(
                 f"`{name}` is expected to be of {', '.join(known)} but got {', '.join(unknown) or 'none'}."
             )
-    if part not in ("find", "held_out"):
-        raise InputError(f'`part` is expected to be "find" or "held_out" but got {part!r}.')
-    if modifiers < 1:
-        raise InputError(f"`modifiers` is expected to be a positive integer but got {modifiers}.")
+    require_one_of("part", part, ["find", "held_out"])
+    require_positive(modifiers=modifiers)
     held_out = part == "held_out"
     templates = [t for index, t in enumerate(words.TEMPLATES) if (index in words.HELD_OUT_TEMPLATES) == held_out]
-    chosen = words.held_out_modifiers if held_out else words.find_modifiers
+    texts = [template.masked if masked else template.causal for template in templates]
     prompts = []
-    for dimension in dimensions:
-        noun = words.DIMENSION_NOUNS[dimension]
-        for kind in kinds:
-            for group, modifier in _spread(chosen(kind), modifiers):
-                for template in templates:
-                    text = template.masked if masked else template.causal
-                    filled = text.format(dimension=noun, modifier=modifier, slot=SLOT)
-                    prompts.append(Prompt(filled, dimension, kind, group))
+    for dimension, kind in product(dimensions, kinds):
+        every = words.part_of_modifiers(kind, held_out)
+        step = max(1.0, len(every) / modifiers)
+        for group in (int(place * step) for place in range(min(modifiers, len(every)))):
+            fields = {"dimension": words.DIMENSION_NOUNS[dimension], "modifier": every[group], "slot": SLOT}
+            prompts += [Prompt(text.format(**fields), dimension, kind, group) for text in texts]
     return prompts
-
-
-def _spread(items: Sequence[str], count: int) -> list[tuple[int, str]]:
-    """Return at most ``count`` items, evenly spread, with their indices."""
-    step = max(1.0, len(items) / count)
-    return [(int(i * step), items[int(i * step)]) for i in range(min(count, len(items)))]
 
 
 def read_prompts(path: str | Path) -> tuple[list[Prompt], dict[str, list[Pair]]]:
@@ -121,18 +102,14 @@ def read_prompts(path: str | Path) -> tuple[list[Prompt], dict[str, list[Pair]]]
         InputError: if the file is of another form, naming the group; or if a sentence has not exactly one slot.
     """
     path = Path(path)
-    try:
+    with reading("path", "a JSON file of prompt groups", path):
         groups = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"`path` is expected to be a JSON file of prompt groups, but {path} can't be read: {error}."
-        ) from error
     if not isinstance(groups, list) or not groups:
         raise InputError(f"`path` is expected to hold a list of groups, but {path} holds {type(groups).__name__}.")
     prompts: dict[tuple[int, str], Prompt] = {}
     demographics: dict[str, None] = {}
     for number, group in enumerate(groups):
-        if not isinstance(group, list) or not all(_is_triple(entry) for entry in group):
+        if not isinstance(group, list) or not all(map(_is_triple, group)):
             raise InputError(
                 f"`path` is expected to hold groups of [sentence, demographic, id], but group {number} of {path} isn't."
             )
@@ -149,15 +126,11 @@ def read_prompts(path: str | Path) -> tuple[list[Prompt], dict[str, list[Pair]]]
         raise InputError(
             f"`path` is expected to ask about two demographics or more, but {path} has {', '.join(demographics)}."
         )
-    return list(prompts.values()), {path.stem: _consecutive(tuple(demographics))}
+    return list(prompts.values()), {path.stem: list(pairwise(demographics))}
 
 
 def _is_triple(entry: Any) -> bool:
     return isinstance(entry, list) and len(entry) == 3 and all(isinstance(value, str) for value in entry[:2])
-
-
-def _consecutive(demographics: Sequence[str]) -> list[Pair]:
-    return list(pairwise(demographics))
 
 
 def resolve_dimension(
@@ -177,33 +150,28 @@ def resolve_dimension(
     tokens = {word: _known_tokens(tokenizer, word, texts) for word in dict.fromkeys(w for pair in pairs for w in pair)}
     kept, dropped = [], {}
     for first, second in pairs:
-        missing = [word for word in (first, second) if tokens[word] is None]
+        missing = " and ".join(repr(word) for word in (first, second) if tokens[word] is None)
         if missing:
-            dropped[f"{name}/{first}-{second}"] = (
-                f"{' and '.join(map(repr, missing))}: no known tokens, the same in each wording"
-            )
+            dropped[f"{name}/{first}-{second}"] = f"{missing}: no known tokens, the same in each wording"
         elif tokens[first] == tokens[second]:
             dropped[f"{name}/{first}-{second}"] = "both are the same tokens"
         else:
             kept.append((first, second))
     known = {word: tokens[word] or () for word in dict.fromkeys(word for pair in kept for word in pair)}
     demographics = tuple(sorted(known, key=lambda word: (len(known[word]), known[word][:-1])))
-    index = {word: place for place, word in enumerate(demographics)}
-    ids = tuple(known[word] for word in demographics)
-    return Dimension(name, demographics, ids, tuple((index[a], index[b]) for a, b in kept)), dropped
+    places = tuple((demographics.index(first), demographics.index(second)) for first, second in kept)
+    return Dimension(name, demographics, tuple(known[word] for word in demographics), places), dropped
 
 
 def _known_tokens(tokenizer: PreTrainedTokenizerBase, word: str, texts: Sequence[str]) -> tuple[int, ...] | None:
     """Return the tokens of the word as it is written; capitalised, if a cased vocabulary has one token for that."""
-    found = []
-    for variant in dict.fromkeys((word, word.capitalize(), word.title())):
-        tokens = {tokens_in_place(tokenizer, text, variant) for text in texts}
-        if len(tokens) == 1:
-            found += [ids for ids in tokens if ids is not None]
-    return min(found, key=lambda ids: len(ids) > 1, default=None)
+    variants = dict.fromkeys((word, word.capitalize(), word.title()))
+    tokens = [{tokens_in_place(tokenizer, text, variant) for text in texts} for variant in variants]
+    known = [ids for each in tokens if len(each) == 1 for ids in each if ids is not None]
+    return min(known, key=lambda ids: len(ids) > 1, default=None)
 
 
-class PromptDataModule(LightningDataModule):
+class PromptDataModule(TokenizedData):
     """Prompts, and the contrast set of the guard, in batches of equal length.
 
     A batch holds its ``number``, ``input_ids`` ``[batch, sequence]``, ``position``, ``kind``, ``group``, ``wording``,
@@ -226,9 +194,10 @@ class PromptDataModule(LightningDataModule):
         contrast: what the guard is made from: "stereoset" (its test split), "bold", "bug", "panda" or a text file, or
             several of these; None for no guard.
         contrast_limit: at most so many sentences of each.
-        contrast_terms: of StereoSet: "all" target terms, or those of the half "find", which leaves the other half to
-            choose settings on.
         tokens_per_batch: batches are as large as this allows.
+        contrast_terms: of StereoSet in the contrast set: "all" target terms, or those of one half ("find"), so that
+            settings can be chosen on the others.
+        trust_remote_code: let a checkpoint bring its own Python code.
 
     Raises:
         InputError: if an argument has another value, or no pair is left.
@@ -246,63 +215,62 @@ class PromptDataModule(LightningDataModule):
         path: str | None = None,
         contrast: str | Sequence[str] | None = None,
         contrast_limit: int = 2000,
-        contrast_terms: Literal["all", "find"] = "all",
         tokens_per_batch: int = 512,
+        contrast_terms: Literal["all", "find"] = "all",
+        trust_remote_code: bool = False,
     ) -> None:
-        super().__init__()
-        if attributed not in ("pairs", "demographics"):
-            raise InputError(f'`attributed` is expected to be "pairs" or "demographics" but got {attributed!r}.')
-        self.save_hyperparameters()
+        super().__init__(trust_remote_code)
+        require_one_of("attributed", attributed, ["pairs", "demographics"])
+        require_one_of("contrast_terms", contrast_terms, ["all", "find"])
+        self.save_hyperparameters(ignore=["trust_remote_code"])
 
     def prepare_data(self) -> None:
         """Fetch what the contrast set is made from."""
-        if self.hparams["contrast"] is not None:
-            contrast.prepare(self.hparams["contrast"])
+        fetch_sources(contrast.sources_of(self.hparams["contrast"]))
 
     def setup(self, stage: str) -> None:
-        """Write or read the prompts, and find the demographics' tokens."""
-        self.tokenizer = load_tokenizer(self.hparams["model_name"])
+        """Write or read the prompts, and find the demographics' tokens; once, however many trainers ask."""
+        if hasattr(self, "fingerprint"):
+            return
+        h = self.hparams
+        self.tokenizer = self.load_tokenizer()
         prompts, pairs = self._prompts_and_pairs()
         self.dimensions: dict[str, Dimension] = {}
         self.dropped: dict[str, str] = {}
         for name, wanted in pairs.items():
-            texts = _one_of_each_wording([prompt for prompt in prompts if prompt.dimension == name])
+            own = [prompt for prompt in prompts if prompt.dimension == name]
+            texts = [prompt.text for prompt in own if prompt[1:] == own[0][1:]]  # one of each wording
             self.dimensions[name], dropped = resolve_dimension(self.tokenizer, name, wanted, texts)
             self.dropped |= dropped
-        self.pair_names = [name for dimension in self.dimensions.values() for name in self._names(dimension)]
+        single = h["attributed"] == "demographics"
+        self.pair_names = [
+            name for each in self.dimensions.values() for name in (each.word_names if single else each.pair_names)
+        ]
         if not self.pair_names:
             reasons = "; ".join(f"{pair}: {why}" for pair, why in self.dropped.items())
             raise InputError(f"`pairs` is expected to hold demographics whose tokens are known, but: {reasons}.")
         self.kind_names = list(dict.fromkeys(prompt.kind for prompt in prompts))
         self.prompts = [prompt for prompt in prompts if self.dimensions[prompt.dimension].pairs]
         self.batches = self._batches()
-        names = ("contrast_limit", "tokens_per_batch", "contrast_terms")
-        source, options = self.hparams["contrast"], [self.hparams[name] for name in names]
-        self.contrast_batches = [] if source is None else contrast.make_batches(self.tokenizer, source, *options)
+        self.contrast_batches = contrast.make_batches(
+            self.tokenizer, h["contrast"], h["contrast_limit"], h["tokens_per_batch"], h["contrast_terms"]
+        )
         for number, batch in enumerate([*self.batches, *self.contrast_batches]):
             batch["number"] = number
-        self.fingerprint = self._fingerprint()
-
-    def _names(self, dimension: Dimension) -> list[str]:
-        if self.hparams["attributed"] == "pairs":
-            return dimension.pair_names
-        return [f"{dimension.name}/{word}" for word in dimension.words]
-
-    def _fingerprint(self) -> str:
-        """Return 16 hexadecimal digits that change with any prompt, pair, or sentence of the contrast set."""
         contrast_set = [[batch["input_ids"].tolist(), batch["target_ids"].tolist()] for batch in self.contrast_batches]
         content = json.dumps([self.prompts, self.pair_names, contrast_set])
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+        self.fingerprint = hashlib.sha256(content.encode()).hexdigest()[:16]
+        """16 hexadecimal digits that change with any prompt, pair, or sentence of the contrast set."""
 
     def _prompts_and_pairs(self) -> tuple[list[Prompt], dict[str, list[Pair]]]:
-        given = self.hparams["pairs"] or {}
-        if self.hparams["path"] is not None:
-            prompts, pairs = read_prompts(self.hparams["path"])
+        h, given = self.hparams, self.hparams["pairs"] or {}
+        if h["path"] is not None:
+            prompts, pairs = read_prompts(h["path"])
         else:
-            dimensions = list(self.hparams["dimensions"] or given or words.DIMENSIONS)
-            kinds, part = self.hparams["kinds"] or list(words.MODIFIERS), self.hparams["part"]
-            prompts = make_prompts(dimensions, kinds, self.hparams["modifiers"], part, is_masked(self.tokenizer))
-            pairs = {name: _consecutive(words.DIMENSIONS[name]) for name in dimensions}
+            dimensions = list(h["dimensions"] or given or words.DIMENSIONS)
+            kinds = h["kinds"] or list(words.MODIFIERS)
+            prompts = make_prompts(dimensions, kinds, h["modifiers"], h["part"], is_masked(self.tokenizer))
+            pairs = {name: list(pairwise(words.DIMENSIONS[name])) for name in dimensions}
         for name, wanted in given.items():
             if name not in pairs or any(len(pair) != 2 for pair in wanted):
                 raise InputError(
@@ -316,13 +284,14 @@ class PromptDataModule(LightningDataModule):
         batches: list[Batch] = []
         wordings = _wordings(self.prompts)
         single = self.hparams["attributed"] == "demographics"
+        encoded = [encode_slot(self.tokenizer, prompt.text) for prompt in self.prompts]
         for dimension in self.dimensions.values():
             pairs = [(index,) for index in range(len(dimension.words))] if single else dimension.pairs
-            own = [(index, prompt) for index, prompt in enumerate(self.prompts) if prompt.dimension == dimension.name]
-            encoded = [encode_slot(self.tokenizer, prompt.text) for _, prompt in own]
-            for batch in by_length([len(entry.input_ids) for entry in encoded], self.hparams["tokens_per_batch"]):
-                prompts = [own[i][1] for i in batch]
-                inputs, *longer = self._inputs([encoded[i] for i in batch], dimension)
+            own = [index for index, prompt in enumerate(self.prompts) if prompt.dimension == dimension.name]
+            for batch in by_length([len(encoded[i].input_ids) for i in own], self.hparams["tokens_per_batch"]):
+                examples = [own[i] for i in batch]
+                prompts = [self.prompts[i] for i in examples]
+                inputs, *longer = self._inputs([encoded[i] for i in examples], dimension)
                 batches.append(
                     {
                         **inputs,
@@ -331,8 +300,8 @@ class PromptDataModule(LightningDataModule):
                         "pair": torch.arange(first_pair, first_pair + len(pairs)),
                         "kind": torch.tensor([self.kind_names.index(prompt.kind) for prompt in prompts]),
                         "group": torch.tensor([prompt.group for prompt in prompts]),
-                        "wording": torch.tensor([wordings[own[i][0]] for i in batch]),
-                        "example": torch.tensor([own[i][0] for i in batch]),
+                        "wording": torch.tensor([wordings[i] for i in examples]),
+                        "example": torch.tensor(examples),
                     }
                 )
             first_pair += len(pairs)
@@ -361,7 +330,7 @@ class PromptDataModule(LightningDataModule):
         """
         processes = self.trainer.world_size if self.trainer else 1
         sets = [self.batches, self.contrast_batches] if self.contrast_batches else [self.batches]
-        return [DataLoader(batches, batch_size=None, sampler=_sampler(batches, processes)) for batches in sets]  # type: ignore[arg-type]
+        return [loader(batches, sampler=_sampler(batches, processes)) for batches in sets]
 
 
 def _sampler(batches: Sequence[Batch], processes: int) -> Sampler[int]:
@@ -378,15 +347,9 @@ def is_divided(batches: Sequence[Batch], processes: int) -> bool:
 
 def _wordings(prompts: Sequence[Prompt]) -> list[int]:
     """Return the number of each prompt's wording: how many prompts of its group come before it."""
-    seen: Counter[tuple[str, str, int]] = Counter()
+    seen: Counter[tuple[Any, ...]] = Counter()
     numbers = []
-    for prompt in prompts:
-        group = prompt[1:]
-        numbers.append(seen[group])
-        seen[group] += 1
+    for _, *group in prompts:
+        numbers.append(seen[tuple(group)])
+        seen[tuple(group)] += 1
     return numbers
-
-
-def _one_of_each_wording(prompts: Sequence[Prompt]) -> list[str]:
-    """Return the prompts of one group, which has all wordings."""
-    return [prompt.text for prompt in prompts if (prompt.kind, prompt.group) == (prompts[0].kind, prompts[0].group)]

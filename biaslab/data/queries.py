@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,17 +15,11 @@ BLANK = "BLANK"
 
 
 class Query(NamedTuple):
-    """One input, and the token that it asks for.
-
-    Attributes:
-        input_ids: of the input.
-        position: of the mask token that stands for the token; of a causal model's sentence, its last token.
-        target_id: the token.
-    """
+    """One input, and the token that it asks for."""
 
     input_ids: tuple[int, ...]
-    position: int
-    target_id: int
+    position: int  # of the mask token that stands for the token; of a causal model's sentence, its last token
+    target_id: int  # the token
 
 
 def masked_queries(
@@ -83,15 +77,11 @@ def _marks_spaces(tokenizer: PreTrainedTokenizerBase) -> bool:
 def _authors_queries(
     tokenizer: PreTrainedTokenizerBase, contexts: Sequence[str], words: list[list[int]]
 ) -> list[list[Query]]:
-    asked = [
-        (context, word[:index]) for context, word in zip(contexts, words, strict=True) for index in range(len(word))
-    ]
-    before = [
-        text.lstrip() for text in tokenizer.batch_decode([pieces for _, pieces in asked])
-    ]  # the context has a space
+    places = [(context, word[:end]) for context, word in zip(contexts, words, strict=True) for end in range(len(word))]
+    before = tokenizer.batch_decode([pieces for _, pieces in places])
     texts = [
-        context.replace(BLANK, f"{text}{tokenizer.mask_token}")
-        for (context, _), text in zip(asked, before, strict=True)
+        context.replace(BLANK, f"{text.lstrip()}{tokenizer.mask_token}")  # the context has a space
+        for (context, _), text in zip(places, before, strict=True)
     ]
     inputs = iter(_encoded(tokenizer, texts))
 
@@ -152,3 +142,33 @@ def _tensors(group: list[tuple[int, Query]]) -> dict[str, Tensor]:
         "target_ids": torch.tensor([query.target_id for _, query in group]),
         "candidate": torch.tensor([candidate for candidate, _ in group]),
     }
+
+
+def whole_examples(
+    queries: Sequence[Sequence[Query]], candidates: int, tokens_per_batch: int, key: Callable[[list[int]], Any]
+) -> list[list[int]]:
+    """Group the numbers of examples into batches of at most ``tokens_per_batch`` tokens, but at least one example.
+
+    Args:
+        queries: of each candidate, example by example, ``[candidate][query]``.
+        candidates: how many an example has.
+        tokens_per_batch: equal inputs of an example count once.
+        key: of the lengths of an example's inputs; examples are put in its order, the short ones first.
+    """
+    lengths = [
+        [
+            len(ids)
+            for ids in {query.input_ids for candidate in queries[start : start + candidates] for query in candidate}
+        ]
+        for start in range(0, len(queries), candidates)
+    ]
+    batches: list[list[int]] = []
+    room = 0
+    for number in sorted(range(len(lengths)), key=lambda number: key(lengths[number])):
+        cost = sum(lengths[number])
+        if cost > room or not batches:
+            batches.append([])
+            room = tokens_per_batch
+        batches[-1].append(number)
+        room -= cost
+    return batches

@@ -10,37 +10,29 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from pytorch_lightning import LightningDataModule
-from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
-from biaslab.data.queries import BLANK, Query, causal_queries, group_queries, masked_queries
-from biaslab.errors import InputError
+from biaslab.data.module import EvaluationData
+from biaslab.data.queries import BLANK, Query, causal_queries, group_queries, masked_queries, whole_examples
+from biaslab.errors import InputError, reading, require_one_of, require_positive
 from biaslab.models import assets
-from biaslab.models.loading import load_tokenizer
+from biaslab.models.tokens import is_masked, start_token
 
 DOMAINS = ("gender", "profession", "race", "religion")
 LABELS = ("stereotype", "anti-stereotype", "unrelated")
+Terms = Literal["all", "find", "choose"]
+_HALVES = ("find", "choose")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 class Cluster(NamedTuple):
-    """A context and three candidates.
-
-    Attributes:
-        id: of the cluster.
-        target: the target term.
-        domain: one of ``DOMAINS``.
-        context: the sentence with BLANK (intrasentence), or the sentence that comes before (intersentence).
-        sentences: the stereotype, the anti-stereotype and the unrelated candidate.
-        sentence_ids: of the three.
-    """
+    """A context and three candidates."""
 
     id: str
-    target: str
-    domain: str
-    context: str
-    sentences: tuple[str, str, str]
+    target: str  # term
+    domain: str  # one of DOMAINS
+    context: str  # the sentence with BLANK (intrasentence), or the sentence that comes before (intersentence)
+    sentences: tuple[str, str, str]  # in the order of LABELS
     sentence_ids: tuple[str, str, str]
 
 
@@ -58,14 +50,18 @@ def read_clusters(source: str | Path = "dev", task: str = "intrasentence") -> li
     return [_cluster(record, index, path, task) for index, record in enumerate(_records(path, task))]
 
 
+def half_of(term: str) -> str:
+    """Return to which half of the target terms one belongs, by a hash: "find" (neurons) or "choose" (settings).
+
+    >>> [half_of(term) for term in ("doctor", "mother")]
+    ['find', 'choose']
+    """
+    return _HALVES[hashlib.sha256(term.encode()).digest()[0] % 2]
+
+
 def _records(path: Path, task: str) -> list[Any]:
-    try:
+    with reading("path", "a StereoSet file (JSON)", path):
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"`path` is expected to be a StereoSet file (JSON), but {path} can't be read or is cut off: {error}. "
-            "Give another file."
-        ) from error
     data = content.get("data") if isinstance(content, dict) else None
     records = data.get(task) if isinstance(data, dict) else None
     if not isinstance(records, list) or not records:
@@ -77,22 +73,20 @@ def _records(path: Path, task: str) -> list[Any]:
 
 
 def _cluster(record: Any, index: int, path: Path, task: str) -> Cluster:
-    problem = _problem(record, task)
-    if problem:
+    if problem := _problem(record, task):
         name = repr(record["id"]) if isinstance(record, dict) and "id" in record else f"number {index}"
         raise InputError(
             f"`path` is expected to be a StereoSet file, but in {path} the {task} cluster {name} {problem}. "
             "Repair the file, or give another."
         )
-    by_label = {sentence["gold_label"]: sentence for sentence in record["sentences"]}
-    first, second, third = (by_label[label] for label in LABELS)
+    first, second, third = sorted(record["sentences"], key=lambda sentence: LABELS.index(sentence["gold_label"]))
     return Cluster(
-        id=record["id"],
-        target=record["target"],
-        domain=record["bias_type"],
-        context=record["context"],
-        sentences=(first["sentence"], second["sentence"], third["sentence"]),
-        sentence_ids=(first["id"], second["id"], third["id"]),
+        record["id"],
+        record["target"],
+        record["bias_type"],
+        record["context"],
+        (first["sentence"], second["sentence"], third["sentence"]),
+        (first["id"], second["id"], third["id"]),
     )
 
 
@@ -107,10 +101,7 @@ def _problem(record: Any, task: str) -> str:
         return f"has the bias_type {record['bias_type']!r}, not one of {', '.join(DOMAINS)}"
     if task == "intrasentence" and BLANK not in record["context"]:
         return f"lacks {BLANK} in its context {record['context']!r}"
-    return _problem_of_sentences(record.get("sentences"))
-
-
-def _problem_of_sentences(sentences: Any) -> str:
+    sentences = record.get("sentences")
     if not isinstance(sentences, list) or not all(isinstance(sentence, dict) for sentence in sentences):
         return "lacks a list of sentences under 'sentences'"
     for key in ("sentence", "id", "gold_label"):
@@ -148,31 +139,8 @@ def candidate_word(context: str, sentence: str) -> str:
     return word
 
 
-def _whole_clusters(queries: Sequence[Sequence[Query]], tokens_per_batch: int) -> list[list[int]]:
-    """Group the indices of clusters, the short ones first, into batches of at most ``tokens_per_batch`` tokens."""
-    inputs = [
-        [len(input_ids) for input_ids in {query.input_ids for word in queries[start : start + 3] for query in word}]
-        for start in range(0, len(queries), 3)
-    ]
-    batches: list[list[int]] = []
-    room = 0
-    for index in sorted(range(len(inputs)), key=lambda index: max(inputs[index])):
-        cost = sum(inputs[index])
-        if cost > room:
-            batches.append([])
-            room = tokens_per_batch
-        batches[-1].append(index)
-        room -= cost
-    return batches
-
-
-def half_of(term: str) -> str:
-    """Return to which half of the target terms one belongs, by a hash: "find" (neurons) or "choose" (settings)."""
-    return ("find", "choose")[hashlib.sha256(term.encode()).digest()[0] % 2]
-
-
-class StereoSetDataModule(LightningDataModule):
-    """StereoSet's clusters as batches of inputs; the tokenizer says which kind of model they are for.
+class StereoSetDataModule(EvaluationData):
+    """StereoSet's clusters as batches of inputs for the kind of model that the tokenizer belongs to.
 
     A batch is made of whole clusters: ``rule`` ("authors", "pll" or "causal"), ``inputs`` (see
     :func:`biaslab.data.queries.group_queries`; a candidate's index is 3 · cluster + column), ``pieces`` (queries a
@@ -188,13 +156,15 @@ class StereoSetDataModule(LightningDataModule):
             log-probability of the pieces, each masked in turn).
         tokens_per_batch: batches are as large as this allows.
         limit: only the first so many clusters.
-        every: of these every N-th, which leaves some of each domain.
-        terms: "all" target terms, or those of a half: "find" or "choose" (see :func:`half_of`).
+        every: of these only every so many-th, which leaves some of each domain.
+        terms: "all", or only the clusters of half of the target terms, "find" or "choose".
+        trust_remote_code: let a checkpoint bring its own Python code.
 
     Raises:
         InputError: if an argument has another value.
     """
 
+    asset = "stereoset"
     domain_names = DOMAINS
     term_names: tuple[str, ...]
 
@@ -208,54 +178,44 @@ class StereoSetDataModule(LightningDataModule):
         tokens_per_batch: int = 4096,
         limit: int | None = None,
         every: int = 1,
-        terms: Literal["all", "find", "choose"] = "all",
+        terms: Terms = "all",
+        trust_remote_code: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(trust_remote_code)
         if task == "intersentence":
             raise InputError(
                 '`task` is expected to be "intrasentence" but got "intersentence", which needs a next-sentence head: '
                 "no supported model has one, so it is skipped. Choose the other task."
             )
-        _require("task", task, "intrasentence")
-        _require("split", split, "dev", "test")
-        _require("rule", rule, "authors", "pll")
-        _require("terms", terms, "all", "find", "choose")
-        for name, number in (("tokens_per_batch", tokens_per_batch), ("limit", limit), ("every", every)):
-            if number is not None and number < 1:
-                raise InputError(f"`{name}` is expected to be a positive integer but got {number}.")
-        self.save_hyperparameters()
+        require_one_of("task", task, ["intrasentence"])
+        require_one_of("split", split, ["dev", "test"])
+        require_one_of("rule", rule, ["authors", "pll"])
+        require_one_of("terms", terms, ["all", *_HALVES])
+        require_positive(tokens_per_batch=tokens_per_batch, limit=limit, every=every)
+        self.save_hyperparameters(ignore=["trust_remote_code"])
 
-    def prepare_data(self) -> None:
-        """Fetch the data set where no path is given."""
-        if self.hparams["path"] is None:
-            assets.fetch("stereoset")
-
-    def setup(self, stage: str) -> None:
-        """Read the clusters and tokenize them; once, however many trainers ask."""
-        if hasattr(self, "batches"):
-            return
-        clusters = read_clusters(self.hparams["path"] or self.hparams["split"], self.hparams["task"])
+    def read(self) -> list[dict[str, Any]]:
+        """Read the clusters, and return their batches."""
+        h = self.hparams
+        clusters = read_clusters(h["path"] or h["split"], h["task"])
         self.term_names = tuple(sorted({cluster.target for cluster in clusters}))  # of all: `limit` changes no id
-        half = self.hparams["terms"]
-        chosen = [cluster for cluster in clusters if half in ("all", half_of(cluster.target))]
-        self.clusters = chosen[: self.hparams["limit"] : self.hparams["every"]]
-        self.batches = self._batches(load_tokenizer(self.hparams["model_name"]))
+        chosen = [cluster for cluster in clusters if h["terms"] in ("all", half_of(cluster.target))]
+        self.clusters = chosen[: h["limit"] : h["every"]]
+        kind, queries = self._queries(self.load_tokenizer())
+        members = whole_examples(queries, 3, h["tokens_per_batch"], max)
+        return [kind | self._batch(indices, queries) for indices in members]
 
-    def _batches(self, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
+    def _queries(self, tokenizer: PreTrainedTokenizerBase) -> tuple[dict[str, Any], list[list[Query]]]:
         candidates = [(cluster.context, sentence) for cluster in self.clusters for sentence in cluster.sentences]
-        kind: dict[str, Any] = {"rule": self.hparams["rule"]}
-        if tokenizer.mask_token_id is None:
-            _require("rule", self.hparams["rule"], "authors")
-            start_id = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-            kind = {"rule": "causal", "start_id": start_id}
+        rule = self.hparams["rule"]
+        if not is_masked(tokenizer):
+            require_one_of("rule", rule, ["authors"])
             queries = causal_queries(tokenizer, [sentence for _, sentence in candidates])
-        else:
-            words = [(context, candidate_word(context, sentence)) for context, sentence in candidates]
-            queries = masked_queries(tokenizer, words, self.hparams["rule"])
-        members = _whole_clusters(queries, self.hparams["tokens_per_batch"])
-        return [kind | self._batch(clusters, queries) for clusters in members]
+            return {"rule": "causal", "start_id": start_token(tokenizer)}, queries
+        words = [(context, candidate_word(context, sentence)) for context, sentence in candidates]
+        return {"rule": rule}, masked_queries(tokenizer, words, rule)
 
-    def _batch(self, indices: list[int], queries: list[list[Query]]) -> dict[str, Any]:
+    def _batch(self, indices: Sequence[int], queries: Sequence[list[Query]]) -> dict[str, Any]:
         candidates = [queries[3 * index + column] for index in indices for column in range(3)]
         clusters = [self.clusters[index] for index in indices]
         return {
@@ -265,12 +225,3 @@ class StereoSetDataModule(LightningDataModule):
             "domains": torch.tensor([DOMAINS.index(cluster.domain) for cluster in clusters]),
             "examples": torch.tensor(indices),
         }
-
-    def test_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Return the batches."""
-        return DataLoader(self.batches, batch_size=None)  # type: ignore[arg-type]  # a list serves as a data set
-
-
-def _require(name: str, value: str, *known: str) -> None:
-    if value not in known:
-        raise InputError(f"`{name}` is expected to be {' or '.join(known)} but got {value!r}.")

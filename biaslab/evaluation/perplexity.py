@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from biaslab.errors import InputError
 from biaslab.evaluation.scoring import sequence_log2_probabilities, slot_log_probabilities
-from biaslab.models.tokens import by_length, is_masked
+from biaslab.models.tokens import by_length, is_masked, start_token
 from biaslab.statistics import Samples, draw
 
 
@@ -40,7 +40,7 @@ def negative_log_likelihoods(
     encoded = tokenizer(list(sentences), truncation=True, max_length=max_length, add_special_tokens=masked)["input_ids"]
     result = torch.zeros(len(encoded), 2, dtype=torch.float64)
     if not masked:
-        start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+        start = start_token(tokenizer)
         for batch in by_length([len(sentence) for sentence in encoded], tokens_per_batch):
             tokens = torch.tensor([encoded[index] for index in batch], device=model.device)
             bits = sequence_log2_probabilities(model, tokens, start).cpu().double()

@@ -13,13 +13,14 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from biaslab.errors import InputError
 from biaslab.models import assets, minilm
-from biaslab.models.architectures import architecture
+from biaslab.models.architectures import ARCHITECTURES, architecture
 
 
 def best_device() -> torch.device:
@@ -66,7 +67,7 @@ def load_model(
         auto = AutoModelForMaskedLM if architecture(config).masked else AutoModelForCausalLM
         loaded: Any = auto.from_pretrained(source, config=config, dtype=dtype, output_loading_info=True, **options)
         model, info = loaded
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        tokenizer = load_tokenizer(model_name, trust_remote_code=trust_remote_code)
     except InputError:
         raise
     except (OSError, ValueError, KeyError) as error:
@@ -112,19 +113,41 @@ def _first_line(error: Exception) -> str:
 def load_tokenizer(model_name: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model: an asset's name (``minilm-mlm`` has its encoder's), a folder, or a hub id.
 
+    Of a causal model it has no mask token, even where its files name one: the architecture decides of which kind a
+    model is, and :func:`biaslab.models.tokens.is_masked` tells it by the tokenizer.
+
     Raises:
-        InputError: if none can be had.
+        InputError: if none can be had, or if a masked model's has no mask token.
     """
     name = "minilm-encoder" if model_name == "minilm-mlm" else model_name
     source = str(model_folder(name)) if name in assets.MODELS else str(Path(name).expanduser())
     offline = not Path(source).is_dir() and not assets.hub_reachable()
     try:
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, local_files_only=offline)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, local_files_only=offline)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
             f"`model_name` is expected to be an asset, a folder or a hub id with a tokenizer; {model_name!r} has none "
             f"that loads: {' '.join(str(error).split())[:200]} Check the name, or give a folder."
         ) from error
+    kind = _model_type(source, offline)
+    if kind in ARCHITECTURES and not ARCHITECTURES[kind].masked:
+        tokenizer.mask_token = None
+    elif kind in ARCHITECTURES and tokenizer.mask_token_id is None:
+        raise InputError(
+            f"`model_name` is expected to have a tokenizer with a mask token, since it is a masked language model, but "
+            f"that of {model_name!r} has none. Choose another model."
+        )
+    return tokenizer
+
+
+def _model_type(source: str, offline: bool) -> str | None:
+    """Return a config's model type without running code that may come with it; None where there is no config."""
+    try:
+        config, _ = PreTrainedConfig.get_config_dict(source, local_files_only=offline)
+    except (OSError, ValueError):
+        return None
+    kind: str | None = config.get("model_type")
+    return kind
 
 
 def model_folder(name: str) -> Path:

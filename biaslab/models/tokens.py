@@ -13,20 +13,24 @@ SLOT = "{slot}"
 
 
 class Encoded(NamedTuple):
-    """A text with one slot, as tokens.
+    """A text with one slot, as tokens."""
 
-    Attributes:
-        input_ids: a masked model's with the mask token in the slot; a causal model's up to the slot.
-        position: of the token whose output predicts the slot: the mask token, or the last token.
-    """
-
-    input_ids: list[int]
-    position: int
+    input_ids: list[int]  # a masked model's with the mask token in the slot; a causal model's up to the slot
+    position: int  # of the token whose output predicts the slot: the mask token, or the last token
 
 
 def is_masked(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Return whether the tokenizer is a masked language model's: it has a mask token."""
+    """Return whether the tokenizer is a masked language model's: it has a mask token.
+
+    A causal model's has none once it is loaded by :func:`biaslab.models.loading.load_tokenizer`.
+    """
     return tokenizer.mask_token_id is not None
+
+
+def start_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the id of the token that a causal model's sentence begins after: BOS, or EOS where there is none."""
+    start: int = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    return start
 
 
 def encode_slot(tokenizer: PreTrainedTokenizerBase, text: str) -> Encoded:

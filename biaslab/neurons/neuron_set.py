@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
@@ -13,8 +12,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from biaslab.errors import InputError
+from biaslab.store import write_atomically
 
-if TYPE_CHECKING:  # torch and transformers are imported where they are needed: results are reported without them
+if TYPE_CHECKING:  # neuron files are read without torch
     from transformers import PreTrainedModel
 
 FORMAT_VERSION = 1
@@ -229,14 +229,10 @@ class NeuronSet(Set[Neuron]):
         }
         text = json.dumps(content, indent=1, ensure_ascii=False, default=str)
         text = re.sub(r"\[\n\s+(\d+),\n\s+(\d+)\n\s+\]", r"[\1, \2]", text)  # a pair a line
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            temporary.write_text(text + "\n", encoding="utf-8")
-            os.replace(temporary, path)
-        except OSError as error:
-            raise InputError(f"`path` is expected to be writable, but {path} is not: {error}.") from error
-        finally:
-            temporary.unlink(missing_ok=True)
+            write_atomically(path, (text + "\n").encode())
+        except InputError as error:
+            raise InputError(f"`path` is expected to be writable, but {path} is not: {error.__cause__}.") from error
 
     @classmethod
     def load(cls, path: str | Path) -> NeuronSet:

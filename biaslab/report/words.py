@@ -72,11 +72,6 @@ def _digits(metric: str) -> tuple[int, int]:
     return _DIGITS.get(metric, (1, 1))
 
 
-def is_significant(p_value: float) -> bool:
-    """Return whether a test finds a difference at the level of 5 %."""
-    return p_value <= 0.05
-
-
 def verdict(metric: str, estimate: Estimate) -> Verdict:
     """Say what a metric's change means.
 

@@ -21,10 +21,11 @@ from biaslab.metrics.quality import IntegrationQuality
 from biaslab.models.architectures import ffn_shape
 from biaslab.models.loading import fingerprint
 from biaslab.neurons.neuron_set import NeuronSet
-from biaslab.store import Collector, computed_by, versions, write_atomically
+from biaslab.store import computed_by, versions, write_atomically
 from biaslab.tasks.dealing import layers_of
 from biaslab.tasks.resumable import ResumableTask
 from biaslab.tasks.selecting import Collected, require_known
+from biaslab.tasks.shards import Collector
 
 Selection = Literal["paper", "ranked", "guarded"]
 Source = Literal["prompts", "contrast", "both"]

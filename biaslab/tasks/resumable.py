@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from biaslab.errors import InputError
-from biaslab.store import Collector, Ledger, Shards
 from biaslab.tasks.base import LanguageModelTask
+from biaslab.tasks.shards import Collector, Ledger, Shards
 
 
 class ResumableTask(LanguageModelTask, ABC):

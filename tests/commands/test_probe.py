@@ -1,7 +1,6 @@
 """`biaslab probe` through its function, on tiny models that know the words."""
 
 import csv
-import json
 import re
 import statistics
 from pathlib import Path
@@ -13,6 +12,7 @@ from conftest import make_model, wordpiece_tokenizer
 from biaslab.commands.probe import probe
 from biaslab.data.probe_words import ACTIONS, WORDINGS
 from biaslab.errors import InputError
+from biaslab.evaluation.findings import Findings
 from biaslab.neurons.neuron_set import NeuronSet
 
 FRAMES = re.findall("[a-z]+", " ".join(re.sub(r"{\w+}", " ", form) for w in WORDINGS for form in w).lower())
@@ -37,7 +37,23 @@ def run(folder: Path, output: Path, kind: str = "bert", **options) -> tuple[dict
     probe(str(folder / kind), output=str(output), **options)
     newest = max((output / "probe").iterdir())
     with (newest / "probe.csv").open(encoding="utf-8") as file:
-        return json.loads((newest / "probe.json").read_text()), list(csv.DictReader(file))
+        return content_of(newest / "probe.json"), list(csv.DictReader(file))
+
+
+def content_of(path: Path) -> dict:
+    """The findings, a row at a time."""
+    findings = Findings.load(path)
+    rows: dict[str, dict] = {}
+    for row in findings.rows:
+        rows[row.name] = {"neurons": row.size}
+        for key, metric in (("biased", "biased outputs"), ("mass_difference", "mass difference")):
+            figure, change, spread, _ = findings.get(row.name, metric)
+            wordings = [findings.get(row.name, metric, frame).figure.value for frame in findings.details["wordings"]]
+            rows[row.name][key] = {
+                "figure": figure._asdict(), "change": change._asdict(), "spread_over_seeds": spread,
+                "over_wordings": findings.details["over_wordings"][row.name][metric], "by_wording": wordings,
+            }  # fmt: skip
+    return dict(findings.details) | {"rows": rows}
 
 
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])

@@ -11,11 +11,12 @@ import torch
 from conftest import bpe_tokenizer, make_model, wordpiece_tokenizer
 from transformers import BertTokenizerFast
 
-from biaslab.commands.search_prompts import Space, frequent_words, search_prompts
+from biaslab.commands.search_prompts import search_prompts
 from biaslab.data.prompt_pairs import question, read_prompts
 from biaslab.errors import InputError
-from biaslab.store import Shards
+from biaslab.tasks.shards import Shards
 from biaslab.tasks.baselines.divergence import jensen_shannon
+from biaslab.tasks.baselines.prompt_search import Space, frequent_words
 
 FEW = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", ".", "nurse", "doctor", "chef")
 NAMES = ("doctor", "driver", "friend", "girl", "boy", "man", "woman", "person")
@@ -24,17 +25,18 @@ NURSERY = """
 import os, random, signal, sys, time
 from glob import glob
 import torch, transformers.models.bert.modeling_bert
-from biaslab.commands import search_prompts as prompt_job
+from biaslab.commands.search_prompts import search_prompts
+from biaslab.tasks.baselines import prompt_search
 
 torch.set_num_threads(1)
-prompt_job._EVERY, prompt_job._CHUNK = 0.0, 1
+prompt_search._EVERY, prompt_search._CHUNK = 0.0, 1
 model, text, output = sys.argv[1:]
 
 def written():
     return len(glob(output + ".part/shard*"))
 
 def search():
-    prompt_job.search_prompts(model, vocabulary=12, beam=6, depth=3, sources=[text], output=output)
+    search_prompts(model, vocabulary=12, beam=6, depth=3, sources=[text], output=output)
 
 kills = 0
 while kills < 6 and not os.path.exists(output):
@@ -137,6 +139,9 @@ def test_bad_input(lab, tmp_path):
     for name in ("vocabulary", "beam", "depth", "token_budget"):
         with pytest.raises(InputError, match=f"`{name}` is expected to be a positive integer but got 0"):
             search(lab, output, **{name: 0})
+    for name, known in (("pairs", "gender or race"), ("divergence", "jensen_shannon or reversed")):
+        with pytest.raises(InputError, match=f"`{name}` is expected to be {known} but got 'x'"):
+            search(lab, output, **{name: "x"})
     with pytest.raises(InputError, match="`vocabulary` is expected to be at most 13"):
         search(lab, output, vocabulary=100)
     with pytest.raises(InputError, match="to know a pair and two target words as single tokens, but knows 0 and 3"):
@@ -151,7 +156,15 @@ def test_killed_search_gives_the_same_file(lab, tmp_path, monkeypatch):
     output = tmp_path / "killed.json"
     arguments = [str(lab / "model"), str(lab / "text.txt"), str(output)]
     subprocess.run([sys.executable, "-c", NURSERY, *arguments], check=True, capture_output=True)
-    monkeypatch.setattr("biaslab.commands.search_prompts._CHUNK", 1)
+    monkeypatch.setattr("biaslab.tasks.baselines.prompt_search._CHUNK", 1)
     undisturbed = search(lab, tmp_path / "whole.json", vocabulary=12, beam=6, depth=3)
     assert json.loads(output.read_text()) == undisturbed
     assert sorted(os.listdir(tmp_path)) == ["killed.json", "whole.json"]
+
+
+def test_help_needs_no_torch():
+    program = (
+        "import sys, biaslab.commands.search_prompts\n"
+        "assert not {'torch', 'transformers', 'pytorch_lightning', 'rich'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

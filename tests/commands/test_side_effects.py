@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import math
 import statistics
 from itertools import pairwise
@@ -16,19 +15,18 @@ from reference import stereoset as slow_clusters
 from rich.console import Console
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from biaslab.commands.side_effects import side_effects
+from biaslab.commands.side_effects import diagonal, print_tables, side_effects
 from biaslab.data import words
 from biaslab.data.corpus import read_sentences
 from biaslab.data.prompts import make_prompts
 from biaslab.data.stereoset import read_clusters
 from biaslab.errors import InputError
-from biaslab.evaluation.findings_old import Estimate
+from biaslab.evaluation.findings import Findings, Row
 from biaslab.metrics.crows_pairs import crows_pairs_change
 from biaslab.metrics.stereoset import paired_change
 from biaslab.models.loading import fingerprint
 from biaslab.neurons.neuron_set import NeuronSet, random_like
-from biaslab.report.side_effects_tables import Line, diagonal, excludes_zero, print_tables
-from biaslab.statistics import Interval
+from biaslab.statistics import Estimate, Interval
 
 SETS = {
     "gender": [(0, 3), (1, 7), (2, 1), (2, 40)],
@@ -82,7 +80,7 @@ def run(lab, place):
             "text": str(lab / "text.txt"), "sentences": 5,
         }  # fmt: skip
         side_effects(str(place / neurons), output=None if output is None else str(output), **given | options)
-        return json.loads(((output or place) / "side_effects.json").read_text())
+        return content_of((output or place) / "side_effects.json")
 
     return run
 
@@ -95,7 +93,35 @@ def whole(lab, place, tmp_path_factory) -> tuple[dict, Path]:
         str(place / "neurons.json"), stereoset=str(lab / "stereoset.json"), crows_pairs=str(place / "crows.csv"),
         text=str(lab / "text.txt"), sentences=5, seeds=3, output=str(output),
     )  # fmt: skip
-    return json.loads((output / "side_effects.json").read_text()), output
+    return content_of(output / "side_effects.json"), output
+
+
+def content_of(path: Path) -> dict:
+    """The findings, a row at a time."""
+    findings = Findings.load(path)
+
+    def of(row: str, metrics: list[str], wanted) -> dict:
+        scopes = [scope for scope in findings.scopes(metrics[0]) if wanted(scope)]
+        return {scope: {metric: plain(findings.get(row, metric, scope)) for metric in metrics} for scope in scopes}
+
+    rows = []
+    for row in findings.rows:
+        gaps = of(row.name, ["gap", "log gap"], lambda scope: scope != "overall" and "/" not in scope)
+        crows = of(row.name, ["CrowS-Pairs"], lambda scope: True)
+        rows.append({
+            "name": row.name, "neurons": row.size,
+            "stereoset": of(row.name, ["SS", "LMS", "ICAT"], lambda scope: True),
+            "crows_pairs": {scope: figures["CrowS-Pairs"] for scope, figures in crows.items()},
+            "gaps": gaps,
+            "perplexity": plain(findings.get(row.name, "perplexity")),
+        })  # fmt: skip
+    own = findings.details["own"]
+    return {"rows": rows, "counts": findings.facts, "settings": findings.settings, "own": own}
+
+
+def plain(estimate: Estimate) -> dict:
+    figure, change, spread, _ = estimate
+    return {"figure": figure._asdict(), "change": change._asdict(), "spread": spread}
 
 
 def row_of(content: dict, name: str) -> dict:
@@ -170,7 +196,7 @@ def test_rows_and_their_sizes(whole):
     content, output = whole
     assert [row["name"] for row in content["rows"]] == ROWS
     assert [row["neurons"] for row in content["rows"]] == [0, 4, 6, 2, len(EVERY), len(EVERY)]
-    assert content["counts"] == {"clusters": 12, "pairs": 15, "prompts": 270, "sentences": 5}
+    assert content["counts"] == {"clusters": 12, "pairs": 15, "held_out_prompts": 270, "sentences": 5}
     assert content["settings"]["seeds"] == 3
     assert set(row_of(content, "age")["gaps"]) == set(row_of(content, "untouched")["gaps"]) >= {"gender", "age"}
     assert {path.name for path in output.iterdir()} == {"side_effects", "side_effects.json", "side_effects.csv"}
@@ -179,9 +205,13 @@ def test_rows_and_their_sizes(whole):
 def test_own_domains(whole):
     content, _ = whole
     assert set(content["own"]) == set(words.DIMENSIONS)
-    assert content["own"]["ethnicity"] == {"stereoset": "race", "crows_pairs": "race-color"}
-    assert content["own"]["occupation"] == {"stereoset": "profession", "crows_pairs": "socioeconomic"}
-    assert content["own"]["politics"] == {"stereoset": None, "crows_pairs": None}
+    assert content["own"]["ethnicity"] == {"stereoset": "race", "crows_pairs": "race-color", "gap": "ethnicity"}
+    assert content["own"]["occupation"] == {
+        "stereoset": "profession",
+        "crows_pairs": "socioeconomic",
+        "gap": "occupation",
+    }
+    assert content["own"]["politics"] == {"stereoset": None, "crows_pairs": None, "gap": "politics"}
 
 
 @pytest.mark.parametrize("name", ["untouched", "gender", "age", "all"])
@@ -223,19 +253,19 @@ def test_crows_pairs_is_that_of_zeroed_weights(whole, lab, place, name):
 def test_gaps_and_perplexity_are_those_of_zeroed_weights(whole, lab, name):
     before, after = zeroed(lab, []), zeroed(lab, SETS[name])
     found, untouched = (row_of(whole[0], row)["gaps"]["age"] for row in (name, "untouched"))
-    keys = ("probability", "log_probability")
+    keys = ("gap", "log gap")
     for key, old, new in zip(keys, gaps_of_age(*before), gaps_of_age(*after), strict=True):
-        assert untouched[key]["value"] == pytest.approx(float(old.mean()), rel=1e-4)
-        assert untouched[key]["change_percent"] == {"value": 0, "low": 0, "high": 0}
-        change = found[key]["change_percent"]
+        assert untouched[key]["figure"]["value"] == pytest.approx(float(old.mean()), rel=1e-4)
+        assert untouched[key]["change"] == {"value": 0, "low": 0, "high": 0}
+        change = found[key]["change"]
         assert change["value"] == pytest.approx(percent(old, new), rel=1e-3, abs=1e-3)
         assert change["low"] < change["value"] < change["high"]
         assert found[key]["spread"] is None
     text = row_of(whole[0], name)["perplexity"]
     old, new = text_perplexity(*before, lab), text_perplexity(*after, lab)
-    assert text["value"] == pytest.approx(new, rel=1e-4)
-    assert text["change_percent"]["value"] == pytest.approx(100 * (new / old - 1), abs=1e-2)
-    assert text["change_percent"]["low"] <= text["change_percent"]["value"] <= text["change_percent"]["high"]
+    assert text["figure"]["value"] == pytest.approx(new, rel=1e-4)
+    assert text["change"]["value"] == pytest.approx(100 * (new / old - 1), abs=1e-2)
+    assert text["change"]["low"] <= text["change"]["value"] <= text["change"]["high"]
 
 
 def test_random_row_is_the_mean_of_its_seeds(whole, lab, place):
@@ -250,18 +280,20 @@ def test_random_row_is_the_mean_of_its_seeds(whole, lab, place):
     assert overall["spread"] == pytest.approx(statistics.stdev(seeds), abs=1e-3)
     base = gaps_of_age(*zeroed(lab, []))[0]
     changes = [percent(base, gaps_of_age(*model)[0]) for model in models]
-    gap = found["gaps"]["age"]["probability"]
-    assert gap["change_percent"]["value"] == pytest.approx(statistics.fmean(changes), rel=1e-3)
+    gap = found["gaps"]["age"]["gap"]
+    assert gap["change"]["value"] == pytest.approx(statistics.fmean(changes), rel=1e-3)
     assert gap["spread"] == pytest.approx(statistics.stdev(changes), rel=1e-3)
     texts = [text_perplexity(*model, lab) for model in models]
-    assert found["perplexity"]["value"] == pytest.approx(statistics.fmean(texts), rel=1e-4)
-    assert found["perplexity"]["spread"] == pytest.approx(statistics.stdev(texts), rel=1e-2)
+    assert found["perplexity"]["figure"]["value"] == pytest.approx(statistics.fmean(texts), rel=1e-4)
+    before = text_perplexity(*zeroed(lab, []), lab)
+    percents = [100 * (text / before - 1) for text in texts]
+    assert found["perplexity"]["spread"] == pytest.approx(statistics.stdev(percents), rel=1e-2)
 
 
 def test_csv_holds_the_same_figures(whole):
     content, output = whole
     with (output / "side_effects.csv").open() as file:
-        lines = {(line["row"], line["measure"], line["scope"]): line for line in csv.DictReader(file)}
+        lines = {(line["row"], line["metric"], line["scope"]): line for line in csv.DictReader(file)}
     for row in content["rows"]:
         for scope, of_scope in row["stereoset"].items():
             line = lines[row["name"], "ICAT", scope]
@@ -270,11 +302,11 @@ def test_csv_holds_the_same_figures(whole):
             assert float(lines[row["name"], "CrowS-Pairs", scope]["value"]) == estimate["figure"]["value"]
         for dimension, gap in row["gaps"].items():
             line = lines[row["name"], "log gap", dimension]
-            change = gap["log_probability"]["change_percent"]
+            change = gap["log gap"]["change"]
             assert [float(line[f"change_{end}"]) for end in change] == list(change.values())
-            assert (line["low"], line["change_unit"]) == ("", "percent")
-        text = lines[row["name"], "perplexity", "text"]
-        assert float(text["change_high"]) == row["perplexity"]["change_percent"]["high"]
+            assert line["unit"] == "percent"
+        text = lines[row["name"], "perplexity", "overall"]
+        assert float(text["change_high"]) == row["perplexity"]["change"]["high"]
     own = {key for key, line in lines.items() if line["own"] == "True"}
     domains = {("gender", "gender"), ("ethnicity", "race")}
     categories = {("gender", "gender"), ("ethnicity", "race-color"), ("age", "age")}
@@ -288,7 +320,7 @@ def test_what_is_printed(whole, run, capsys):
     content, output = whole
     run(output, seeds=3)
     printed = capsys.readouterr().out
-    tables = printed[printed.index("SS (ideal") : printed.index("The figures lie in")]
+    tables = printed[printed.index("SS (ideal") : printed.index("Results written to")]
     assert max(map(len, tables.splitlines())) <= 80
     assert "…" not in tables
     assert tables.count("▸") == 2 * 3 + 3 + 3 * 2 + 1  # StereoSet, CrowS-Pairs, gaps, and the legend
@@ -298,32 +330,30 @@ def test_what_is_printed(whole, run, capsys):
         for change in [
             *(metric["change"] for of_scope in row["stereoset"].values() for metric in of_scope.values()),
             *(estimate["change"] for estimate in row["crows_pairs"].values()),
-            *(gap["change_percent"] for gaps in row["gaps"].values() for gap in gaps.values()),
+            *(gap["change"] for gaps in row["gaps"].values() for gap in gaps.values()),
         ]
     ]
     assert tables.count("*") == sum(marked) + 1
     assert f"▸{row_of(content, 'ethnicity')['stereoset']['race']['SS']['change']['value']:+.1f}" in tables
-    assert f"{row_of(content, 'all')['perplexity']['value']:.2f}" in tables
+    assert f"{row_of(content, 'all')['perplexity']['figure']['value']:.2f}" in tables
 
 
 def test_a_second_run_computes_nothing(whole, run, monkeypatch):
     content, output = whole
     times = {path: path.stat().st_mtime_ns for path in (output / "side_effects").iterdir()}
-    assert len(times) == 8 * 3  # of five rows and three seeds: StereoSet with text, CrowS-Pairs, gaps
+    assert len(times) == 8 * 4  # of five rows and three seeds: StereoSet, CrowS-Pairs, gaps, text
 
     def never(*_, **__):
         raise AssertionError("computed again")
 
-    for name in ("judging.score_clusters", "judging.negative_log_likelihoods"):
-        monkeypatch.setattr(f"biaslab.{name}", never)
-    for name in ("score_pairs", "demographic_gaps"):
-        monkeypatch.setattr(f"biaslab.commands.side_effects_measures.{name}", never)
+    for name in ("score_clusters", "negative_log_likelihoods", "score_pairs", "demographic_gaps"):
+        monkeypatch.setattr(f"biaslab.evaluation.measures.{name}", never)
     assert run(output, seeds=3)["rows"] == content["rows"]
     assert {path: path.stat().st_mtime_ns for path in (output / "side_effects").iterdir()} == times
 
 
 def test_a_killed_run_goes_on(whole, run, tmp_path, monkeypatch):
-    from biaslab.commands import side_effects_measures as measures
+    from biaslab.evaluation import measures
 
     real, calls = measures.demographic_gaps, []
 
@@ -338,7 +368,7 @@ def test_a_killed_run_goes_on(whole, run, tmp_path, monkeypatch):
         run(tmp_path, seeds=3)
     assert not (tmp_path / "side_effects.json").exists()
     kept = list((tmp_path / "side_effects").iterdir())
-    assert len(kept) == 2 * 3 + 2
+    assert len(kept) == 2 * 4 + 2
     times = {path: path.stat().st_mtime_ns for path in kept}
     damaged = next(path for path in kept if path.name.startswith("crows_pairs-"))
     damaged.write_bytes(damaged.read_bytes()[:50])
@@ -350,7 +380,7 @@ def test_other_settings_are_measured_anew_and_the_untouched_model_is_not(run, tm
     first = run(tmp_path, dimensions=["gender"], seeds=1)
     kept = set((tmp_path / "side_effects").iterdir())
     second = run(tmp_path, dimensions=["gender"], seeds=1, factor=0.5, positions="slot")
-    assert len(set((tmp_path / "side_effects").iterdir()) - kept) == 3 * 3  # gender, all, random
+    assert len(set((tmp_path / "side_effects").iterdir()) - kept) == 3 * 4  # gender, all, random
     assert [row["name"] for row in second["rows"]] == ["untouched", "gender", "all", "random"]
     assert row_of(first, "untouched") == row_of(second, "untouched")
     assert row_of(first, "gender")["perplexity"] != row_of(second, "gender")["perplexity"]
@@ -362,13 +392,14 @@ def test_factor_one_changes_nothing(run, tmp_path):
     for row in content["rows"]:
         assert row["stereoset"]["overall"]["ICAT"]["change"] == {"value": 0, "low": 0, "high": 0}
         assert row["crows_pairs"]["overall"]["change"] == {"value": 0, "low": 0, "high": 0}
-        assert row["gaps"]["gender"]["log_probability"]["change_percent"]["value"] == 0
-    assert content["own"]["gender/female-male"] == {"stereoset": "gender", "crows_pairs": "gender"}
+        assert row["gaps"]["gender"]["log gap"]["change"]["value"] == 0
+    assert content["own"]["gender/female-male"] == {"stereoset": "gender", "crows_pairs": "gender", "gap": "gender"}
 
 
 def test_only_every_so_many_th_cluster(run, tmp_path):
     content = run(tmp_path, dimensions=[], seeds=1, every=5)
     assert content["counts"]["clusters"] == 3
+    assert content["counts"]["pairs"] == 3  # every fifth pair of the file, not batches of like lengths
     assert [row["name"] for row in content["rows"]] == ["untouched", "all", "random"]
 
 
@@ -385,7 +416,7 @@ def test_a_causal_model_and_a_file_without_a_shape(run, place, tmp_path):
     NeuronSet([(0, 1), (2, 40)]).with_details({"age": [(1, 1)]}).save(place / "plain.json")
     content = run(tmp_path, "plain.json", model=str(tmp_path / "causal"), seeds=1)
     assert [row["neurons"] for row in content["rows"]] == [0, 1, 2, 2]
-    assert row_of(content, "age")["perplexity"]["change_percent"]["value"] != 0
+    assert row_of(content, "age")["perplexity"]["change"]["value"] != 0
 
 
 @pytest.mark.parametrize(
@@ -415,43 +446,57 @@ def test_bad_input_leaves_no_folder(lab, place, run, tmp_path, options, message)
     assert not (tmp_path / "out").exists()
 
 
-def line(row, scope, value, change, own=False, measure="SS", low=math.nan, high=math.nan):
-    figure = Interval(value, math.nan, math.nan)
-    return Line(row, 4, measure, scope, own, Estimate(figure, Interval(change, low, high), None), "points")
+def made(figures: dict[tuple[str, str, str], tuple[float, float]], own: dict[str, str], half: float = 1.0) -> Findings:
+    """Findings of a value and a change each, whose intervals reach so far; ``own`` is each row's own scope."""
+    names = dict.fromkeys(row for row, _, _ in figures)
+    estimates = {
+        key: Estimate(Interval(value, value, value), Interval(change, change - half, change + half))
+        for key, (value, change) in figures.items()
+    }
+    facts = {"clusters": 2106, "pairs": 1508, "held_out_prompts": 1350, "sentences": 200}
+    homes = {row: {"stereoset": scope, "crows_pairs": scope, "gap": scope} for row, scope in own.items()}
+    rows = [Row(name, name, 4) for name in names]
+    return Findings("side-effects", "tiny", {}, facts, rows, estimates, {"own": homes})
+
+
+FIGURES = {
+    ("untouched", "overall"): (99, 0), ("untouched", "gender"): (60, 0), ("untouched", "race"): (45, 0),
+    ("gender", "overall"): (99, 0), ("gender", "gender"): (52, -8), ("gender", "race"): (52, 7),
+    ("all", "overall"): (99, 0), ("all", "gender"): (70, 10), ("all", "race"): (45, 0),
+    ("random", "overall"): (99, 0), ("random", "gender"): (45, -15), ("random", "race"): (44, -1),
+}  # fmt: skip
 
 
 def test_the_diagonal_counts_the_distance_from_50():
-    lines = [
-        line("untouched", "overall", 99, 0), line("untouched", "gender", 60, 0), line("untouched", "race", 45, 0),
-        line("gender", "overall", 99, 0), line("gender", "gender", 52, -8, own=True), line("gender", "race", 52, 7),
-        line("all", "gender", 70, 10), line("all", "race", 45, 0),
-        line("random", "gender", 45, -15), line("random", "race", 44, -1),
-    ]  # fmt: skip
-    assert diagonal(lines, "SS") == ([-8], [-3], [-5, 1])
-    assert diagonal([each._replace(measure="ICAT") for each in lines], "ICAT") == ([-8], [7], [-15, -1])
-    assert diagonal(lines, "LMS") == ([], [], [])
+    findings = made(
+        {(row, metric, scope): f for metric in ("SS", "ICAT") for (row, scope), f in FIGURES.items()},
+        {"gender": "gender"},
+    )
+    assert diagonal(findings, "SS") == ([-8], [-3], [-5, 1])
+    assert diagonal(findings, "ICAT") == ([-8], [7], [-15, -1])
+    assert diagonal(findings, "LMS") == ([], [], [])
 
 
 @pytest.mark.parametrize(("low", "high", "marked"), [(0.1, 2, True), (-2, -0.1, True), (-1, 2, False), (0, 2, False)])
 def test_what_is_marked(low, high, marked):
-    assert excludes_zero(line("gender", "gender", 50, 1, low=low, high=high)) is marked
-    assert not excludes_zero(line("gender", "gender", 50, 1))
+    assert Interval(1, low, high).excludes_zero is marked
+    assert not Interval(1, math.nan, math.nan).excludes_zero
 
 
 def test_all_nine_dimensions_with_large_changes_fit_80_columns():
     """The widest case: every row, scope and mark, numbers of three digits."""
     categories = ["overall", "physical-appearance", "sexual-orientation", *(f"category-{n}" for n in range(7))]
     domains, dimensions = ["overall", "gender", "profession", "race", "religion"], list(words.DIMENSIONS)
-    scopes = {"SS": domains, "LMS": domains, "ICAT": domains, "CrowS-Pairs": categories}
-    scopes |= {"gap": dimensions, "log gap": dimensions}
-    lines = [
-        line(row, scope, 0.1 if measure == "gap" else 100, -100, row == "gender", measure, -101, -99)
-        for measure, of in scopes.items()
+    scopes = {"SS": domains, "LMS": domains, "ICAT": domains, "CrowS-Pairs": categories, "perplexity": ["overall"]}
+    scopes |= {"gap": ["overall", *dimensions], "log gap": ["overall", *dimensions]}
+    figures = {
+        (row, metric, scope): (0.1 if metric == "gap" else 100, -100)
         for row in ["untouched", *words.DIMENSIONS]
-        for scope in of
-    ]
+        for metric, places in scopes.items()
+        for scope in places
+    }
     console = Console(width=80, record=True, file=io.StringIO())
-    print_tables(console, lines, {"clusters": 2106, "pairs": 1508, "prompts": 1350, "sentences": 200})
+    print_tables(console, made(figures, {"gender": "gender"}))
     text = console.export_text()
     assert "…" not in text
     assert (text.count("-100.0*"), text.count("-100*")) == (9 * 15, 9 * (10 + 18))

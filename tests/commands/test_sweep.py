@@ -1,23 +1,23 @@
 """The sweep: what a grid holds, what is chosen, and the whole through the command line."""
 
 import csv
-import json
 
 import pytest
 from conftest import main
 
-from biaslab.commands.sweep import _specs, sweep
-from biaslab.commands.trials import Setting, Trial, choose
+from biaslab.commands.sweep import choose, grid, keeps, sweep
+from biaslab.data.stereoset import half_of
 from biaslab.errors import InputError
+from biaslab.evaluation.findings import Findings
 from biaslab.neurons.neuron_set import NeuronSet
 
 
 def specs(**changes):
-    grid = {
+    settings = {
         "selections": ["guarded"], "sources": ["both"], "guards": ["stereoset"], "guard_weights": [1.0],
         "counts": [None], "domain_weights": [], "thresholds": [0.2], "shares": [0.7],
     }  # fmt: skip
-    return list(_specs(**(grid | changes)))
+    return list(grid(**(settings | changes)))
 
 
 def test_only_what_matters_to_a_selection_is_varied():
@@ -33,7 +33,8 @@ def test_only_what_matters_to_a_selection_is_varied():
 
 
 def trial(icat, lms=80.0, perplexity=40.0, gender=70.0, race=70.0, factor=0.0):
-    return Trial(Setting("s", factor, "all"), 10, 55.0, lms, icat, perplexity, {"gender": gender, "race": race})
+    figures = {"SS": 55.0, "LMS": lms, "ICAT": icat, "perplexity": perplexity}
+    return figures | {"factor": factor, "ICAT gender": gender, "ICAT race": race}
 
 
 def test_choice():
@@ -48,7 +49,7 @@ def test_choice():
     assert choose(base, trials, perplexity_percent=0) is better
     assert choose(base, trials, perplexity_percent=10) is dearer
     assert choose(base, [worse_domain, less], perplexity_percent=0) is less  # none keeps all
-    assert not less.keeps(base, 100)
+    assert not keeps(less, base, 100)
 
 
 def test_sweep(lab, workdir, tiny_cache, monkeypatch, capsys):
@@ -62,11 +63,13 @@ def test_sweep(lab, workdir, tiny_cache, monkeypatch, capsys):
     (folder,) = (workdir / "runs/sweep").iterdir()
     lines = list(csv.DictReader((folder / "sweep.csv").read_text().splitlines()))
     assert len(lines) == 1 + (2 + 2) * 2
-    content = json.loads((folder / "sweep.json").read_text())
-    assert set(content["held_out"]) == {"untouched", "chosen", "random, 2 seeds"}
+    findings = Findings.load(folder / "sweep.json")
+    assert [row.name for row in findings.rows] == ["untouched", "chosen", "random, 2 seeds"]
+    chosen = findings.details["chosen"]
     neurons = NeuronSet.load(folder / "neurons.json")
-    assert len(neurons) == content["chosen"]["neurons"]
-    assert neurons.provenance["suppression"]["factor"] == content["chosen"]["factor"]
+    assert len(neurons) == chosen["neurons"]
+    assert neurons.fingerprint == chosen["fingerprint"] == findings.row("chosen").treatments[0]["neurons"]
+    assert neurons.provenance["suppression"]["factor"] == chosen["factor"]
     assert (folder / "sweep.png").read_bytes()[:4] == b"\x89PNG"
     assert "<svg" in (folder / "sweep.svg").read_text()
     printed = capsys.readouterr().out
@@ -76,12 +79,30 @@ def test_sweep(lab, workdir, tiny_cache, monkeypatch, capsys):
     def never(*_, **__):
         raise AssertionError("computed again")
 
-    monkeypatch.setattr("biaslab.evaluation.judging.score_clusters", never)
-    monkeypatch.setattr("biaslab.commands.treatments.Attribution", never)
+    monkeypatch.setattr("biaslab.evaluation.measures.score_clusters", never)
+    monkeypatch.setattr("biaslab.commands.passes.Attribution", never)
     main(arguments)
 
 
-@pytest.mark.parametrize("bad", [{"selections": []}, {"positions": ["here"]}, {"factors": []}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"selections": []}, {"positions": ["here"]}, {"factors": []}, {"sources": ["promts"]}, {"counts": [0]},
+        {"thresholds": []}, {"thresholds": [2.0]}, {"shares": []}, {"seeds": 0}, {"every": 0},
+    ],
+)  # fmt: skip
 def test_bad_grid(bad):
-    with pytest.raises(InputError, match=r"(is|are) expected"):
+    (name,) = bad
+    with pytest.raises(InputError, match=f"`{name}` is expected"):
         sweep("nothing", **bad)
+
+
+def test_settings_are_chosen_on_other_terms_than_neurons_are_found_with(tiny_cache):
+    """B26: neurons come from one half of the test split's terms, and settings are judged on the other."""
+    from biaslab.data.stereoset import read_clusters
+
+    terms = {cluster.target for cluster in read_clusters("test")}
+    halves = {half: {term for term in terms if half_of(term) == half} for half in ("find", "choose")}
+    assert halves["find"] | halves["choose"] == terms
+    assert halves["find"]
+    assert halves["choose"]

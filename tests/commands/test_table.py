@@ -13,10 +13,11 @@ import torch
 import yaml
 from conftest import bpe_tokenizer, main, make_model
 
-from biaslab.commands.table import _checked, table
-from biaslab.commands.treatments import ROWS, cut, intersection
+from biaslab.commands.rows import ROWS, cut, intersection
+from biaslab.commands.table import checked_rows, table
 from biaslab.data.prompts import PromptDataModule
 from biaslab.errors import InputError
+from biaslab.evaluation.findings import Findings
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.report.paper import PAPER
 
@@ -41,22 +42,27 @@ def folder(place: Path) -> Path:
 
 def test_rows_of_neurons(lab, place, capsys):
     make(lab, "--rows", f"[{','.join(NEURON_ROWS)}]", "--seeds", "2")
-    content = json.loads((folder(place) / "table.json").read_text())
-    rows = content["rows"]
-    assert list(rows) == ["base", *NEURON_ROWS]
-    assert rows["bns_guarded"]["size"] == rows["bns_ranked"]["size"] == rows["random_bns"]["size"] == round(0.02 * 144)
-    assert rows["random_union_ig"]["size"] == rows["union_ig"]["size"] >= rows["intersection_ig"]["size"]
-    assert rows["union_ig_cut"]["size"] == min(rows["union_ig"]["size"], rows["bns_guarded"]["size"])
-    assert rows["base"]["stereoset"]["overall"]["ICAT"]["change"] == {"value": 0, "low": 0, "high": 0}
-    assert rows["random_bns"]["seeds"] == 2
-    assert rows["random_bns"]["stereoset"]["overall"]["SS"]["spread"] is not None
-    assert rows["bns_paper"]["perplexity"]["value"] > 1
+    findings = Findings.load(folder(place) / "table.json")
+    rows = [row.name for row in findings.rows]
+    assert rows == ["base", *NEURON_ROWS]
+    size = {row.name: row.size for row in findings.rows}
+    assert size["bns_guarded"] == size["bns_ranked"] == size["random_bns"] == round(0.02 * 144)
+    assert size["random_union_ig"] == size["union_ig"] >= size["intersection_ig"]
+    assert size["union_ig_cut"] == min(size["union_ig"], size["bns_guarded"])
+    assert findings.get("base", "ICAT").change == (0, 0, 0)
+    assert len(findings.row("random_bns").treatments) == 2
+    assert findings.row("random_bns").like == "bns_guarded"
+    assert findings.get("random_bns", "SS").spread is not None
+    assert findings.get("random_bns", "perplexity").spread is not None
+    assert findings.get("bns_guarded", "ICAT").beyond_random is not None
+    assert findings.get("bns_ranked", "ICAT").beyond_random is None
+    assert findings.get("bns_paper", "perplexity").figure.value > 1
     printed = capsys.readouterr().out
-    tables = printed[printed.index("StereoSet, 24 clusters") : printed.index("The table lies in")]
+    tables = printed[printed.index("StereoSet, 24 clusters") : printed.index("Results written to")]
     assert max(map(len, tables.splitlines())) <= 80
     assert "bert-base-cased" in printed
     lines = list(csv.DictReader((folder(place) / "table.csv").read_text().splitlines()))
-    assert {line["scope"] for line in lines} == {"overall", "gender", "profession", "race", "text"}
+    assert {line["scope"] for line in lines} == {"overall", "gender", "profession", "race"}
     paper = [line["paper"] for line in lines if line["row"] == "base" and line["metric"] == "ICAT"]
     assert float(paper[0]) == PAPER["bert-base-cased"]["base"].icat
     markdown, latex = ((folder(place) / f"table.{suffix}").read_text() for suffix in ("md", "tex"))
@@ -77,19 +83,20 @@ def test_a_second_run_computes_nothing_and_other_settings_anew(lab, place, monke
         raise AssertionError("computed again")
 
     with monkeypatch.context() as patch:
-        patch.setattr("biaslab.evaluation.judging.score_clusters", never)
-        patch.setattr("biaslab.commands.treatments.Attribution", never)
+        patch.setattr("biaslab.evaluation.measures.score_clusters", never)
+        patch.setattr("biaslab.commands.passes.Attribution", never)
         make(lab, "--rows", "[bns_ranked]")
     assert {path: path.stat().st_mtime_ns for path in folder(place).glob("*-*")} == times
     assert (folder(place) / "table.md").read_text() == text
     make(lab, "--rows", "[bns_ranked]", "--factor", "0.5")
-    assert len(list(folder(place).glob("judged-*"))) == len([p for p in times if p.name.startswith("judged")]) + 1
+    for name in ("stereoset", "perplexity"):
+        assert len(list(folder(place).glob(f"{name}-*"))) == len([p for p in times if p.name.startswith(name)]) + 1
     assert len(list(folder(place).glob("ig2-*"))) == 1
 
 
 def test_a_damaged_judgement_is_made_again(lab, place):
     make(lab, "--rows", "[base]")
-    (judged,) = folder(place).glob("judged-*")
+    (judged,) = folder(place).glob("stereoset-*")
     content = judged.read_bytes()
     judged.write_bytes(content[: len(content) // 2])
     make(lab, "--rows", "[base]")
@@ -110,20 +117,20 @@ def test_rows_that_a_causal_model_can_not_have(lab, place, tmp_path, capsys):
     make_model("gpt2", len(tokenizer)).save_pretrained(tmp_path / "causal")
     tokenizer.save_pretrained(tmp_path / "causal")
     make(lab, "--rows", "[cda, bns_ranked]", model=tmp_path / "causal")
-    content = json.loads((folder(place) / "table.json").read_text())
-    assert list(content["rows"]) == ["base", "bns_ranked"]
-    assert content["left_out"] == {"cda": "needs a masked language model"}
+    findings = Findings.load(folder(place) / "table.json")
+    assert [row.name for row in findings.rows] == ["base", "bns_ranked"]
+    assert findings.details["left_out"] == {"cda": "needs a masked language model"}
     assert "left out cda" in capsys.readouterr().out
 
 
 def test_bad_input():
     for rows, seeds, name in ((["nothing"], 1, "rows"), ([], 1, "rows"), (None, 0, "seeds")):
         with pytest.raises(InputError, match=f"`{name}`"):
-            _checked(rows, seeds)
+            checked_rows(rows, seeds)
 
 
 def test_no_configuration(lab, place):
-    with pytest.raises(InputError, match="`configs` is expected to be the folder"):
+    with pytest.raises(InputError, match="`configs` is expected to be a folder with dpce_small"):
         table(str(lab / "model"), rows=["dpce"], text=str(lab / "text.txt"), sentences=2, configs="nowhere")
 
 

@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,7 @@ import torch
 from conftest import bpe_tokenizer, wordpiece_tokenizer
 
 from biaslab.data.contrast import make_batches, pairs_of
+from biaslab.data.stereoset import half_of
 from biaslab.errors import InputError
 
 
@@ -73,3 +75,15 @@ def test_stereoset_test_split(tmp_path, monkeypatch):
     names = [pairs_of("stereoset")[number] for number in batch["pair"].tolist()]
     guards = ["profession/guard/stereotype-unrelated", "profession/guard/anti_stereotype-unrelated"]
     assert names == [*guards, "profession/bias"]
+
+
+def test_half_of_the_terms(tiny_cache):
+    tokenizer = wordpiece_tokenizer()
+    both, half = (make_batches(tokenizer, "stereoset", 100, 100, terms) for terms in ("all", "find"))
+    texts = [
+        Counter(tokenizer.decode(ids) for batch in batches for ids in batch["input_ids"]) for batches in (both, half)
+    ]
+    assert texts[1] == {
+        text: n for text, n in texts[0].items() if half_of(text.split()[2]) == "find"
+    }  # [CLS] the doctor
+    assert 0 < texts[1].total() < texts[0].total()

@@ -1,3 +1,6 @@
+import os
+from pathlib import Path
+
 import pytest
 import torch
 from conftest import wordpiece_tokenizer
@@ -63,6 +66,25 @@ def test_empty_corpus(tmp_path):
     (tmp_path / "e.txt").write_text("short\n")
     with pytest.raises(InputError, match="`sources` is expected to hold sentences of four words"):
         CorpusDataModule(str(tmp_path / "t"), sources=[str(tmp_path / "e.txt")]).setup("fit")
+
+
+def test_a_source_is_read_once_unless_it_changes(text, monkeypatch):
+    reads, read = [], Path.read_text
+
+    def counted(path, *args, **kwargs):
+        reads.append(path)
+        return read(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "read_text", counted)
+    parts = {split: read_sentences(text, split) for split in SPLITS}
+    assert len(reads) == 1
+    parts["train"].clear()
+    assert read_sentences(text, "train")  # what is given out is not what is kept
+    assert len(reads) == 1
+    Path(text).write_text("The doctor is at home now .\n")
+    os.utime(text, ns=(1, 1))
+    assert [s for split in SPLITS for s in read_sentences(text, split)] == ["The doctor is at home now."]
+    assert len(reads) == 2
 
 
 @pytest.mark.assets

@@ -7,9 +7,8 @@ import torch
 from conftest import bpe_tokenizer, wordpiece_tokenizer
 
 from biaslab.data import counterfactual
-from biaslab.data.corpus import in_split, read_sentences
+from biaslab.data.corpus import MaskedBatches, in_split, read_sentences
 from biaslab.data.counterfactual import (
-    BertMaskedBatches,
     CounterfactualDataModule,
     even_batches,
     read_pairs,
@@ -112,7 +111,7 @@ def test_no_pairs(tmp_path):
 def test_masks_are_berts(text):
     tokenizer = wordpiece_tokenizer()
     tokens = torch.tensor(tokenizer(["the doctor loves the driver and the friend."] * 4000)["input_ids"])
-    batches = BertMaskedBatches([tokens], tokenizer, masked=0.15)
+    batches = MaskedBatches([tokens], tokenizer, masked=0.15, varied=True)
     batch = batches[0]
     asked, special = batch["labels"] != -100, torch.isin(tokens, torch.tensor(tokenizer.all_special_ids))
     assert torch.equal(batch["labels"][asked], tokens[asked])
@@ -127,7 +126,7 @@ def test_masks_are_berts(text):
     assert kept.float().mean().item() == pytest.approx(0.1 + 0.1 / 100, abs=0.02)
     assert not torch.isin(inputs[~hidden], torch.tensor(tokenizer.all_special_ids)).any()
     assert not torch.equal(batches[0]["input_ids"], batch["input_ids"])
-    fixed = BertMaskedBatches([tokens], tokenizer, 0.15, fixed=True)
+    fixed = MaskedBatches([tokens], tokenizer, 0.15, fixed=True, varied=True)
     assert torch.equal(fixed[0]["input_ids"], fixed[0]["input_ids"])
 
 

@@ -170,11 +170,23 @@ def test_it_is_set_up_once(prepared):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"limit": 0}, "`limit` .* got 0"), ({"tokens_per_batch": -1}, "`tokens_per_batch` .* got -1")],
+    [
+        ({"limit": 0}, "`limit` .* got 0"),
+        ({"tokens_per_batch": -1}, "`tokens_per_batch` .* got -1"),
+        ({"every": 0}, "`every` .* got 0"),
+    ],
 )
 def test_other_options_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         CrowsPairsDataModule(**options)
+
+
+def test_every_so_many_th_pair_of_the_file(prepared):
+    """Not of the batches, which go by length: of the file, whose order has nothing to do with length."""
+    whole = prepared(wordpiece_tokenizer(), tokens_per_batch=30)
+    some = prepared(wordpiece_tokenizer(), tokens_per_batch=30, limit=11, every=3)
+    assert some.pairs == [whole.pairs[number] for number in (0, 3, 6, 9)]
+    assert sorted(torch.cat([batch["examples"] for batch in some.batches]).tolist()) == list(range(4))
 
 
 @pytest.mark.assets

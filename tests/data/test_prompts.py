@@ -242,6 +242,27 @@ def test_bad_pairs(folder):
     assert make_model("bert")  # the tokenizer alone was needed
 
 
+def test_it_is_set_up_once(folder):
+    data = PromptDataModule(folder, ["age"], modifiers=1)
+    data.setup("predict")
+    before = data.batches, data.prompts
+    data.setup("predict")
+    assert (data.batches, data.prompts) == before
+    assert data.batches is before[0]
+
+
+def test_contrast_of_half_of_the_terms(folder, tiny_cache):
+    options = {"dimensions": ["age"], "modifiers": 1, "contrast": "stereoset"}
+    whole, half = (PromptDataModule(folder, **options, contrast_terms=terms) for terms in ("all", "find"))
+    for data in (whole, half):
+        data.setup("predict")
+    counts = [sum(len(batch["example"]) for batch in data.contrast_batches) for data in (whole, half)]
+    assert 0 < counts[1] < counts[0]
+    assert whole.fingerprint != half.fingerprint
+    with pytest.raises(InputError, match="`contrast_terms` is expected to be all or find but got 'choose'"):
+        PromptDataModule(folder, contrast_terms="choose")
+
+
 @pytest.mark.assets
 def test_nine_dimensions_of_minilm(asset):
     asset("minilm-encoder")

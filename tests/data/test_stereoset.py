@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from pytorch_lightning import LightningModule, Trainer
 from tokenizers import AddedToken
 
 from biaslab.data.queries import masked_queries, word_pieces
-from biaslab.data.stereoset import DOMAINS, LABELS, StereoSetDataModule, candidate_word, read_clusters
+from biaslab.data.stereoset import DOMAINS, LABELS, StereoSetDataModule, candidate_word, half_of, read_clusters
 from biaslab.errors import InputError
 
 
@@ -220,7 +221,9 @@ def test_a_limit_changes_no_id(prepared):
         ({"task": "sentence"}, "`task` .* 'sentence'"),
         ({"split": "train"}, "`split` .* 'train'"),
         ({"rule": "mean"}, "`rule` .* 'mean'"),
+        ({"terms": "dev"}, "`terms` .* 'dev'"),
         ({"limit": 0}, "`limit` .* got 0"),
+        ({"every": 0}, "`every` .* got 0"),
         ({"tokens_per_batch": -1}, "`tokens_per_batch` .* got -1"),
     ],
 )
@@ -252,6 +255,18 @@ def test_a_trainer_moves_batches_and_sees_each_cluster(prepared):
     assert sorted(examples) == list(range(12))
 
 
+def test_halves_of_the_terms(prepared):
+    whole = prepared(wordpiece_tokenizer())
+    halves = {terms: prepared(wordpiece_tokenizer(), terms=terms) for terms in ("find", "choose")}
+    for terms, half in halves.items():
+        assert half.clusters == [cluster for cluster in whole.clusters if half_of(cluster.target) == terms]
+        assert half.clusters
+        assert half.term_names == whole.term_names
+    assert sum(len(half.clusters) for half in halves.values()) == len(whole.clusters)
+    (first,) = prepared(wordpiece_tokenizer(), terms="choose", limit=1).clusters
+    assert first == halves["choose"].clusters[0]
+
+
 @pytest.mark.assets
 def test_the_real_files(asset):
     folder = asset("stereoset")
@@ -263,3 +278,6 @@ def test_the_real_files(asset):
         assert len({cluster.id for cluster in clusters}) == count
         if task == "intrasentence":
             assert all(candidate_word(cluster.context, text) for cluster in clusters for text in cluster.sentences)
+    halves = Counter((cluster.domain, half_of(cluster.target)) for cluster in read_clusters("test"))
+    assert len(halves) == 2 * len(DOMAINS)
+    assert min(halves.values()) > 80

@@ -13,8 +13,7 @@ from biaslab.data.words import (
     POSITIVE,
     TEMPLATES,
     comparative,
-    find_modifiers,
-    held_out_modifiers,
+    part_of_modifiers,
     superlative,
 )
 from biaslab.errors import InputError
@@ -102,24 +101,24 @@ def test_comparison(adjective, expected_comparative, expected_superlative):
 
 @pytest.mark.parametrize("kind", MODIFIERS)
 def test_split_is_a_partition(kind):
-    found, held_out = find_modifiers(kind), held_out_modifiers(kind)
+    found, held_out = part_of_modifiers(kind, False), part_of_modifiers(kind, True)
     assert (len(found), len(held_out)) == (70, 30)
     assert {*found, *held_out} == set(MODIFIERS[kind])
 
 
-@pytest.mark.parametrize("part", [find_modifiers, held_out_modifiers])
+@pytest.mark.parametrize("held_out", [False, True])
 @pytest.mark.parametrize("polarity", POLARITIES)
-def test_split_keeps_an_adjective_together(polarity, part):
-    base, compared, highest = (part(polarity + degree) for degree in DEGREES)
+def test_split_keeps_an_adjective_together(polarity, held_out):
+    base, compared, highest = (part_of_modifiers(polarity + degree, held_out) for degree in DEGREES)
     assert compared == tuple(map(comparative, base))
     assert highest == tuple(map(superlative, base))
     assert sum(word.startswith("more ") for word in compared) == len(compared) // 2
 
 
-@pytest.mark.parametrize("part", [find_modifiers, held_out_modifiers])
-def test_split_of_an_unknown_kind(part):
+@pytest.mark.parametrize("held_out", [False, True])
+def test_split_of_an_unknown_kind(held_out):
     with pytest.raises(InputError, match=r"`kind` is expected to be one of negative, .* but got 'neutral'"):
-        part("neutral")
+        part_of_modifiers("neutral", held_out)
 
 
 def test_templates_are_seventeen_wordings():

@@ -5,14 +5,9 @@ import torch
 from conftest import bpe_tokenizer, make_model, wordpiece_tokenizer
 
 from biaslab.errors import InputError
-from biaslab.evaluation.gaps import (
-    Gaps,
-    demographic_gaps,
-    mean_change,
-    negative_log_likelihoods,
-    perplexity,
-    perplexity_change,
-)
+from biaslab.evaluation.gaps import demographic_gaps, gap_samples
+from biaslab.evaluation.perplexity import negative_log_likelihoods, perplexity, perplexity_samples
+from biaslab.statistics import estimate
 
 SENTENCES = ["the doctor is kind", "the old man loves cooking", "she was not at home"]
 
@@ -29,27 +24,27 @@ def test_gaps_against_a_loop(bert):
         "group": torch.tensor([4, 2, 4, 4]),
         "wording": torch.tensor([1, 0, 0, 1]),
     }
-    gaps = demographic_gaps(bert, [batch], pairs=2)
+    probability, log_probability = demographic_gaps(bert, [batch], pairs=2)
     p = bert(input_ids=ids).logits[range(4), [1, 2, 3, 4]].softmax(-1)
-    assert gaps.probability.shape == (2, 3, 2)  # words: (0, 4), (1, 2), (1, 4)
+    assert probability.shape == (2, 3, 2)  # words: (0, 4), (1, 2), (1, 4)
     for prompt, (word, wording) in enumerate([(0, 1), (1, 0), (2, 0), (2, 1)]):
         for pair, (one, other) in enumerate([(8, 9), (7, 8)]):
             first, second = float(p[prompt, one]), float(p[prompt, other])
-            assert float(gaps.probability[pair, word, wording]) == pytest.approx(abs(first - second), rel=1e-4)
+            assert float(probability[pair, word, wording]) == pytest.approx(abs(first - second), rel=1e-4)
             logs = abs(math.log(first / second))
-            assert float(gaps.log_probability[pair, word, wording]) == pytest.approx(logs, rel=1e-4)
-    assert gaps.probability.isnan().sum() == gaps.log_probability.isnan().sum() == 4  # two places had no prompt
+            assert float(log_probability[pair, word, wording]) == pytest.approx(logs, rel=1e-4)
+    assert probability.isnan().sum() == log_probability.isnan().sum() == 4  # two places had no prompt
 
 
-def gaps_of(probability: torch.Tensor) -> Gaps:
-    return Gaps(probability, 2 * probability)
+def change(before: torch.Tensor, *after: torch.Tensor):
+    """The change of the mean over the pairs, in percent, of one run or several seeds."""
+    return estimate(gap_samples(before), [gap_samples(gaps) for gaps in after], "percent").change
 
 
 def test_change_is_in_percent_and_of_the_mean():
     """The mean gap falls from 2 to 1.5, though the mean of the prompts' own changes is another."""
-    before, after = (gaps_of(torch.tensor([[gaps]])) for gaps in ([1.0, 3.0], [0.1, 2.9]))
-    for change in after.change_from(before):
-        assert change.value.tolist() == pytest.approx([-25.0])
+    before, after = (torch.tensor([[gaps]]) for gaps in ([1.0, 3.0], [0.1, 2.9]))
+    assert change(before, after).value == pytest.approx(-25.0)
 
 
 def test_interval_against_a_loop():
@@ -58,16 +53,16 @@ def test_interval_against_a_loop():
     before, factors = (torch.rand(3, 6, 5, generator=generator).double() for _ in range(2))
     before[1, 2, 3] = math.nan
     after = before * (factors + torch.arange(5)) / 5  # the wordings differ most
-    change = gaps_of(after).change_from(gaps_of(before))[0]
     found = []
     for _ in range(2000):
         words, wordings = (torch.randint(n, (n,), generator=generator) for n in (6, 5))
         means = [g[:, words][:, :, wordings].flatten(1).nanmean(1) for g in (before, after)]
         found.append(100 * (means[1] / means[0] - 1))
+    values = 100 * (after.nanmean((1, 2)) / before.nanmean((1, 2)) - 1)
     for pairs in ([0], [1], [0, 1, 2]):
-        value, low, high = change.interval(torch.tensor(pairs))
+        value, low, high = change(before[pairs], after[pairs])
         of_pairs = torch.stack(found)[:, pairs].mean(1)
-        assert value == pytest.approx(float(change.value[pairs].mean()))
+        assert value == pytest.approx(float(values[pairs].mean()))
         assert low == pytest.approx(float(of_pairs.quantile(0.025)), abs=3)
         assert high == pytest.approx(float(of_pairs.quantile(0.975)), abs=3)
         assert low < value < high
@@ -75,9 +70,8 @@ def test_interval_against_a_loop():
 
 def test_no_change_is_certain_and_the_mean_of_controls_lies_between():
     before = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(0))
-    none, half = (gaps_of(factor * before).change_from(gaps_of(before))[0] for factor in (1.0, 0.5))
-    assert none.interval() == pytest.approx((0, 0, 0), abs=1e-4)
-    assert mean_change([none, half]).interval() == pytest.approx((-25, -25, -25), abs=1e-3)
+    assert change(before, before) == pytest.approx((0, 0, 0), abs=1e-4)
+    assert change(before, before, before / 2) == pytest.approx((-25, -25, -25), abs=1e-3)
 
 
 def test_pseudo_likelihood_against_a_loop():
@@ -102,15 +96,24 @@ def test_causal_likelihood():
     assert found[0, 1] == len(tokenizer(SENTENCES[0])["input_ids"])
 
 
+def test_causal_sentences_of_equal_length_travel_together(monkeypatch):
+    """B25: the figures are those of one sentence at a time."""
+    tokenizer = bpe_tokenizer(masked=False)
+    model = make_model("gpt2", len(tokenizer))
+    together = negative_log_likelihoods(model, tokenizer, SENTENCES * 2)
+    alone = torch.cat([negative_log_likelihoods(model, tokenizer, [sentence]) for sentence in SENTENCES * 2])
+    torch.testing.assert_close(together, alone, rtol=1e-6, atol=1e-6)
+
+
 def test_perplexity_of_a_uniform_model_is_the_vocabulary():
-    assert perplexity(torch.tensor([[3 * math.log(50), 3.0], [5 * math.log(50), 5.0]])) == pytest.approx(50)
+    assert float(perplexity(torch.tensor([[3 * math.log(50), 3.0], [5 * math.log(50), 5.0]]))) == pytest.approx(50)
 
 
 def test_paired_change_of_itself_is_nothing():
     table = torch.tensor([[3.0, 2.0], [5.0, 4.0], [2.0, 1.0]], dtype=torch.float64)
-    assert perplexity_change(table, table) == (0.0, 0.0, 0.0)
-    more = table * torch.tensor([1.1, 1.0], dtype=torch.float64)
-    value, low, high = perplexity_change(table, more)
+    before, more = (perplexity_samples(each) for each in (table, table * torch.tensor([1.1, 1.0]).double()))
+    assert estimate(before, [before], "percent").change == (0.0, 0.0, 0.0)
+    value, low, high = estimate(before, [more], "percent").change
     assert 0 < low <= value <= high
 
 

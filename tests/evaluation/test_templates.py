@@ -11,7 +11,7 @@ from biaslab.data.probe_words import ACTIONS, GENDERS, WORDINGS, Wording
 from biaslab.data.words import NEGATIVE, POSITIVE
 from biaslab.errors import InputError
 from biaslab.evaluation import templates as probing
-from biaslab.evaluation.templates import answers, interval, judging_log_probabilities, make_probes, spread
+from biaslab.evaluation.templates import answers, judging_log_probabilities, make_probes, spread, template_samples
 
 SHORT = (
     Wording("the {subject} {action} as {pronoun} is {slot}.", "the {subject} {action} as {pronoun} is {slot}"),
@@ -156,7 +156,7 @@ def test_a_model_whose_bias_is_known(bert, monkeypatch):
     found = answers(judging_log_probabilities(bert, tokenizer, probes), probes.negative)
     # "she" stands in the first wording only, so that all are men in the second
     assert found.biased().tolist() == [[0, 100, 0], [0, 0, 0]]
-    assert interval(found.biased()).value == pytest.approx(100 / 6)
+    assert template_samples(found.biased()).interval().value == pytest.approx(100 / 6)
     e = 2.718281828
     difference = 100 * ((e + 1) - 2) / (e + 3)
     assert found.mass_difference()[0].tolist() == pytest.approx([0, difference, 0], rel=1e-4)
@@ -181,7 +181,7 @@ def test_interval_resamples_whole_actions():
     values, generator = table(), torch.Generator().manual_seed(0)
     drawn = torch.randint(6, (2000, 6), generator=generator).tolist()
     means = sorted(statistics.fmean(float(values[w, a]) for w in range(4) for a in actions) for actions in drawn)
-    found = interval(values)
+    found = template_samples(values).interval()
     assert found.value == pytest.approx(statistics.fmean(values.flatten().tolist()))
     assert means[49] - 1e-3 <= found.low <= means[50] + 1e-3
     assert means[1949] - 1e-3 <= found.high <= means[1950] + 1e-3
@@ -190,7 +190,7 @@ def test_interval_resamples_whole_actions():
 def test_interval_is_the_normal_one_for_many_actions():
     values = 10 * torch.randn(3, 400, generator=torch.Generator().manual_seed(1)) + 50
     error = float(values.mean(0).std()) / 400**0.5
-    found = interval(values)
+    found = template_samples(values).interval()
     assert found.low == pytest.approx(found.value - 1.96 * error, abs=0.1)
     assert found.high == pytest.approx(found.value + 1.96 * error, abs=0.1)
 
@@ -198,9 +198,9 @@ def test_interval_is_the_normal_one_for_many_actions():
 def test_change_is_paired():
     before = table(actions=200)
     after = before + 5  # each alone is uncertain, the change is not
-    change = interval(after - before)
+    change = template_samples(after - before).interval()
     assert change == pytest.approx((5, 5, 5))
-    alone = interval(after)
+    alone = template_samples(after).interval()
     assert alone.high - alone.low > 5
 
 

@@ -1,9 +1,9 @@
 import pytest
-from conftest import bpe_tokenizer, wordpiece_tokenizer
+from conftest import bpe_tokenizer, make_model, wordpiece_tokenizer
 
 from biaslab.errors import InputError
-from biaslab.models.loading import load_tokenizer
-from biaslab.models.tokens import by_length, encode_slot, is_masked, token_in_place, tokens_in_place
+from biaslab.models.loading import load_model, load_tokenizer
+from biaslab.models.tokens import by_length, encode_slot, is_masked, start_token, token_in_place, tokens_in_place
 
 
 def test_masked_slot(masked_tokenizer):
@@ -57,3 +57,31 @@ def test_batches_of_equal_length_hold_each_item_once():
 def test_unknown_tokenizer():
     with pytest.raises(InputError, match="`model_name` is expected to be"):
         load_tokenizer("no-such-model")
+
+
+def test_the_architecture_decides_the_kind(tmp_path):
+    tokenizer = bpe_tokenizer()
+    tokenizer.save_pretrained(tmp_path)
+    assert is_masked(load_tokenizer(str(tmp_path)))  # alone, a tokenizer is of the kind that it looks like
+    make_model("gpt2", len(tokenizer)).save_pretrained(tmp_path)
+    for loaded in (load_tokenizer(str(tmp_path)), load_model(str(tmp_path))[1]):
+        assert not is_masked(loaded)
+        assert loaded("a <mask> man")["input_ids"] == tokenizer("a <mask> man")["input_ids"]
+    make_model("roberta", len(tokenizer)).save_pretrained(tmp_path)
+    assert is_masked(load_tokenizer(str(tmp_path)))
+
+
+def test_a_masked_model_needs_a_mask_token(tmp_path):
+    tokenizer = bpe_tokenizer(masked=False)
+    tokenizer.save_pretrained(tmp_path)
+    make_model("roberta", len(tokenizer)).save_pretrained(tmp_path)
+    for load in (load_tokenizer, load_model):
+        with pytest.raises(InputError, match="`model_name` is expected to have a tokenizer with a mask token"):
+            load(str(tmp_path))
+
+
+def test_start_token():
+    tokenizer = bpe_tokenizer()
+    assert start_token(tokenizer) == tokenizer.bos_token_id
+    tokenizer.bos_token = None
+    assert start_token(tokenizer) == tokenizer.eos_token_id

@@ -37,8 +37,8 @@ from biaslab.report.sections.probe import probe_answer
 from biaslab.report.sections.shared import answer
 from biaslab.report.sections.side_by_side import side_by_side
 from biaslab.report.sections.table import table_answer
-from biaslab.report.words import is_significant, kept_together, stereotype_sentence, verdict
-from biaslab.statistics import Estimate, Interval
+from biaslab.report.words import kept_together, stereotype_sentence, verdict
+from biaslab.statistics import Estimate, Interval, is_significant
 
 CSS = Path(__file__).parents[2] / "biaslab/report/templates/report.css"
 VOID = {"meta", "br", "link", "img", "input", "hr"}

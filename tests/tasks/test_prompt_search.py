@@ -7,9 +7,9 @@ import torch
 from conftest import MASKED, make_model
 
 from biaslab.errors import InputError
-from biaslab.store import Shards
+from biaslab.tasks.shards import Shards
 from biaslab.tasks.baselines.divergence import DIVERGENCES, jensen_shannon
-from biaslab.tasks.baselines.prompt_search import BeamSearch, Best, PromptScorer, level_sizes, projecting_onto
+from biaslab.tasks.baselines.prompt_search import Best, Level, PromptScorer, beam_search, level_sizes, projecting_onto
 
 CLS, MASK, END, SEP = 1, 3, 4, 2
 INPUTS = torch.tensor(
@@ -38,10 +38,10 @@ def oracle(kind: str, prompt: tuple[int, ...], divergence: str = "jensen_shannon
     return sum(values) / len(values)
 
 
-def search(folder: Path, score, beam: int, depth: int, chunk: int = 5, every: float = 0, advance=int) -> BeamSearch:
+def search(folder: Path, score, beam: int, depth: int, chunk: int = 5, every: float = 0, advance=int) -> list[Level]:
     shards = Shards(folder)
     shards.open({"beam": beam})
-    return BeamSearch(score, VOCABULARY, beam, depth, chunk, shards, every, advance)
+    return beam_search(score, VOCABULARY, beam, depth, chunk, shards, every, advance)
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
@@ -68,6 +68,24 @@ def test_projection_onto_some_tokens(kind):
     assert torch.equal(model(input_ids=ids).logits, whole)
 
 
+def test_a_forward_that_was_there_before_comes_back():
+    """Libraries that move weights about wrap modules so."""
+    model, ids = make_model("bert"), torch.tensor([[1, 10, 3, 2]])
+    head = model.get_output_embeddings()
+    calls, forward = [], head.forward
+
+    def wrapped(hidden):
+        calls.append(hidden)
+        return forward(hidden)
+
+    head.forward = wrapped
+    with projecting_onto(model, TARGETS):
+        model(input_ids=ids)
+    assert vars(head)["forward"] is wrapped
+    model(input_ids=ids)
+    assert len(calls) == 1
+
+
 def test_causal_model_is_refused():
     with pytest.raises(InputError, match="masked language model"):
         scorer("gpt2")
@@ -75,7 +93,7 @@ def test_causal_model_is_refused():
 
 def test_beam_of_the_vocabulary_is_exhaustive(tmp_path):
     score = scorer()
-    levels = search(tmp_path, score, len(VOCABULARY), 2).run()
+    levels = search(tmp_path, score, len(VOCABULARY), 2)
     for length, level in enumerate(levels, 1):
         every = torch.tensor(list(product(VOCABULARY.tolist(), repeat=length)))
         scores = score(every)
@@ -92,7 +110,7 @@ def test_narrow_beam_extends_the_best_only(tmp_path):
         seen.extend(prompts.tolist())
         return prompts.float().sum(1)
 
-    levels = search(tmp_path, score, 2, 3).run()
+    levels = search(tmp_path, score, 2, 3)
     assert [level.prompts.tolist() for level in levels] == [
         [[75], [74]],
         [[75, 75], [75, 74]],  # 74 75 is as good as 75 74, but comes later
@@ -119,7 +137,7 @@ def test_best_is_the_same_in_any_order():
 @pytest.mark.parametrize("every", [0.0, 1000.0])
 def test_interrupted_search_gives_the_same(tmp_path, every):
     score, draw = scorer(), random.Random(0)
-    undisturbed = search(tmp_path / "whole", score, 4, 3, every=every).run()
+    undisturbed = search(tmp_path / "whole", score, 4, 3, every=every)
     calls = []
 
     def breaking(prompts):
@@ -130,7 +148,7 @@ def test_interrupted_search_gives_the_same(tmp_path, every):
 
     for _ in range(10_000):
         try:
-            levels = search(tmp_path / "broken", breaking, 4, 3, every=every).run()
+            levels = search(tmp_path / "broken", breaking, 4, 3, every=every)
             break
         except KeyboardInterrupt:
             continue
@@ -142,12 +160,12 @@ def test_interrupted_search_gives_the_same(tmp_path, every):
 
 def test_finished_search_scores_nothing_again(tmp_path):
     done = []
-    search(tmp_path, scorer(), 4, 2).run()
+    search(tmp_path, scorer(), 4, 2)
 
     def score(prompts):
         raise AssertionError("scored again")
 
-    search(tmp_path, score, 4, 2, advance=done.append).run()
+    search(tmp_path, score, 4, 2, advance=done.append)
     assert sum(done) == sum(level_sizes(6, 4, 2))
 
 

@@ -265,9 +265,9 @@ def test_damaged_shards_are_named_and_done_again(nursery, model, undisturbed, tm
     flipped.write_bytes(content)
     end = nursery.run(tmp_path, model)
     assert end.codes == [0], end.output
-    assert f"{cut.name} is damaged (it is cut, or no safetensors file): its 1 items are done again" in end.output
-    assert f"{flipped.name} is damaged (its checksum is not that of its contents): its 1 items are don" in end.output
-    assert end.output.count("is damaged") == 2
+    assert f"{cut.name} is corrupt (truncated, or no safetensors file); recomputing its 1 items" in end.output
+    assert f"{flipped.name} is corrupt (checksum mismatch); recomputing its 1 items" in end.output
+    assert end.output.count("is corrupt") == 2
     assert f"going on in runs/attribute/version_0: {len(others)} of " in end.output
     assert results(tmp_path / "runs/attribute/version_0") == undisturbed.files
 
@@ -366,7 +366,7 @@ def test_a_full_disk_is_one_line_and_with_room_the_same_command_goes_on(
     end = nursery.run(tmp_path, model)
     assert end.codes == [0], end.output
     assert f"going on in runs/attribute/version_0: {len(kept)} of " in end.output
-    assert "is damaged" not in end.output
+    assert "is corrupt" not in end.output
     assert results(tmp_path / "runs/attribute/version_0") == undisturbed.files
 
 

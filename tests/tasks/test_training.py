@@ -79,6 +79,9 @@ class Tiny(DebiasingTask):
         modes = {m.training for m in self.model.modules() if isinstance(m, nn.Dropout)}
         return modes.pop() if len(modes) == 1 else None
 
+    def on_test_start(self):
+        pass
+
     def test_step(self, batch, batch_idx):
         self.seen["test"].append(self.dropout())
 

@@ -9,8 +9,8 @@ from biaslab.evaluation.findings import OVERALL, Findings
 from biaslab.report.parts import Cell, Chapter, Draw, Section, Table
 from biaslab.report.plots.neurons import layer_distribution
 from biaslab.report.runs import Run, sides
-from biaslab.report.words import NOT_SIGNIFICANT, between, is_significant, number, signed
-from biaslab.statistics import Interval
+from biaslab.report.words import NOT_SIGNIFICANT, between, number, signed
+from biaslab.statistics import Interval, is_significant
 
 
 def chapter(run: Run, key: str, draw: Draw) -> Chapter:

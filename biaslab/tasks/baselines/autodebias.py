@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
-from biaslab.errors import InputError
+from biaslab.errors import require_one_of
 from biaslab.evaluation.scoring import slot_log_probabilities
 from biaslab.tasks.baselines.divergence import DIVERGENCES, DivergenceName
 from biaslab.tasks.baselines.training import DebiasingTask
@@ -13,19 +15,15 @@ from biaslab.tasks.baselines.training import DebiasingTask
 class AutoDebias(DebiasingTask):
     """Bring the model's answers for the two words of a pair together, over the whole vocabulary.
 
-    The prompts come from :func:`biaslab.commands.search_prompts.search_prompts`. Nothing holds the model to what it
+    The prompts come from :func:`biaslab.tasks.baselines.prompt_search.search`. Nothing holds the model to what it
     knows of language: a fall of LMS is expected.
 
     Args:
         model_name: an asset's name, a folder or a hub id; of a masked language model.
         divergence: "jensen_shannon", or the authors' released code's "reversed".
-        lr: learning rate of AdamW; all arguments from here on are those of
-            :class:`biaslab.tasks.baselines.training.DebiasingTask`, with the paper's values.
-        weight_decay: of the matrices.
-        warmup: share of the steps.
-        decay: whether the learning rate falls to zero.
-        dtype: the weights' type.
-        trust_remote_code: let a checkpoint bring its own Python code.
+        lr: learning rate of AdamW.
+        decay: whether it falls to zero.
+        **options: see :class:`biaslab.tasks.baselines.training.DebiasingTask`.
 
     Raises:
         InputError: if the model is causal, or an argument is out of its range.
@@ -41,16 +39,11 @@ class AutoDebias(DebiasingTask):
         model_name: str = "minilm-mlm",
         divergence: DivergenceName = "jensen_shannon",
         lr: float = 5e-6,
-        weight_decay: float = 0.0,
-        warmup: float = 0.0,
         decay: bool = False,
-        dtype: str = "float32",
-        trust_remote_code: bool = False,
+        **options: Any,
     ) -> None:
-        if divergence not in DIVERGENCES:
-            raise InputError(f"`divergence` is expected to be {' or '.join(DIVERGENCES)} but got {divergence!r}.")
-        super().__init__(model_name, lr, weight_decay, warmup, decay, dtype, trust_remote_code)
-        self.save_hyperparameters()
+        require_one_of("divergence", divergence, list(DIVERGENCES))
+        super().__init__(model_name, lr=lr, decay=decay, **options)
         self.divergence = DIVERGENCES[divergence]
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:

@@ -24,9 +24,7 @@ class CounterfactualAugmentation(DebiasingTask):
         lr: peak learning rate of AdamW.
         weight_decay: of the matrices; biases and norms have none.
         warmup: share of the steps in which the learning rate rises, linearly.
-        decay: whether it falls linearly to zero afterwards.
-        dtype: the weights' type.
-        trust_remote_code: let a checkpoint bring its own Python code.
+        **options: see :class:`biaslab.tasks.baselines.training.DebiasingTask`.
 
     Raises:
         InputError: if the model is a causal one, or an argument is out of its range.
@@ -43,11 +41,9 @@ class CounterfactualAugmentation(DebiasingTask):
         lr: float = 2e-5,
         weight_decay: float = 0.01,
         warmup: float = 0.06,
-        decay: bool = True,
-        dtype: str = "float32",
-        trust_remote_code: bool = False,
+        **options: Any,
     ) -> None:
-        super().__init__(model_name, lr, weight_decay, warmup, decay, dtype, trust_remote_code)
+        super().__init__(model_name, lr, weight_decay, warmup, **options)
 
     def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Return the mean negative log-likelihood of the tokens that are asked for, in nats.
@@ -55,21 +51,21 @@ class CounterfactualAugmentation(DebiasingTask):
         Args:
             batch: ``input_ids`` and ``labels``, ``[batch, sequence]``; labels are -100 where nothing is asked.
         """
-        asked = batch["labels"] != -100
-        with _asked_only(self.model, asked):
-            logits = self.model(input_ids=batch["input_ids"]).logits[0]  # [asked, vocabulary]
-        return F.cross_entropy(logits.float(), batch["labels"][asked])
+        masked = batch["labels"] != -100
+        with _projected(self.model, masked):
+            logits = self.model(input_ids=batch["input_ids"]).logits[0]  # [masked, vocabulary]
+        return F.cross_entropy(logits.float(), batch["labels"][masked])
 
 
 @contextmanager
-def _asked_only(model: PreTrainedModel, asked: Tensor) -> Iterator[None]:
-    """Within the block, the language-model head sees some tokens only: logits are ``[1, asked, vocabulary]``.
+def _projected(model: PreTrainedModel, tokens: Tensor) -> Iterator[None]:
+    """Within the block, the language-model head sees some tokens only: logits are ``[1, token, vocabulary]``.
 
     The projection to the vocabulary takes as long as all layers of a small model, were it made for every token.
     """
 
     def gather(module: nn.Module, args: Any, output: BaseModelOutput) -> BaseModelOutput:
-        return BaseModelOutput(last_hidden_state=output["last_hidden_state"][asked][None])
+        return BaseModelOutput(last_hidden_state=output["last_hidden_state"][tokens][None])
 
     with model.base_model.register_forward_hook(gather):
         yield

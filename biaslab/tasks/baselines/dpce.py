@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from biaslab.data.attribute_sentences import GROUPS, TARGET
-from biaslab.errors import InputError
+from biaslab.errors import InputError, require_one_of
 from biaslab.tasks.baselines.training import DebiasingTask
 
 Layers = Literal["first", "last", "all"]
@@ -54,10 +54,8 @@ class DPCE(DebiasingTask):
             if weight < 0:
                 raise InputError(f"`{name}` is expected not to be negative but got {weight}.")
         for name, value, known in (("layers", layers, Layers), ("unit", unit, Unit), ("form", form, Form)):
-            if value not in get_args(known):
-                raise InputError(f"`{name}` is expected to be one of {', '.join(get_args(known))} but got {value!r}.")
+            require_one_of(name, value, get_args(known))
         super().__init__(**options)
-        self.save_hyperparameters()
         self.model.requires_grad_(False)
         self.model.base_model.requires_grad_(True)  # the loss does not reach the head
         original = copy.deepcopy(self.model.base_model).eval().requires_grad_(False)
@@ -70,9 +68,9 @@ class DPCE(DebiasingTask):
         self.vectors = self.group_vectors()
 
     def on_validation_start(self) -> None:
-        """Compute the groups' vectors, where there is no training epoch yet that did."""
+        """Compute the groups' vectors where no training epoch has yet."""
         if self.vectors is None:
-            self.vectors = self.group_vectors()
+            self.on_train_epoch_start()
 
     @torch.no_grad()
     def group_vectors(self) -> Tensor:
@@ -104,9 +102,9 @@ class DPCE(DebiasingTask):
             batch: see :func:`biaslab.data.attribute_sentences.collate`.
         """
         hidden = _hidden(self.model.base_model, batch)
-        target = batch["kind"] == TARGET
-        weight: float = self.hparams["alpha" if target else "beta"]
-        return weight * (self._association(hidden, batch) if target else self._drift(hidden, batch))
+        if batch["kind"] == TARGET:
+            return self._association(hidden, batch) * float(self.hparams["alpha"])
+        return self._drift(hidden, batch) * float(self.hparams["beta"])
 
     def _association(self, hidden: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Return the squared inner products with the groups' vectors, averaged, and summed over the groups."""

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from biaslab.data.attribute_words import RACE_PAIRS, SEARCH_PAIRS, TARGETS
+from biaslab.data.corpus import read_sentences
+from biaslab.data.prompt_pairs import question, single_token_pairs
 from biaslab.errors import InputError
 from biaslab.models.architectures import architecture
 from biaslab.models.heads import slot_only
-from biaslab.store import Ledger, Shards
-from biaslab.tasks.baselines.divergence import Divergence
+from biaslab.models.loading import best_device, fingerprint, load_model
+from biaslab.models.tokens import SLOT, token_in_place
+from biaslab.store import write_atomically
+from biaslab.tasks.baselines.divergence import DIVERGENCES, Divergence, DivergenceName
+from biaslab.tasks.shards import Ledger, Shards
+
+PAIRS = {"gender": SEARCH_PAIRS, "race": RACE_PAIRS}
+_CHUNK = 32  # prompts that are scored, and counted as done, at once
+_EVERY = 30.0  # seconds between two writes of what is done
 
 
 class PromptScorer:
@@ -59,14 +76,7 @@ class PromptScorer:
 
     @torch.inference_mode()
     def __call__(self, prompts: Tensor) -> Tensor:
-        """Return the score of each prompt.
-
-        Args:
-            prompts: tokens of prompts of equal length, ``[prompt, length]``.
-
-        Returns:
-            In nats, float32, ``[prompt]``; at least 0.
-        """
+        """Return the score of each prompt, ``[prompt, length] -> [prompt]``, in nats, float32; at least 0."""
         words = len(self.before)
         prompt = prompts.repeat_interleave(words, 0)
         input_ids = torch.cat(
@@ -93,18 +103,17 @@ def projecting_onto(model: PreTrainedModel, token_ids: Tensor) -> Iterator[None]
 
     The projection to the vocabulary is most of a short sequence's cost. Every masked model of the table ends with a
     linear map, so that leaving rows out changes no other.
-
-    Args:
-        model: a masked language model.
-        token_ids: of the tokens, ``[token]``.
     """
     head: Any = model.get_output_embeddings()
     weight, bias = head.weight[token_ids], None if head.bias is None else head.bias[token_ids]
+    wrapped = vars(head).get("forward")  # by accelerate, for one
     head.forward = lambda hidden: F.linear(hidden, weight, bias)
     try:
         yield
     finally:
         del head.forward
+        if wrapped is not None:
+            head.forward = wrapped
 
 
 class Best:
@@ -129,12 +138,7 @@ class Best:
         self.candidates = torch.empty(0, dtype=torch.long)
 
     def update(self, scores: Tensor, candidates: Tensor) -> None:
-        """Add candidates, each of which comes once; of equal scores the lower number is the better one.
-
-        Args:
-            scores: higher is better, ``[candidate]``.
-            candidates: their numbers, ``[candidate]``.
-        """
+        """Add numbered candidates with their scores, ``[candidate]``; of equal scores the lower number is better."""
         scores, candidates = torch.cat([self.scores, scores]), torch.cat([self.candidates, candidates])
         by_number = candidates.argsort()
         order = by_number[scores[by_number].argsort(descending=True, stable=True)][: self.size]
@@ -151,19 +155,23 @@ class Best:
 
 
 class Level(NamedTuple):
-    """The best prompts of one length.
+    """The best prompts of one length."""
 
-    Attributes:
-        prompts: their tokens, the best first, ``[prompt, length]``.
-        scores: ``[prompt]``.
-    """
-
-    prompts: Tensor
-    scores: Tensor
+    prompts: Tensor  # their tokens, the best first, [prompt, length]
+    scores: Tensor  # [prompt]
 
 
-class BeamSearch:
-    """A beam search over prompts that goes on where it was killed, and gives the same as if it had not been.
+def beam_search(
+    score: Callable[[Tensor], Tensor],
+    vocabulary: Tensor,
+    beam: int,
+    depth: int,
+    chunk: int,
+    shards: Shards,
+    every: float = 30.0,
+    advance: Callable[[int], Any] = int,
+) -> list[Level]:
+    """Return the best prompts of each level; a search goes on where it was killed, with the same result.
 
     Level 1 are all words of the vocabulary; each further level extends the best prompts of the one before by every
     word, on the right. Candidates are numbered prompt by prompt, word by word, and of equal scores the first wins.
@@ -178,52 +186,28 @@ class BeamSearch:
         every: seconds between two writes, at least.
         advance: called with the number of candidates after each chunk.
     """
+    finished, words = shards.finished(), len(vocabulary)
+    levels: list[Level] = []
+    prompts, first = vocabulary.new_empty(1, 0), 0
 
-    def __init__(
-        self,
-        score: Callable[[Tensor], Tensor],
-        vocabulary: Tensor,
-        beam: int,
-        depth: int,
-        chunk: int,
-        shards: Shards,
-        every: float = 30.0,
-        advance: Callable[[int], Any] = int,
-    ) -> None:
-        self.score, self.vocabulary, self.beam = score, vocabulary, beam
-        self.chunk, self.shards, self.every, self.advance = chunk, shards, every, advance
-        self.sizes = level_sizes(len(vocabulary), beam, depth)
+    def extended(candidates: Tensor) -> Tensor:
+        return torch.cat([prompts[candidates // words], vocabulary[candidates % words, None]], 1)
 
-    def run(self) -> list[Level]:
-        """Return the best prompts of each level."""
-        self.finished = self.shards.finished()
-        levels: list[Level] = []
-        prompts, first = self.vocabulary.new_empty(1, 0), 0
-        for size in self.sizes:
-            chunks = dict(enumerate(torch.arange(size).split(self.chunk), first))
-            best = self._best(f"level_{len(levels) + 1}", prompts, chunks)
-            prompts = self._extended(prompts, best.candidates)
-            levels.append(Level(prompts, best.scores))
-            first += len(chunks)
-        return levels
-
-    def _best(self, name: str, prompts: Tensor, chunks: Mapping[int, Tensor]) -> Best:
-        """Return the best extensions of some prompts; ``chunks`` are candidates by the number of their shards' item."""
-        best = Best(self.beam)
-        ledger = Ledger({name: best}, self.shards, self.every)
-        for number, candidates in chunks.items():
-            if number not in self.finished:
+    for size in level_sizes(words, beam, depth):
+        best = Best(beam)
+        ledger = Ledger({f"level_{len(levels) + 1}": best}, shards, every)
+        chunks = torch.arange(size).split(chunk)
+        for number, candidates in enumerate(chunks, first):
+            if number not in finished:
                 with ledger.item(number):
-                    best.update(self.score(self._extended(prompts, candidates)), candidates)
-            self.advance(len(candidates))
+                    best.update(score(extended(candidates)), candidates)
+            advance(len(candidates))
         ledger.write()
         ledger.gather()
-        return best
-
-    def _extended(self, prompts: Tensor, candidates: Tensor) -> Tensor:
-        """Return the tokens of numbered candidates, ``[candidate, length + 1]``."""
-        words = len(self.vocabulary)
-        return torch.cat([prompts[candidates // words], self.vocabulary[candidates % words, None]], 1)
+        first += len(chunks)
+        prompts = extended(best.candidates)
+        levels.append(Level(prompts, best.scores))
+    return levels
 
 
 def level_sizes(vocabulary: int, beam: int, depth: int) -> list[int]:
@@ -236,3 +220,143 @@ def level_sizes(vocabulary: int, beam: int, depth: int) -> list[int]:
     for _ in range(depth - 1):
         sizes.append(min(beam, sizes[-1]) * vocabulary)
     return sizes
+
+
+class Space(NamedTuple):
+    """What is searched, all of it words of one token."""
+
+    vocabulary: dict[str, int]  # tokens of the words that prompts are made from, by word
+    pairs: list[tuple[str, str]]  # whose words are compared
+    targets: dict[str, int]  # tokens of the words that the model may answer, by word
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, pairs: str, sources: Sequence[str], vocabulary: int) -> Space:
+        """Choose the words that a tokenizer knows.
+
+        Raises:
+            InputError: if it knows too few.
+        """
+        known = single_token_pairs(tokenizer, PAIRS[pairs])
+        targets = dict(_known(tokenizer, TARGETS, f"a {SLOT}."))
+        if not known or len(targets) < 2:
+            raise InputError(
+                f"`model` is expected to know a pair and two target words as single tokens, but knows {len(known)} and "
+                f"{len(targets)}. Choose another model."
+            )
+        words = dict(islice(_known(tokenizer, frequent_words(sources), f"a {SLOT} a."), vocabulary))
+        if len(words) < vocabulary:
+            raise InputError(
+                f"`vocabulary` is expected to be at most {len(words)}, the words of one token in `sources`, but got "
+                f"{vocabulary}. Take fewer words, or more text."
+            )
+        return cls(words, known, targets)
+
+    def digest(self) -> str:
+        """Return 16 hexadecimal digits that change with any of the words."""
+        return hashlib.sha256(json.dumps(self).encode()).hexdigest()[:16]
+
+    def scorer(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, divergence: Divergence, token_budget: int
+    ) -> PromptScorer:
+        """Return what gives prompts their scores."""
+        questions = [[question(tokenizer, word, "") for word in pair] for pair in self.pairs]
+        inputs = torch.tensor([[encoded.input_ids for encoded in pair] for pair in questions])
+        target_ids = torch.tensor(list(self.targets.values()))
+        return PromptScorer(model, inputs, questions[0][0].position, target_ids, divergence, token_budget)
+
+    def readable(self, levels: Sequence[Level]) -> Iterator[dict[str, Any]]:
+        """Yield prompts as text, with their scores and levels."""
+        words = {token: word for word, token in self.vocabulary.items()}
+        for number, level in enumerate(levels, 1):
+            for prompt, score in zip(level.prompts.tolist(), level.scores.tolist(), strict=True):
+                yield {"text": " ".join(words[token] for token in prompt), "score": score, "level": number}
+
+
+def frequent_words(sources: Sequence[str]) -> list[str]:
+    """Return the lower-case words of ordinary text, the most frequent first, equally frequent ones by the alphabet."""
+    counts: Counter[str] = Counter()
+    for source in sources:
+        for sentence in read_sentences(source, "train"):
+            counts.update(re.findall(r"(?<![\w'-])[a-z]+(?![\w'-])", sentence))
+    return sorted(counts, key=lambda word: (-counts[word], word))
+
+
+def _known(tokenizer: PreTrainedTokenizerBase, words: Iterable[str], place: str) -> Iterator[tuple[str, int]]:
+    """Yield the words that are one token each, and the tokens."""
+    for word in words:
+        token = token_in_place(tokenizer, f" {place}", word)
+        if token is not None:
+            yield word, token
+
+
+def search(
+    model: str, sources: Sequence[str], path: Path, trust_remote_code: bool, settings: Mapping[str, Any]
+) -> list[dict[str, Any]] | None:
+    """Search, or go on with a search that was killed, and write the prompts that come of it as JSON.
+
+    Args:
+        model: an asset's name, a folder or a hub id.
+        sources: what words are counted in.
+        path: of the file.
+        trust_remote_code: let a checkpoint bring its own Python code.
+        settings: "pairs", "vocabulary", "beam", "depth", "divergence" and "token_budget".
+
+    Returns:
+        The prompts, each with its "text", "score" and "level"; None where the file holds this search's result.
+
+    Raises:
+        InputError: if the model is causal or knows too few words, or if the file is of anything else or in use.
+    """
+    loaded, tokenizer = load_model(model, trust_remote_code=trust_remote_code)
+    nn.Module.to(loaded, best_device())
+    space = Space.of(tokenizer, settings["pairs"], sources, settings["vocabulary"])
+    configuration = {"model": model, "fingerprint": fingerprint(loaded)} | {
+        "settings": {**settings, "sources": list(sources), "words": space.digest()}
+    }
+    if _is_written(path, configuration):
+        return None
+    name: DivergenceName = settings["divergence"]
+    scorer = space.scorer(loaded, tokenizer, DIVERGENCES[name], settings["token_budget"])
+    shards = Shards(path.with_name(f"{path.name}.part"))
+    shards.open({**configuration, "chunk": _CHUNK})
+    if not shards.lock():
+        raise InputError(f"`output` is expected to be used by one search only, but another one writes {path}. Wait.")
+    beam, depth, each = settings["beam"], settings["depth"], 2 * len(space.pairs)
+    total = each * sum(level_sizes(len(space.vocabulary), beam, depth))
+    print(
+        f"biaslab search-prompts: {total:,} short forward passes ({len(space.vocabulary)} words, a beam of {beam}, a "
+        f"depth of {depth}; {len(space.pairs)} pairs, {len(space.targets)} target words)"
+    )
+    vocabulary = torch.tensor(list(space.vocabulary.values()))
+    with tqdm(total=total, unit=" passes", unit_scale=True) as bar:
+        levels = beam_search(
+            scorer, vocabulary, beam, depth, _CHUNK, shards, _EVERY, lambda prompts: bar.update(each * prompts)
+        )
+    prompts = list(space.readable(levels))
+    content = json.dumps({**configuration, "prompts": prompts}, indent=1, ensure_ascii=False)
+    write_atomically(path, (content + "\n").encode())
+    shards.clear()
+    return prompts
+
+
+def _is_written(path: Path, configuration: Mapping[str, Any]) -> bool:
+    """Return whether a file is the result of this very search; what differs is an InputError."""
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+        there = {**there, **there["settings"]}
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, TypeError, KeyError):
+        there = {}
+    here = {**configuration, **configuration["settings"]}
+    differences = [
+        f"{name} is {there.get(name, 'missing')} there and {here[name]} here"
+        for name in here
+        if name != "settings" and there.get(name) != here[name]
+    ]
+    if differences:
+        raise InputError(
+            f"`output` is expected to be new, or the result of this very search, but {path} is another one's: "
+            f"{', '.join(differences)}. Choose another file."
+        )
+    return True

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import torch
+from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -15,7 +16,38 @@ from biaslab.models.architectures import architecture
 from biaslab.tasks.evaluation import StereoSetEvaluation
 
 
-class DebiasingTask(StereoSetEvaluation, ABC):
+class Training(LightningModule, ABC):
+    """Minimise a subclass's loss with AdamW, whose ``lr``, ``weight_decay`` and ``warmup`` are hyper-parameters."""
+
+    model: Any  # a language model
+
+    @abstractmethod
+    def loss(self, batch: Any) -> Tensor:
+        """Return the mean loss of a batch, a scalar."""
+
+    def weight(self, batch: Any) -> int:
+        """Return how much a batch counts in the mean loss of an epoch, which is logged."""
+        return 1
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return the loss, and log it."""
+        loss = self.loss(batch)
+        self.log("train/loss", loss, prog_bar=True, batch_size=self.weight(batch))
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Log the loss on held-out sentences."""
+        self.log("val/loss", self.loss(batch), prog_bar=True, sync_dist=True, batch_size=self.weight(batch))
+
+    def configure_optimizers(self) -> Any:
+        """Return AdamW and its schedule."""
+        options = {
+            name: self.hparams[name] for name in ("lr", "weight_decay", "warmup", "decay") if name in self.hparams
+        }
+        return scheduled_adamw(self.model.parameters(), int(self.trainer.estimated_stepping_batches), **options)
+
+
+class DebiasingTask(Training, StereoSetEvaluation):
     """Train a language model with the loss of a subclass; ``biaslab test --ckpt_path`` then judges it on StereoSet.
 
     The model trains with its dropout; parameters that a subclass freezes stay as they are.
@@ -50,7 +82,6 @@ class DebiasingTask(StereoSetEvaluation, ABC):
         if not 0 <= warmup < 1:
             raise InputError(f"`warmup` is expected to lie in [0, 1) but got {warmup}.")
         super().__init__(model_name, dtype, trust_remote_code)
-        self.save_hyperparameters()
         if self.masked_only and not architecture(self.model).masked:
             raise InputError(
                 f"`model_name` is expected to be a masked language model but {model_name!r} is a causal one. Choose a "
@@ -58,29 +89,9 @@ class DebiasingTask(StereoSetEvaluation, ABC):
             )
         self.model.requires_grad_(True)
 
-    @abstractmethod
-    def loss(self, batch: Any) -> Tensor:
-        """Return the mean loss of a batch, a scalar."""
-
     def on_fit_start(self) -> None:
         """Switch dropout on: models are loaded in evaluation mode."""
         self.model.train()
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Return the loss, and log it."""
-        loss = self.loss(batch)
-        self.log("train/loss", loss, prog_bar=True, batch_size=1)
-        return loss
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Log the loss on held-out sentences."""
-        self.log("val/loss", self.loss(batch), prog_bar=True, sync_dist=True, batch_size=1)
-
-    def configure_optimizers(self) -> Any:
-        """Return AdamW and its schedule."""
-        h = self.hparams
-        total = int(self.trainer.estimated_stepping_batches)
-        return scheduled_adamw(self.model.parameters(), total, h["lr"], h["weight_decay"], h["warmup"], h["decay"])
 
 
 def scheduled_adamw(

@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 
 from biaslab.errors import InputError
-from biaslab.store import Shards, is_locked
+from biaslab.tasks.shards import Shards, is_locked
 
 CONFIGURATION = {"model": {"name": "tiny", "steps": 4}, "groups": ["female", "male"], "seed": 0}
 TENSORS = {
@@ -52,7 +52,7 @@ def same(found, expected) -> bool:
 
 
 def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    start = "import os, resource, signal, sys, time, random, torch; from biaslab.store import Shards\n"
+    start = "import os, resource, signal, sys, time, random, torch; from biaslab.tasks.shards import Shards\n"
     command = [sys.executable, "-W", "ignore", "-c", start + code, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
@@ -149,7 +149,7 @@ def test_a_damaged_shard_is_removed_and_named(shards, tmp_path, messages):
         assert shards.finished() == {7}
         assert not path.exists()
         assert len(messages) == 1
-        assert messages[0].startswith(f"{path.name} is damaged (it")
+        assert messages[0].startswith(f"{path.name} is corrupt (")
         assert messages[0].endswith("items are done again")
         assert "\n" not in messages[0]
         counts.add("its 3 items" in messages.pop())
@@ -311,7 +311,7 @@ for kill in range(20):
 
 HOLD = """
 import sys, time
-from biaslab.store import Shards, is_locked
+from biaslab.tasks.shards import Shards, is_locked
 shards = Shards(sys.argv[1])
 shards.open({})
 print(shards.lock(), flush=True)

@@ -5,7 +5,7 @@ import torch
 
 from biaslab.metrics.neuron_selection import NeuronSelection
 from biaslab.metrics.quality import IntegrationQuality
-from biaslab.store import Ledger, Shards
+from biaslab.tasks.shards import Ledger, Shards
 
 
 def collectors() -> dict[str, NeuronSelection | IntegrationQuality]:

@@ -1,0 +1,75 @@
+"""What the data modules share: a model's tokenizer, and batches that are made beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pytorch_lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+from transformers import PreTrainedTokenizerBase
+
+from biaslab.models import assets
+from biaslab.models.loading import load_tokenizer
+
+Batches = Sequence[Any] | Dataset[Any]
+
+
+class TokenizedData(LightningDataModule):
+    """Texts as the tokens of a model.
+
+    Whether a tokenizer may bring its own code changes nothing in the result: it is no hyper-parameter.
+    """
+
+    def __init__(self, trust_remote_code: bool = False) -> None:
+        super().__init__()
+        self._trust_remote_code = trust_remote_code
+
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
+        """Load the tokenizer of the model."""
+        return load_tokenizer(self.hparams["model_name"], trust_remote_code=self._trust_remote_code)
+
+
+class TrainingData(TokenizedData):
+    """Batches to train and to validate on."""
+
+    train_batches: Batches
+    validation_batches: Batches
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Return the training batches, in a new order each epoch."""
+        return loader(self.train_batches, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Return the validation batches."""
+        return loader(self.validation_batches)
+
+
+class EvaluationData(TokenizedData):
+    """Batches of an asset, or of a file of its form, that a model is judged on."""
+
+    asset: str
+    batches: list[dict[str, Any]]
+
+    def prepare_data(self) -> None:
+        """Fetch the asset where no path is given."""
+        if self.hparams["path"] is None:
+            assets.fetch(self.asset)
+
+    def setup(self, stage: str) -> None:
+        """Read and tokenize the examples; once, however many trainers ask."""
+        if not hasattr(self, "batches"):
+            self.batches = self.read()
+
+    def read(self) -> list[dict[str, Any]]:
+        """Return the batches."""
+        raise NotImplementedError
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Return the batches."""
+        return loader(self.batches)
+
+
+def loader(batches: Batches, **options: Any) -> DataLoader[Any]:
+    """Return a loader of batches that are whole already."""
+    return DataLoader(batches, batch_size=None, **options)  # type: ignore[arg-type]  # a list serves as a data set

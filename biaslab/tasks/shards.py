@@ -1,0 +1,304 @@
+"""What of a long run is done, in a folder that several processes share and that outlives a kill."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import operator
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+import safetensors.torch
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError
+from torch import Tensor
+
+from biaslab.errors import InputError
+from biaslab.store import acquired, write_atomically, writing
+
+_CONFIGURATION, _LOCK = "configuration.json", ".lock"
+_SHARD = re.compile(r"shard-(\d+)-[0-9a-f]+\.safetensors")
+_OWN = re.compile(rf"{_SHARD.pattern}|\.(shard-.+|configuration\.json)\.\w+\.tmp|\.lock")
+_SHARE = 0.02  # of the time so far: the longer a run, the rarer its shards, so that there are never many
+
+
+class Shards:
+    """A folder of shards: each has the numbers of some finished items, and the tensors that belong to them.
+
+    Shards are only ever added, each under a name of its own, so that any number of processes write at once. A process
+    may be killed at any moment; what it has written stays.
+
+    Args:
+        folder: where the shards are; :meth:`open` makes it.
+        report: gets a line for each thing that the user should know of, such as a damaged shard.
+
+    >>> import tempfile, torch
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     shards = Shards(folder)
+    ...     shards.open({"steps": 4})
+    ...     shards.write([3, 4], {"sums": torch.tensor([0.5, 1.5])})
+    ...     list(shards.read())
+    [([3, 4], {'sums': tensor([0.5000, 1.5000])})]
+    """
+
+    def __init__(self, folder: str | Path, report: Callable[[str], None] = print) -> None:
+        self._folder = Path(folder)
+        self._report = report
+        self._lock: FileLock | None = None
+
+    def open(self, configuration: Mapping[str, Any]) -> None:
+        """Make the folder, or check that it belongs to this very computation.
+
+        Args:
+            configuration: all that the result depends on; anything that JSON can hold.
+
+        Raises:
+            InputError: if the folder belongs to another configuration, naming each setting that differs; if it holds
+                files but no configuration; if it can't be read or written.
+        """
+        with writing(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+        if problem := self._claim(configuration):
+            raise InputError(
+                f"`folder` is expected to be new, or that of the same configuration, but {self._folder} {problem}. "
+                "Choose another folder, or remove that one."
+            )
+
+    def lock(self) -> bool:
+        """Keep other runs away for as long as this process lives, however it ends; call it after :meth:`open`.
+
+        Returns:
+            Whether it could be done: not if another run has the folder.
+        """
+        if self._lock is None:
+            with writing(self._folder):
+                self._lock = acquired(self._folder / _LOCK)
+        return self._lock is not None
+
+    def write(self, items: Sequence[int], tensors: Mapping[str, Tensor]) -> None:
+        """Write a shard, all of it or nothing; once this returns, it outlives a kill and a power failure.
+
+        Args:
+            items: the numbers of the finished items, from 0, each once.
+            tensors: what belongs to them, by name, of any shape; kept on the CPU.
+
+        Raises:
+            InputError: if the items are no such numbers, or the folder can't be written.
+        """
+        numbers = [operator.index(item) for item in items]
+        if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
+            raise InputError(f"`items` is expected to be one or more different numbers from 0 but got {numbers}.")
+        copies = {  # safetensors refuses tensors that share memory, or that are not contiguous
+            name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+            for name, tensor in tensors.items()
+        }
+        digest = _digest(numbers, copies)
+        content = safetensors.torch.save(copies, {"items": json.dumps(numbers), "sha256": digest})
+        write_atomically(self._folder / f"shard-{numbers[0]:06d}-{digest[:12]}.safetensors", content)
+
+    def read(self) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+        """Read the shards in the order of their first items; those that are damaged are removed and reported.
+
+        An item that two processes have finished comes once.
+
+        Yields:
+            The numbers of a shard's items, and its tensors by name.
+
+        Raises:
+            InputError: if the folder can't be read, or two shards share only some of their items.
+        """
+        owners: dict[int, str] = {}
+        for name in sorted(filter(_SHARD.fullmatch, self._names()), key=lambda name: (int(name.split("-")[1]), name)):
+            shard = self._load(self._folder / name)
+            shared = [] if shard is None else [item for item in shard[0] if item in owners]
+            if shard is None or len(shared) == len(shard[0]):
+                continue
+            if shared:
+                raise InputError(
+                    f"`folder` is expected to have each item in one shard, but in {self._folder} both "
+                    f"{owners[shared[0]]} and {name} have item {shared[0]}. Remove one of the two: its items are done "
+                    "again."
+                )
+            owners |= dict.fromkeys(shard[0], name)
+            yield shard
+
+    def finished(self) -> set[int]:
+        """Tell which items are finished; damaged shards are removed and reported, as in :meth:`read`.
+
+        Returns:
+            The numbers of all items in sound shards.
+
+        Raises:
+            InputError: if the folder can't be read, or two shards share only some of their items.
+        """
+        return {item for items, _ in self.read() for item in items}
+
+    def clear(self) -> None:
+        """Remove the shards, what killed processes left of theirs, and the folder; call it when the result is written.
+
+        A folder that can't be removed, such as one that has got other files too, is reported and does no harm.
+        """
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+        try:
+            for name in self._names():
+                if _OWN.fullmatch(name):
+                    (self._folder / name).unlink(missing_ok=True)
+            (self._folder / _CONFIGURATION).unlink(missing_ok=True)  # last: shards without it would be refused
+            with suppress(FileNotFoundError):
+                self._folder.rmdir()
+        except (OSError, InputError) as error:
+            self._report(f"{self._folder} is no longer needed but can't be removed: {error}")
+
+    def _claim(self, configuration: Mapping[str, Any]) -> str:
+        """Give the folder this configuration if it has none; say what is wrong if it is another computation's."""
+        path, text = self._folder / _CONFIGURATION, json.dumps(configuration, indent=1)
+        strangers = [name for name in self._names() if not name.startswith(".")]
+        if _content(path) is None:  # read after the listing: other processes' shards come after their configuration
+            if strangers:
+                return f"holds {min(strangers)} and no {_CONFIGURATION}"
+            write_atomically(path, text.encode())
+        try:
+            there, here = _settings(json.loads((_content(path) or b"").decode())), _settings(json.loads(text))
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            return f"has a damaged {_CONFIGURATION}"
+        differences = [
+            f"{name} is {there.get(name, 'missing')} there and {here.get(name, 'missing')} here"
+            for name in there | here
+            if there.get(name) != here.get(name)
+        ]
+        return f"belongs to another one: {', '.join(differences)}" if differences else ""
+
+    def _names(self) -> list[str]:
+        with _reading(self._folder), suppress(FileNotFoundError):
+            return os.listdir(self._folder)
+        return []
+
+    def _load(self, path: Path) -> tuple[list[int], dict[str, Tensor]] | None:
+        """Read a shard, or remove and report it if it is damaged."""
+        content = _content(path)
+        if content is None:  # another process found it damaged, too
+            return None
+        altered = (SafetensorError, ValueError, TypeError, KeyError, RecursionError)  # not a lack of memory
+        items, problem = None, "checksum mismatch"
+        try:
+            metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+            items = json.loads(metadata["items"])
+            tensors = safetensors.torch.load(content)
+            if metadata["sha256"] == _digest(items, tensors):
+                return items, tensors
+        except altered:
+            problem = "truncated, or no safetensors file"
+        with writing(path):
+            path.unlink(missing_ok=True)
+        count = f"{len(items)} " if isinstance(items, list) else ""
+        self._report(f"{path.name} is corrupt ({problem}); recomputing its {count}items")
+        return None
+
+
+def is_locked(folder: Path) -> bool:
+    """Return whether a run works in a folder of shards."""
+    if not (folder / _LOCK).exists():
+        return False
+    lock = acquired(folder / _LOCK)
+    if lock is not None:
+        lock.release()
+    return lock is None
+
+
+def _digest(items: Any, tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of the items and of each tensor's name, dtype, shape and bytes, in the order of the names."""
+    ordered = sorted(tensors.items())
+    digest = hashlib.sha256(json.dumps([items, [(n, str(t.dtype), t.shape) for n, t in ordered]]).encode())
+    for _, tensor in ordered:
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _settings(value: Any, name: str = "") -> dict[str, str]:
+    """Return the values by dotted name, as JSON: in it NaN is NaN, and true is not 1."""
+    if not isinstance(value, dict) or (name and not value):
+        return {name: json.dumps(value, ensure_ascii=False, sort_keys=True)}
+    parts = (_settings(part, f"{name}.{key}" if name else key) for key, part in value.items())
+    return {dotted: text for part in parts for dotted, text in part.items()}
+
+
+def _content(path: Path) -> bytes | None:
+    with _reading(path), suppress(FileNotFoundError):
+        return path.read_bytes()
+    return None
+
+
+class Collector(Protocol):
+    """A metric that can be taken apart and put together."""
+
+    def part(self) -> dict[str, Tensor]:
+        """Return what was collected."""
+
+    def add_part(self, part: Mapping[str, Tensor], /) -> None:
+        """Add what another one collected."""
+
+    def reset(self) -> None:
+        """Forget everything."""
+
+
+class Ledger:
+    """Keeps what metrics collect from numbered items in shards, so that it survives the process.
+
+    Args:
+        collectors: the metrics, by name.
+        shards: where their parts go.
+        every: seconds between two shards, at least.
+    """
+
+    def __init__(self, collectors: Mapping[str, Collector], shards: Shards, every: float) -> None:
+        self.collectors, self.shards, self.every = collectors, shards, every
+        self.started = self.written = time.monotonic()
+        self.pending: list[int] = []
+        self._whole = True
+
+    @contextmanager
+    def item(self, number: int) -> Iterator[None]:
+        """Within the block, the metrics are updated with an item; after it, what is due is written."""
+        self._whole = False
+        yield
+        self.pending.append(number)
+        self._whole = True
+        now = time.monotonic()
+        if now - self.written >= max(self.every, _SHARE * (now - self.started)):
+            self.write()
+
+    def write(self) -> None:
+        """Write what is not yet in a shard; an item that was broken off in between spoils what is pending."""
+        if self.pending and self._whole:
+            parts = {name: collector.part() for name, collector in self.collectors.items()}
+            tensors = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.items()}
+            self.shards.write(self.pending, tensors)
+        for collector in self.collectors.values():
+            collector.reset()
+        self.pending, self.written, self._whole = [], time.monotonic(), True
+
+    def gather(self) -> None:
+        """Fill the metrics with all that the shards hold."""
+        for _, tensors in self.shards.read():
+            for name, collector in self.collectors.items():
+                start = f"{name}."
+                collector.add_part({key[len(start) :]: t for key, t in tensors.items() if key.startswith(start)})
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"`folder` is expected to be readable, but {path} can't be read: {error.strerror or error}. Make it "
+            "readable, or remove it; the same command then recomputes its items."
+        ) from error
