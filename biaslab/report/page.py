@@ -41,11 +41,6 @@ _ELSEWHERE = {  # what no chapter shows, and how to get it; {folder} is the firs
 def write_report(folders: Sequence[str], output: Path, title: str | None = None) -> Path:
     """Write report.html into a folder, and its figures into "figures" there; return the page's path.
 
-    Args:
-        folders: of runs.
-        output: the folder; it is made where the runs can be read.
-        title: of the page; made from the models' names by default.
-
     Raises:
         InputError: if a folder holds no results or a damaged file.
     """
@@ -57,13 +52,7 @@ def write_report(folders: Sequence[str], output: Path, title: str | None = None)
 
 
 def page(runs: Sequence[Run], figures: Path, title: str | None = None) -> str:
-    """Return the page, and write its figures.
-
-    Args:
-        runs: that it tells of.
-        figures: the folder of the figures.
-        title: of the page.
-    """
+    """Return the page, and write its figures into a folder; the title is made from the models' names by default."""
     models = list(dict.fromkeys(name for run in runs for name in run.models))
     environment = Environment(
         loader=PackageLoader("biaslab.report"),

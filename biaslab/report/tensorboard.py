@@ -91,13 +91,7 @@ def log_neurons(writer: SummaryWriter, neurons: NeuronSet, scores: Tensor) -> No
 
 
 def log_prompts(writer: SummaryWriter, prompts: Iterable[Sequence[Any]], words: Mapping[str, Sequence[str]]) -> None:
-    """Write some of the prompts of each dimension as a table.
-
-    Args:
-        writer: of the run's folder.
-        prompts: text with ``{slot}``, dimension and kind of each, and whatever follows.
-        words: the demographics of each dimension.
-    """
+    """Write some of the prompts (text with ``{slot}``, dimension, kind, …) of each dimension as a table."""
     every, rows = [tuple(prompt[:3]) for prompt in prompts], []
     for dimension, demographics in words.items():
         for text, _, kind in _spread([prompt for prompt in every if prompt[1] == dimension]):
@@ -116,13 +110,7 @@ def log_samples(writer: SummaryWriter, samples: Mapping[str, Sequence[Sample]]) 
 
 
 def log_findings(writer: SummaryWriter, findings: Findings, samples: Mapping[str, Sequence[Sample]]) -> None:
-    """Write what a debias run found: figures as scalars and drawn, the samples, and the run's line in HPARAMS.
-
-    Args:
-        writer: of the run's folder.
-        findings: of the run.
-        samples: the same prompts' answers, "untouched" and "suppressed".
-    """
+    """Write what a debias run found: figures as scalars and drawn, :func:`log_samples`, its line in HPARAMS."""
     for (row, metric, scope), estimate in findings.estimates.items():
         if metric in STEREOSET or metric == "perplexity":
             tag = f"{metric}/{scope}/{row}" if metric in STEREOSET else f"{metric}/{row}"

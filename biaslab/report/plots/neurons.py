@@ -25,11 +25,7 @@ def layers_by_dimension(neurons: NeuronSet) -> dict[str, list[int]]:
 
 
 def layer_distribution(counts: Mapping[str, Sequence[int]]) -> Figure:
-    """Draw how many neurons of each set lie in each layer: a panel a set, on the same scale.
-
-    Args:
-        counts: of each named set, from the first layer on.
-    """
+    """Draw how many neurons of each named set lie in each layer: a panel a set, on the same scale."""
     titles = [fill(f"{name}: {sum(of)} neurons", _LETTERS) for name, of in counts.items()]
     figure = new_figure(0.5 + 1.15 * len(counts) + 0.15 * "".join(titles).count("\n"))
     panels = figure.subplots(len(counts), 1, sharex=True, sharey=True, squeeze=False)[:, 0]

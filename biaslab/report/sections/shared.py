@@ -103,12 +103,7 @@ def tiles(findings: Findings) -> list[Tile]:
 
 
 def answer(findings: Findings, text: str) -> list[str]:
-    """Return the outcome of the first row after the untouched model in some sentences, whatever it is.
-
-    Args:
-        findings: of a command that judged StereoSet and perplexity.
-        text: what the perplexity is of, such as "on 100 ordinary sentences".
-    """
+    """Return the outcome of the first row after the untouched model, whatever it is; perplexity is of the text."""
     base, row = (each.name for each in findings.rows[:2])
     control = findings.control(row)
     ss, lms, icat = (findings.estimates[row, metric, OVERALL] for metric in ("SS", "LMS", "ICAT"))
