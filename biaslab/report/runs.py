@@ -18,7 +18,7 @@ from biaslab.neurons.neuron_set import NeuronSet
 
 @dataclass(frozen=True)
 class Run:
-    """A folder with findings by command, and with neurons and their scores' mean over the pairs, ``[layer, neuron]``."""
+    """A folder with findings by command, with neurons and their mean scores over the pairs, ``[layer, neuron]``."""
 
     folder: Path
     findings: Mapping[str, Findings]
