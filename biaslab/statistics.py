@@ -117,12 +117,12 @@ def estimate(before: Samples, runs: Sequence[Samples], unit: Unit, control: Sequ
         unit: of the change.
         control: of its random control, one a seed; none without one.
     """
-    changes = [run.change_from(before, unit) for run in runs]
-    values = [float(change.value.mean()) for change in changes]
+    average = mean(runs)
+    change = average.change_from(before, unit)
+    values = [float(run.change_from(before, unit).value.mean()) for run in runs]
     spread = standard_deviation(values) if len(values) > 1 else None
-    change = mean(changes)
     beyond = None if not control else _beyond(change, [run.change_from(before, unit) for run in control])
-    return Estimate(mean(runs).interval(), change.interval(), spread, beyond)
+    return Estimate(average.interval(), change.interval(), spread, beyond)
 
 
 def _beyond(change: Samples, control: Sequence[Samples], seed: int = 0) -> Interval:

@@ -10,7 +10,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from biaslab.errors import InputError
-from biaslab.statistics import Interval
+from biaslab.statistics import Interval, draw, interval
 
 DECIMALS = 3  # the authors' script rounds the scores before it compares them
 
@@ -114,14 +114,9 @@ def crows_pairs_bootstrap(scores: Tensor, resamples: int = 2000, seed: int = 0) 
     _check(scores)
     if not len(scores):
         raise InputError("`scores` is expected to hold at least one pair to resample but got none.")
-    drawn = torch.randint(len(scores), (resamples, len(scores)), generator=torch.Generator().manual_seed(seed))
+    drawn = draw(len(scores), resamples, seed)
     preferred = _crows_pairs_score_update(scores)
     return _crows_pairs_score_compute(preferred[drawn.to(preferred.device)])
-
-
-def _interval(value: Tensor, resampled: Tensor) -> Interval:
-    low, high = resampled.quantile(torch.tensor([0.025, 0.975]).to(resampled)).tolist()
-    return Interval(value.item(), low, high)
 
 
 def crows_pairs_interval(scores: Tensor) -> Interval:
@@ -139,7 +134,7 @@ def crows_pairs_interval(scores: Tensor) -> Interval:
     >>> crows_pairs_interval(torch.tensor([[-20.1, -21.3], [-18.0, -17.5]]))
     Interval(value=50.0, low=0.0, high=100.0)
     """
-    return _interval(crows_pairs_score(scores), crows_pairs_bootstrap(scores))
+    return interval(crows_pairs_score(scores), crows_pairs_bootstrap(scores))
 
 
 def crows_pairs_change(before: Tensor, after: Tensor) -> Interval:
@@ -166,7 +161,7 @@ def crows_pairs_change(before: Tensor, after: Tensor) -> Interval:
             "Score the same pairs."
         )
     change = crows_pairs_score(after) - crows_pairs_score(before)
-    return _interval(change, crows_pairs_bootstrap(after) - crows_pairs_bootstrap(before))
+    return interval(change, crows_pairs_bootstrap(after) - crows_pairs_bootstrap(before))
 
 
 class PairScores(Metric):

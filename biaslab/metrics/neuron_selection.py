@@ -12,7 +12,6 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from biaslab.errors import InputError
-from biaslab.neurons.neuron_set import NeuronSet
 
 MIN_PROMPTS = 3  # of a group must keep a neuron
 MIN_GROUPS = 0.1  # share of the groups that must keep a neuron
@@ -27,11 +26,11 @@ class Votes(NamedTuple):
     """What the paper's rule selects.
 
     Attributes:
-        neurons: by the name of the pair.
+        neurons: (layer, index) pairs by the name of the pair.
         shares: the share that was used, by the name of the pair and the kind of modifier.
     """
 
-    neurons: dict[str, NeuronSet]
+    neurons: dict[str, frozenset[tuple[int, int]]]
     shares: dict[str, dict[str, float]]
 
 
@@ -60,8 +59,8 @@ class NeuronSelection(Metric):
     >>> metric.mean_scores()
     tensor([[ 1.0000,  0.2500],
             [ 0.0000, -0.5000]], dtype=torch.float64)
-    >>> metric.paper().neurons
-    {'gender/female-male': NeuronSet([(0, 0), (0, 1)], shape=(2, 2))}
+    >>> sorted(metric.paper().neurons["gender/female-male"])
+    [(0, 0), (0, 1)]
     """
 
     is_differentiable = False
@@ -89,8 +88,10 @@ class NeuronSelection(Metric):
         for name, names in (("pairs", pairs), ("kinds", kinds)):
             if not names or len(set(names)) < len(names):
                 raise InputError(f"`{name}` is expected to hold names, each once, but got {list(names)}.")
+        if len(shape) != 2 or min(shape) < 1:
+            raise InputError(f"`shape` is expected to be (layers, width), two positive integers, but got {shape!r}.")
         self.pairs, self.kinds, self.threshold, self.share = tuple(pairs), tuple(kinds), threshold, share
-        self.shape = NeuronSet(shape=shape).shape or shape
+        self.shape = shape
         self.add_state("sums", torch.zeros(len(pairs), *shape, dtype=torch.long), dist_reduce_fx="sum")
         for name in ("counts", "silent"):
             self.add_state(name, torch.zeros(len(pairs), dtype=torch.long), dist_reduce_fx="sum")
@@ -209,7 +210,8 @@ class NeuronSelection(Metric):
             for pair, kind, prompts, votes in self._cells():
                 kept, shares[pair][kind] = _keep(prompts, votes, share, self.shape[0] * self.shape[1])
                 found[pair].update(kept)
-        return Votes({name: self._set(neurons) for name, neurons in found.items()}, shares)
+        width = self.shape[1]
+        return Votes({name: frozenset(divmod(n, width) for n in flat) for name, flat in found.items()}, shares)
 
     def _cells(self) -> Iterator[tuple[str, str, Tensor, Tensor]]:
         """Yield each pair and kind that has prompts, with their groups, ``[prompt]``, and votes (group, neuron)."""
@@ -222,9 +224,6 @@ class NeuronSelection(Metric):
         for (pair, kind), own, cast in zip(names, prompts, votes, strict=True):
             if len(own):
                 yield pair, kind, own[:, 0], cast
-
-    def _set(self, flat: set[int]) -> NeuronSet:
-        return NeuronSet([divmod(neuron, self.shape[1]) for neuron in flat], self.shape)
 
 
 def _check_scores_of(scores: Tensor, shape: tuple[int, int]) -> None:

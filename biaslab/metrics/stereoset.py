@@ -11,7 +11,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from biaslab.errors import InputError
-from biaslab.statistics import Interval, draw_counts
+from biaslab.statistics import Interval, draw_counts, interval
 
 Average: TypeAlias = Literal["macro", "micro"]
 STEREOTYPE, ANTI_STEREOTYPE, UNRELATED = range(3)  # the columns of `scores`
@@ -19,13 +19,7 @@ NAMES = ("SS", "LMS", "ICAT")
 
 
 class Clusters(NamedTuple):
-    """Clusters in the order of their ids, each once.
-
-    Attributes:
-        scores: ``[cluster, 3]``.
-        terms: ids of the target terms, ``[cluster]``.
-        examples: ids of the clusters, ``[cluster]``.
-    """
+    """Clusters in the order of their ids, each once: scores ``[cluster, 3]``, ids of target terms, and their own."""
 
     scores: Tensor
     terms: Tensor
@@ -194,8 +188,7 @@ def point(scores: Tensor, terms: Tensor) -> Tensor:
 
 
 def _intervals(values: Tensor, resampled: Tensor) -> dict[str, Interval]:
-    low, high = resampled.quantile(torch.tensor([0.025, 0.975]).to(resampled), dim=0).tolist()
-    return {name: Interval(*figures) for name, *figures in zip(NAMES, values.tolist(), low, high, strict=True)}
+    return {name: interval(*column) for name, *column in zip(NAMES, values, resampled.T, strict=True)}
 
 
 def intervals(scores: Tensor, terms: Tensor) -> dict[str, Interval]:

@@ -44,7 +44,7 @@ class Collected(NamedTuple):
             share: of a group's prompts that must keep the neuron.
         """
         chosen, shares = self.prompts.paper(share)
-        subsets = dict(chosen)
+        subsets = {name: NeuronSet(own, shape=self.prompts.shape) for name, own in chosen.items()}
         for dimension in _dimensions(chosen):
             members = [n for name, own in chosen.items() if name.startswith(f"{dimension}/") for n in own]
             subsets[dimension] = NeuronSet(members, shape=self.prompts.shape)

@@ -14,9 +14,9 @@ from transformers import BertTokenizerFast
 from biaslab.commands.search_prompts import search_prompts
 from biaslab.data.prompt_pairs import question, read_prompts
 from biaslab.errors import InputError
-from biaslab.tasks.shards import Shards
 from biaslab.tasks.baselines.divergence import jensen_shannon
 from biaslab.tasks.baselines.prompt_search import Space, frequent_words
+from biaslab.tasks.shards import Shards
 
 FEW = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", ".", "nurse", "doctor", "chef")
 NAMES = ("doctor", "driver", "friend", "girl", "boy", "man", "woman", "person")

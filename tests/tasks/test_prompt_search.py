@@ -7,9 +7,9 @@ import torch
 from conftest import MASKED, make_model
 
 from biaslab.errors import InputError
-from biaslab.tasks.shards import Shards
 from biaslab.tasks.baselines.divergence import DIVERGENCES, jensen_shannon
 from biaslab.tasks.baselines.prompt_search import Best, Level, PromptScorer, beam_search, level_sizes, projecting_onto
+from biaslab.tasks.shards import Shards
 
 CLS, MASK, END, SEP = 1, 3, 4, 2
 INPUTS = torch.tensor(
