@@ -104,8 +104,9 @@ class Collected(NamedTuple):
         """Return the mean score of some pairs of the contrast set; each of their sentences weighs the same."""
         assert self.contrast is not None
         rows = [self.contrast.pairs.index(name) for name in names]
-        counts = self.contrast.compute()["counts"].view(-1)[rows].double()[:, None, None]
-        return (self.contrast.pair_scores()[rows].nan_to_num() * counts).sum(0) / counts.sum()
+        scores = self.contrast.pair_scores()[rows]
+        counts = self.contrast.compute()["counts"].view(-1)[rows].to(scores.device).to(scores.dtype)[:, None, None]
+        return (scores.nan_to_num() * counts).sum(0) / counts.sum()
 
 
 def require_known(settings: Mapping[str, Any], source: contrast.Contrast, pairs: Iterable[str]) -> None:
