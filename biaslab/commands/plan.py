@@ -60,7 +60,7 @@ class Operations(TorchDispatchMode):
     """Within the block, the operations of matrix products and attention are counted; a product and a sum are two."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.total = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -108,6 +108,6 @@ class _Interruption(Callback):
             assert isinstance(pl_module, ResumableTask)
             done = len(ledger.shards.finished())
             print(
-                f"\nStopped after {done} of {pl_module.batches()} batches, kept in {pl_module.run_folder}. Run the same "
-                "command to resume."
+                f"\nStopped after {done} of {pl_module.batches()} batches, kept in {pl_module.run_folder}. Run the "
+                "same command to resume."
             )

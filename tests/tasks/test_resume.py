@@ -322,8 +322,7 @@ def test_a_stopped_run_says_how_to_go_on(nursery, model, undisturbed, tmp_path, 
     assert 0 not in end.codes
     assert "Traceback" not in end.output, end.output
     said = re.search(
-        r"^stopped: (\d+) of (\d+) batches are finished in runs/attribute/version_0; the same command goes on from "
-        "there$",
+        r"^Stopped after (\d+) of (\d+) batches, kept in runs/attribute/version_0. Run the same command to resume.$",
         end.output,
         re.MULTILINE,
     )
