@@ -89,10 +89,9 @@ def _lightning_help(command: str) -> str:
     """Return the help of a command of Lightning's, without loading it."""
     import textwrap
 
-    from biaslab.commands.configs import shipped
+    from biaslab.commands.configs import names
 
-    names = ", ".join(sorted(path.stem for path in shipped().glob("*.yaml")))
-    configs = textwrap.fill(names, 54).replace("\n", "\n" + 26 * " ")
+    configs = textwrap.fill(", ".join(names()), 54).replace("\n", "\n" + 26 * " ")
     summary, more = COMMANDS[command].summary, _PLAN if command == "predict" else ""
     return _LIGHTNING.format(command=command, summary=f"{summary[:1].upper()}{summary[1:]}", configs=configs, more=more)
 
