@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from cost import attribution_flops, sizes
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from biaslab.attribution.cost import attribution_flops, sizes
-from biaslab.attribution.gaps import GapAttribution, attribute_gaps
+from biaslab.attribution.gaps import attribute_gaps
+from biaslab.attribution.integration import GapAttribution
 from biaslab.data.prompts import PromptDataModule
 from biaslab.models.architectures import ffn_modules
 from biaslab.models.loading import load_model

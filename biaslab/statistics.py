@@ -11,6 +11,16 @@ if TYPE_CHECKING:  # torch is imported where it is needed: results are read and 
 
 Unit = Literal["points", "percent"]
 _LEVELS = (0.025, 0.975)  # of a 95 % interval
+SIGNIFICANT = 0.05
+
+
+def is_significant(p_value: float) -> bool:
+    """Return whether a test rejects chance at the 5 % level: the one place that says so of p-values.
+
+    >>> is_significant(0.05), is_significant(0.051)
+    (True, False)
+    """
+    return p_value <= SIGNIFICANT
 
 
 class Interval(NamedTuple):

@@ -94,7 +94,7 @@ def debias_findings(
     own, random = "BNS, guarded", "random, 2 seeds"
     rows = [
         Row("untouched", "untouched"), Row(own, own, 3), Row("BNS, paper", "BNS, paper", 2),
-        Row(random, random, 3, like=own), Row(f"{own} ×2", f"{own} ×2", 3),
+        Row(random, random, 3, like=own), Row(f"{own} ×2", f"{own} ×2", 3, [{"factor": 2.0}]),
     ]  # fmt: skip
     unchanged = dict.fromkeys(("gap", "log gap"), (0.0, 0.0))
     estimates = {
@@ -253,5 +253,6 @@ def cards(folder: Path, count: int = 8) -> Path:
     }  # fmt: skip
     details = {"fingerprint": "f00d", "method": "How they are made."}
     details |= {"cards": [card | {"index": index} for index in range(count)]}
-    Findings("cards", "tiny", {}, details=details).save(folder)
+    settings = {"model": "tiny", "selection": "guarded"}  # debias makes cards too
+    Findings("cards", "tiny", settings, details=details).save(folder)
     return folder

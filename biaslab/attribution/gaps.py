@@ -12,38 +12,27 @@ is the sum over its slots.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from biaslab.attribution.integration import Inputs, Paths, TokenBudget, out_of_memory
-from biaslab.attribution.quadrature import INTERPOLATORY, nodes_and_weights, signed_weights
+from biaslab.attribution.integration import (
+    GapAttribution,
+    Inputs,
+    Integration,
+    Paths,
+    Sums,
+    TokenBudget,
+    out_of_memory,
+    wanted_sums,
+)
+from biaslab.attribution.quadrature import Steps, integration_rule
 from biaslab.errors import InputError
 from biaslab.models.architectures import ffn_shape
 
 Gap = Literal["absolute", "signed"]
-Steps = int | Literal["auto"]
-FEWEST_NODES, MOST_NODES = 3, 129  # of steps="auto"
-_KINK = 0.1  # of the tolerance: with fixed steps, how exact an integral must be that is divided where the gap is zero
-_NOISE = 16  # times the resolution of the probabilities: a residual below it says nothing
-
-
-class GapAttribution(NamedTuple):
-    """IG² of a batch, and what a run reports about it.
-
-    Attributes:
-        scores: ``[batch, pair, layer, neuron]``.
-        gap: the gap that is attributed, with the neurons as they are, ``[batch, pair]``.
-        residual: sum of a layer's scores minus (gap at α = 1 minus gap at α = 0), ``[batch, pair, layer]``; 0 if exact.
-        nodes: of the quadrature, ``[batch, layer]``.
-    """
-
-    scores: Tensor
-    gap: Tensor
-    residual: Tensor
-    nodes: Tensor
 
 
 def integrated_gradients(
@@ -175,255 +164,34 @@ def attribute_gaps(
     every = [Inputs(input_ids, position, target_ids, attention_mask), *longer]
     for inputs in every:
         _check(model, inputs)
+    rule = integration_rule(steps, quadrature, tolerance)
+    device, dtype = input_ids.device, torch.float64 if model.dtype == torch.float64 else torch.float32
     sums = wanted_sums(pairs, [inputs.target_ids.shape[1] for inputs in every])
-    every = [inputs.with_slots() for inputs in every]
-    return _attribute(model, every, sums, integration_rule(steps, quadrature, tolerance), gap, layers, budget)
-
-
-class Rule(NamedTuple):
-    """Where the gradients are taken, and with which weights they are summed.
-
-    Attributes:
-        quadrature: name of the rule.
-        nodes: float64, ``[node]``.
-        weights: float64, ``[node]``.
-        tolerance: the largest residual that is let be, relative to a layer's L1 norm.
-        adaptive: whether that holds for all integrals, not only for divided ones.
-    """
-
-    quadrature: str
-    nodes: Tensor
-    weights: Tensor
-    tolerance: float
-    adaptive: bool
-
-    def nested(self, steps: int) -> Rule:
-        """Return the rule whose nodes at even places are those of the next coarser one."""
-        return Rule("clenshaw_curtis", *nodes_and_weights("clenshaw_curtis", steps), self.tolerance, adaptive=True)
-
-    def signs(self, gaps: Tensor, at_zero: Tensor, at_one: Tensor) -> Tensor:
-        """Return weights that carry the sign of the gap, ``[path, pair, node]``.
-
-        Args:
-            gaps: at the nodes, ``[path, pair, node]``.
-            at_zero: ``[path, pair]``.
-            at_one: ``[path, pair]``.
-        """
-        if self.quadrature not in INTERPOLATORY:
-            return self.weights.to(gaps) * gaps.sign()
-        inner = (self.nodes > 0) & (self.nodes < 1)
-        points = torch.cat([self.nodes.new_zeros(1), self.nodes[inner], self.nodes.new_ones(1)])
-        values = torch.cat([at_zero[..., None], gaps[..., inner.to(gaps.device)], at_one[..., None]], -1)
-        weights = signed_weights(self.nodes, points, values.flatten(0, 1).double().cpu())
-        return weights.to(gaps).view_as(gaps)
-
-
-def integration_rule(steps: Steps, quadrature: str = "gauss_legendre", tolerance: float = 0.01) -> Rule:
-    """Return the rule that the arguments name; see :func:`integrated_gap_gradients`.
-
-    Raises:
-        InputError: if an argument is out of its range.
-    """
-    if not 0 < tolerance < 1:
-        raise InputError(f"`tolerance` is expected to lie between 0 and 1 but got {tolerance}.")
-    if steps == "auto":
-        nodes = nodes_and_weights("clenshaw_curtis", FEWEST_NODES)
-        return Rule("clenshaw_curtis", *nodes, tolerance, adaptive=True)
-    return Rule(quadrature, *nodes_and_weights(quadrature, steps), _KINK * tolerance, adaptive=False)
-
-
-class Sums(NamedTuple):
-    """What is attributed of the targets of some inputs, as sums of what is differentiated.
-
-    Attributes:
-        directions: sums of targets that are differentiated, ``[direction, target]``, float64, of -1, 0 and 1.
-        pairs: each pair's part of these targets as a sum of directions, ``[pair, direction]``, likewise.
-    """
-
-    directions: Tensor
-    pairs: Tensor
-
-
-def wanted_sums(pairs: Tensor, targets: Sequence[int]) -> list[Sums]:
-    """Return as few sums of targets as make up all pairs, for each of the inputs that the targets are divided among.
-
-    Of ten targets of the same inputs nine differences will do for all 45 pairs; of a pair whose targets belong to two
-    inputs, or of a single target, each needs its target alone.
-
-    Args:
-        pairs: indices of targets, ``[pair, 2]`` or ``[pair, 1]``.
-        targets: how many each of the inputs has.
-
-    >>> [sums.directions.tolist() for sums in wanted_sums(torch.tensor([[0, 1], [1, 2]]), [2, 1])]
-    [[[1.0, -1.0], [0.0, 1.0]], [[-1.0]]]
-    """
-    one_hot = torch.eye(sum(targets) + 1, dtype=torch.float64)[:, :-1]  # the last row is no target
-    ends = torch.cat([pairs, torch.full_like(pairs, sum(targets))], 1)[:, :2].cpu()
-    found = []
-    for own in torch.arange(sum(targets)).split(list(targets)):
-        wanted = (one_hot[ends[:, 0]] - one_hot[ends[:, 1]])[:, own]  # [pair, target]
-        directions = wanted[_independent(wanted)]
-        found.append(Sums(directions, (wanted @ torch.linalg.pinv(directions)).round()))
-    return found
-
-
-def _independent(wanted: Tensor) -> list[int]:
-    """Return rows that make up all others: each joins two targets, or a target and none, that were not joined."""
-    nothing = wanted.shape[1]
-    group, chosen = list(range(nothing + 1)), []
-    for number, row in enumerate(wanted):
-        first, second = [*row.nonzero()[:, 0].tolist(), nothing, nothing][:2]
-        if group[first] != group[second]:
-            chosen.append(number)
-            group = [group[first] if other == group[second] else other for other in group]
-    return chosen
-
-
-def _attribute(
-    model: PreTrainedModel,
-    inputs: Sequence[Inputs],
-    sums: Sequence[Sums],
-    rule: Rule,
-    gap: Gap,
-    layers: Sequence[int] | None = None,
-    budget: TokenBudget | None = None,
-) -> GapAttribution:
-    """Attribute a batch in parts that keep the budget.
-
-    Args:
-        model: a model of the table.
-        inputs: the batch, with one number of slots after another.
-        sums: of the targets of each of them.
-        rule: the quadrature.
-        gap: whether it is the size of the pairs that is attributed.
-        layers: which.
-        budget: of tokens.
-    """
-    depth, length = ffn_shape(model)[0], max(each.input_ids.shape[1] for each in inputs)
+    used = [
+        (inputs.with_slots(), Sums(*(tensor.to(dtype).to(device) for tensor in parts)))
+        for inputs, parts in zip(every, sums, strict=True)
+        if len(parts.directions)
+    ]
+    depth, length = ffn_shape(model)[0], max(inputs.input_ids.shape[1] for inputs in every)
+    wanted = torch.tensor(sorted(range(depth) if layers is None else layers), dtype=torch.long).to(device)
     budget = budget or TokenBudget()
-    dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
-    sums = [Sums(*(tensor.to(model.device, dtype) for tensor in each)) for each in sums]
-    used = [(each, own) for each, own in zip(inputs, sums, strict=True) if len(own.directions)]
-    wanted = torch.tensor(range(depth) if layers is None else sorted(layers), device=model.device)
-    parts: list[GapAttribution] = []
+    results: list[GapAttribution] = []
     start = 0
-    while start < len(inputs[0].input_ids):
-        size = max(1, budget.tokens // (length * depth))
-        part = slice(start, start + size)
+    while start < len(input_ids):
+        rows = slice(start, start + max(1, budget.tokens // (length * depth)))
+        memory_ran_out = False
         try:
-            paths = [Paths(model, each.rows(part), own.directions, budget, 1.0 in rule.nodes) for each, own in used]
-            parts.append(_Integration(paths, [own.pairs for _, own in used], wanted, gap == "absolute").run(rule))
-            start += size
+            paths = [Paths(model, own.rows(rows), p.directions, budget, 1.0 in rule.nodes) for own, p in used]
+            results.append(Integration(paths, [p.pairs for _, p in used], wanted, gap == "absolute").run(rule))
+            start = rows.stop
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
             memory_ran_out = True
-        else:
-            memory_ran_out = False
         paths = []  # and outside of the handler: nothing of a failed attempt is kept alive
         if memory_ran_out:
             budget.halve(least=length)
-    return GapAttribution(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
-
-
-class _Integration:
-    """The integrals of a recorded batch; a path is one prompt and layer.
-
-    Args:
-        paths: of the batch, with one number of slots after another.
-        pairs: each as a sum of the directions, ``[pair, direction]``, for each of them.
-        layers: that are attributed, ``[layer]``.
-        absolute: whether the size of a pair's gap is attributed.
-    """
-
-    def __init__(self, paths: Sequence[Paths], pairs: Sequence[Tensor], layers: Tensor, absolute: bool) -> None:
-        self.paths, self.pairs, self.absolute = paths, pairs, absolute
-        parts = [own @ each.directions for own, each in zip(pairs, paths, strict=True)]
-        self.of_targets = torch.cat(parts, 1)  # [pair, target]
-        at_one = torch.cat([each.at_one for each in paths], 1)  # [batch, target]
-        batch = len(at_one)
-        self.layer = layers.repeat_interleave(batch)  # of each path
-        self.row = torch.arange(batch, device=layers.device).repeat(len(layers))
-        self.gap_at_one = at_one @ self.of_targets.T  # [batch, pair]
-        depth, width = len(paths[0].weights), paths[0].weights[0].shape[1]
-        self.scores = at_one.new_zeros(batch, len(pairs[0]), depth, width)
-        self.residual = at_one.new_zeros(batch, len(pairs[0]), depth)
-        self.nodes = torch.zeros(batch, depth, dtype=torch.long, device=layers.device)
-
-    def run(self, rule: Rule) -> GapAttribution:
-        """Integrate by the rule, and by finer ones where its tolerance asks for it."""
-        path = torch.arange(len(self.row), device=self.row.device)
-        probabilities, gradients = self._evaluate(path, rule.nodes)
-        if rule.nodes[0] == 0:
-            at_zero = probabilities[:, 0]
-        else:
-            at_zero = self._evaluate(path, rule.nodes.new_zeros(1), gradients=False)[0][:, 0]
-        while True:
-            left = self._integrate(rule, path, probabilities, gradients, at_zero)
-            if not len(left) or len(rule.nodes) >= MOST_NODES:
-                break
-            path, at_zero = path[left], at_zero[left]
-            old = rule
-            rule = rule.nested(2 * len(rule.nodes) - 1 if rule.adaptive else _nested_steps(len(rule.nodes)))
-            wanted = rule.nodes[1::2] if old.adaptive else rule.nodes
-            new_probabilities, new_gradients = self._evaluate(path, wanted)
-            if old.adaptive:
-                new_probabilities = _interleaved(probabilities[left], new_probabilities)
-                new_gradients = [_interleaved(g[left], new) for g, new in zip(gradients, new_gradients, strict=True)]
-            probabilities, gradients = new_probabilities, new_gradients
-        gap = self.gap_at_one.abs() if self.absolute else self.gap_at_one
-        return GapAttribution(self.scores, gap, self.residual, self.nodes)
-
-    def _evaluate(self, path: Tensor, alpha: Tensor, gradients: bool = True) -> tuple[Tensor, list[Tensor]]:
-        """Return the probabilities of all targets, ``[path, node, target]``, and the gradients of each input."""
-        found = [each.evaluate(self.row[path], self.layer[path], alpha, gradients) for each in self.paths]
-        return torch.cat([probabilities for probabilities, _ in found], 2), [slopes for _, slopes in found]
-
-    def _integrate(
-        self, rule: Rule, path: Tensor, probabilities: Tensor, gradients: Sequence[Tensor], at_zero: Tensor
-    ) -> Tensor:
-        """Integrate some paths; return which of them have a residual above the rule's tolerance."""
-        row, layer = self.row[path], self.layer[path]
-        gaps = (probabilities @ self.of_targets.T).transpose(1, 2)  # [path, pair, node]
-        ends = at_zero @ self.of_targets.T, self.gap_at_one[row]  # [path, pair]
-        weights = rule.signs(gaps, *ends) if self.absolute else rule.weights.to(gaps).expand_as(gaps)
-        change = ends[1].abs() - ends[0].abs() if self.absolute else ends[1] - ends[0]
-        integrals = []  # [path, pair, slot, hidden]
-        for pairs, slopes in zip(self.pairs, gradients, strict=True):
-            shares = weights[..., None] * pairs[:, None]  # [path, pair, node, direction]
-            integrals.append((shares.flatten(2) @ slopes.flatten(1, 2).flatten(2)).unflatten(2, slopes.shape[3:]))
-        residual, size = torch.empty_like(change), torch.empty_like(change)
-        for index in layer.unique().tolist():
-            here = layer == index
-            parts = [p.scores(i[here], row[here], index) for p, i in zip(self.paths, integrals, strict=True)]
-            scores = torch.stack(parts).sum(0)
-            self.scores[row[here], :, index] = scores
-            residual[here], size[here] = scores.sum(-1) - change[here], scores.abs().sum(-1)
-        self.residual[row, :, layer] = residual
-        self.nodes[row, layer] = len(rule.nodes)
-        noise = (
-            _NOISE * torch.finfo(self.paths[0].outputs.dtype).eps * (probabilities.amax(1) @ self.of_targets.abs().T)
-        )
-        coarse = residual.abs() > torch.maximum(rule.tolerance * size, noise)
-        if not rule.adaptive:
-            divided = (weights.sign() != weights[..., :1].sign()).any(-1)
-            coarse &= divided & (rule.quadrature in INTERPOLATORY)
-        return coarse.any(1).nonzero()[:, 0]
-
-
-def _nested_steps(steps: int) -> int:
-    """Return the size of the first nested rule with more nodes than a fixed one."""
-    nested = FEWEST_NODES
-    while nested <= steps:
-        nested = 2 * nested - 1
-    return nested
-
-
-def _interleaved(old: Tensor, new: Tensor) -> Tensor:
-    """Put the nodes of a nested rule in order, ``[path, node, ...]``: the new ones lie between the old ones."""
-    joined = old.new_empty(len(old), old.shape[1] + new.shape[1], *old.shape[2:])
-    joined[:, 0::2], joined[:, 1::2] = old, new
-    return joined
+    return GapAttribution(*(torch.cat(tensors) for tensors in zip(*results, strict=True)))
 
 
 def _check(model: PreTrainedModel, inputs: Inputs) -> None:

@@ -1,19 +1,21 @@
-"""Probabilities and their gradients as functions of α, along the paths on which a layer's neurons grow from zero."""
+"""Integrals of gradients along the paths on which a layer's neurons grow from zero, for a batch of prompts."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from biaslab.attribution.recording import record
-from biaslab.attribution.replay import go_on
+from biaslab.attribution.quadrature import INTERPOLATORY, MOST_NODES, Rule
+from biaslab.attribution.replay import go_on, record
 from biaslab.errors import InputError
-from biaslab.models.architectures import down_weight, ffn_modules
+from biaslab.models.architectures import down_weight, ffn_modules, loaded
 
+_NOISE = 16  # times the resolution of the probabilities: a residual below it says nothing
 _log = logging.getLogger("biaslab")
 
 
@@ -82,6 +84,69 @@ class Inputs(NamedTuple):
         return Inputs(ids[part], position[part], targets[part], None if mask is None else mask[part])
 
 
+class GapAttribution(NamedTuple):
+    """IG² of a batch, and what a run reports about it.
+
+    Attributes:
+        scores: ``[batch, pair, layer, neuron]``.
+        gap: the gap that is attributed, with the neurons as they are, ``[batch, pair]``.
+        residual: sum of a layer's scores minus (gap at α = 1 minus gap at α = 0), ``[batch, pair, layer]``; 0 if exact.
+        nodes: of the quadrature, ``[batch, layer]``.
+    """
+
+    scores: Tensor
+    gap: Tensor
+    residual: Tensor
+    nodes: Tensor
+
+
+class Sums(NamedTuple):
+    """What is attributed of the targets of some inputs, as sums of what is differentiated.
+
+    Attributes:
+        directions: sums of targets that are differentiated, ``[direction, target]``, float64, of -1, 0 and 1.
+        pairs: each pair's part of these targets as a sum of directions, ``[pair, direction]``, likewise.
+    """
+
+    directions: Tensor
+    pairs: Tensor
+
+
+def wanted_sums(pairs: Tensor, targets: Sequence[int]) -> list[Sums]:
+    """Return as few sums of targets as make up all pairs, for each of the inputs that the targets are divided among.
+
+    Of ten targets of the same inputs nine differences will do for all 45 pairs; of a pair whose targets belong to two
+    inputs, or of a single target, each needs its target alone.
+
+    Args:
+        pairs: indices of targets, ``[pair, 2]`` or ``[pair, 1]``.
+        targets: how many each of the inputs has.
+
+    >>> [sums.directions.tolist() for sums in wanted_sums(torch.tensor([[0, 1], [1, 2]]), [2, 1])]
+    [[[1.0, -1.0], [0.0, 1.0]], [[-1.0]]]
+    """
+    one_hot = torch.eye(sum(targets) + 1, dtype=torch.float64)[:, :-1]  # the last row is no target
+    ends = torch.cat([pairs, torch.full_like(pairs, sum(targets))], 1)[:, :2].cpu()
+    found = []
+    for own in torch.arange(sum(targets)).split(list(targets)):
+        wanted = (one_hot[ends[:, 0]] - one_hot[ends[:, 1]])[:, own]  # [pair, target]
+        directions = wanted[_independent(wanted)]
+        found.append(Sums(directions, (wanted @ torch.linalg.pinv(directions)).round()))
+    return found
+
+
+def _independent(wanted: Tensor) -> list[int]:
+    """Return rows that make up all others: each joins two targets, or a target and none, that were not joined."""
+    nothing = wanted.shape[1]
+    group, chosen = list(range(nothing + 1)), []
+    for number, row in enumerate(wanted):
+        first, second = [*row.nonzero()[:, 0].tolist(), nothing, nothing][:2]
+        if group[first] != group[second]:
+            chosen.append(number)
+            group = [group[first] if other == group[second] else other for other in group]
+    return chosen
+
+
 class Paths:
     """The paths of each layer of a recorded batch.
 
@@ -97,16 +162,20 @@ class Paths:
         self, model: PreTrainedModel, inputs: Inputs, directions: Tensor, budget: TokenBudget, with_one: bool
     ) -> None:
         self.model, self.budget, self.target_ids, self.directions = model, budget, inputs.target_ids, directions
-        self.length = inputs.input_ids.shape[1]
         self.recording, self.at_one, self.gradients_at_one = record(
             model, inputs.input_ids, inputs.position, inputs.attention_mask, inputs.target_ids,
             directions if with_one else None,
         )  # fmt: skip
-        self.weights = [down_weight(module).detach() for module in ffn_modules(model)]
+        self.weights: list[Tensor] = []
+        biases: list[Tensor] = []
+        for module in ffn_modules(model):
+            with loaded(module):
+                weight, bias = down_weight(module).detach(), getattr(module, "bias", None)
+            self.weights.append(weight)
+            biases.append(weight.new_zeros(len(weight)) if bias is None else bias)
         outputs = [values @ weight.T for values, weight in zip(self.recording.activations, self.weights, strict=True)]
         self.outputs = torch.stack(outputs, 1)  # of the neurons at α = 1, [batch, layer, slot, hidden]
-        biases = [getattr(module, "bias", None) for module in ffn_modules(model)]
-        self.biases = torch.stack([self.outputs.new_zeros(outputs[0].shape[-1]) if b is None else b for b in biases])
+        self.biases = torch.stack(biases)  # [layer, hidden]
 
     def evaluate(self, row: Tensor, layer: Tensor, alpha: Tensor, gradients: bool = True) -> tuple[Tensor, Tensor]:
         """Evaluate at the same values of α on several paths.
@@ -132,11 +201,12 @@ class Paths:
             if gradients:
                 slopes[:, one] = self.gradients_at_one[:, row, layer].transpose(0, 1)
         nodes = torch.tensor([not value for value in known]).nonzero()[:, 0].to(row.device)
+        alpha = alpha.to(self.outputs.dtype).to(row.device)  # in this order: not every device has float64
         path = torch.arange(len(row), device=row.device).repeat_interleave(len(nodes))
         node = nodes.repeat(len(row))
         for part in self._parts(layer[path]):
             at = path[part], node[part]
-            p, g = self._evaluate(row[at[0]], layer[at[0]], alpha.to(row.device)[at[1]], gradients)
+            p, g = self._evaluate(row[at[0]], layer[at[0]], alpha[at[1]], gradients)
             probabilities[at] = p
             if gradients:
                 slopes[at] = g.transpose(0, 1)
@@ -153,7 +223,7 @@ class Paths:
         return list(order.to(layer.device).split(sizes.tolist()))
 
     def _evaluate(self, row: Tensor, layer: Tensor, alpha: Tensor, gradients: bool) -> tuple[Tensor, Tensor]:
-        values = alpha[:, None, None].to(self.outputs.dtype) * self.outputs[row, layer] + self.biases[layer][:, None]
+        values = alpha[:, None, None] * self.outputs[row, layer] + self.biases[layer][:, None]
         directions = self.directions if gradients else None
         return go_on(self.model, self.recording, layer.cpu(), row, values, self.target_ids[row], directions)
 
@@ -167,3 +237,95 @@ class Paths:
         """
         activations = self.recording.activations[layer][row].to(integrals.dtype)  # [path, slot, neuron]
         return (activations[:, None] * (integrals @ self.weights[layer].to(integrals.dtype))).sum(2)
+
+
+class Integration:
+    """The integrals of a recorded batch; a path is one prompt and layer.
+
+    Args:
+        paths: of the batch, with one number of slots after another.
+        pairs: each as a sum of the directions, ``[pair, direction]``, for each of them.
+        layers: that are attributed, ``[layer]``.
+        absolute: whether the size of a pair's gap is attributed.
+    """
+
+    def __init__(self, paths: Sequence[Paths], pairs: Sequence[Tensor], layers: Tensor, absolute: bool) -> None:
+        self.paths, self.pairs, self.absolute = paths, pairs, absolute
+        parts = [own @ each.directions for own, each in zip(pairs, paths, strict=True)]
+        self.of_targets = torch.cat(parts, 1)  # [pair, target]
+        at_one = torch.cat([each.at_one for each in paths], 1)  # [batch, target]
+        batch = len(at_one)
+        self.layer = layers.repeat_interleave(batch)  # of each path
+        self.row = torch.arange(batch, device=layers.device).repeat(len(layers))
+        self.gap_at_one = at_one @ self.of_targets.T  # [batch, pair]
+        depth, width = len(paths[0].weights), paths[0].weights[0].shape[1]
+        self.scores = at_one.new_zeros(batch, len(pairs[0]), depth, width)
+        self.residual = at_one.new_zeros(batch, len(pairs[0]), depth)
+        self.nodes = torch.zeros(batch, depth, dtype=torch.long, device=layers.device)
+
+    def run(self, rule: Rule) -> GapAttribution:
+        """Integrate by the rule, and by finer ones where its tolerance asks for it."""
+        path = torch.arange(len(self.row), device=self.row.device)
+        probabilities, gradients = self._evaluate(path, rule.nodes)
+        if rule.nodes[0] == 0:
+            at_zero = probabilities[:, 0]
+        else:
+            at_zero = self._evaluate(path, rule.nodes.new_zeros(1), gradients=False)[0][:, 0]
+        while True:
+            left = self._integrate(rule, path, probabilities, gradients, at_zero)
+            if not len(left) or len(rule.nodes) >= MOST_NODES:
+                break
+            path, at_zero = path[left], at_zero[left]
+            old = rule
+            rule = rule.finer()
+            wanted = rule.nodes[1::2] if old.adaptive else rule.nodes
+            new_probabilities, new_gradients = self._evaluate(path, wanted)
+            if old.adaptive:
+                new_probabilities = _interleaved(probabilities[left], new_probabilities)
+                new_gradients = [_interleaved(g[left], new) for g, new in zip(gradients, new_gradients, strict=True)]
+            probabilities, gradients = new_probabilities, new_gradients
+        gap = self.gap_at_one.abs() if self.absolute else self.gap_at_one
+        return GapAttribution(self.scores, gap, self.residual, self.nodes)
+
+    def _evaluate(self, path: Tensor, alpha: Tensor, gradients: bool = True) -> tuple[Tensor, list[Tensor]]:
+        """Return the probabilities of all targets, ``[path, node, target]``, and the gradients of each input."""
+        found = [each.evaluate(self.row[path], self.layer[path], alpha, gradients) for each in self.paths]
+        return torch.cat([probabilities for probabilities, _ in found], 2), [slopes for _, slopes in found]
+
+    def _integrate(
+        self, rule: Rule, path: Tensor, probabilities: Tensor, gradients: Sequence[Tensor], at_zero: Tensor
+    ) -> Tensor:
+        """Integrate some paths; return which of them have a residual above the rule's tolerance."""
+        row, layer = self.row[path], self.layer[path]
+        gaps = (probabilities @ self.of_targets.T).transpose(1, 2)  # [path, pair, node]
+        ends = at_zero @ self.of_targets.T, self.gap_at_one[row]  # [path, pair]
+        weights = rule.signed_weights_of(gaps, *ends) if self.absolute else rule.weights_of(gaps)
+        change = ends[1].abs() - ends[0].abs() if self.absolute else ends[1] - ends[0]
+        integrals = []  # [path, pair, slot, hidden]
+        for pairs, slopes in zip(self.pairs, gradients, strict=True):
+            shares = weights[..., None] * pairs[:, None]  # [path, pair, node, direction]
+            integrals.append((shares.flatten(2) @ slopes.flatten(1, 2).flatten(2)).unflatten(2, slopes.shape[3:]))
+        residual, size = torch.empty_like(change), torch.empty_like(change)
+        for index in layer.unique().tolist():
+            here = layer == index
+            parts = [p.scores(i[here], row[here], index) for p, i in zip(self.paths, integrals, strict=True)]
+            scores = torch.stack(parts).sum(0)
+            self.scores[row[here], :, index] = scores
+            residual[here], size[here] = scores.sum(-1) - change[here], scores.abs().sum(-1)
+        self.residual[row, :, layer] = residual
+        self.nodes[row, layer] = len(rule.nodes)
+        noise = (
+            _NOISE * torch.finfo(self.paths[0].outputs.dtype).eps * (probabilities.amax(1) @ self.of_targets.abs().T)
+        )
+        coarse = residual.abs() > torch.maximum(rule.tolerance * size, noise)
+        if not rule.adaptive:
+            divided = (weights.sign() != weights[..., :1].sign()).any(-1)
+            coarse &= divided & (rule.quadrature in INTERPOLATORY)
+        return coarse.any(1).nonzero()[:, 0]
+
+
+def _interleaved(old: Tensor, new: Tensor) -> Tensor:
+    """Put the nodes of a nested rule in order, ``[path, node, ...]``: the new ones lie between the old ones."""
+    joined = old.new_empty(len(old), old.shape[1] + new.shape[1], *old.shape[2:])
+    joined[:, 0::2], joined[:, 1::2] = old, new
+    return joined

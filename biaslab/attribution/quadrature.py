@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +13,9 @@ from torch import Tensor
 
 from biaslab.errors import InputError
 
+Steps = int | Literal["auto"]
+FEWEST_NODES, MOST_NODES = 3, 129  # of steps="auto"
+_KINK = 0.1  # of the tolerance: with fixed steps, how exact an integral must be that is divided where the gap is zero
 _BISECTIONS = 40
 
 
@@ -154,3 +158,62 @@ def signed_weights(nodes: Tensor, points: Tensor, values: Tensor) -> Tensor:
     sign_after = torch.sign(values[function, interval + 1])[:, None]
     last = values.gather(1, (values != 0).int().cumsum(1).argmax(1, keepdim=True)).sign()  # [function, 1]
     return (last * ends[-1]).index_add(0, function, -2 * sign_after * ends[:-1])
+
+
+class Rule(NamedTuple):
+    """Where the gradients are taken, and with which weights they are summed.
+
+    Attributes:
+        quadrature: name of the rule.
+        nodes: float64, ``[node]``.
+        weights: float64, ``[node]``.
+        tolerance: the largest residual that is let be, relative to a layer's L1 norm.
+        adaptive: whether that holds for all integrals, not only for those that are divided where the gap is zero.
+    """
+
+    quadrature: str
+    nodes: Tensor
+    weights: Tensor
+    tolerance: float
+    adaptive: bool
+
+    def finer(self) -> Rule:
+        """Return a nested rule of more nodes: of an adaptive rule, those at even places are its own."""
+        steps = 2 * len(self.nodes) - 1 if self.adaptive else FEWEST_NODES
+        while steps <= len(self.nodes):
+            steps = 2 * steps - 1
+        return Rule("clenshaw_curtis", *nodes_and_weights("clenshaw_curtis", steps), self.tolerance, adaptive=True)
+
+    def weights_of(self, gaps: Tensor) -> Tensor:
+        """Return the weights for gaps at the nodes, ``[path, pair, node]``, in their type and on their device."""
+        return self.weights.to(gaps.dtype).to(gaps.device).expand_as(gaps)  # not every device has float64
+
+    def signed_weights_of(self, gaps: Tensor, at_zero: Tensor, at_one: Tensor) -> Tensor:
+        """Return weights that also carry the sign of the gap, ``[path, pair, node]``.
+
+        Args:
+            gaps: at the nodes, ``[path, pair, node]``.
+            at_zero: the gaps with the neurons at zero, ``[path, pair]``.
+            at_one: the gaps with the neurons as they are, ``[path, pair]``.
+        """
+        if self.quadrature not in INTERPOLATORY:
+            return self.weights_of(gaps) * gaps.sign()
+        inner = (self.nodes > 0) & (self.nodes < 1)
+        points = torch.cat([self.nodes.new_zeros(1), self.nodes[inner], self.nodes.new_ones(1)])
+        values = torch.cat([at_zero[..., None], gaps[..., inner.to(gaps.device)], at_one[..., None]], -1)
+        weights = signed_weights(self.nodes, points, values.flatten(0, 1).cpu().double())
+        return weights.to(gaps.dtype).to(gaps.device).view_as(gaps)
+
+
+def integration_rule(steps: Steps, quadrature: str = "gauss_legendre", tolerance: float = 0.01) -> Rule:
+    """Return the rule that the arguments name; see :func:`biaslab.attribution.gaps.integrated_gap_gradients`.
+
+    Raises:
+        InputError: if an argument is out of its range.
+    """
+    if not 0 < tolerance < 1:
+        raise InputError(f"`tolerance` is expected to lie between 0 and 1 but got {tolerance}.")
+    if steps == "auto":
+        nodes = nodes_and_weights("clenshaw_curtis", FEWEST_NODES)
+        return Rule("clenshaw_curtis", *nodes, tolerance, adaptive=True)
+    return Rule(quadrature, *nodes_and_weights(quadrature, steps), _KINK * tolerance, adaptive=False)

@@ -9,21 +9,15 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from biaslab.models.architectures import loaded
+
 
 class Readout(NamedTuple):
-    """Probabilities at the slots, and where their gradients start.
+    """Probabilities at the slots, and where their gradients start."""
 
-    Attributes:
-        probabilities: of the targets, ``[item, target]``; of one of several tokens the product of theirs.
-        hidden: what the output embeddings got, in the graph; a tensor ``[item, slot, hidden]`` for each part of the
-            items.
-        gradients: of each direction with respect to it, ``[direction, item, slot, hidden]``; empty if none was asked
-            for.
-    """
-
-    probabilities: Tensor
-    hidden: list[Tensor]
-    gradients: list[Tensor]
+    probabilities: Tensor  # of the targets, [item, target]; of one of several tokens the product of theirs
+    hidden: list[Tensor]  # what the output embeddings got, in the graph, [item, slot, hidden] a part of the items
+    gradients: list[Tensor]  # of each direction with respect to it, [direction, item, slot, hidden]; empty for none
 
 
 def read_slots(
@@ -67,7 +61,8 @@ def read_slots(
     probabilities = every.gather(2, ids).prod(1)
     if directions is None:
         return Readout(probabilities, [hidden], [])
-    weight = embeddings.weight
+    with loaded(embeddings):
+        weight: Tensor = embeddings.weight
     slope = None if logits is scores else torch.autograd.grad(logits.sum(), scores)[0].to(every.dtype)
     mean = (every if slope is None else every * slope).to(weight.dtype) @ weight  # [item, slot, hidden]
     own = weight[ids].to(every.dtype)  # [item, slot, target, hidden]

@@ -1,4 +1,4 @@
-"""The rest of a transformer's forward pass: gone on with from the feed-forward output of any layer of a recorded one.
+"""A transformer's forward pass, recorded once, and gone on with from the feed-forward output of any of its layers.
 
 Only paths are known of an architecture. A layer is called with the very arguments that the model itself passed to it
 (masks, rotary embeddings, position biases), and the final norm and head are the model's own, run at the slot only.
@@ -6,9 +6,9 @@ Only paths are known of an architecture. A layer is called with the very argumen
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from typing import Any
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +17,108 @@ from transformers.cache_utils import Cache
 
 from biaslab.attribution.prefix import Prefix
 from biaslab.attribution.readout import Readout, backward, read_slots
-from biaslab.attribution.recording import Recording
 from biaslab.models.architectures import architecture, attention_modules, ffn_modules, layers, without_cache
+from biaslab.models.heads import replaced_forward
 
 _LOGITS_AT_ONCE = 2**23  # 32 MB in float32: a few dozen slots of a large vocabulary
+
+
+class Recording(NamedTuple):
+    """One forward pass of a batch.
+
+    Where the slots are a causal model's last tokens, nothing before them ever changes: then the pass is that of these
+    tokens alone (``sequence`` is their number) against the keys and values of the tokens before them.
+    """
+
+    states: list[Tensor]  # what each layer got, [batch, sequence, hidden] a layer
+    arguments: list[tuple[tuple[Any, ...], dict[str, Any]]]  # the further ones of each layer, positional and by name
+    attended: list[Tensor]  # output of each layer's attention at the slots, [batch, slot, hidden]
+    activations: list[Tensor]  # of the neurons at the slots, [batch, slot, neuron] a layer
+    position: Tensor  # of the slots, [batch, slot]
+    prefix: list[tuple[Tensor, Tensor]]  # keys and values of the tokens before, [batch, head, token, size] a layer
+    tuples: bool  # whether the layers return tuples
+
+
+def record(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    position: Tensor,
+    attention_mask: Tensor | None,
+    target_ids: Tensor,
+    directions: Tensor | None = None,
+) -> tuple[Recording, Tensor, Tensor]:
+    """Run the model once and keep what :func:`go_on` needs to go on from any layer.
+
+    Args:
+        model: a model of the table.
+        input_ids: token ids, ``[batch, sequence]``.
+        position: of the slots in each sequence, ``[batch, slot]``.
+        attention_mask: 1 for tokens, 0 for padding, ``[batch, sequence]``; None where nothing is padded.
+        target_ids: whose probabilities are wanted, a token a slot, ``[batch, target, slot]``.
+        directions: sums of probabilities to be differentiated, ``[direction, target]``; None for no gradients.
+
+    Returns:
+        The recording, the probabilities ``[batch, target]``, and each direction's gradient with respect to each layer's
+        feed-forward output at the slots, ``[direction, batch, layer, slot, hidden]`` (empty without directions).
+    """
+    cache: Cache | None = None
+    slots = position.shape[1]
+    if _slots_are_last(model, input_ids, position, attention_mask):
+        with torch.no_grad():
+            cache = model.base_model(input_ids=input_ids[:, :-slots], use_cache=True).past_key_values
+        input_ids, position = input_ids[:, -slots:], position - (input_ids.shape[1] - slots)
+    states: list[Tensor] = []
+    arguments: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    attended: list[Tensor] = []
+    activations: list[Tensor] = []
+    leaves: list[Tensor] = []
+    rows = torch.arange(len(input_ids), device=input_ids.device)[:, None]
+
+    def keep_call(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        kwargs = dict(kwargs)
+        states.append((args[0] if args else kwargs.pop("hidden_states")).detach())
+        arguments.append((args[1:], kwargs))
+
+    def add_leaf(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        if directions is None:
+            return None
+        leaves.append(torch.zeros_like(output[rows, position]).requires_grad_())
+        return output.index_put((rows, position), leaves[-1], accumulate=True)
+
+    with ExitStack() as stack, torch.set_grad_enabled(directions is not None):
+        for layer, attention, ffn in zip(layers(model), attention_modules(model), ffn_modules(model), strict=True):
+            stack.enter_context(layer.register_forward_pre_hook(keep_call, with_kwargs=True))
+            stack.enter_context(
+                attention.register_forward_hook(lambda _, __, out: attended.append(out[0][rows, position].detach()))
+            )
+            # after every other pre-hook, so that a suppressed neuron is recorded as suppressed
+            stack.enter_context(
+                ffn.register_forward_pre_hook(lambda _, args: activations.append(args[0][rows, position].detach()))
+            )
+            stack.enter_context(ffn.register_forward_hook(add_leaf))
+        outputs: list[Any] = []
+        stack.enter_context(layers(model)[-1].register_forward_hook(lambda _, __, output: outputs.append(output)))
+        options = without_cache(model) if cache is None else {"past_key_values": cache, "use_cache": True}
+        readout = read_slots(
+            model, lambda: model(input_ids=input_ids, attention_mask=attention_mask, **options), position, target_ids,
+            directions,
+        )  # fmt: skip
+        gradients = readout.probabilities.new_empty(0)
+        if directions is not None:
+            gradients = torch.stack(backward(readout, leaves), 2)
+    cached: Any = [] if cache is None else cache.layers
+    prefix = [(layer.keys[:, :, :-slots], layer.values[:, :, :-slots]) for layer in cached]
+    tuples = isinstance(outputs[0], tuple)
+    recording = Recording(states, arguments, attended, activations, position, prefix, tuples)
+    return recording, readout.probabilities, gradients
+
+
+def _slots_are_last(model: PreTrainedModel, input_ids: Tensor, position: Tensor, attention_mask: Tensor | None) -> bool:
+    length, slots = input_ids.shape[1], position.shape[1]
+    window = getattr(model.config, "sliding_window", None) or length
+    fits = attention_mask is None and slots < length <= window
+    last = torch.arange(length - slots, length, device=position.device)
+    return not architecture(model).masked and fits and bool((position == last).all())
 
 
 def go_on(
@@ -39,12 +137,12 @@ def go_on(
 
     Args:
         model: the model that was recorded.
-        recording: from :func:`biaslab.attribution.recording.record`.
+        recording: from :func:`record`.
         layer: of each item, ascending, ``[item]``, on the CPU.
         row: the recorded sequence of each item, ``[item]``.
         values: the new feed-forward output of its layer at the slots, ``[item, slot, hidden]``.
         target_ids: ``[item, target, slot]``.
-        directions: as in :func:`biaslab.attribution.recording.record`.
+        directions: as in :func:`record`.
 
     Returns:
         Probabilities ``[item, target]``, and each direction's gradient with respect to the values,
@@ -106,11 +204,7 @@ class _AttentionDone(Exception):  # noqa: N818  it is no error
 def _run_layer_at_slot(
     model: PreTrainedModel, recording: Recording, index: int, hidden: Tensor, rows: Tensor
 ) -> Tensor:
-    """Call a layer whose output is needed at the slots only: the attention first, then the rest for these tokens.
-
-    In the attention the keys and values of all tokens are needed, the query and the output projection at the slots;
-    what they give elsewhere is not used.
-    """
+    """Call a layer whose output is needed at the slots only: keys and values of all tokens, the rest at the slots."""
     items = torch.arange(len(hidden), device=hidden.device)[:, None]
     position = recording.position[rows]
     attended: list[Tensor] = []
@@ -132,30 +226,23 @@ def _run_layer_at_slot(
     return _run_layer(model, recording, index, hidden, rows)
 
 
-@contextmanager
-def _at_slots(module: nn.Module, items: Tensor, position: Tensor) -> Iterator[None]:
+def _at_slots(module: nn.Module, items: Tensor, position: Tensor) -> AbstractContextManager[None]:
     """Let a projection see the slots of each sequence; other tokens get zeros, or the one slot's result."""
     project = module.forward
 
     def forward(hidden: Tensor) -> Tensor:
-        found: Tensor = project(hidden[items, position])
+        projected: Tensor = project(hidden[items, position])
         if position.shape[1] == 1:
-            return found.expand(-1, hidden.shape[1], -1)
-        return found.new_zeros(*hidden.shape[:2], found.shape[-1]).index_put((items, position), found)
+            return projected.expand(-1, hidden.shape[1], -1)
+        zeros = projected.new_zeros(*hidden.shape[:2], projected.shape[-1])
+        return zeros.index_put((items, position), projected)
 
-    module.forward = forward
-    try:
-        yield
-    finally:
-        del module.forward
+    return replaced_forward(module, forward)
 
 
 def _after_ffn(model: PreTrainedModel, recording: Recording, index: int, values: Tensor, rows: Tensor) -> Tensor:
-    """Return a layer's output at the slots, ``[item, slot, hidden]``, where its feed-forward output is ``values``.
-
-    What comes before the feed-forward output is left out: attention was recorded, and of the projections up nothing is
-    used.
-    """
+    """Return a layer's output at the slots, ``[item, slot, hidden]``, where its feed-forward output is ``values``."""
+    # attention was recorded, and of the projections up nothing is used
     attention, down = attention_modules(model)[index], ffn_modules(model)[index]
     state = recording.states[index][rows[:, None], recording.position[rows]]
     inside = {*attention.modules(), down}
@@ -203,13 +290,9 @@ def _head(
     )
 
 
-@contextmanager
-def _bypassed(modules: Sequence[nn.Module] | nn.ModuleList, output: Any) -> Iterator[None]:
-    """Let each module return ``output`` without being run."""
-    for module in modules:
-        module.forward = lambda *_, **__: output
-    try:
-        yield
-    finally:
+def _bypassed(modules: Iterable[nn.Module], output: Any) -> ExitStack:
+    """Let each module return ``output`` without being run, until the stack is closed."""
+    with ExitStack() as stack:
         for module in modules:
-            del module.forward
+            stack.enter_context(replaced_forward(module, lambda *_, **__: output))
+        return stack.pop_all()

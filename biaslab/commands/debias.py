@@ -236,19 +236,11 @@ def _domain_table(findings: Findings) -> Table:
     return table
 
 
-def _gap_rows(findings: Findings) -> tuple[str, str, str]:
-    """Return the names of the rows that the gap is told of: suppressed, amplified, random."""
-    suppressed = findings.rows[1].name
-    control = findings.control(suppressed)
-    assert control is not None
-    return suppressed, findings.rows[-1].name, control.name
-
-
 def _gap_table(findings: Findings) -> Table:
-    from biaslab.evaluation.findings import OVERALL
+    from biaslab.evaluation.findings import OVERALL, gap_rows
     from biaslab.report.tables import new_table
 
-    suppressed, amplified, random = _gap_rows(findings)
+    suppressed, amplified, random = gap_rows(findings)
     times = f"×{findings.settings['factor']:g}"
     title = f"""Gap on {findings.facts["held_out_prompts"]} held-out prompts: |P(d1) - P(d2)|, |log P(d1) - log P(d2)|;
 changes in percent: neurons suppressed ({times}), amplified (×2),
@@ -273,11 +265,12 @@ random ones suppressed"""
 
 
 def _mean_gap_table(findings: Findings) -> Table:
+    from biaslab.evaluation.findings import gap_rows
     from biaslab.report.tables import new_table, signed
 
     names = {"gap": "|P(d1) - P(d2)|", "log gap": "|log P(d1) - log P(d2)|"}
     table = new_table("Mean change of the gap, percent [95 %]", "", *names.values())
-    suppressed, amplified, random = _gap_rows(findings)
+    suppressed, amplified, random = gap_rows(findings)
     times = f"×{findings.settings['factor']:g}"
     for row, label in ((suppressed, times), (amplified, "×2"), (random, f"{random}, {times}")):
         table.add_row(label, *(signed(findings.estimates[row, metric, "overall"].change, 0) for metric in names))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
-from biaslab.attribution.cost import attribution_flops, sizes
-from biaslab.attribution.gaps import wanted_sums
+from biaslab.attribution.integration import wanted_sums
 from biaslab.data.prompts import PromptDataModule
+from biaslab.models.architectures import architecture
+from biaslab.models.loading import best_device
 from biaslab.tasks.attribution import Attribution
 
 _SECONDS = 10.0  # that the measurement may take, about
@@ -27,19 +31,24 @@ def plan(task: Attribution, data: PromptDataModule, processes: int = 1) -> None:
     """
     data.prepare_data()
     data.setup("predict")
-    task.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    task.to(best_device())
     batches = [*data.batches, *data.contrast_batches]
-    rate, nodes, measured = _measure(task, batches, len(data.batches))
-    flops = sum(_flops(task, batch, nodes, len(batch["input_ids"])) for batch in batches)
-    seconds = flops / rate / max(1, min(processes, len(batches)))
+    seconds, flops, nodes, measured = _measure(task, batches, len(data.batches))
+    work = sum(_work(task, batch, len(batch["input_ids"])) for batch in batches)
+    rate = flops / seconds
     parts = {
         "prompts": f"{sum(len(b['input_ids']) for b in data.batches):,}, for {len(data.pair_names)} pairs",
         "contrast set": f"{sum(len(b['input_ids']) for b in data.contrast_batches):,} sentences",
         "tokens": f"{sum(b['input_ids'].numel() for b in batches):,}, in {len(batches)} batches",
         "nodes": f"{nodes:.1f} a layer, on average of {measured} measured prompts",
-        "operations": f"{flops:.2e}, at {rate / 1e9:.3g} GFLOP/s measured ({task.hparams['dtype']}, {_device(task)})",
+        "operations": (
+            f"{flops * work:.2e}, at {rate / 1e9:.3g} GFLOP/s measured ({task.hparams['dtype']}, {_device(task)})"
+        ),
         "memory": f"{_peak(task) / 2**30:.1f} GiB a process, at the peak of the measurement",
-        "time": f"{_duration(seconds)} on {processes} process{'es' if processes > 1 else ''} like this one",
+        "time": (
+            f"{_duration(seconds * work / max(1, min(processes, len(batches))))} on {processes} "
+            f"process{'es' if processes > 1 else ''} like this one"
+        ),
     }
     for name, text in parts.items():
         print(f"{name:14}{text}")
@@ -47,26 +56,39 @@ def plan(task: Attribution, data: PromptDataModule, processes: int = 1) -> None:
         print(f"{'dropped':14}{pair}: {why}")
 
 
-def _measure(task: Attribution, batches: Sequence[dict[str, Any]], prompts: int) -> tuple[float, float, int]:
-    """Attribute prompts of batches spread over the run; return operations a second, nodes and how many prompts."""
+class Operations(TorchDispatchMode):
+    """Within the block, the operations of matrix products and attention are counted; a product and a sum are two."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call the function and count it."""
+        result = function(*args, **(kwargs or {}))
+        if (formula := flop_registry.get(function.overloadpacket)) is not None:
+            self.total += formula(*args, **(kwargs or {}), out_val=result)
+        return result
+
+
+def _measure(task: Attribution, batches: Sequence[dict[str, Any]], prompts: int) -> tuple[float, float, float, int]:
+    """Attribute some prompts of the run; return seconds and operations a unit of work, nodes, and how many prompts."""
     order = sorted(range(len(batches)), key=lambda index: (index * 0.6180339887) % 1)
-    flops = seconds = nodes = 0.0
-    measured = 0
-    for warm, index in enumerate([order[0], *order]):
-        batch = batches[index]
-        few = task.transfer_batch_to_device(_first(batch, _PROMPTS), task.device, 0)
+    work = seconds = flops = nodes = 0.0
+    measured, began = 0, time.monotonic()
+    for index in order:
+        few = task.transfer_batch_to_device(_first(batches[index], _PROMPTS), task.device, 0)
+        with Operations() as operations:
+            task.attribute(few, is_prompt=index < prompts)
         start = time.monotonic()
         result = task.attribute(few, is_prompt=index < prompts)
-        mean = float(result.nodes.double().mean())  # waits for the device
-        if not warm:
-            continue
-        count = len(result.nodes)
-        seconds += time.monotonic() - start
-        flops += _flops(task, batch, mean, count)
+        mean, count = float(result.nodes.cpu().double().mean()), len(result.nodes)  # waits for the device
+        seconds, flops = seconds + time.monotonic() - start, flops + operations.total
+        work += _work(task, batches[index], count)
         nodes, measured = nodes + mean * count, measured + count
-        if seconds > _SECONDS:
+        if time.monotonic() - began > _SECONDS:
             break
-    return flops / seconds, nodes / measured, measured
+    return seconds / work, flops / work, nodes / measured, measured
 
 
 def _first(batch: dict[str, Any], prompts: int) -> dict[str, Any]:
@@ -76,15 +98,14 @@ def _first(batch: dict[str, Any], prompts: int) -> dict[str, Any]:
     return few | whole | ({"longer": longer} if longer else {})
 
 
-def _flops(task: Attribution, batch: dict[str, Any], nodes: float, prompts: int) -> float:
-    size, pairs, with_one, total = sizes(task.model), batch["pairs"], task.hparams["steps"] == "auto", 0.0
-    every = [batch, *batch.get("longer", ())]
-    sums = wanted_sums(pairs, [inputs["target_ids"].shape[1] for inputs in every])
-    for inputs, own in zip(every, sums, strict=True):
-        length, slots = inputs["input_ids"].shape[1], inputs["position"][0].numel()
-        directions, ended = len(own.directions), int(own.pairs.any(1).sum())
-        total += attribution_flops(size, prompts, length, nodes, directions, ended, with_one, slots)
-    return total
+def _work(task: Attribution, batch: dict[str, Any], prompts: int) -> float:
+    """Return the tokens that pass through a layer for one node, forward and once backward a direction."""
+    every, total, masked = [batch, *batch.get("longer", ())], 0, architecture(task.model).masked
+    sums = wanted_sums(batch["pairs"], [inputs["target_ids"].shape[1] for inputs in every])
+    for inputs, parts in zip(every, sums, strict=True):
+        tokens = inputs["input_ids"].shape[1] if masked else inputs["position"][0].numel()  # whose values change
+        total += tokens * (1 + len(parts.directions)) if len(parts.directions) else 0
+    return prompts * total
 
 
 def _peak(task: Attribution) -> float:
@@ -92,7 +113,8 @@ def _peak(task: Attribution) -> float:
         return torch.cuda.max_memory_allocated(task.device)
     import resource  # not on Windows, where the other commands work
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, KiB elsewhere
 
 
 def _device(task: Attribution) -> str:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from biaslab.data.module import EvaluationData
+from biaslab.data.module import EvaluationData, problem
 from biaslab.data.queries import Query, causal_queries, group_queries, whole_examples
 from biaslab.errors import InputError, reading, require_positive
 from biaslab.models import assets
@@ -53,23 +53,12 @@ def read_pairs(path: str | Path | None = None) -> list[CrowsPair]:
 
 
 def _pair(record: Mapping[str, str | None], line: int, source: Path) -> CrowsPair:
-    if problem := _problem(record):
+    if wrong := problem(record, _COLUMNS, {"bias_type": CATEGORIES, "stereo_antistereo": DIRECTIONS}):
         raise InputError(
-            f"`path` is expected to be a CrowS-Pairs file, but line {line} of {source} {problem}. "
+            f"`path` is expected to be a CrowS-Pairs file, but line {line} of {source} {wrong}. "
             "Repair the file, or give another."
         )
     return CrowsPair(*(str(record[column]) for column in _COLUMNS))
-
-
-def _problem(record: Mapping[str, str | None]) -> str:
-    """Say what is wrong with a record; an empty string if nothing is."""
-    for column in _COLUMNS:
-        if not (record.get(column) or "").strip():
-            return f"lacks a text under {column!r}"
-    for column, known in (("bias_type", CATEGORIES), ("stereo_antistereo", DIRECTIONS)):
-        if record[column] not in known:
-            return f"has the {column} {record[column]!r}, not one of {', '.join(known)}"
-    return ""
 
 
 def shared_queries(tokenizer: PreTrainedTokenizerBase, pairs: list[CrowsPair]) -> list[list[Query]]:

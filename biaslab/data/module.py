@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pytorch_lightning import LightningDataModule
@@ -68,6 +68,21 @@ class EvaluationData(TokenizedData):
     def test_dataloader(self) -> DataLoader[Any]:
         """Return the batches."""
         return loader(self.batches)
+
+
+def problem(record: Mapping[str, Any], texts: Sequence[str], choices: Mapping[str, Sequence[str]]) -> str:
+    """Say what is wrong with a record of a file: a text that is missing or not one of a choice's; "" if nothing is.
+
+    >>> problem({"id": "c1", "domain": "age"}, ["id", "domain"], {"domain": ["gender", "race"]})
+    "has the domain 'age', not one of gender, race"
+    """
+    for key in texts:
+        if not isinstance(record.get(key), str) or not record[key].strip():
+            return f"lacks a text under {key!r}"
+    for key, known in choices.items():
+        if record[key] not in known:
+            return f"has the {key} {record[key]!r}, not one of {', '.join(known)}"
+    return ""
 
 
 def loader(batches: Batches, **options: Any) -> DataLoader[Any]:

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from biaslab.data.module import EvaluationData
+from biaslab.data.module import EvaluationData, problem
 from biaslab.data.queries import BLANK, Query, causal_queries, group_queries, masked_queries, whole_examples
 from biaslab.errors import InputError, reading, require_one_of, require_positive
 from biaslab.models import assets
@@ -73,10 +73,10 @@ def _records(path: Path, task: str) -> list[Any]:
 
 
 def _cluster(record: Any, index: int, path: Path, task: str) -> Cluster:
-    if problem := _problem(record, task):
+    if wrong := _problem(record, task):
         name = repr(record["id"]) if isinstance(record, dict) and "id" in record else f"number {index}"
         raise InputError(
-            f"`path` is expected to be a StereoSet file, but in {path} the {task} cluster {name} {problem}. "
+            f"`path` is expected to be a StereoSet file, but in {path} the {task} cluster {name} {wrong}. "
             "Repair the file, or give another."
         )
     first, second, third = sorted(record["sentences"], key=lambda sentence: LABELS.index(sentence["gold_label"]))
@@ -94,27 +94,20 @@ def _problem(record: Any, task: str) -> str:
     """Say what is wrong with a cluster; an empty string if nothing is."""
     if not isinstance(record, dict):
         return "is no mapping"
-    for key in ("id", "target", "bias_type", "context"):
-        if not _is_text(record.get(key)):
-            return f"lacks a text under {key!r}"
-    if record["bias_type"] not in DOMAINS:
-        return f"has the bias_type {record['bias_type']!r}, not one of {', '.join(DOMAINS)}"
+    if wrong := problem(record, ("id", "target", "bias_type", "context"), {"bias_type": DOMAINS}):
+        return wrong
     if task == "intrasentence" and BLANK not in record["context"]:
         return f"lacks {BLANK} in its context {record['context']!r}"
     sentences = record.get("sentences")
     if not isinstance(sentences, list) or not all(isinstance(sentence, dict) for sentence in sentences):
         return "lacks a list of sentences under 'sentences'"
-    for key in ("sentence", "id", "gold_label"):
-        if not all(_is_text(sentence.get(key)) for sentence in sentences):
-            return f"has a sentence that lacks a text under {key!r}"
+    for sentence in sentences:
+        if wrong := problem(sentence, ("sentence", "id", "gold_label"), {}):
+            return f"has a sentence that {wrong}"
     labels = [sentence["gold_label"] for sentence in sentences]
     if sorted(labels) != sorted(LABELS):
         return f"has sentences labelled {', '.join(labels) or 'nothing'}, not one each of {', '.join(LABELS)}"
     return ""
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
 
 
 def candidate_word(context: str, sentence: str) -> str:

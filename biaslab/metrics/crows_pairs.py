@@ -6,10 +6,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
 from biaslab.errors import InputError
+from biaslab.metrics.examples import ExampleMetric
 from biaslab.statistics import Interval, draw, interval
 
 DECIMALS = 3  # the authors' script rounds the scores before it compares them
@@ -164,7 +163,7 @@ def crows_pairs_change(before: Tensor, after: Tensor) -> Interval:
     return interval(change, crows_pairs_bootstrap(after) - crows_pairs_bootstrap(before))
 
 
-class PairScores(Metric):
+class PairScores(ExampleMetric):
     """What was collected, gathered from all processes, as :class:`Pairs`: for the functions above and for reports.
 
     ``update`` takes scores ``[pair, 2]`` (more, less stereotyping) and integer ids of the pairs, ``[pair]``. A pair
@@ -182,15 +181,9 @@ class PairScores(Metric):
     tensor([3, 7])
     """
 
-    is_differentiable = False
-    full_state_update = False
-    scores: list[Tensor]
-    examples: list[Tensor]
-
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        for state in ("scores", "examples"):
-            self.add_state(state, default=[], dist_reduce_fx="cat")
+        empty = {"scores": torch.zeros(0, 2, dtype=torch.float64), "examples": torch.zeros(0, dtype=torch.long)}
+        super().__init__(empty, **kwargs)
 
     def update(self, scores: Tensor, examples: Tensor) -> None:
         """Add pairs.
@@ -202,39 +195,14 @@ class PairScores(Metric):
         Raises:
             InputError: if an argument has another shape or type, or if a score is not a number.
         """
-        self._check_update(scores, examples)
-        self.scores.append(scores.detach().double())
-        self.examples.append(examples)
-
-    @staticmethod
-    def _check_update(scores: Tensor, examples: Tensor) -> None:
         _check(scores)
         if examples.shape != scores.shape[:1] or examples.is_floating_point():
             raise InputError(
                 f"`examples` is expected to hold one integer id a pair, [{len(scores)}], but got "
                 f"{list(examples.shape)} of {examples.dtype}."
             )
-        missing = examples[scores.isnan().any(1)].tolist()
-        if missing:
-            raise InputError(
-                f"`scores` is expected to hold numbers but has NaN for {len(missing)} of {len(scores)} examples: "
-                f"{', '.join(map(str, missing[:10]))}{', …' if len(missing) > 10 else ''}. "
-                "Check the model's weights and dtype."
-            )
-
-    def sync(self, *args: Any, **kwargs: Any) -> None:
-        """Gather the states of all processes; one that saw nothing takes part with empty states of the right shape."""
-        if not self._is_synced and not self.scores:
-            self.scores.append(torch.zeros(0, 2, device=self.device, dtype=torch.float64))
-            self.examples.append(torch.zeros(0, device=self.device, dtype=torch.long))
-        super().sync(*args, **kwargs)
+        self.add(scores.double(), examples)
 
     def compute(self) -> Pairs:
         """Return each pair once, in the order of the ids; none where there was no update."""
-        if not len(self.scores):
-            return Pairs(torch.zeros(0, 2, dtype=torch.float64), torch.zeros(0, dtype=torch.long))
-        scores, examples = dim_zero_cat(self.scores), dim_zero_cat(self.examples)
-        ids, inverse = torch.unique(examples, return_inverse=True)
-        where = torch.arange(len(examples), device=examples.device)
-        first = where.new_full((len(ids),), len(examples)).scatter_reduce(0, inverse, where, "amin")
-        return Pairs(scores[first], ids)
+        return Pairs(*self.distinct_rows())

@@ -117,18 +117,20 @@ class NeuronSelection(Metric):
         rows = torch.stack([pairs, kinds, groups], 1).to(scores.device, torch.int32)
         self.prompts.append(rows)
         for part, labels in zip(*(torch.split(t, _ROWS) for t in (scores.detach().flatten(1), rows)), strict=True):
-            self._add(part.double(), labels)
+            self._add(_double(part), labels)
 
     def _add(self, scores: Tensor, rows: Tensor) -> None:
         """Add ``scores`` ``[prompt, layer * neuron]`` to the sums and votes."""
-        pair, largest = rows[:, 0].long(), scores.amax(1, keepdim=True)
+        largest = scores.amax(1, keepdim=True)
         speaks = largest > 0
         size = torch.maximum(largest, -scores.amin(1, keepdim=True))
         normalised = scores / size.where(size > 0, 1.0)
-        self.sums.index_add_(0, pair, (normalised * _ONE).round().long().view(-1, *self.shape))
+        pair = rows[:, 0].to(self.sums.device, torch.long)
+        self.sums.index_add_(0, pair, (normalised * _ONE).round().long().view(-1, *self.shape).to(pair.device))
         self.counts.index_add_(0, pair, torch.ones_like(pair))
-        self.silent.index_add_(0, pair, (~speaks[:, 0]).long())
-        prompt, neuron = ((scores >= self.threshold * largest) & speaks).nonzero(as_tuple=True)
+        self.silent.index_add_(0, pair, (~speaks[:, 0]).long().to(pair.device))
+        votes = ((scores >= self.threshold * largest) & speaks).nonzero().to(rows.device)
+        prompt, neuron = votes.unbind(1)
         self.votes.append(torch.cat([rows[prompt], neuron[:, None].int()], 1))
 
     def part(self) -> dict[str, Tensor]:
@@ -184,7 +186,7 @@ class NeuronSelection(Metric):
             return self._pair_scores()
 
     def _pair_scores(self) -> Tensor:
-        return self.sums.double() / _ONE / self.counts[:, None, None]
+        return _double(self.sums) / _ONE / _double(self.counts)[:, None, None]
 
     def mean_scores(self) -> Tensor:
         """Return b(n), the mean of the pairs that have prompts, each weighing the same, ``[layer, neuron]``."""
@@ -224,6 +226,11 @@ class NeuronSelection(Metric):
         for (pair, kind), own, cast in zip(names, prompts, votes, strict=True):
             if len(own):
                 yield pair, kind, own[:, 0], cast
+
+
+def _double(values: Tensor) -> Tensor:
+    """Return values in float64: on the CPU where it isn't sure that their device has it (Apple's GPUs don't)."""
+    return (values if values.device.type in ("cpu", "cuda") else values.cpu()).double()
 
 
 def _check_scores_of(scores: Tensor, shape: tuple[int, int]) -> None:

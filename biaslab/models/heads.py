@@ -1,8 +1,8 @@
-"""The language-model head at some positions, or for some tokens, only: the projection to the vocabulary costs most."""
+"""Changes to what a model computes, for the length of a block."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,3 +26,25 @@ def slot_only(model: PreTrainedModel, position: Tensor) -> Iterator[None]:
 
     with model.get_output_embeddings().register_forward_pre_hook(gather):
         yield
+
+
+@contextmanager
+def replaced_forward(module: nn.Module, function: Callable[..., Any]) -> Iterator[None]:
+    """Within the block, ``function`` is called in place of the module's forward pass.
+
+    What was set on the instance before is set again afterwards: accelerate, torch.compile and PEFT do that.
+
+    Args:
+        module: whose forward pass is replaced.
+        function: takes the arguments of the forward pass.
+    """
+    attributes, name = vars(module), "forward"
+    before = attributes.get(name)
+    attributes[name] = function
+    try:
+        yield
+    finally:
+        if before is None:
+            del attributes[name]
+        else:
+            attributes[name] = before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from transformers import (
 
 from biaslab.errors import InputError
 from biaslab.models import assets, minilm
-from biaslab.models.architectures import ARCHITECTURES, architecture
+from biaslab.models.architectures import ARCHITECTURES, architecture, loaded
 
 
 def best_device() -> torch.device:
@@ -28,15 +29,39 @@ def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def fingerprint(model: PreTrainedModel) -> str:
-    """Return 16 hexadecimal digits that change with any weight, but not with dtype, device or buffers.
+_Weights = list[tuple["weakref.ref[nn.Parameter]", int]]  # with how often each was changed in place
+_fingerprints: weakref.WeakKeyDictionary[nn.Module, tuple[str, _Weights]] = weakref.WeakKeyDictionary()
 
-    Every parameter is read as float32, in the order of its name, tied ones once.
+
+def fingerprint(model: PreTrainedModel) -> str:
+    """Return 16 hexadecimal digits that change with any weight, but not with device, buffers or the type loaded in.
+
+    Of a model of :func:`load_model`, the weights are those of the checkpoint, before they are rounded to another type.
+    They are read once, and again after they were changed in place.
     """
+    known, weights = _fingerprints.get(model, ("", []))
+    parameters = list(model.parameters())
+    if not weights or len(weights) != len(parameters):
+        return _remember(model, _digest(model))
+    same = all(ref() is p and version == p._version for p, (ref, version) in zip(parameters, weights, strict=True))
+    return known if same else _remember(model, _digest(model))
+
+
+def _remember(model: nn.Module, known: str) -> str:
+    if not any(parameter.is_inference() for parameter in model.parameters()):  # which don't count their changes
+        _fingerprints[model] = known, [(weakref.ref(p), p._version) for p in model.parameters()]
+    return known
+
+
+def _digest(model: nn.Module) -> str:
+    """Read every parameter as float32, in the order of its name, tied ones once."""
     digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
-        digest.update(name.encode())
-        digest.update(parameter.detach().float().cpu().contiguous().numpy().data)
+    for name, _ in sorted(model.named_parameters(), key=lambda named: named[0]):
+        path, _, attribute = name.rpartition(".")
+        module = model.get_submodule(path)
+        with loaded(module):
+            digest.update(name.encode())
+            digest.update(getattr(module, attribute).detach().cpu().float().contiguous().numpy().data)
     return digest.hexdigest()[:16]
 
 
@@ -56,6 +81,8 @@ def load_model(
     """
     if model_name == minilm.NAME:
         model, tokenizer = minilm.load()
+        if dtype != torch.float32:
+            fingerprint(model)
         nn.Module.to(model, dtype)
         return _frozen(model), tokenizer
     source = str(model_folder(model_name)) if model_name in assets.MODELS else _existing(model_name)
@@ -65,8 +92,12 @@ def load_model(
     try:
         config = AutoConfig.from_pretrained(source, **options)
         auto = AutoModelForMaskedLM if architecture(config).masked else AutoModelForCausalLM
-        loaded: Any = auto.from_pretrained(source, config=config, dtype=dtype, output_loading_info=True, **options)
-        model, info = loaded
+        exact = dtype in (config.dtype, torch.float32, torch.float64)  # or the weights of the checkpoint are rounded
+        known = "" if exact else _digest(auto.from_pretrained(source, dtype=torch.float32, **options))
+        answer: Any = auto.from_pretrained(source, config=config, dtype=dtype, output_loading_info=True, **options)
+        model, info = answer
+        if known:
+            _remember(model, known)
         tokenizer = load_tokenizer(model_name, trust_remote_code=trust_remote_code)
     except InputError:
         raise
@@ -173,4 +204,4 @@ def model_folder(name: str) -> Path:
             plain.load_state_dict(read.state_dict())
             plain.save_pretrained(partial)
             AutoTokenizer.from_pretrained(folder, gguf_file=files[0].name).save_pretrained(partial)
-    return converted
+    return assets.unchanged(converted)

@@ -7,6 +7,7 @@ loaded.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from biaslab.models import assets
 NAME = "minilm-mlm"
 ENCODER = "minilm-encoder"
 PACKAGED = Path(__file__).parent / "minilm_mlm.safetensors"
+_SHA256 = "2f29a84c453b3b4f39276709eafef36f1c4e74651032d59c7f8b568c5e460183"  # of the packaged adapter
 
 
 class LowRank(nn.Module):
@@ -72,7 +74,13 @@ def save(model: nn.Module, path: Path) -> None:
 
 
 def load(path: Path = PACKAGED) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Return minilm-mlm, the adapter merged, and its tokenizer."""
+    """Return minilm-mlm, the adapter merged, and its tokenizer.
+
+    Raises:
+        InputError: if the adapter is no adapter, or not the one that belongs to this version.
+    """
+    if path == PACKAGED and hashlib.sha256(path.read_bytes()).hexdigest() != _SHA256:
+        raise InputError(f"{path} is corrupt (checksum mismatch). Install biaslab again.")
     tensors = load_file(path)
     rank = next(tensor.shape[1] for name, tensor in tensors.items() if name.endswith(".up"))
     model = untrained(rank)

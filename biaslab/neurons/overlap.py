@@ -12,20 +12,9 @@ from torchmetrics.functional import spearman_corrcoef
 
 from biaslab.errors import InputError
 from biaslab.neurons.neuron_set import NeuronSet
+from biaslab.statistics import SIGNIFICANT
 
 OVERALL = "overall"
-SIGNIFICANT = 0.05
-
-
-def is_significant(p_value: float) -> bool:
-    """Return whether a test rejects chance at the 5 % level.
-
-    >>> is_significant(0.05), is_significant(0.051)
-    (True, False)
-    """
-    return p_value <= SIGNIFICANT
-
-
 _ROUNDING = 1e-12  # a deal that moves as much as was observed counts as such, whatever the order of the sums
 
 

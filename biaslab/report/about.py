@@ -49,11 +49,7 @@ _PAPERS = {
 
 
 def limits(runs: Sequence[Run]) -> list[str]:
-    """Return what can't be concluded from the figures of these runs.
-
-    Args:
-        runs: all of them.
-    """
+    """Return what can't be concluded from the figures of these runs."""
     models = _models(runs)
     texts = [
         "StereoSet is what crowd workers in the United States wrote down as stereotypes, in English. Many of its "
@@ -101,16 +97,12 @@ def _listed(value: Any) -> list[str]:
 
 
 def commands(runs: Sequence[Run]) -> list[str]:
-    """Return the commands that made the runs, with all their settings.
-
-    Args:
-        runs: all of them.
-    """
+    """Return the commands that made the runs, with all their settings; debias makes cards by itself."""
     return [
         command_line(command, findings.settings)
         for run in runs
         for command, findings in run.findings.items()
-        if findings.settings
+        if findings.settings and all(place in findings.settings for place in _POSITIONAL.get(command, ()))
     ]
 
 
@@ -129,11 +121,7 @@ def command_line(name: str, settings: Mapping[str, Any]) -> str:
 
 
 def provenance(runs: Sequence[Run]) -> list[Origin]:
-    """Return models, fingerprints and versions of the runs, where they are known.
-
-    Args:
-        runs: all of them.
-    """
+    """Return models, fingerprints and versions of the runs, where they are known."""
     origins = []
     for run in runs:
         facts = [("folder", str(run.folder))]
@@ -152,11 +140,7 @@ def provenance(runs: Sequence[Run]) -> list[Origin]:
 
 
 def sources(runs: Sequence[Run]) -> list[Source]:
-    """Return the works and data that the runs rest on, with the data's licences.
-
-    Args:
-        runs: all of them.
-    """
+    """Return the works and data that the runs rest on, with the data's licences."""
     used = {"stereoset"}
     for command, findings in (item for run in runs for item in run.findings.items()):
         settings = findings.settings

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from biaslab.evaluation.findings import OVERALL, Findings
-from biaslab.neurons.overlap import is_significant
 from biaslab.report.tables import new_table
+from biaslab.statistics import is_significant
 
 _BAR = 16  # characters of the longest bar
 _CHANCE = """chance: what random sets share that have as many neurons in each layer, and anywhere: that have as many in

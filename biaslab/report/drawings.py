@@ -63,13 +63,7 @@ def drawing(
 
 
 def inline(svg: str, name: str, title: str, description: str) -> Markup:
-    """Return an SVG file as an element of a page: own ids, the page's ink, a title and a description.
-
-    Args:
-        svg: what matplotlib wrote.
-        name: goes before each id.
-        title: for those who don't see it.
-        description: the numbers' gist.
+    """Return an SVG file as an element of a page: ids after a name, the page's ink, a title and a description.
 
     >>> svg = '<?xml version="1.0"?><svg width="9pt" height="9pt" viewBox="0 0 9 9"><g id="a" fill="#000000"/></svg>'
     >>> print(inline(svg, "fig", "A < B", "A is 1."))
@@ -83,7 +77,7 @@ def inline(svg: str, name: str, title: str, description: str) -> Markup:
     body = re.sub(r'(?:xlink:)?href="#', f'href="#{name}-', body)
     body = re.sub(r"url\(#", f"url(#{name}-", body)
     body = body.replace(_INK, "currentColor")
-    body = re.sub(r"font-family: [^;]*; ", "", body)
+    body = re.sub(r'font-family: [^;"]*(; )?', "", body)
     viewbox = re.search(r'viewBox="[^"]*"', body)
     assert viewbox is not None
     opening = (

@@ -6,15 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from biaslab import __version__
 from biaslab.report.about import commands, limits, provenance, sources
-from biaslab.report.drawings import Drawing, drawing
+from biaslab.report.drawings import drawing
 from biaslab.report.parts import Chapter, Draw, Missing
 from biaslab.report.runs import Run, read_runs
 from biaslab.report.sections import cards, compare, debias, probe, side_effects, sweep, table
@@ -43,11 +41,6 @@ _ELSEWHERE = {  # what no chapter shows, and how to get it; {folder} is the firs
 def write_report(folders: Sequence[str], output: Path, title: str | None = None) -> Path:
     """Write report.html into a folder, and its figures into "figures" there; return the page's path.
 
-    Args:
-        folders: of runs.
-        output: the folder; it is made where the runs can be read.
-        title: of the page; made from the models' names by default.
-
     Raises:
         InputError: if a folder holds no results or a damaged file.
     """
@@ -59,13 +52,7 @@ def write_report(folders: Sequence[str], output: Path, title: str | None = None)
 
 
 def page(runs: Sequence[Run], figures: Path, title: str | None = None) -> str:
-    """Return the page, and write its figures.
-
-    Args:
-        runs: that it tells of.
-        figures: the folder of the figures.
-        title: of the page.
-    """
+    """Return the page, and write its figures into a folder; the title is made from the models' names by default."""
     models = list(dict.fromkeys(name for run in runs for name in run.models))
     environment = Environment(
         loader=PackageLoader("biaslab.report"),
@@ -101,7 +88,7 @@ def _chapters(run: Run, place: int, figures: Path) -> list[Chapter]:
     for command, make in CHAPTERS.items():
         if command in run.findings:
             key = f"{command}-{place}"
-            chapter = make(run, key, _draws(figures, key))
+            chapter = make(run, key, lambda name, *rest, key=key: drawing(figures, f"{key}-{name}", *rest))
             facts = [*settings_facts(run.findings[command].settings), *chapter.facts]
             chapters[command] = replace(chapter, place=run.place, facts=facts)
     if "debias" in chapters:
@@ -118,15 +105,6 @@ def _told_apart(chapters: list[Chapter]) -> list[Chapter]:
         replace(chapter, title=f"{chapter.title}, {chapter.place}") if titles[chapter.title] > 1 else chapter
         for chapter in chapters
     ]
-
-
-def _draws(folder: Path, key: str) -> Draw:
-    """Return a function that draws figures whose names start with a chapter's key."""
-
-    def draw(name: str, caption: str, gist: str, function: Callable[..., Figure], *arguments: Any) -> Drawing:
-        return drawing(folder, f"{key}-{name}", caption, gist, function, *arguments)
-
-    return draw
 
 
 def _missing(runs: Sequence[Run]) -> Iterator[Missing]:

@@ -10,13 +10,7 @@ from typing import NamedTuple
 
 
 class PaperRow(NamedTuple):
-    """A row of the paper's table, in percent.
-
-    Attributes:
-        ss: stereotype score.
-        lms: language modelling score.
-        icat: idealized CAT score, as printed there.
-    """
+    """A row of the paper's table, in percent, ICAT as it is printed there."""
 
     ss: float
     lms: float

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from biaslab.report.words import Verdict, change_text, figure_interval, figure_t
 from biaslab.statistics import Estimate
 
 Draw = Callable[..., Drawing]  # name, caption, description, what makes the figure, its arguments
+Name = Callable[[Row], str]  # returns what a row is called
 STEREOSET = {"SS (ideal 50)": "SS", "LMS (ideal 100)": "LMS", "ICAT (ideal 100)": "ICAT"}
 
 
@@ -54,18 +55,7 @@ class Missing(NamedTuple):
 
 @dataclass(frozen=True)
 class Section:
-    """A section of a chapter.
-
-    Attributes:
-        key: of its element.
-        title: its heading.
-        text: paragraphs.
-        drawings: figures.
-        tables: that always show.
-        folded: tables that show where the reader asks for them.
-        facts: names and values.
-        cards: of neurons, as ``biaslab cards`` wrote them.
-    """
+    """A section of a chapter; ``folded`` tables show where the reader asks for them, ``cards`` are of neurons."""
 
     key: str
     title: str
@@ -82,13 +72,13 @@ class Chapter:
     """What a report says of one command's findings.
 
     Attributes:
-        key: of its element.
+        key: of its element; goes before the keys of all that it holds.
         title: its heading.
         question: that the command answers, in a sentence.
         answer: sentences that sum it up.
-        tiles: the figures that a reader sees first.
         sections: all else.
         facts: names and values that stand with the settings of the command.
+        tiles: the figures that a reader sees first.
         place: the run's folder, short.
         missing: what other commands could add.
     """
@@ -135,7 +125,7 @@ def estimate_table(
     key: str,
     caption: str,
     columns: Mapping[str, tuple[str, str]],
-    name: Callable[[Row], str] = title_of,
+    name: Name = title_of,
     note: str = "",
     first: Mapping[str, Callable[[Row], str]] | None = None,
 ) -> Table:
@@ -150,32 +140,23 @@ def estimate_table(
         note: below the table.
         first: columns before these, by heading.
     """
-    first = first or {}
-    rows = []
+    first, rows = first or {}, []
     for row in findings.rows:
-        estimates = [findings.get(row.name, metric, scope) for metric, scope in columns.values()]
-        if any(estimates):
-            figures = [
-                estimate_cell(metric, estimate, row is not findings.base)
-                for (metric, _), estimate in zip(columns.values(), estimates, strict=True)
-            ]
+        estimates = {column: findings.get(row.name, *column) for column in columns.values()}
+        if any(estimates.values()):
+            figures = [estimate_cell(column[0], e, row is not findings.base) for column, e in estimates.items()]
             rows.append((name(row), [*(Cell(text(row)) for text in first.values()), *figures]))
     return Table(key, caption, ["", *first, *columns], rows, note)
 
 
 def scope_table(
-    findings: Findings,
-    key: str,
-    caption: str,
-    metric: str,
-    scopes: Iterable[str],
-    name: Callable[[Row], str] = title_of,
+    findings: Findings, key: str, caption: str, metric: str, scopes: Sequence[str], name: Name = title_of
 ) -> Table:
     """Return a table of a metric with a column a scope."""
     return estimate_table(findings, key, caption, {scope: (metric, scope) for scope in scopes}, name)
 
 
-def domain_table(findings: Findings, key: str, metric: str, name: Callable[[Row], str] = title_of) -> Table:
+def domain_table(findings: Findings, key: str, metric: str, name: Name = title_of) -> Table:
     """Return SS, LMS or ICAT of all rows by domain."""
     caption = f"{metric} by domain, in percent, and its change"
     return scope_table(findings, key, caption, metric, domains(findings), name)

@@ -18,14 +18,7 @@ from biaslab.neurons.neuron_set import NeuronSet
 
 @dataclass(frozen=True)
 class Run:
-    """A folder with results.
-
-    Attributes:
-        folder: where it is.
-        findings: by the command that they are of.
-        neurons: that were found; None where there are none.
-        scores: mean attribution scores over the pairs, ``[layer, neuron]``; None where there are none.
-    """
+    """A folder with findings by command, with neurons and their mean scores over the pairs, ``[layer, neuron]``."""
 
     folder: Path
     findings: Mapping[str, Findings]

@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from biaslab.evaluation.findings import OVERALL, Findings
+from biaslab.evaluation.findings import OVERALL, Findings, gap_rows
 from biaslab.neurons.neuron_set import NeuronSet
-from biaslab.report.parts import STEREOSET
-from biaslab.report.plots.gaps import FILE_NAMES, gap_bars, gap_rows
-from biaslab.report.plots.neurons import layer_distribution, score_heat_map
+from biaslab.report.plots.gaps import FILE_NAMES, gap_bars
+from biaslab.report.plots.neurons import layer_distribution, layers_by_dimension, score_heat_map
 from biaslab.report.plots.stereoset import icat_against_lms, icat_before_after
 from biaslab.report.sections.shared import figures, lms_and_icat
+from biaslab.report.tables import STEREOSET, markdown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 _DOTS_PER_INCH = 80  # the size of an image in TensorBoard, which leaves out pixels of larger ones
 _SAMPLES = 5  # prompts of each dimension
-_SLOT = "{slot}"  # as the prompts have it
 
 T = TypeVar("T")
 
@@ -50,6 +49,8 @@ def sample_prompts(
         texts: of its prompts.
         pair_names: of its pairs.
     """
+    from accelerate.utils import send_to_device  # type: ignore[import-untyped]
+
     from biaslab.evaluation.scoring import target_log_probabilities
 
     of_dimension: dict[int, dict[int, tuple[Mapping[str, Any], int]]] = {}  # number of the first pair -> example
@@ -61,34 +62,19 @@ def sample_prompts(
         for number, example in enumerate(_spread(sorted(examples))):
             batch, row = examples[example]
             place = number % len(batch["pairs"])
-            first, second = target_log_probabilities(model, batch)[row, batch["pairs"][place]].exp().tolist()
+            answers = target_log_probabilities(model, send_to_device(batch, model.device))
+            first, second = answers[row, batch["pairs"][place].to(answers.device)].exp().tolist()
             samples.append(Sample(texts[example], pair_names[int(batch["pair"][place])], first, second))
     return samples
 
 
 def log_neurons(writer: SummaryWriter, neurons: NeuronSet, scores: Tensor) -> None:
-    """Write how many neurons there are, in which layers, and how the scores are spread.
-
-    Args:
-        writer: of the run's folder.
-        neurons: of the run; its dimensions' subsets are drawn beside.
-        scores: of each neuron, ``[layer, neuron]``.
-    """
+    """Write how many neurons there are, in which layers, and how their scores, ``[layer, neuron]``, are spread."""
     writer.add_scalar("neurons", len(neurons))
     for name in ("mean", "worst"):
         writer.add_scalar(f"residual/{name}", neurons.provenance["residual"][name])
-    _layer_histogram(writer, neurons.layers())
-    sets = {"all": neurons} | {name: subset for name, subset in neurons.subsets.items() if "/" not in name}
-    counts = {name: list(subset.layers().values()) for name, subset in sets.items()}
-    _figure(writer, "layers", layer_distribution(counts))
-    for layer, of in enumerate(scores.float().cpu()):
-        writer.add_histogram("scores/a layer a step", of, layer)
-    _figure(writer, "scores", score_heat_map(scores.float().cpu().numpy()))
-
-
-def _layer_histogram(writer: SummaryWriter, counts: Mapping[int, int]) -> None:
-    """Write a bin a layer; ``add_histogram`` ends the last one at the largest value, and so draws it too high."""
-    writer.add_histogram_raw(
+    counts = neurons.layers()
+    writer.add_histogram_raw(  # a bin a layer; add_histogram ends the last one at the largest value: it is too high
         "neurons/layer",
         min=-0.5,
         max=len(counts) - 0.5,
@@ -98,71 +84,53 @@ def _layer_histogram(writer: SummaryWriter, counts: Mapping[int, int]) -> None:
         bucket_limits=[layer + 0.5 for layer in counts],
         bucket_counts=list(counts.values()),
     )
+    _figure(writer, "layers", layer_distribution(layers_by_dimension(neurons)))
+    for layer, of_layer in enumerate(scores.float().cpu()):
+        writer.add_histogram("scores/a layer a step", of_layer, layer)
+    _figure(writer, "scores", score_heat_map(scores.float().cpu().numpy()))
 
 
 def log_prompts(writer: SummaryWriter, prompts: Iterable[Sequence[Any]], words: Mapping[str, Sequence[str]]) -> None:
-    """Write some of the prompts of each dimension as a table.
-
-    Args:
-        writer: of the run's folder.
-        prompts: text with ``{slot}``, dimension and kind of each, and whatever follows.
-        words: the demographics of each dimension.
-    """
-    every = [tuple(prompt[:3]) for prompt in prompts]
-    rows = []
+    """Write some of the prompts (text with ``{slot}``, dimension, kind, …) of each dimension as a table."""
+    every, rows = [tuple(prompt[:3]) for prompt in prompts], []
     for dimension, demographics in words.items():
-        own = [prompt for prompt in every if prompt[1] == dimension]
-        for text, _, kind in _spread(own):
+        for text, _, kind in _spread([prompt for prompt in every if prompt[1] == dimension]):
             rows.append([_text(text), f"{dimension}, {kind}", ", ".join(demographics)])
-    writer.add_text("prompts/found with", _table(["prompt", "dimension, kind", "asked about"], rows))
+    writer.add_text("prompts/found with", markdown(["prompt", "dimension, kind", "asked about"], rows))
 
 
 def log_samples(writer: SummaryWriter, samples: Mapping[str, Sequence[Sample]]) -> None:
-    """Write what the model answers to some prompts as a table.
-
-    Args:
-        writer: of the run's folder.
-        samples: the same prompts of each row ("untouched", "suppressed").
-    """
-    header = ["prompt", "pair", *(f"{row}: P(d1), P(d2), %" for row in samples)]
+    """Write what the model answers to the same prompts in each row ("untouched", "suppressed") as a table."""
     rows = []
     for same in zip(*samples.values(), strict=True):
         answers = [f"{100 * sample.first:.3g}, {100 * sample.second:.3g}" for sample in same]
         rows.append([_text(same[0].text), same[0].pair, *answers])
-    writer.add_text("prompts/answers", _table(header, rows))
+    header = ["prompt", "pair", *(f"{row}: P(d1), P(d2), %" for row in samples)]
+    writer.add_text("prompts/answers", markdown(header, rows))
 
 
 def log_findings(writer: SummaryWriter, findings: Findings, samples: Mapping[str, Sequence[Sample]]) -> None:
-    """Write what a debias run found: figures as scalars and drawn, the samples, and the run's line in HPARAMS.
-
-    Args:
-        writer: of the run's folder.
-        findings: of the run.
-        samples: the same prompts' answers, "untouched" and "suppressed".
-    """
+    """Write what a debias run found: figures as scalars and drawn, :func:`log_samples`, its line in HPARAMS."""
     for (row, metric, scope), estimate in findings.estimates.items():
-        if metric in STEREOSET.values():
-            writer.add_scalar(f"{metric}/{scope}/{row}", estimate.figure.value)
-        elif metric == "perplexity":
-            writer.add_scalar(f"perplexity/{row}", estimate.figure.value)
-    rows = gap_rows(findings)._asdict()
+        if metric in STEREOSET or metric == "perplexity":
+            tag = f"{metric}/{scope}/{row}" if metric in STEREOSET else f"{metric}/{row}"
+            writer.add_scalar(tag, estimate.figure.value)
     for metric, name in FILE_NAMES.items():
-        for treatment in ("suppressed", "amplified", "random"):
-            change = findings.estimates[rows[treatment], metric, OVERALL].change.value
+        for treatment, row in zip(("suppressed", "amplified", "random"), gap_rows(findings), strict=True):
+            change = findings.estimates[row, metric, OVERALL].change.value
             writer.add_scalar(f"gap/{name}_{treatment}_percent", change)
         _figure(writer, f"gap, {name}", gap_bars(findings, metric))
-    icat = figures(findings, "ICAT", findings.scopes("ICAT"))
-    _figure(writer, "ICAT before and after", icat_before_after(icat))
+    _figure(writer, "ICAT before and after", icat_before_after(figures(findings, "ICAT", findings.scopes("ICAT"))))
     _figure(writer, "ICAT against LMS", icat_against_lms(lms_and_icat(findings)))
     log_samples(writer, samples)
-    log_settings(writer, findings.settings, _gist(findings))
+    _log_settings(writer, findings.settings, _gist(findings))
 
 
 def _gist(findings: Findings) -> dict[str, float]:
     """Return what runs are compared by: figures of the first row after the untouched one, under the same names."""
-    rows = gap_rows(findings)
-    ss, lms, icat, perplexity, suppressed = (
-        findings.estimates[rows.suppressed, metric, OVERALL] for metric in ("SS", "LMS", "ICAT", "perplexity", "gap")
+    row, amplified, _ = gap_rows(findings)
+    ss, lms, icat, perplexity, gap = (
+        findings.estimates[row, metric, OVERALL] for metric in (*STEREOSET, "perplexity", "gap")
     )
     return {
         "run/ICAT": icat.figure.value,
@@ -171,22 +139,14 @@ def _gist(findings: Findings) -> dict[str, float]:
         "run/LMS": lms.figure.value,
         "run/LMS change": lms.change.value,
         "run/perplexity change, %": perplexity.change.value,
-        "run/gap suppressed, %": suppressed.change.value,
-        "run/gap amplified, %": findings.estimates[rows.amplified, "gap", OVERALL].change.value,
+        "run/gap suppressed, %": gap.change.value,
+        "run/gap amplified, %": findings.estimates[amplified, "gap", OVERALL].change.value,
         "run/neurons": findings.rows[1].size,
     }
 
 
-def log_settings(writer: SummaryWriter, settings: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-    """Write the run's line in HPARAMS: what was set, and what came out.
-
-    All is written into the run's own folder, so that the line bears its name; ``add_hparams`` would make another.
-
-    Args:
-        writer: of the run's folder.
-        settings: by name; lists are joined.
-        metrics: by name; the same ones in every run, since TensorBoard takes the columns from one of them.
-    """
+def _log_settings(writer: SummaryWriter, settings: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+    """Write the run's line in HPARAMS into its own folder, so that it bears its name: add_hparams makes another."""
     for name, value in metrics.items():
         writer.add_scalar(name, value)
     plain = {name: _plain(value) for name, value in settings.items()}
@@ -212,9 +172,4 @@ def _spread(items: Sequence[T]) -> Sequence[T]:
 
 
 def _text(prompt: str) -> str:
-    return prompt.replace(_SLOT, "[slot]").replace("|", r"\|")
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return prompt.replace("{slot}", "[slot]").replace("|", r"\|")

@@ -72,20 +72,11 @@ def _digits(metric: str) -> tuple[int, int]:
     return _DIGITS.get(metric, (1, 1))
 
 
-def is_significant(p_value: float) -> bool:
-    """Return whether a test finds a difference at the level of 5 %."""
-    return p_value <= 0.05
-
-
 def verdict(metric: str, estimate: Estimate) -> Verdict:
     """Say what a metric's change means.
 
     Where a score that is best at 50 went past it to the other side, its interval says nothing of the distance: that is
     a verdict of its own.
-
-    Args:
-        metric: of :data:`biaslab.evaluation.findings.METRICS`.
-        estimate: its figure, and the change that led to it.
     """
     ideal, after, change = METRICS[metric].ideal, estimate.figure.value, estimate.change
     if not all(map(math.isfinite, (after, *change))):
@@ -132,13 +123,7 @@ def stereotype_sentence(before: float, estimate: Estimate) -> str:
 
 
 def control_sentence(metric: str, control: Estimate, beyond: Interval | None, name: str) -> str:
-    """Say what random neurons do, and whether the chosen ones do something else: by the paired difference.
-
-    Args:
-        metric: that is told of.
-        control: of random neurons.
-        beyond: the difference of the chosen neurons' change from theirs.
-        name: of the control's row.
+    """Say what random neurons do, and whether the change of the chosen ones goes significantly beyond theirs.
 
     >>> change = Interval(-0.6, -1.8, 0.8)
     >>> control_sentence("ICAT", Estimate(change, change), Interval(7.4, 3.0, 9.0), "random, 5 seeds")

@@ -11,8 +11,9 @@ from typing import Any, Literal
 import safetensors.torch
 from torch import Tensor
 
-from biaslab.attribution.gaps import Gap, GapAttribution, Steps, attribute_gaps, integration_rule
-from biaslab.attribution.integration import Inputs, TokenBudget
+from biaslab.attribution.gaps import Gap, attribute_gaps
+from biaslab.attribution.integration import GapAttribution, Inputs, TokenBudget
+from biaslab.attribution.quadrature import Steps, integration_rule
 from biaslab.data import contrast
 from biaslab.data.prompts import is_divided
 from biaslab.errors import InputError

@@ -32,13 +32,25 @@ class LanguageModelTask(LightningModule):
     @property
     def folder(self) -> Path:
         """The run's folder: where the logger writes, else the trainer's root."""
-        return Path(self.trainer.log_dir or self.trainer.default_root_dir)
+        own = logger_folder(self.trainer)
+        return Path(self.trainer.log_dir or self.trainer.default_root_dir) if own is None else own
 
     @property
     def data(self) -> Any:
         """The run's data module."""
         module: LightningDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
         return module
+
+
+def logger_folder(trainer: Trainer) -> Path | None:
+    """Return the folder of a run whose logger names none, such as that of a tracking server: one of the run's own.
+
+    None where the logger has a ``log_dir``, or there is no logger.
+    """
+    logger = trainer.logger
+    if logger is None or getattr(logger, "log_dir", None):
+        return None
+    return Path(logger.save_dir or trainer.default_root_dir, str(logger.name or "run"), str(logger.version or 0))
 
 
 def single_trainer(logger: TensorBoardLogger | bool, *callbacks: Callback) -> Trainer:

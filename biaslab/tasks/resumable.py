@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from biaslab.errors import InputError
-from biaslab.tasks.base import LanguageModelTask
+from biaslab.tasks.base import LanguageModelTask, logger_folder
 from biaslab.tasks.shards import Collector, Ledger, Shards
 
 
@@ -37,7 +37,7 @@ class ResumableTask(LanguageModelTask, ABC):
         """Refuse a folder of another run, before the logger writes into it."""
         if not self.trainer.is_global_zero or self.trainer.logger is None:
             return
-        folder = Path(getattr(self.trainer.logger, "log_dir", None) or "")
+        folder = logger_folder(self.trainer) or Path(getattr(self.trainer.logger, "log_dir", ""))
         if (folder / "shards").exists():
             self.data.setup("predict")
             Shards(folder / "shards").open(self.configuration())
@@ -69,7 +69,7 @@ class ResumableTask(LanguageModelTask, ABC):
                 )
             self.finished = shards.finished()
             if self.finished:
-                print(f"going on in {folder}: {len(self.finished)} of {self.batches()} batches are finished")
+                print(f"Resuming in {folder}: {len(self.finished)} of {self.batches()} batches are finished.")
         self.finished = self.trainer.strategy.broadcast(self.finished)
         if not (folder / "shards").exists():
             raise InputError(
@@ -108,6 +108,6 @@ class _Interruption(Callback):
             assert isinstance(pl_module, ResumableTask)
             done = len(ledger.shards.finished())
             print(
-                f"\nstopped: {done} of {pl_module.batches()} batches are finished in {pl_module.run_folder}; the same "
-                "command goes on from there"
+                f"\nStopped after {done} of {pl_module.batches()} batches, kept in {pl_module.run_folder}. Run the "
+                "same command to resume."
             )

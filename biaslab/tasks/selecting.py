@@ -7,8 +7,8 @@ between demographics, and g what ordinary sentences need of it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,18 +24,29 @@ DEFAULT_SHARE_OF_NEURONS = 0.02
 DIMENSION_OF = {"gender": "gender", "profession": "occupation", "race": "ethnicity", "religion": "religion"}
 
 
-class Collected(NamedTuple):
-    """What an attribution pass collected.
+class Collected:
+    """What an attribution pass collected; the processes' scores are gathered once.
 
-    Attributes:
+    Args:
         prompts: of the prompts' pairs.
         contrast: of the contrast set; None without one.
         source: what the contrast set is made from.
     """
 
-    prompts: NeuronSelection
-    contrast: NeuronSelection | None
-    source: contrast.Contrast
+    def __init__(self, prompts: NeuronSelection, contrast: NeuronSelection | None, source: contrast.Contrast) -> None:
+        self.prompts, self.contrast, self.source = prompts, contrast, source
+
+    @cached_property
+    def prompt_scores(self) -> Tensor:
+        """Each pair's mean scores, ``[pair, layer, neuron]``."""
+        return self.prompts.pair_scores()
+
+    @cached_property
+    def contrast_set(self) -> tuple[Tensor, Tensor]:
+        """Mean scores of each pair of the contrast set, ``[pair, layer, neuron]``, and its sentences, ``[pair]``."""
+        assert self.contrast is not None
+        collected = self.contrast.compute()
+        return self.contrast.pair_scores(), collected["counts"].view(-1)
 
     def paper(self, share: float) -> tuple[NeuronSet, dict[str, NeuronSet], dict[str, dict[str, float]]]:
         """Return the neurons that the prompts vote for, those of each pair and dimension, and the shares used.
@@ -61,7 +72,7 @@ class Collected(NamedTuple):
         guard = self._guard(settings["guard"]) if is_guarded else None
         best = partial(_best, guard=guard, count=settings["count"], weight=settings["guard_weight"])
         # a pair has no prompts, and NaN scores, where the trainer limits the batches
-        scores = zip(self.prompts.pairs, self.prompts.pair_scores(), strict=True)
+        scores = zip(self.prompts.pairs, self.prompt_scores, strict=True)
         named = {name: own for name, own in scores if not own.isnan().any()}
         for dimension in _dimensions(named):
             named[dimension] = torch.stack([s for name, s in named.items() if name.startswith(f"{dimension}/")]).mean(0)
@@ -74,8 +85,14 @@ class Collected(NamedTuple):
         scores = torch.zeros(self.prompts.shape, dtype=torch.float64)
         for domain, weight in weights.items():
             for source in sources if weight else ():
-                found = self._scores_of(source, domain)
-                scores = scores.to(found) + weight * found / found.max()
+                own = self._scores_of(source, domain)
+                if not own.max() > 0:  # dividing by it would turn the order round
+                    where = source if domain is None else f"{source}, {domain}"
+                    raise InputError(
+                        f"`source` is expected to have a neuron that widens the gap, but the largest score of the "
+                        f"{where} is {float(own.max()):.3g}. Use more prompts or pairs, or another source."
+                    )
+                scores = scores.to(own) + weight * own / own.max()
         return scores
 
     def _scores_of(self, source: str, domain: str | None) -> Tensor:
@@ -83,10 +100,10 @@ class Collected(NamedTuple):
         if source == "contrast":
             return self._contrast_scores([f"{name}/bias" for name in DOMAINS if domain in (None, name)])
         if domain is None:
-            return self.prompts.mean_scores()
+            return self.prompt_scores.nanmean(0)
         start = f"{DIMENSION_OF[domain]}/"
         rows = [row for row, name in enumerate(self.prompts.pairs) if name.startswith(start)]
-        return self.prompts.pair_scores()[rows].nanmean(0)
+        return self.prompt_scores[rows].nanmean(0)
 
     def _guard(self, wanted: Sequence[str] | None) -> Tensor:
         """Return g(n): the sum of the sources', each scaled to a maximum of 1, ``[layer, neuron]``.
@@ -104,8 +121,9 @@ class Collected(NamedTuple):
         """Return the mean score of some pairs of the contrast set; each of their sentences weighs the same."""
         assert self.contrast is not None
         rows = [self.contrast.pairs.index(name) for name in names]
-        counts = self.contrast.compute()["counts"].view(-1)[rows].double()[:, None, None]
-        return (self.contrast.pair_scores()[rows].nan_to_num() * counts).sum(0) / counts.sum()
+        scores, sentences = self.contrast_set
+        counts = sentences[rows].to(scores.device).to(scores.dtype)[:, None, None]
+        return (scores[rows].nan_to_num() * counts).sum(0) / counts.sum()
 
 
 def require_known(settings: Mapping[str, Any], source: contrast.Contrast, pairs: Iterable[str]) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from conftest import CAUSAL, golden, make_model
 from reference.attribution import integrated, target_probabilities, word_gap_gradients
 from safetensors.torch import load_file
@@ -12,8 +13,8 @@ from torch import Tensor
 from transformers import BertForMaskedLM
 
 from biaslab import integrated_gap_gradients, integrated_gradients
-from biaslab.attribution.gaps import attribute_gaps, wanted_sums
-from biaslab.attribution.integration import Inputs, TokenBudget
+from biaslab.attribution.gaps import attribute_gaps
+from biaslab.attribution.integration import Inputs, TokenBudget, wanted_sums
 from biaslab.attribution.quadrature import nodes_and_weights
 from biaslab.errors import InputError
 from biaslab.models.architectures import ffn_modules
@@ -366,6 +367,20 @@ def test_no_hook_is_left(bert):
     with pytest.raises((IndexError, RuntimeError)):
         integrated_gradients(bert, ids, position, targets + 1000, steps=2)
     assert hooks(bert) == before
+
+
+def test_a_forward_set_on_an_instance_comes_back(any_model):
+    """As accelerate sets one on each module whose weights it offloads; the scores are the same."""
+    ids, position, targets = a_batch()
+    expected = integrated_gap_gradients(any_model, ids, position, targets[:, :2], steps=3)
+    offloaded = cpu_offload(any_model, execution_device=torch.device("cpu"))
+    forwards = [vars(module).get("forward") for module in offloaded.modules()]
+    assert any(forwards)
+    for _ in range(2):
+        scores = integrated_gap_gradients(offloaded, ids, position, targets[:, :2], steps=3)
+        assert torch.equal(scores, expected)
+        assert [vars(module).get("forward") for module in offloaded.modules()] == forwards
+    assert all(parameter.is_meta for parameter in ffn_modules(offloaded)[0].parameters())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])

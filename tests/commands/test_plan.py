@@ -1,14 +1,18 @@
 """`biaslab predict --plan`, through the command line."""
 
 import re
+import resource
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from conftest import make_model, wordpiece_tokenizer
+from torch.utils.flop_counter import FlopCounterMode
 
 from biaslab import __main__ as program
-from biaslab.commands.plan import _duration
+from biaslab.commands.plan import Operations, _duration, _peak
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -50,6 +54,23 @@ def test_plan_grows_with_the_work(tmp_path, monkeypatch, capsys):
         plan(tmp_path, monkeypatch, "--data.modifiers", modifiers, "--model.steps", "3")
         operations.append(float(re.search(r"operations +(\S+),", capsys.readouterr().out)[1]))
     assert 3 < operations[1] / operations[0] < 5
+
+
+def test_operations_are_those_that_torch_counts():
+    model, ids = make_model("bert"), torch.randint(5, 100, (3, 9))
+    model.set_attn_implementation("eager")
+    with FlopCounterMode(display=False) as expected:
+        model(ids)
+    with Operations() as operations:
+        model(ids)
+    assert operations.total == expected.get_total_flops() > 0
+
+
+@pytest.mark.parametrize(("platform", "unit"), [("darwin", 1), ("linux", 1024)])
+def test_peak_memory_is_in_bytes(platform, unit, monkeypatch):
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(resource, "getrusage", lambda _: SimpleNamespace(ru_maxrss=3_000_000))
+    assert _peak(SimpleNamespace(device=torch.device("cpu"))) == 3_000_000 * unit
 
 
 def test_durations():

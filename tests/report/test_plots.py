@@ -34,7 +34,7 @@ ROWS = ("untouched", "BNS", "random, 2 seeds")
 def gap_findings(amplified: float = 40.0, pairs: Sequence[str] = PAIRS, last: float | None = None) -> Findings:
     """Both gaps of some pairs and last their mean; growing, or all alike but the mean's amplified change ``last``."""
     rows = [Row("untouched", "untouched"), Row("BNS", "BNS", 3), Row("random", "random", 3, like="BNS")]
-    rows.append(Row("BNS ×2", "BNS ×2", 3))
+    rows.append(Row("BNS ×2", "BNS ×2", 3, [{"factor": 2.0}]))
     estimates = {}
     for place, scope in enumerate([*pairs, OVERALL]):
         n = place if last is None else 0

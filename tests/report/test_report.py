@@ -37,8 +37,8 @@ from biaslab.report.sections.probe import probe_answer
 from biaslab.report.sections.shared import answer
 from biaslab.report.sections.side_by_side import side_by_side
 from biaslab.report.sections.table import table_answer
-from biaslab.report.words import is_significant, kept_together, stereotype_sentence, verdict
-from biaslab.statistics import Estimate, Interval
+from biaslab.report.words import kept_together, stereotype_sentence, verdict
+from biaslab.statistics import Estimate, Interval, is_significant
 
 CSS = Path(__file__).parents[2] / "biaslab/report/templates/report.css"
 VOID = {"meta", "br", "link", "img", "input", "hr"}
@@ -193,6 +193,7 @@ def test_each_part_is_there_and_its_numbers(tree):
         "f00d", "biaslab debias --model '<i>tiny</i>' --selection guarded --contrast '[stereoset, bold]'",
         "biaslab compare a.json b.json --preset small", "biaslab side-effects n.json", "CC BY-SA 4.0", "1,200",
         "needs a masked language model", "They share 2", "81.8", "+6.6", "guarded-5", "'a': not one known token",
+        "* 95 % interval away from 0", "framed: what the row's neurons were chosen for",
     ):  # fmt: skip
         assert words in text, words
 
@@ -316,6 +317,7 @@ def test_one_operator_says_what_is_significant():
 def test_a_factor_is_told():
     told = gap_sentence(made.debias_findings(factor=0.25), "gap")
     assert "With the neurons multiplied by 0.25, the gap" in told
+    assert "With the neurons switched off (multiplied by 0), the gap" in gap_sentence(made.debias_findings(), "gap")
 
 
 def test_the_table_s_answer_sorts_its_rows():
@@ -337,10 +339,12 @@ def test_the_comparison_s_answer(tmp_path):
         return " ".join(compare_answer(findings_of(made.comparison(tmp_path / name, **options))))
 
     more = said("more")
+    assert ": more than expected by chance (hypergeometric test, p = 0.001)" in more
     assert ": more than expected by chance (permutation test, p = 0.001)" in more
     assert "farther from the embeddings" in more
     less = said("less", p_value=0.6, shift=-0.5)
-    assert less.count("not more than expected by chance (permutation test, p = 0.600)") == 2
+    for test in ("hypergeometric", "permutation"):
+        assert f"not more than expected by chance ({test} test, p = 0.600)" in less
     assert "nearer to the embeddings" in less
     other = said("other", same=False, shift=0.1)
     assert "Neuron indices do not correspond between these models" in other
@@ -560,6 +564,11 @@ def test_an_inlined_figure_keeps_its_own_names():
     assert 'id="one-a"' in found
     assert 'href="#one-a"' in found
     assert "url(#one-a)" in found
+    texts = (
+        """<text style="font-size: 8px; font-family: 'A', b">x</text><text style="font-family: c; fill: red">y</text>"""
+    )
+    found = inline(f'<?xml?><svg viewBox="0 0 1 1">{texts}</svg>', "one", "T", "D")
+    assert '<text style="font-size: 8px; ">x</text><text style="fill: red">y</text>' in found
     assert "metadata" not in found
 
 

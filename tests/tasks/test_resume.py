@@ -239,7 +239,7 @@ def test_ranks_of_the_usual_launcher_are_killed(nursery, model, undisturbed, tmp
     wait_until(lambda: not is_alive(process.pid))
     end = nursery.run(tmp_path, model, ranks=3)
     assert set(end.codes) == {0}, end.output
-    assert "going on in runs/attribute/version_0: " in end.output
+    assert "Resuming in runs/attribute/version_0: " in end.output
     assert results(tmp_path / "runs/attribute/version_0") == undisturbed.files
 
 
@@ -268,7 +268,7 @@ def test_damaged_shards_are_named_and_done_again(nursery, model, undisturbed, tm
     assert f"{cut.name} is corrupt (truncated, or no safetensors file); recomputing its 1 items" in end.output
     assert f"{flipped.name} is corrupt (checksum mismatch); recomputing its 1 items" in end.output
     assert end.output.count("is corrupt") == 2
-    assert f"going on in runs/attribute/version_0: {len(others)} of " in end.output
+    assert f"Resuming in runs/attribute/version_0: {len(others)} of " in end.output
     assert results(tmp_path / "runs/attribute/version_0") == undisturbed.files
 
 
@@ -284,7 +284,7 @@ def test_a_folder_of_another_configuration_is_refused(nursery, model, undisturbe
     assert contents(run, "[!e]*") == before
     end = nursery.run(tmp_path, model, *MINE)
     assert end.codes == [0], end.output
-    assert "going on in runs/attribute/mine: " in end.output
+    assert "Resuming in runs/attribute/mine: " in end.output
     assert results(run) == undisturbed.files
 
 
@@ -322,8 +322,7 @@ def test_a_stopped_run_says_how_to_go_on(nursery, model, undisturbed, tmp_path, 
     assert 0 not in end.codes
     assert "Traceback" not in end.output, end.output
     said = re.search(
-        r"^stopped: (\d+) of (\d+) batches are finished in runs/attribute/version_0; the same command goes on from "
-        "there$",
+        r"^Stopped after (\d+) of (\d+) batches, kept in runs/attribute/version_0. Run the same command to resume.$",
         end.output,
         re.MULTILINE,
     )
@@ -332,7 +331,7 @@ def test_a_stopped_run_says_how_to_go_on(nursery, model, undisturbed, tmp_path, 
     assert 3 <= done <= len(shards(tmp_path)) < batches
     end = nursery.run(tmp_path, model, ranks=ranks)
     assert set(end.codes) == {0}, end.output
-    assert "going on in runs/attribute/version_0: " in end.output
+    assert "Resuming in runs/attribute/version_0: " in end.output
     assert results(tmp_path / "runs/attribute/version_0") == undisturbed.files
 
 
@@ -365,7 +364,7 @@ def test_a_full_disk_is_one_line_and_with_room_the_same_command_goes_on(
     small_disk(4096)
     end = nursery.run(tmp_path, model)
     assert end.codes == [0], end.output
-    assert f"going on in runs/attribute/version_0: {len(kept)} of " in end.output
+    assert f"Resuming in runs/attribute/version_0: {len(kept)} of " in end.output
     assert "is corrupt" not in end.output
     assert results(tmp_path / "runs/attribute/version_0") == undisturbed.files
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from textwrap import fill
-from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from biaslab.evaluation.findings import OVERALL, Findings
+from biaslab.evaluation.findings import OVERALL, Findings, gap_rows
 from biaslab.report.plots.style import (
     BLUE,
     GREY,
@@ -28,23 +27,6 @@ PAPER_SUPPRESSED, PAPER_AMPLIFIED = -23, 29  # mean change of the gap in percent
 FILE_NAMES = {"gap": "probability", "log gap": "log_probability"}  # of the metrics, in names of files and tags
 _LINEAR = 100  # percent up to which a change is drawn in proportion; beyond, its logarithm
 _LETTERS = 20  # of a pair's name on a line
-
-
-class GapRows(NamedTuple):
-    """Names of the rows of a debias run that the gap is told of."""
-
-    base: str
-    suppressed: str
-    amplified: str
-    random: str
-
-
-def gap_rows(findings: Findings) -> GapRows:
-    """Return the rows that the gap is told of: the run's own, its amplification and its random control."""
-    base, own = findings.rows[0].name, findings.rows[1].name
-    control = findings.control(own)
-    assert control is not None, "a debias run always has one"
-    return GapRows(base, own, f"{own} ×2", control.name)
 
 
 def gap_scopes(findings: Findings) -> list[str]:
@@ -67,13 +49,9 @@ def gap_bars(findings: Findings, metric: str = "gap") -> Figure:
     has_two_lines = any("\n" in label for label in labels)
     figure = new_figure(1.3 + (0.28 if has_two_lines else 0.235) * len(labels))
     left, right = figure.subplots(1, 2, sharey=True)
-    estimates = {
-        name: [findings.estimates[row, metric, scope] for scope in scopes]
-        for name, row in gap_rows(findings)._asdict().items()
-    }
-    suppressed, amplified = ([estimate.change for estimate in estimates[name]] for name in ("suppressed", "amplified"))
-    random = [estimate.change.value for estimate in estimates["random"]]
-    spread = [estimate.spread or 0.0 for estimate in estimates["random"]]
+    of_rows = [[findings.estimates[row, metric, scope] for scope in scopes] for row in gap_rows(findings)]
+    suppressed, amplified, controls = ([estimate.change for estimate in estimates] for estimates in of_rows)
+    random, spread = [change.value for change in controls], [estimate.spread or 0.0 for estimate in of_rows[2]]
     left.errorbar(
         random, [place + 0.27 for place in places], xerr=spread, fmt="o", color=GREY, markersize=3.5, elinewidth=1.2,
         label="random neurons, suppressed: mean ± spread over seeds",

@@ -11,18 +11,21 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.report.plots.style import BLUE, add_color_bar, name_axes, new_figure
 
 _DIGITS = 48  # that fit side by side above the bars of a panel
 _LETTERS = 54  # of a panel's title on a line
 
 
-def layer_distribution(counts: Mapping[str, Sequence[int]]) -> Figure:
-    """Draw how many neurons of each set lie in each layer: a panel a set, on the same scale.
+def layers_by_dimension(neurons: NeuronSet) -> dict[str, list[int]]:
+    """Return how many neurons lie in each layer: of all, and of the subset of each dimension."""
+    sets = {"all": neurons} | {name: subset for name, subset in neurons.subsets.items() if "/" not in name}
+    return {name: list(subset.layers().values()) for name, subset in sets.items()}
 
-    Args:
-        counts: of each named set, from the first layer on.
-    """
+
+def layer_distribution(counts: Mapping[str, Sequence[int]]) -> Figure:
+    """Draw how many neurons of each named set lie in each layer: a panel a set, on the same scale."""
     titles = [fill(f"{name}: {sum(of)} neurons", _LETTERS) for name, of in counts.items()]
     figure = new_figure(0.5 + 1.15 * len(counts) + 0.15 * "".join(titles).count("\n"))
     panels = figure.subplots(len(counts), 1, sharex=True, sharey=True, squeeze=False)[:, 0]

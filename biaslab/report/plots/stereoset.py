@@ -37,14 +37,7 @@ _OWN = 1.8  # points: the frame around what neurons were chosen for
 
 
 class Dot(NamedTuple):
-    """A setting of a sweep.
-
-    Attributes:
-        lms: in percent.
-        icat: in percent.
-        perplexity_change: in percent.
-        factor: what the neurons are multiplied by.
-    """
+    """A setting of a sweep: figures in percent, and what the neurons are multiplied by."""
 
     lms: float
     icat: float
@@ -53,12 +46,7 @@ class Dot(NamedTuple):
 
 
 def trial_dot(trial: Mapping[str, Any], perplexity_before: float) -> Dot:
-    """Return a line of a sweep as a point.
-
-    Args:
-        trial: with "LMS", "ICAT", "perplexity" and "factor" (None for the untouched model).
-        perplexity_before: of the untouched model.
-    """
+    """Return a line of a sweep as a point; ``perplexity_before`` is the untouched model's, which has no factor."""
     change, factor = 100 * (trial["perplexity"] / perplexity_before - 1), trial["factor"]
     return Dot(trial["LMS"], trial["ICAT"], change, 1.0 if factor is None else factor)
 
@@ -180,13 +168,7 @@ def effects_matrix(
 
 
 def sweep_settings(base: Dot, dots: Sequence[Dot], chosen: Dot) -> Figure:
-    """Draw each setting's ICAT against its LMS, coloured by the change of perplexity.
-
-    Args:
-        base: the untouched model.
-        dots: the settings.
-        chosen: one of them, ringed.
-    """
+    """Draw each setting's ICAT against its LMS, coloured by the change of perplexity; the chosen one is ringed."""
     figure = new_figure(4.0)
     axes = figure.subplots()
     changes = [dot.perplexity_change for dot in dots]

@@ -32,7 +32,7 @@ def save(figure: Figure, path: Path, formats: Sequence[str] = ("png", "svg", "pd
     Args:
         figure: any.
         path: of the files, without a suffix.
-        formats: some of these.
+        formats: of these.
     """
     fonts: Any = {"svg.fonttype": "path", "svg.hashsalt": "biaslab", "pdf.fonttype": 42}
     undated: Any = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}

@@ -7,13 +7,7 @@ from biaslab.report.runs import Run
 
 
 def chapter(run: Run, key: str, draw: Draw) -> Chapter:
-    """Return the cards of single neurons.
-
-    Args:
-        run: with the findings of "cards".
-        key: goes before the keys of all its elements.
-        draw: not needed: this chapter has no figures.
-    """
+    """Return the cards of single neurons."""
     findings = run.findings["cards"]
     cards = findings.details["cards"]
     question = f"Which prompts excite single neurons of {findings.model}, and which words do they promote?"

@@ -9,18 +9,12 @@ from biaslab.evaluation.findings import OVERALL, Findings
 from biaslab.report.parts import Cell, Chapter, Draw, Section, Table
 from biaslab.report.plots.neurons import layer_distribution
 from biaslab.report.runs import Run, sides
-from biaslab.report.words import NOT_SIGNIFICANT, between, is_significant, number, signed
-from biaslab.statistics import Interval
+from biaslab.report.words import NOT_SIGNIFICANT, between, number, signed
+from biaslab.statistics import Interval, is_significant
 
 
 def chapter(run: Run, key: str, draw: Draw) -> Chapter:
-    """Return what a comparison found.
-
-    Args:
-        run: with the findings of "compare".
-        key: goes before the keys of all its elements.
-        draw: makes the figures.
-    """
+    """Return what a comparison found."""
     findings = run.findings["compare"]
     scopes: Mapping[str, Mapping[str, Any]] = findings.details["scopes"]
     first, second = (str(side["name"]) for side in sides(findings).values())
@@ -55,7 +49,7 @@ def compare_answer(findings: Findings) -> list[str]:
     else:
         sentences.append(
             f"They share {facts['shared']}; random sets with as many in each layer share {_expected(facts)}: "
-            f"{_by_chance(facts['p_value'])}."
+            f"{_by_chance(facts['p_value'], 'hypergeometric')}."
         )
     if facts.get("shift") is not None:
         sentences.append(_shift_sentence(_interval(facts, "shift", "shift")))
@@ -63,20 +57,19 @@ def compare_answer(findings: Findings) -> list[str]:
         share = _interval(facts, "moved_share", "moved", 100)
         sentences.append(
             f"To turn A's distribution over layers into B's, {number(share.value)} % {between(share)} of the neurons "
-            f"would have to change their layer: {_by_chance(facts['moved_p_value'])}."
+            f"would have to change their layer: {_by_chance(facts['moved_p_value'], 'permutation')}."
         )
     return sentences
 
 
-def _by_chance(p_value: float) -> str:
+def _by_chance(p_value: float, test: str) -> str:
     """Say whether something is more than expected by chance.
 
-    >>> _by_chance(0.0004), _by_chance(0.25)
-    ('more than expected by chance (permutation test, p < 0.001)', \
-'not more than expected by chance (permutation test, p = 0.250)')
+    >>> _by_chance(0.0004, "permutation")
+    'more than expected by chance (permutation test, p < 0.001)'
     """
     more = "more" if is_significant(p_value) else "not more"
-    return f"{more} than expected by chance (permutation test, {_p(p_value)})"
+    return f"{more} than expected by chance ({test} test, {_p(p_value)})"
 
 
 def _p(value: float) -> str:

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from biaslab.evaluation.findings import OVERALL, Findings
+from biaslab.evaluation.findings import OVERALL, Findings, gap_rows
 from biaslab.report.parts import Cell, Chapter, Draw, Missing, Section, Table
-from biaslab.report.plots.gaps import FILE_NAMES, PAPER_AMPLIFIED, PAPER_SUPPRESSED, gap_bars, gap_rows, gap_scopes
-from biaslab.report.plots.neurons import layer_distribution, score_heat_map
+from biaslab.report.plots.gaps import FILE_NAMES, PAPER_AMPLIFIED, PAPER_SUPPRESSED, gap_bars, gap_scopes
+from biaslab.report.plots.neurons import layer_distribution, layers_by_dimension, score_heat_map
 from biaslab.report.runs import Run
 from biaslab.report.sections.shared import answer, cost_table, domain_section, stereoset_section, tiles
-from biaslab.report.words import (
-    between,
-    control_sentence,
-    figure_text,
-    listed,
-    moved,
-    number,
-    signed,
-)
+from biaslab.report.words import between, control_sentence, figure_text, listed, moved, number, signed
 from biaslab.statistics import Estimate
 
 _GAPS = {
     "gap": "the gap |P(d1) − P(d2)|",
     "log gap": "the log-odds gap |log P(d1) − log P(d2)|, which is not affected when both words become rare,",
+}
+_CAPTIONS = {
+    "gap": "gap |P(d1) − P(d2)|, with the paper's mean",
+    "log gap": "log-odds gap |log P(d1) − log P(d2)|",
 }
 _SELECTIONS = {
     "paper": "by the paper's votes: those whose score is high in most wordings of most statements",
@@ -31,13 +27,7 @@ _SELECTIONS = {
 
 
 def chapter(run: Run, key: str, draw: Draw) -> Chapter:
-    """Return what a debias run found.
-
-    Args:
-        run: with the findings of "debias".
-        key: goes before the keys of all its elements.
-        draw: makes the figures.
-    """
+    """Return what a debias run found."""
     findings = run.findings["debias"]
     facts, file = findings.facts, run.folder / "neurons.json"
     sentences = f"on {number(facts['sentences'], 0)} ordinary sentences"
@@ -75,14 +65,12 @@ def _question(run: Run) -> str:
     shape = None if run.neurons is None else run.neurons.shape
     count, total = facts["neurons"]["count"], 0 if shape is None else shape[0] * shape[1]
     share = f" of {number(total, 0)} ({number(100 * count / total)} %)" if total else ""
-    factor = settings["factor"]
-    how = "switched off (multiplied by 0)" if factor == 0 else f"multiplied by {factor:g}"
     return (
         f"Which feed-forward neurons of {findings.model} carry bias of {listed(settings['dimensions'])}, and what "
-        f"changes when they are {how}? {number(facts['prompts'], 0)} prompts were attributed; {count} neurons{share} "
-        f"were chosen {_SELECTIONS[settings['selection']]}. StereoSet's {number(facts['clusters'], 0)} clusters judged "
-        f"the model before and after; so did {number(facts['held_out_prompts'], 0)} prompts that were not used to find "
-        "the neurons, and ordinary text."
+        f"changes when they are {_how(findings)}? {number(facts['prompts'], 0)} prompts were attributed; {count} "
+        f"neurons{share} were chosen {_SELECTIONS[settings['selection']]}. The model was judged before and after on "
+        f"StereoSet's {number(facts['clusters'], 0)} clusters, on {number(facts['held_out_prompts'], 0)} prompts that "
+        "were not used to find the neurons, and on ordinary text."
     )
 
 
@@ -90,10 +78,7 @@ def _held_out(findings: Findings, key: str, draw: Draw) -> Section:
     text = [gap_sentence(findings, metric) for metric in _GAPS]
     drawings = []
     for metric, gist in zip(_GAPS, text, strict=True):
-        name = (
-            "gap |P(d1) − P(d2)|, with the paper's mean" if metric == "gap" else "log-odds gap |log P(d1) − log P(d2)|"
-        )
-        caption = f"Change of the {name}: neurons {_how(findings)}, doubled, and random ones"
+        caption = f"Change of the {_CAPTIONS[metric]}: neurons {_how(findings)}, doubled, and random ones"
         drawings.append(draw(f"gaps-{FILE_NAMES[metric]}", caption, gist, gap_bars, findings, metric))
     text.append(
         f"The paper reports {signed(PAPER_SUPPRESSED, 0)} % and {signed(PAPER_AMPLIFIED, 0)} % for the first of these, "
@@ -104,24 +89,22 @@ def _held_out(findings: Findings, key: str, draw: Draw) -> Section:
 
 def _how(findings: Findings) -> str:
     factor = findings.settings["factor"]
-    return "switched off" if factor == 0 else f"multiplied by {factor:g}"
+    return "switched off (multiplied by 0)" if factor == 0 else f"multiplied by {factor:g}"
 
 
 def gap_sentence(findings: Findings, metric: str) -> str:
     """Say how far a gap on held-out prompts moved, and whether that is more than with random neurons."""
     rows = gap_rows(findings)
-    off, doubled, random = (
-        findings.estimates[row, metric, OVERALL] for row in (rows.suppressed, rows.amplified, rows.random)
-    )
+    off, doubled, random = (findings.estimates[row, metric, OVERALL] for row in rows)
     spread = "" if random.spread is None else f" Over the seeds, it varies by ± {number(random.spread, 0)} %."
     return (
         f"With the neurons {_how(findings)}, {_GAPS[metric]} {moved(metric, off.change)}; with them doubled, it "
-        f"{moved(metric, doubled.change)}. {control_sentence(metric, random, off.beyond_random, rows.random)}{spread}"
+        f"{moved(metric, doubled.change)}. {control_sentence(metric, random, off.beyond_random, rows[2])}{spread}"
     )
 
 
 def _gap_table(findings: Findings, key: str) -> Table:
-    rows, factor = gap_rows(findings), f"{findings.settings['factor']:g}"
+    rows, factor = (findings.base.name, *gap_rows(findings)), f"{findings.settings['factor']:g}"
     columns = ["pair"]
     for name in ("gap", "log-odds gap, nats"):
         columns += [name, f"×{factor}, %", "×2, %", f"random ×{factor}, %"]
@@ -144,10 +127,7 @@ def _change_cell(estimate: Estimate) -> Cell:
 
 def _neurons(run: Run, key: str, draw: Draw) -> Section:
     by_layer = {int(layer): count for layer, count in run.findings["debias"].facts["neurons"]["by_layer"].items()}
-    counts = {"all": list(by_layer.values())}
-    if run.neurons is not None:
-        subsets = {name: subset for name, subset in run.neurons.subsets.items() if "/" not in name}
-        counts |= {name: list(subset.layers().values()) for name, subset in subsets.items()}
+    counts = {"all": list(by_layer.values())} if run.neurons is None else layers_by_dimension(run.neurons)
     most, total = max(by_layer, key=lambda layer: by_layer[layer]), sum(by_layer.values())
     share = number(100 * by_layer[most] / max(total, 1), 0)
     text = (

@@ -5,25 +5,13 @@ from __future__ import annotations
 from biaslab.evaluation.findings import OVERALL, Findings
 from biaslab.report.parts import Cell, Chapter, Draw, Section, Table, estimate_cell, title_and_size, title_of
 from biaslab.report.runs import Run
-from biaslab.report.words import (
-    control_sentence,
-    figure_interval,
-    figure_text,
-    moved,
-    number,
-)
+from biaslab.report.words import control_sentence, figure_interval, figure_text, moved, number
 
 _METRICS = {"biased outputs": "biased outputs, %", "mass difference": "mass difference, points"}
 
 
 def chapter(run: Run, key: str, draw: Draw) -> Chapter:
-    """Return what black-box probing found.
-
-    Args:
-        run: with the findings of "probe".
-        key: goes before the keys of all its elements.
-        draw: not needed: this chapter has no figures.
-    """
+    """Return what black-box probing found."""
     findings = run.findings["probe"]
     details, biased = findings.details, "biased outputs"
     rows = []
@@ -52,12 +40,9 @@ def chapter(run: Run, key: str, draw: Draw) -> Chapter:
 
 def probe_answer(findings: Findings) -> list[str]:
     """Return the outcome of probing, whatever it is."""
-    base, *others = findings.rows
-    metric = "biased outputs"
-    untouched, over = (
-        findings.estimates[base.name, metric, OVERALL],
-        findings.details["over_wordings"][base.name][metric],
-    )
+    (base, *others), metric = findings.rows, "biased outputs"
+    untouched = findings.estimates[base.name, metric, OVERALL]
+    over = findings.details["over_wordings"][base.name][metric]
     sentences = [
         f"Untouched, {figure_text(metric, untouched)} % {figure_interval(metric, untouched)} of its answers praise one "
         f"of the two and blame the other; from wording to wording that is {number(over['low'])} to "

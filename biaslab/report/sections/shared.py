@@ -5,17 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from biaslab.evaluation.findings import METRICS, OVERALL, Findings, Row
-from biaslab.report.parts import (
-    STEREOSET,
-    Draw,
-    Section,
-    Table,
-    Tile,
-    domain_table,
-    domains,
-    estimate_table,
-    title_of,
-)
+from biaslab.report.parts import STEREOSET, Draw, Section, Table, Tile, domain_table, domains, estimate_table, title_of
 from biaslab.report.plots.stereoset import icat_against_lms, icat_before_after
 from biaslab.report.words import (
     change_text,
@@ -72,15 +62,7 @@ def stereoset_section(
 def domain_section(
     findings: Findings, key: str, draw: Draw, shown: Sequence[Row] | None = None, folded: Sequence[str] = ("SS", "LMS")
 ) -> Section:
-    """Return ICAT by domain, drawn and as a table, with other metrics' tables folded.
-
-    Args:
-        findings: of a command.
-        key: goes before the keys of all elements.
-        draw: makes the figure.
-        shown: the rows that are drawn, those with the largest changes; all by default.
-        folded: the other metrics.
-    """
+    """Return ICAT by domain of all rows as a table and of those that are shown as a figure; other metrics folded."""
     icat = figures(findings, "ICAT", domains(findings), shown)
     gist = " ".join(
         f"{title}: {', '.join(f'{scope} {number(figure.value)}' for scope, figure in by_scope.items())}."
@@ -94,32 +76,26 @@ def domain_section(
     return Section(f"{key}-domains", "By domain", (), drawings, tables[:1], tables[1:])
 
 
-def cost_table(
-    findings: Findings, key: str, caption: str, size: str = "neurons", name: Callable[[Row], str] = title_of
-) -> Table:
+def cost_table(findings: Findings, key: str, caption: str, size: str = "neurons") -> Table:
     """Return what each row takes, and its perplexity; of random controls, how many seeds that is of."""
 
-    def with_seeds(row: Row) -> str:
+    def name(row: Row) -> str:
         estimate = findings.get(row.name, "perplexity")
-        one = row.like is not None and estimate is not None and estimate.spread is None
-        return "random, one seed" if one else name(row)
+        return "random, one seed" if row.like and estimate and estimate.spread is None else title_of(row)
 
     first: dict[str, Callable[[Row], str]] = {size: lambda row: number(row.size, 0)}
     if any(row.seconds for row in findings.rows):
         first["seconds to find or train"] = lambda row: number(row.seconds, 0)
     columns = {"perplexity": ("perplexity", OVERALL)}
-    return estimate_table(findings, f"{key}-text", caption, columns, with_seeds, first=first)
+    return estimate_table(findings, f"{key}-text", caption, columns, name, first=first)
 
 
 def tiles(findings: Findings) -> list[Tile]:
     """Return the figures that a reader sees first, of the first row after the untouched model."""
-    base, row = findings.rows[:2]
-    titles = {
-        "SS": "stereotype score", "LMS": "language", "ICAT": "both together", "perplexity": "ordinary text"
-    }  # fmt: skip
+    titles = {"SS": "stereotype score", "LMS": "language", "ICAT": "both together", "perplexity": "ordinary text"}
     made = []
     for metric, title in titles.items():
-        before, after = (findings.get(each.name, metric) for each in (base, row))
+        before, after = (findings.get(row.name, metric) for row in findings.rows[:2])
         if before is not None and after is not None:
             texts = (figure_text(metric, before), figure_text(metric, after), change_text(metric, after.change))
             made.append(Tile(metric, f"{title}, {_IDEALS[METRICS[metric].ideal]}", *texts, verdict(metric, after)))
@@ -127,12 +103,7 @@ def tiles(findings: Findings) -> list[Tile]:
 
 
 def answer(findings: Findings, text: str) -> list[str]:
-    """Return the outcome of the first row after the untouched model in some sentences, whatever it is.
-
-    Args:
-        findings: of a command that judged StereoSet and perplexity.
-        text: what the perplexity is of, such as "on 100 ordinary sentences".
-    """
+    """Return the outcome of the first row after the untouched model, whatever it is; perplexity is of the text."""
     base, row = (each.name for each in findings.rows[:2])
     control = findings.control(row)
     ss, lms, icat = (findings.estimates[row, metric, OVERALL] for metric in ("SS", "LMS", "ICAT"))
@@ -159,11 +130,7 @@ def domain_sentence(findings: Findings, row: str) -> str:
     changes = {scope: findings.estimates[row, "ICAT", scope].change for scope in domains(findings)}
     if not changes:
         return "No domains were judged."
-    by_direction = rows_by_direction(changes)
     words = {"rose": "ICAT rose for", "fell": "ICAT fell for", "unclear": "the change is not significant for"}
-    parts = [
-        f"{words[direction]} {listed(name for name in changes if name in names)}"
-        for direction, names in by_direction.items()
-        if names
-    ]
+    by_direction = {direction: names for direction, names in rows_by_direction(changes).items() if names}
+    parts = [f"{words[way]} {listed(name for name in changes if name in names)}" for way, names in by_direction.items()]
     return f"By domain, {'; '.join(parts)}."

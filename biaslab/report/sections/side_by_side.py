@@ -13,11 +13,7 @@ _ALIKE = ("preset", "limit", "stereoset", "text", "sentences", "factor", "positi
 
 
 def side_by_side(runs: Sequence[Run]) -> Section | None:
-    """Return tables of runs of one kind, where there are two or more of it.
-
-    Args:
-        runs: all of them.
-    """
+    """Return tables of runs of one kind, where there are two or more of it."""
     text, made = [], []
     for command, table, alike in (("debias", _debias, _judged_alike), ("table", _tables, _set_alike)):
         of_command = [run for run in runs if command in run.findings]

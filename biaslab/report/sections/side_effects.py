@@ -5,16 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from biaslab.evaluation.findings import OVERALL, Findings
-from biaslab.report.parts import (
-    Chapter,
-    Draw,
-    Section,
-    domain_table,
-    domains,
-    scope_table,
-    title_and_size,
-    title_of,
-)
+from biaslab.report.parts import Chapter, Draw, Section, domain_table, domains, scope_table, title_and_size, title_of
 from biaslab.report.plots.stereoset import effects_matrix
 from biaslab.report.runs import Run
 from biaslab.report.sections.shared import cost_table
@@ -29,13 +20,7 @@ _COUNTS = {
 
 
 def chapter(run: Run, key: str, draw: Draw) -> Chapter:
-    """Return what suppressing one dimension's neurons does to the others.
-
-    Args:
-        run: with the findings of "side-effects".
-        key: goes before the keys of all its elements.
-        draw: makes the figures.
-    """
+    """Return what suppressing one dimension's neurons does to the others."""
     findings = run.findings["side-effects"]
     icats = [(row, findings.estimates[row.name, "ICAT", OVERALL]) for row in findings.rows[1:]]
     answer = [

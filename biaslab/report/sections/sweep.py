@@ -16,13 +16,7 @@ _COLUMNS = ("factor", "positions", "neurons", "SS", "LMS", "ICAT", "perplexity")
 
 
 def chapter(run: Run, key: str, draw: Draw) -> Chapter:
-    """Return what a sweep found.
-
-    Args:
-        run: with the findings of "sweep".
-        key: goes before the keys of all its elements.
-        draw: makes the figures.
-    """
+    """Return what a sweep found."""
     findings = run.findings["sweep"]
     trials, chosen = findings.details["trials"], findings.details["chosen"]
     question = (

@@ -14,13 +14,7 @@ _MOST_IN_A_FIGURE = 6
 
 
 def chapter(run: Run, key: str, draw: Draw) -> Chapter:
-    """Return what a results table says.
-
-    Args:
-        run: with the findings of "table".
-        key: goes before the keys of all its elements.
-        draw: makes the figures.
-    """
+    """Return what a results table says."""
     findings = run.findings["table"]
     base, *others = findings.rows
     others.sort(key=lambda row: -abs(findings.estimates[row.name, "ICAT", OVERALL].change.value))

@@ -23,7 +23,7 @@ from biaslab.data.corpus import read_sentences
 from biaslab.data.prompt_pairs import question, single_token_pairs
 from biaslab.errors import InputError
 from biaslab.models.architectures import architecture
-from biaslab.models.heads import slot_only
+from biaslab.models.heads import replaced_forward, slot_only
 from biaslab.models.loading import best_device, fingerprint, load_model
 from biaslab.models.tokens import SLOT, token_in_place
 from biaslab.store import write_atomically
@@ -107,11 +107,8 @@ def projecting_onto(model: PreTrainedModel, token_ids: Tensor) -> Iterator[None]
     head: Any = model.get_output_embeddings()
     weight, bias = head.weight[token_ids], None if head.bias is None else head.bias[token_ids]
     wrapped = vars(head).get("forward")  # by accelerate, for one
-    head.forward = lambda hidden: F.linear(hidden, weight, bias)
-    try:
+    with replaced_forward(head, lambda hidden: F.linear(hidden, weight, bias)):
         yield
-    finally:
-        del head.forward
         if wrapped is not None:
             head.forward = wrapped
 

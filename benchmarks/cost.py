@@ -15,27 +15,16 @@ from biaslab.models.architectures import architecture, attention_modules, down_w
 
 
 class Sizes(NamedTuple):
-    """Multiplications of a model's parts, for one token.
-
-    Attributes:
-        layers: how many.
-        attention: of a layer's projections.
-        feed_forward: of a layer.
-        neuron_map: of a layer's down-projection alone.
-        head: of what is done at the slot after the last layer, without the vocabulary.
-        vocabulary: of the output embeddings.
-        hidden: width of the stream.
-        masked: whether tokens after the slot see it.
-    """
+    """Multiplications of a model's parts, for one token."""
 
     layers: int
-    attention: int
-    feed_forward: int
-    neuron_map: int
-    head: int
-    vocabulary: int
-    hidden: int
-    masked: bool
+    attention: int  # of a layer's projections
+    feed_forward: int  # of a layer
+    neuron_map: int  # of a layer's down-projection alone
+    head: int  # of what is done at the slot after the last layer, without the vocabulary
+    vocabulary: int  # of the output embeddings
+    hidden: int  # width of the stream
+    masked: bool  # whether tokens after the slot see it
 
 
 def sizes(model: PreTrainedModel) -> Sizes:

@@ -1,0 +1,93 @@
+"""What runs on a device without float64 (Apple's GPUs) gives the figures of the CPU: in a process of its own."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_model
+from torch.utils import backend_registration
+
+from biaslab.attribution.gaps import attribute_gaps
+from biaslab.evaluation.scoring import score_pairs, target_log_probabilities
+from biaslab.metrics.neuron_selection import NeuronSelection
+from biaslab.metrics.quality import IntegrationQuality
+from biaslab.neurons.suppression import suppressed
+
+FILE = Path(__file__)
+
+
+def test_a_device_without_float64():
+    if not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"):
+        pytest.skip("this torch has no devices made in Python")
+    done = subprocess.run([sys.executable, FILE], cwd=FILE.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def near(on_device, on_cpu, **options):
+    torch.testing.assert_close(on_device.cpu(), on_cpu, **options)
+
+
+def a_batch():
+    generator = torch.Generator().manual_seed(3)
+    ids, targets = (torch.randint(5, 100, size, generator=generator) for size in ((4, 7), (4, 3)))
+    return ids, torch.tensor([6, 6, 6, 6]), targets
+
+
+def attribution(device):
+    """Sums over the vocabulary come in another order there, so that the last bits differ."""
+    pairs, batch = torch.tensor([[0, 1], [1, 2]]), a_batch()
+    for model_type in ("bert", "gpt2", "llama", "gemma2"):
+        for options in ({"steps": "auto"}, {"steps": 4, "quadrature": "riemann_left"}, {"steps": 6, "gap": "signed"}):
+            model = make_model(model_type)
+            on_cpu = attribute_gaps(model, *batch, pairs, **options)
+            torch.nn.Module.to(model, device)
+            on_device = attribute_gaps(model, *(x.to(device) for x in (*batch, pairs)), **options)
+            assert on_device.scores.device == device
+            near(on_device.scores, on_cpu.scores, atol=1e-5, rtol=1e-4)
+            near(on_device.nodes, on_cpu.nodes)
+
+
+def metrics(device):
+    """To the bit: what is summed is exact."""
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(6, 2, 8, generator=generator)
+    labels = torch.tensor([[0, 1, 0, 1, 0, 1], [0] * 6, [0, 0, 0, 1, 1, 1]])
+    residual, size, nodes = 1e-3 * scores[..., :2], scores[..., :2].abs(), torch.full((6, 8), 5)
+    made = []
+    for place in (torch.device("cpu"), device):
+        metric = NeuronSelection(["a/b-c", "a/d-e"], ["negative"], shape=(2, 8)).to(place)
+        quality = IntegrationQuality().to(place)
+        for _ in range(2):
+            metric.update(scores.to(place), *labels.to(place))
+            quality.update(0, *(x.to(place) for x in (residual, size, nodes)))
+        metric.add_part(metric.part())
+        quality.add_part(quality.part())
+        made.append((metric, quality))
+    (plain, figures), (metric, quality) = made
+    near(metric.mean_scores(), plain.mean_scores(), atol=0, rtol=0)
+    assert metric.paper() == plain.paper()
+    assert quality.compute() == figures.compute()
+
+
+def judging(device):
+    ids, position, targets = a_batch()
+    model = make_model("gpt2")
+    prompts = {"input_ids": ids, "position": position, "target_ids": targets}
+    group = {"input_ids": ids, "candidate": torch.arange(4), "row": torch.arange(4)}
+    with torch.no_grad(), suppressed(model, [(1, 3)]):
+        logs = target_log_probabilities(model, prompts)
+        scores = score_pairs(model, {"rule": "causal", "start_id": 1, "examples": torch.arange(2), "inputs": [group]})
+        torch.nn.Module.to(model, device)
+        prompts, group = ({name: tensor.to(device) for name, tensor in part.items()} for part in (prompts, group))
+        near(target_log_probabilities(model, prompts), logs, atol=1e-5, rtol=1e-5)
+        batch = {"rule": "causal", "start_id": 1, "examples": torch.arange(2).to(device), "inputs": [group]}
+        near(score_pairs(model, batch), scores, atol=1e-4, rtol=1e-5)
+
+
+if __name__ == "__main__":
+    from reference.small_device import DEVICE
+
+    for part in (metrics, judging, attribution):
+        part(DEVICE)
