@@ -108,11 +108,11 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # the adapter trains without dropout
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-    if threading.excepthook is not _thread_failed:
-        threading.excepthook = _thread_failed
+    if threading.excepthook is not thread_failed:
+        threading.excepthook = thread_failed
 
 
-def _thread_failed(error: threading.ExceptHookArgs, report: Callable[..., Any] = threading.excepthook) -> None:
+def thread_failed(error: threading.ExceptHookArgs, report: Callable[..., Any] = threading.excepthook) -> None:
     """Report what went wrong in a thread, unless it is TensorBoard's: the main thread tells what can't be written."""
     of_tensorboard = type(error.thread).__module__.startswith("tensorboard")
     if not (of_tensorboard and isinstance(error.exc_value, OSError)):

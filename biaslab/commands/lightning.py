@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning
 import yaml
-from jsonargparse import ActionConfigFile
+from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
@@ -50,9 +50,12 @@ class _FirstConfig(SaveConfigCallback):
 class _Config(ActionConfigFile):
     """Reads a configuration: a file, one that ships under the name, or YAML itself."""
 
-    def __call__(self, parser: Any, cfg: Any, values: str, option_string: str | None = None) -> None:
-        is_name = isinstance(yaml.safe_load(values), str)
-        super().__call__(parser, cfg, str(config_file(values)) if is_name else values, option_string)
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        try:
+            is_name = isinstance(yaml.safe_load(values), str)
+        except yaml.YAMLError:
+            is_name = True
+        self.apply_config(parser, cfg, self.dest, str(config_file(values)) if is_name else values)
 
 
 class BiaslabCLI(LightningCLI):
@@ -60,7 +63,7 @@ class BiaslabCLI(LightningCLI):
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Return a parser that knows the configurations that ship."""
-        parser = self.parser_class(dump_header=[f"pytorch_lightning=={pytorch_lightning.__version__}"], **kwargs)
+        parser = self.parser_class(dump_header=[f"pytorch_lightning=={version('pytorch-lightning')}"], **kwargs)
         parser.add_argument("-c", "--config", action=_Config, help="a file, or the name of one that ships with biaslab")
         return parser
 
@@ -91,13 +94,13 @@ class BiaslabCLI(LightningCLI):
         if not config.get("ckpt_path") or not Path(config.ckpt_path).is_file():
             return
         settings = dict(open_checkpoint(config.ckpt_path).get("hyper_parameters", {}))
-        class_path, name = settings.pop("_class_path", None), settings.pop("model_name", None)
         for unwanted in ("_instantiator", "trust_remote_code", "class_path", "init_args", "dict_kwargs"):
             settings.pop(unwanted, None)
-        class_path = class_path or config.model.class_path
-        if class_path != config.model.class_path and not str(class_path).startswith("biaslab."):
+        name, expected = settings.pop("model_name", None), config.model.class_path
+        class_path = settings.pop("_class_path", expected)
+        if class_path != expected and not str(class_path).startswith("biaslab."):
             raise InputError(
-                f"`ckpt_path` is expected to be a checkpoint of biaslab's or of {config.model.class_path} but is one of "
+                f"`ckpt_path` is expected to be a checkpoint of biaslab's or of {expected} but is one of "
                 f"{class_path!r}. If you trust it, give --model {class_path}."
             )
         model = {"class_path": class_path, "dict_kwargs": settings}
@@ -175,4 +178,3 @@ def run(command: str) -> None:
         parser_kwargs={"prog": "biaslab", command: {"prog": f"biaslab {command}"}},
         trainer_defaults={"inference_mode": False},  # attribution needs gradients while it predicts
     )
-

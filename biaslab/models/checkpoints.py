@@ -43,7 +43,7 @@ def open_checkpoint(path: str) -> dict[str, Any]:
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, EOFError, LookupError, ValueError, pickle.UnpicklingError) as error:
         raise InputError(
             f"`ckpt_path` is expected to be a Lightning checkpoint, but {path!r} can't be read as one: "
             f"{(str(error).splitlines() or [''])[0]} Give a file that `biaslab fit` wrote."
