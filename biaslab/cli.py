@@ -36,8 +36,8 @@ COMMANDS = {
     "bake": Command("write what was suppressed or trained as a checkpoint", "bake:bake"),
     "fetch": Command("download a model or data set by name", "fetch:fetch"),
 }
-_LIGHTNING = """usage: biaslab {command} -c CONFIG [-c CONFIG ...] [--model.OPTION VALUE] [--data.OPTION VALUE]
-                [--trainer.OPTION VALUE] [--ckpt_path PATH]
+_LIGHTNING = """usage: biaslab {command} -c CONFIG [-c CONFIG ...] [--ckpt_path PATH]
+       [--model.OPTION VALUE] [--data.OPTION VALUE] [--trainer.OPTION VALUE]
 
 {summary}
 
@@ -47,7 +47,8 @@ options:
   --model.OPTION VALUE    of the model, such as --model.model_name NAME
   --data.OPTION VALUE     of the data, such as --data.path FILE
   --trainer.OPTION VALUE  of Lightning's Trainer, such as --trainer.devices 4
-  --ckpt_path PATH        a checkpoint that `biaslab fit` wrote{more}
+  --ckpt_path PATH        what `biaslab fit` wrote: class, settings, weights;
+                          give the model's name by --model.model_name{more}
   --seed_everything SEED  of all random numbers (default: 0)
   --print_config          print the configuration and exit
   --help_all              every option of the trainer; loads Lightning
@@ -92,7 +93,7 @@ def _lightning_help(command: str) -> str:
     from biaslab.commands.configs import names
 
     configs = textwrap.fill(", ".join(names()), 54).replace("\n", "\n" + 26 * " ")
-    summary, more = COMMANDS[command].summary, _PLAN if command == "predict" else ""
+    summary, more = " ".join(COMMANDS[command].summary.split()), _PLAN if command == "predict" else ""
     return _LIGHTNING.format(command=command, summary=f"{summary[:1].upper()}{summary[1:]}", configs=configs, more=more)
 
 

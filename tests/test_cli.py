@@ -571,6 +571,7 @@ print(*sorted(set(sys.modules) & set({HEAVY!r})))"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     *text, heavy = done.stdout.splitlines()
     assert heavy == ""
+    assert max(map(len, text)) <= 80 or COMMANDS[command].function  # jsonargparse's own help is as wide as it is
     assert f"biaslab {command}".strip() in text[0]
 
 
