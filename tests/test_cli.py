@@ -417,6 +417,14 @@ def test_a_checkpoint_sets_settings_but_no_trust(lab, workdir, chosen_settings, 
     assert chosen_settings["model"]["trust_remote_code"] is chosen_settings["data"]["trust_remote_code"] is trusted
 
 
+@pytest.mark.parametrize("settings", [{}, {"_class_path": DPCE, "alpha": 0.7}])
+def test_a_checkpoint_that_names_no_model_is_for_the_one_that_is_asked_for(workdir, chosen_settings, settings):
+    with pytest.raises(SystemExit):
+        main(["test", "-c", "stereoset", "--ckpt_path", checkpoint(workdir / "c.ckpt", **settings)])
+    assert chosen_settings["model"]["model_name"] == "minilm-mlm"
+    assert chosen_settings["model"].get("alpha") == settings.get("alpha")
+
+
 @pytest.mark.parametrize("as_class", [True, False])
 def test_a_checkpoint_of_another_model_is_refused(workdir, chosen_settings, capfd, as_class):
     """B2: so that no file makes the program download and run what it names."""

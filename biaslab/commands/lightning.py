@@ -94,6 +94,8 @@ class BiaslabCLI(LightningCLI):
         if not config.get("ckpt_path") or not Path(config.ckpt_path).is_file():
             return
         settings = dict(open_checkpoint(config.ckpt_path).get("hyper_parameters", {}))
+        if not settings:
+            return
         for unwanted in ("_instantiator", "trust_remote_code", "class_path", "init_args", "dict_kwargs"):
             settings.pop(unwanted, None)
         name, expected = settings.pop("model_name", None), config.model.class_path
@@ -106,7 +108,7 @@ class BiaslabCLI(LightningCLI):
         model = {"class_path": class_path, "dict_kwargs": settings}
         self.config = self.parser.parse_object({self.config.subcommand: {"model": model}}, self.config)
         chosen = self.config[self.config.subcommand].model.init_args.get("model_name")
-        if name != chosen:
+        if name is not None and name != chosen:
             raise InputError(
                 f"`model_name` is expected to be the model that the checkpoint was trained from, {name!r}, but got "
                 f"{chosen!r}. If you trust it, give --model.model_name {name}."
