@@ -166,14 +166,14 @@ def _figures(findings: Findings, neurons: NeuronSet, factor: float) -> Figures:
 
 def _of(findings: Findings) -> tuple[str, str, str]:
     """Return which command measured which model, what StereoSet's figures are of, and what the perplexity is of."""
-    settings, facts = findings.settings, findings.facts
+    settings, facts, model = findings.settings, findings.facts, published(findings.model)
     text = f"{facts['sentences']} sentences of {Path(settings['text']).name}"
     if findings.command == "debias":
         data = _data(settings["stereoset"], "dev")
-        return f"`biaslab debias` measured {findings.model}", f"{data}, {facts['clusters']} clusters", text
+        return f"`biaslab debias` measured {model}", f"{data}, {facts['clusters']} clusters", text
     chosen = f"`biaslab sweep` chose neurons and factor on {_data(settings['choose_on'], 'test')} and other sentences"
     data = f"{_data(settings['report_on'], 'dev')}, {facts['clusters']} clusters"
-    return f"{chosen}, and measured {findings.model}", data, text
+    return f"{chosen}, and measured {model}", data, text
 
 
 def _data(file: str | None, split: str) -> str:

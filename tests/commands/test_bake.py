@@ -1,6 +1,5 @@
 """Baked folders against the hooked model; loaded where biaslab can't be imported."""
 
-import csv
 import json
 import shutil
 import subprocess
@@ -17,17 +16,17 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from biaslab.commands.bake import bake
 from biaslab.errors import InputError
+from biaslab.evaluation.findings import Findings
 from biaslab.models.loading import fingerprint, load_model
 from biaslab.neurons.neuron_set import NeuronSet, random_like
 from biaslab.neurons.suppression import suppressed
+from biaslab.statistics import Estimate
 from biaslab.tasks.baselines.cda import CounterfactualAugmentation
 
 NEURONS = [(0, 1), (0, 7), (1, 47), (2, 0), (2, 30), (2, 31)]
 HOW_TO_MEASURE = (
-    "Nothing was measured of this checkpoint. To measure it: `biaslab test -c configs/stereoset.yaml "
-    "--model.model_name FOLDER`."
+    "Nothing was measured of this checkpoint. To measure it: `biaslab test -c stereoset --model.model_name FOLDER`."
 )
-CONFIGS = Path(__file__).parents[2] / "configs"
 TOKENS = torch.tensor([[5, 9, 12, 7, 30, 6], [8, 3, 40, 41, 42, 11]])
 WITHOUT_BIASLAB = (
     """
@@ -122,7 +121,7 @@ def test_folder_is_an_ordinary_checkpoint_with_a_card(baked):
     card = (folder / "README.md").read_text()
     before, after = (fingerprint(load_model(str(baked / name))[0]) for name in ("bert", "bert-baked"))
     facts = json.loads(card.partition("```json\n")[2].partition("\n```")[0])
-    assert facts["model"] == {"name": str(baked / "bert"), "fingerprint": before}
+    assert facts["model"] == {"name": "bert", "fingerprint": before}  # of a path only the last part is published
     assert facts["neurons"]["count"] == len(NEURONS)
     assert facts["neurons"]["made"]["model"]["fingerprint"] == before
     assert f"`{after}`" in card
@@ -202,23 +201,19 @@ def lines_of(card: str) -> dict[str, list[str]]:
     return {label.partition(" sentences of")[0]: found for label, *found in cells[2:]}
 
 
-def figures(run: Path, row: str, scope: str, metric: str) -> dict[str, float]:
-    """What a run wrote into its CSV file."""
-    with (run / "table.csv").open(encoding="utf-8", newline="") as file:
-        (line,) = [
-            line
-            for line in csv.DictReader(file)
-            if (line["row"], line["scope"], line["metric"]) == (row, scope, metric)
-        ]
-    return {name: float(line[name] or "nan") for name in line if name not in ("row", "scope", "metric")}
+def figures(run: Path, row: str, scope: str, metric: str, file: str = "results.json") -> Estimate:
+    """What a run wrote into its file."""
+    return Findings.load(run / file).estimates[row, metric, scope]
 
 
-def with_interval(of: dict[str, float]) -> str:
-    return f"{of['value']:.1f} [{of['low']:.1f}, {of['high']:.1f}]"
+def with_interval(of: Estimate, digits: int = 1) -> str:
+    value, low, high = of.figure
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
-def change(of: dict[str, float]) -> str:
-    return f"{of['change_value']:+.1f} [{of['change_low']:+.1f}, {of['change_high']:+.1f}]"
+def change(of: Estimate, digits: int = 1) -> str:
+    value, low, high = of.change
+    return f"{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
 
 
 SCOPES = ("overall", "gender", "profession", "race")
@@ -242,43 +237,41 @@ def test_card_tells_what_the_run_measured(lab, run, file, factor, row, capsys):
         for metric in METRICS:
             before, after, random = (figures(run, r, scope, metric) for r in ("untouched", row, "random, 2 seeds"))
             wanted = [with_interval(before), with_interval(after), change(after)]
-            wanted += [f"{change(random)} ± {random['spread']:.1f}"] if own else []
+            wanted += [f"{change(random)} ± {random.spread:.1f}"] if own else []
             assert lines[metric if scope == "overall" else f"{metric}, {scope}"] == wanted
-    text = json.loads((run / "results.json").read_text())["perplexity"]
-    risen = text[row]["change_percent"]
-    assert lines["perplexity, 3"][:3] == [
-        f"{text['untouched']['value']:.2f}",
-        f"{text[row]['value']:.2f}",
-        f"{risen['value']:+.1f} [{risen['low']:+.1f}, {risen['high']:+.1f}] %",
-    ]
-    assert f"{lab / 'stereoset.json'}, a file of StereoSet's form, 12 clusters" in card
+    before, after = (figures(run, r, "overall", "perplexity") for r in ("untouched", row))
+    wanted = [f"{before.figure.value:.2f}", f"{after.figure.value:.2f}", f"{change(after)} %"]
+    assert lines["perplexity, 3"][:3] == wanted
+    assert "on stereoset.json, a file of StereoSet's form, 12 clusters" in card
     assert ("no random control" not in card) is own
-    assert ("held-out prompts" in card) is own
+    assert "held-out prompts" in card
     assert "easure it" not in card
     assert "no figures" not in capsys.readouterr().out
 
 
 def test_card_tells_the_gaps(lab, run):
-    *_, mean = csv.DictReader((run / "gaps.csv").read_text().splitlines())
     card = card_of(lab, run / "neurons.json")
-    for field, gap in (("probability", "|P(d1) − P(d2)|"), ("log_probability", "|log P(d1) − log P(d2)|")):
-        value, low, high, random, spread = (
-            float(mean[f"{field}_{name}"])
-            for name in ("suppressed_percent", "suppressed_low", "suppressed_high", "random_percent", "random_spread")
-        )
-        wanted = f"{value:+.0f} [{low:+.0f}, {high:+.0f}] % (random neurons {random:+.0f} ± {spread:.0f} %)"
+    for metric, gap in (("gap", "|P(d1) − P(d2)|"), ("log gap", "|log P(d1) − log P(d2)|")):
+        own, random = (figures(run, row, "overall", metric) for row in ("BNS, guarded", "random, 2 seeds"))
+        wanted = f"{change(own, 0)} % (random neurons {random.change.value:+.0f} ± {random.spread:.0f} %)"
         assert f"{gap} by {wanted}" in card
+
+
+def test_card_names_no_place_on_the_disk(lab, run):
+    card = card_of(lab, run / "neurons.json")
+    assert '"file": "neurons.json"' in card
+    assert str(run) not in card
+    assert str(lab) not in card
 
 
 @pytest.mark.parametrize("factor", ["0", "2"])
 def test_card_of_a_run_with_one_seed(lab, tmp_path, factor):
-    """There is no deviation over seeds then. Gaps are measured at 0, whatever the run's factor."""
+    """There is no deviation over seeds then."""
     debias(lab, "--seeds", "1", "--factor", factor, "--output", str(tmp_path))
     neurons = tmp_path / "debias/version_0/neurons.json"
     card = card_of(lab, neurons, "--factor", factor)
     assert lines_of(card)["ICAT"][3] == change(figures(neurons.parent, "random, one seed", "overall", "ICAT"))
     assert "±" not in card
-    assert ("held-out prompts" in card) is (factor == "0")
     assert HOW_TO_MEASURE in card_of(lab, neurons, "--factor", "3")
 
 
@@ -287,17 +280,16 @@ def test_checkpoint_does_on_stereoset_what_the_card_says(lab, run, monkeypatch):
     card_of(lab, run / "neurons.json")
     model = ["--model.model_name", str(run.with_name("run-neurons")), "--data.path", str(lab / "stereoset.json")]
     device = ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.enable_progress_bar", "false"]
-    main(["test", "-c", str(CONFIGS / "stereoset.yaml"), *model, *device])
-    found = json.loads((run / "runs/stereoset/version_0/stereoset.json").read_text())
+    main(["test", "-c", "stereoset", *model, *device])
+    judged = Findings.load(run / "runs/stereoset/version_0/stereoset.json")
     for scope in SCOPES:
         for metric in METRICS:
             after = figures(run, "BNS, guarded", scope, metric)
-            assert with_interval(found[scope][metric]) == with_interval(after)
+            assert with_interval(judged.estimates[judged.base.name, metric, scope]) == with_interval(after)
 
 
 def edit(path: Path, changes: dict) -> None:
-    read, write = (json.loads, json.dumps) if path.suffix == ".json" else (yaml.safe_load, yaml.safe_dump)
-    path.write_text(write(read(path.read_text()) | changes))
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def others(run: Path) -> None:
@@ -305,9 +297,11 @@ def others(run: Path) -> None:
     random_like(neurons, seed=7).with_details(provenance=neurons.provenance).save(run / "neurons.json")
 
 
-def doubled(run: Path) -> None:
+def treated(run: Path, **changes: object) -> None:
+    """Make results.json tell that all neurons were treated otherwise."""
     rows = json.loads((run / "results.json").read_text())["rows"]
-    edit(run / "results.json", {"rows": {name: row | {"factor": 2.0} for name, row in rows.items()}})
+    rows = [row | {"treatments": [each | changes for each in row["treatments"]]} for row in rows]
+    edit(run / "results.json", {"rows": rows})
 
 
 def relabel(run: Path, key: str, **changes: str) -> None:
@@ -316,11 +310,10 @@ def relabel(run: Path, key: str, **changes: str) -> None:
 
 
 OTHER = "results.json beside the neuron file is of other neurons."
-NOT_OURS = "results.json beside the neuron file is not what this version of biaslab writes."
 NOT_MEASURED = {
     "no results": (lambda run: (run / "results.json").unlink(), ""),
     "at the slot": (
-        lambda run: edit(run / "config.yaml", {"positions": "slot"}),
+        lambda run: treated(run, positions="slot"),
         "results.json beside the neuron file was measured for suppression at the slot alone",
     ),
     "chosen for the slot": (
@@ -332,14 +325,11 @@ NOT_MEASURED = {
         "The neurons were chosen to be multiplied by 0.5, but are by 0.",
     ),
     "factor": (
-        doubled,
+        lambda run: treated(run, factor=2.0),
         "results.json beside the neuron file has no figures of them multiplied by 0.",
     ),
     "as many neurons, others": (others, OTHER),
     "other model": (lambda run: relabel(run, "model", name="another"), OTHER),
-    "cut off": (lambda run: (run / "results.json").write_text('{"facts"'), NOT_OURS),
-    "other results": (lambda run: (run / "results.json").write_text("{}"), NOT_OURS),
-    "no config": (lambda run: (run / "config.yaml").unlink(), NOT_OURS),
 }
 
 
@@ -354,8 +344,16 @@ def test_card_says_why_it_has_no_figures(lab, run, what, capsys):
     printed = capsys.readouterr().out
     assert why in " ".join(printed.split())
     assert ("no figures" in printed) is bool(why)
-    _, *told = printed[printed.index("The model lies in") :].splitlines()
+    _, *told = printed[printed.index("Model written to") :].splitlines()
     assert all(len(line) <= 80 for line in told)
+
+
+@pytest.mark.parametrize("content", ['{"facts"', "{}"], ids=["cut off", "other results"])
+def test_results_that_cannot_be_read(lab, run, content):
+    (run / "results.json").write_text(content)
+    with pytest.raises(InputError, match=r"results\.json"):
+        bake(str(lab / "model"), neurons=str(run / "neurons.json"), output=str(run / "out"))
+    assert not (run / "out").exists()
 
 
 def test_card_of_another_file_in_the_folder(lab, run):
@@ -379,20 +377,16 @@ def test_card_tells_what_a_sweep_measured(lab, tmp_path, tiny_cache):
     (folder,) = (tmp_path / "sweep").iterdir()
     assert "The neurons were chosen to be multiplied by 0.5, but are by 0." in card_of(lab, folder / "neurons.json")
     card = card_of(lab, folder / "neurons.json", "--factor", "0.5")
-    held_out = json.loads((folder / "sweep.json").read_text())["held_out"]
-    figure, chosen = held_out["untouched"]["race"]["ICAT"]["figure"], held_out["chosen"]["race"]["ICAT"]
-    of_chosen, of_random = (
-        {f"change_{name}": value for name, value in held_out[row]["race"]["ICAT"]["change"].items()}
-        for row in ("chosen", "random, 2 seeds")
+    before, after, random = (
+        figures(folder, row, "race", "ICAT", "sweep.json") for row in ("untouched", "chosen", "random, 2 seeds")
     )
-    wanted = [with_interval(figure), with_interval(chosen["figure"]), change(of_chosen), change(of_random)]
+    wanted = [with_interval(before), with_interval(after), change(after), f"{change(random)} ± {random.spread:.1f}"]
     assert lines_of(card)["ICAT, race"] == wanted
     assert "chose neurons and factor on StereoSet's test split and other sentences" in card
-    assert "after: on StereoSet's dev split." in card
+    assert "after: on StereoSet's dev split, " in card
 
     other = Path(shutil.copytree(folder, tmp_path / "other"))
-    chosen = json.loads((other / "sweep.json").read_text())["chosen"]
-    edit(other / "sweep.json", {"chosen": chosen | {"fingerprint": "another"}})
+    others(other)
     card = card_of(lab, other / "neurons.json", "--factor", "0.5")
     assert "sweep.json beside the neuron file is of other neurons." in card
 
@@ -438,7 +432,7 @@ def test_failure_while_writing_leaves_nothing(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("no space")
 
-    monkeypatch.setattr("biaslab.commands.bake.model_card", fail)
+    monkeypatch.setattr("biaslab.report.model_card.model_card", fail)
     for output in ("out", "folder/within/out"):
         with pytest.raises(OSError, match="no space"):
             bake(save_model(tmp_path / "model"), output=str(tmp_path / output))

@@ -11,6 +11,7 @@ from transformers import AutoModelForMaskedLM
 
 from biaslab.commands.cards import cards, read_scores
 from biaslab.errors import InputError
+from biaslab.evaluation.findings import Findings
 from biaslab.models.loading import fingerprint
 from biaslab.neurons.cards import METHOD, PROMPTS, WORDS
 from biaslab.neurons.neuron_set import NeuronSet
@@ -44,7 +45,8 @@ def folder(lab: Path, tmp_path: Path) -> Path:
 
 def run(folder: Path, **options) -> dict:
     cards(str(folder / "neurons.json"), **options)
-    return json.loads((folder / "cards.json").read_text(encoding="utf-8"))
+    found = Findings.load(folder / "cards.json")
+    return {"model": found.model, **found.details}
 
 
 def shown(content: dict) -> str:
