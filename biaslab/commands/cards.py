@@ -101,7 +101,10 @@ def read_scores(path: Path) -> tuple[Tensor, list[str]]:
 
     try:
         with safe_open(path, "pt") as file:
-            return file.get_tensor("scores"), json.loads(file.metadata()["pairs"])
+            scores, pairs = file.get_tensor("scores"), json.loads(file.metadata()["pairs"])
+        if len(scores) != len(pairs):
+            raise ValueError(f"{len(scores)} scores of {len(pairs)} pairs")
+        return scores, pairs
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"`neurons` is expected to have its run's {SCORES} beside it, but {path} can't be read: "

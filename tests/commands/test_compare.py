@@ -18,6 +18,7 @@ from transformers import AutoModelForMaskedLM, BertConfig
 
 from biaslab.commands.compare import compare, likeness
 from biaslab.errors import InputError
+from biaslab.evaluation.findings import Findings
 from biaslab.models.loading import fingerprint, load_model
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.tasks.baselines.autodebias import AutoDebias
@@ -35,7 +36,9 @@ def place(workdir, tiny_cache) -> Path:
 
 def content(output: str = "runs/compare") -> dict:
     (made,) = Path(output).glob("comparison-*")
-    return json.loads((made / "comparison.json").read_text())
+    findings = Findings.load(made / "comparison.json")
+    assert (findings.command, findings.rows) == ("compare", [])
+    return {**findings.details, "settings": findings.settings}
 
 
 def save_neurons(path: Path, neurons, shape=(3, 48), weights: str | None = "w", subsets=None, **settings) -> str:
@@ -67,7 +70,7 @@ def never(*_, **__):
 def printed_tables(capsys) -> str:
     printed = capsys.readouterr().out
     assert "…" not in printed
-    tables = printed[printed.index("\nNeurons") : printed.index("\nEverything lies in")]
+    tables = printed[printed.index("\nNeurons") : printed.index("\nResults written to")]
     assert max(map(len, tables.splitlines())) <= 80
     return " ".join(printed.split())
 
@@ -95,7 +98,7 @@ def test_two_files(workdir, capsys):
     printed = printed_tables(capsys)
     assert "selection guarded and paper" in printed
     assert "count" not in printed
-    assert "B has 2 of A's 3 neurons" in printed
+    assert "A has 3 neurons, B has 4. They share 2;" in printed
     (made,) = Path("runs/compare").iterdir()
     lines = list(csv.DictReader((made / "comparison.csv").read_text().splitlines()))
     assert [line["scope"] for line in lines] == list(found["scopes"])
@@ -110,7 +113,8 @@ def test_files_of_other_weights_are_compared_with_a_warning(workdir, capsys):
     for name, weights in (("b", "v"), ("c", None)):
         compare(a, save_neurons(Path(f"{name}.json"), [(0, 1)], weights=weights), output=name)
         assert content(name)["same_neurons"] is True
-        assert "don't tell whether one model was trained from the other" in printed_tables(capsys)
+        assert "do not say whether one model was trained from the other" in (printed := printed_tables(capsys))
+        assert "neuron indices do not correspond between these models, so their overlap is meaningless" in printed
 
 
 def test_other_shapes_refuse_identity(workdir, capsys):
@@ -123,7 +127,7 @@ def test_other_shapes_refuse_identity(workdir, capsys):
     assert (overall["layers_b"], overall["count_b"]) == ([1, 0, 0, 0, 0, 1], 2)
     assert overall["moved_share"] is not None
     printed = printed_tables(capsys)
-    assert "(3 × 48, 6 × 64): no neuron of one is the other's" in printed
+    assert "(3 × 48, 6 × 64): neuron indices do not correspond" in printed
     assert "B's 6 layers count as the 3 of A's depth" in printed
 
 
@@ -131,10 +135,10 @@ def test_an_empty_set_is_told(workdir, capsys):
     compare(save_neurons(Path("a.json"), []), save_neurons(Path("b.json"), [(0, 1)]))
     overall = content()["scopes"]["overall"]
     assert (overall["shared"], overall["mean_layer_a"], overall["moved_share"]) == (0, None, None)
-    assert "B has 0 of A's 0 neurons" in printed_tables(capsys)
+    assert "A has 0 neurons, B has 1. They share 0;" in printed_tables(capsys)
 
 
-def test_rank_correlation_of_scores_beside_the_files(workdir):
+def test_rank_correlation_of_scores_beside_the_files(workdir, capsys):
     generator = torch.Generator().manual_seed(0)
     scores = torch.rand(3, 3, 48, generator=generator)
     scores[2] = torch.nan  # a pair without prompts
@@ -148,9 +152,15 @@ def test_rank_correlation_of_scores_beside_the_files(workdir):
     for of_scope in content()["scopes"].values():
         assert of_scope["rank_correlation"] == pytest.approx(-1)
         assert of_scope["rank_correlation_layers"] == pytest.approx([-1] * 3)
-    Path("b/scores.safetensors").write_bytes(b"cut")
+    assert "The rank correlation of all neurons' mean scores is -1.00." in printed_tables(capsys)
+    Path("b/scores.safetensors").write_bytes(b"cut")  # what can't be read is told (B23)
     compare(*paths, output="cut")
     assert content("cut")["scopes"]["gender"]["rank_correlation"] is None
+    assert "Ranks are not compared. `neurons` is expected to have its run's" in printed_tables(capsys)
+    Path("b/scores.safetensors").unlink()
+    compare(*paths, output="none")
+    assert content("none")["scopes"]["gender"]["rank_correlation"] is None
+    assert "Ranks are not compared" not in printed_tables(capsys)
 
 
 @pytest.mark.parametrize("kind", [DPCE, AutoDebias, CounterfactualAugmentation])
@@ -188,11 +198,12 @@ def test_a_second_run_reads_and_other_settings_find_anew(lab, place, monkeypatch
     first = content()
     with monkeypatch.context() as patch:
         patch.setattr("biaslab.tasks.attribution.attribute_gaps", never)
-        patch.setattr("biaslab.commands.compare.write_checkpoint", never)
+        patch.setattr("biaslab.models.checkpoints.write_checkpoint", never)
         compare(str(lab / "model"), child, **FEW)
     assert content() == first
     compare(str(lab / "model"), child, **FEW, count=7)
-    counts = {json.loads(path.read_text())["scopes"]["overall"]["count_b"] for path in Path().rglob("comparison.json")}
+    found = [Findings.load(path).details["scopes"]["overall"] for path in Path().rglob("comparison.json")]
+    counts = {overall["count_b"] for overall in found}
     assert counts == {3, 7}
     assert len(list(Path("runs/compare").glob("ig2-*"))) == 4
     assert len(list(Path("runs/compare").glob("child-*"))) == 1
@@ -277,7 +288,7 @@ BAD = {
 @pytest.mark.parametrize("what", BAD)
 def test_bad_input_is_told_before_the_work(lab, place, what, monkeypatch):
     NeuronSet([(0, 1)]).save("shapeless.json")
-    monkeypatch.setattr("biaslab.commands.compare.attribution_pass", never)
+    monkeypatch.setattr("biaslab.commands.passes.attribution_pass", never)
     arguments, message = BAD[what]
     with pytest.raises(InputError, match=message):
         compare(*arguments(lab), **FEW)
