@@ -289,8 +289,8 @@ _CHANCE = """chance: what random sets share that have as many neurons in each la
 _LAYERS = """shift: of the mean layer. distance: by how many layers a neuron moves on average (earth mover's). moved:
     the share of the neurons that would have to change their layer for A's layers to become B's (total variation); p:
     of it, by a permutation test, which assigns the neurons to A and B at random (shared ones stay if A and B are as
-    large). [95 %]: bootstrap over the neurons. Neither knows that other prompts would find other neurons. Each p is of
-    its row alone."""
+    large). [95 %]: bootstrap over the neurons, too narrow for few of them. Neither knows that other prompts would find
+    other neurons. Each p is of its row alone."""
 
 
 def _print(console: Console, findings: Findings) -> None:

@@ -45,8 +45,10 @@ def folder(lab: Path, tmp_path: Path) -> Path:
 
 def run(folder: Path, **options) -> dict:
     cards(str(folder / "neurons.json"), **options)
-    found = Findings.load(folder / "cards.json")
-    return {"model": found.model, **found.details}
+    findings = Findings.load(folder / "cards.json")
+    assert (findings.command, findings.rows) == ("cards", [])
+    assert findings.settings["neurons"] == str(folder / "neurons.json")
+    return {"model": findings.model, **findings.details}
 
 
 def shown(content: dict) -> str:
