@@ -79,25 +79,15 @@ class WordChange:
 
 @dataclass(frozen=True)
 class Card:
-    """What is known of a neuron.
-
-    Attributes:
-        layer: from 0.
-        index: from 0, within the layer.
-        score: mean attribution score over the pairs.
-        scores: of each pair that has any.
-        prompts: that excite it most, by absolute activation.
-        promotes: the words that get likelier where its activation rises, the most so first.
-        lowers: the words that get less likely, the most so first.
-    """
+    """What is known of a neuron: (layer, index), both from 0."""
 
     layer: int
     index: int
-    score: float
-    scores: dict[str, float]
-    prompts: list[Excitement]
-    promotes: list[WordChange]
-    lowers: list[WordChange]
+    score: float  # mean attribution score over the pairs
+    scores: dict[str, float]  # of each pair that has any
+    prompts: list[Excitement]  # that excite it most, by absolute activation
+    promotes: list[WordChange]  # the words that get likelier where its activation rises, the most so first
+    lowers: list[WordChange]  # the words that get less likely, the most so first
 
 
 @torch.no_grad()
