@@ -74,8 +74,8 @@ def compare(
     sides = [_side(artifacts, name, path, trust_remote_code) for name, path in (("a", a), ("b", b))]
     if a != b and sides[0].name == sides[1].name:  # two trainings of a model by one method
         sides = [side._replace(name=f"{side.name}, {path}") for side, path in zip(sides, (a, b), strict=True)]
-    asked = ("dimensions", "kinds", "modifiers", "contrast", "contrast_limit")
-    data = PRESETS[preset].data | {key: settings[key] for key in asked if settings[key] is not None}
+    names = ("dimensions", "kinds", "modifiers", "contrast", "contrast_limit")
+    data = PRESETS[preset].data | {name: settings[name] for name in names if settings[name] is not None}
     if selection == "paper" or (selection == "ranked" and source == "prompts"):
         data |= {"contrast": None}  # nothing would be read from it
     options = {key: settings[key] for key in ("selection", "source", "count", "guard_weight", "trust_remote_code")}
@@ -85,7 +85,7 @@ def compare(
     first, second = (_with_neurons(artifacts, side, options, data) for side in sides)
     same, why = _same_neurons(first, second, trust_remote_code)
     notes = [why, *notes, *_differences(first.neurons, second.neurons)]
-    scopes = {name: found.facts() for name, found in compare_scopes(first.neurons, second.neurons, same).items()}
+    scopes = {name: scope.facts() for name, scope in compare_scopes(first.neurons, second.neurons, same).items()}
     ranks = {}
     try:
         ranks = rank_correlations(_scores(first), _scores(second), scopes) if same else {}
@@ -163,10 +163,10 @@ def _same_pairs(
     """Leave out the demographic pairs that one of the models does not know; return the data's arguments, and notes."""
     from biaslab.data.prompts import PromptDataModule
 
-    asked = {key: value for key, value in data.items() if not key.startswith("contrast")}
+    settings = {key: value for key, value in data.items() if not key.startswith("contrast")}
     known = []
     for model in models:
-        module = PromptDataModule(model, **asked, trust_remote_code=trust_remote_code)
+        module = PromptDataModule(model, **settings, trust_remote_code=trust_remote_code)
         module.setup("predict")
         known.append({
             name: (dimension.name, [dimension.words[index] for index in pair])
@@ -192,10 +192,10 @@ def _with_neurons(artifacts: Artifacts, side: Side, options: dict[str, Any], dat
     from biaslab.commands.passes import attribution_pass
 
     depends_on, selection = {"model": side.model, "weights": side.weights[0]}, options["selection"]
-    found = attribution_pass(
+    result = attribution_pass(
         artifacts, "ig2", side.model, options, data, lambda task, _: {selection: task.select(selection)}, depends_on
     )
-    return side._replace(file=found.folder / "neurons.json", neurons=found.sets[selection])
+    return side._replace(file=result.folder / "neurons.json", neurons=result.sets[selection])
 
 
 def _same_neurons(first: Side, second: Side, trust_remote_code: bool) -> tuple[bool, str]:
@@ -247,12 +247,12 @@ def likeness(first: PreTrainedModel, second: PreTrainedModel) -> float:
 
 def _differences(first: NeuronSet, second: NeuronSet) -> list[str]:
     """Name the settings that the two were not found alike with, where both are known."""
-    found = []
+    settings = []
     for part, names in (("settings", None), ("data", ("prompts", "contrast"))):
         a, b = (side.provenance.get(part) or {} for side in (first, second))
         keys = names or [key for key in a if key not in ("shares_used", "trust_remote_code")]
-        found += [f"{key} {a[key]} and {b[key]}" for key in keys if key in a and key in b and a[key] != b[key]]
-    return [f"They were found with other settings: {'; '.join(found)}."] if found else []
+        settings += [f"{key} {a[key]} and {b[key]}" for key in keys if key in a and key in b and a[key] != b[key]]
+    return [f"They were found with other settings: {'; '.join(settings)}."] if settings else []
 
 
 def _scores(side: Side) -> dict[str, Tensor]:
