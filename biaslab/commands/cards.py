@@ -77,11 +77,11 @@ def cards(
     data.setup("predict")
     nn.Module.to(network, best_device())
     batches = tqdm(data.batches, desc="cards", leave=False)
-    found = neuron_cards(network, tokenizer, data.prompts, batches, chosen, scores, pair_names, count)
+    described = neuron_cards(network, tokenizer, data.prompts, batches, chosen, scores, pair_names, count)
     target = folder / FILES["cards"] if output is None else Path(output)
-    write_cards(target, name, fingerprint(network), found, command)
+    write_cards(target, name, fingerprint(network), described, command)
     console = Console(highlight=False)
-    console.print(card_table(found, len(chosen)))
+    console.print(card_table(described, len(chosen)))
     console.print(f"\n{METHOD}", markup=False)
     print(f"\nAll prompts, words and scores written to {target}.")
 
@@ -127,14 +127,14 @@ def _prompt_settings(config: Path, given: dict[str, Any]) -> dict[str, Any]:
     return {key: settings[key] for key in _PROMPT_SETTINGS if key in settings} | given
 
 
-def write_cards(path: Path, model_name: str, weights: str, found: Sequence[Card], settings: Mapping[str, Any]) -> None:
+def write_cards(path: Path, model_name: str, weights: str, cards: Sequence[Card], settings: Mapping[str, Any]) -> None:
     """Write the cards, all of them or nothing.
 
     Args:
         path: of the file; one that is there is replaced.
         model_name: whose neurons they are.
         weights: the model's fingerprint.
-        found: from :func:`biaslab.neurons.cards.neuron_cards`.
+        cards: from :func:`biaslab.neurons.cards.neuron_cards`.
         settings: of the command.
 
     Raises:
@@ -144,19 +144,19 @@ def write_cards(path: Path, model_name: str, weights: str, found: Sequence[Card]
 
     from biaslab.neurons.cards import METHOD
 
-    details = {"fingerprint": weights, "method": METHOD, "cards": [asdict(card) for card in found]}
+    details = {"fingerprint": weights, "method": METHOD, "cards": [asdict(card) for card in cards]}
     Findings("cards", model_name, settings, details=details).save(path.parent, path.name)
 
 
-def card_table(found: Sequence[Card], neurons: int) -> Table:
+def card_table(cards: Sequence[Card], neurons: int) -> Table:
     """Return a table of the cards of so many neurons, at most 80 columns wide."""
     from biaslab.report.tables import new_table
 
-    title = f"{len(found)} of {neurons} neurons, those with the largest mean score over the pairs"
+    title = f"{len(cards)} of {neurons} neurons, those with the largest mean score over the pairs"
     table = new_table(title, "layer", "index", "score", "strongest pair", "promotes", "lowers")
     for column, width in zip(table.columns[3:], (_PAIR_WIDTH, _WORDS_WIDTH, _WORDS_WIDTH), strict=True):
         column.justify, column.max_width = "left", width + 1  # with the padding
-    for card in found:
+    for card in cards:
         pair = max(card.scores, key=lambda name: card.scores[name])
         words = (" ".join(change.word for change in changes) for changes in (card.promotes, card.lowers))
         lines = ("\n".join(textwrap.wrap(text, _WORDS_WIDTH)[:2]) for text in words)

@@ -74,63 +74,49 @@ def compare(
     sides = [_side(artifacts, name, path, trust_remote_code) for name, path in (("a", a), ("b", b))]
     if a != b and sides[0].name == sides[1].name:  # two trainings of a model by one method
         sides = [side._replace(name=f"{side.name}, {path}") for side, path in zip(sides, (a, b), strict=True)]
-    asked = {
-        "dimensions": dimensions, "kinds": kinds, "modifiers": modifiers, "contrast": contrast,
-        "contrast_limit": contrast_limit,
-    }  # fmt: skip
-    data = PRESETS[preset].data | {key: value for key, value in asked.items() if value is not None}
+    names = ("dimensions", "kinds", "modifiers", "contrast", "contrast_limit")
+    data = PRESETS[preset].data | {name: settings[name] for name in names if settings[name] is not None}
     if selection == "paper" or (selection == "ranked" and source == "prompts"):
         data |= {"contrast": None}  # nothing would be read from it
-    options = {
-        "selection": selection, "source": "prompts" if selection == "paper" else source, "count": count,
-        "guard_weight": guard_weight, "trust_remote_code": trust_remote_code,
-    }  # fmt: skip
+    options = {key: settings[key] for key in ("selection", "source", "count", "guard_weight", "trust_remote_code")}
+    if selection == "paper":
+        options["source"] = "prompts"
     data, notes = _same_pairs([side.model for side in sides if side.model], data, trust_remote_code)
     first, second = (_with_neurons(artifacts, side, options, data) for side in sides)
     same, why = _same_neurons(first, second, trust_remote_code)
-    comparisons = compare_scopes(first.neurons, second.neurons, same)
     notes = [why, *notes, *_differences(first.neurons, second.neurons)]
+    scopes = {name: scope.facts() for name, scope in compare_scopes(first.neurons, second.neurons, same).items()}
     ranks = {}
     try:
-        ranks = rank_correlations(_scores(first), _scores(second), comparisons) if same else {}
+        ranks = rank_correlations(_scores(first), _scores(second), scopes) if same else {}
     except InputError as error:
         notes.append(f"Ranks are not compared. {error}")
-    no_ranks = {"rank_correlation": None, "rank_correlation_layers": None}
-    scopes = {name: found.facts() | ranks.get(name, no_ranks) for name, found in comparisons.items()}
+    for name, facts in scopes.items():
+        facts |= ranks.get(name, {"rank_correlation": None, "rank_correlation_layers": None})
     details: dict[str, Any] = {
         "a": first.facts(), "b": second.facts(), "same_neurons": same,
         "notes": notes, "scopes": scopes,
     }  # fmt: skip
     findings = Findings("compare", f"{first.name} and {second.name}", settings, details=details)
-    depends_on = []
-    for side in (first, second):
-        subsets = {name: subset.fingerprint for name, subset in side.neurons.subsets.items()}
-        depends_on.append([side.facts(), side.neurons.fingerprint, subsets])
-    folder = artifacts.path("comparison", {"sides": depends_on, "settings": settings})
+    folder = artifacts.path("comparison", {"details": details, "settings": settings})
     folder.mkdir(exist_ok=True)
     findings.save(folder)
-    lines = [{"scope": name, **facts} for name, facts in scopes.items()]
-    spaced = [{k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in line.items()} for line in lines]
-    write_csv(folder / "comparison.csv", spaced)
+    lines = [
+        {"scope": name} | {k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in facts.items()}
+        for name, facts in scopes.items()
+    ]
+    write_csv(folder / "comparison.csv", lines)
     _print(console, findings)
     console.print(f"\nResults written to {folder}: comparison.json, comparison.csv.", markup=False, soft_wrap=True)
 
 
 class Side(NamedTuple):
-    """One of the two that are compared.
+    """One of the two that are compared."""
 
-    Attributes:
-        name: as it is printed.
-        weights: fingerprints of the model, and of that which it was trained from where that is known.
-        model: what :func:`biaslab.models.loading.load_model` takes; None for a neuron file.
-        file: the neuron file.
-        neurons: that it holds; of a model none before they are found.
-    """
-
-    name: str
-    weights: tuple[str, ...]
-    model: str | None = None
-    file: Path = Path()
+    name: str  # as it is printed
+    weights: tuple[str, ...]  # fingerprints of the model, and of that which it was trained from where that is known
+    model: str | None = None  # what load_model takes; None for a neuron file
+    file: Path = Path()  # the neuron file, and its neurons: of a model none before they are found
     neurons: NeuronSet = NeuronSet()
 
     def facts(self) -> dict[str, Any]:
@@ -177,10 +163,10 @@ def _same_pairs(
     """Leave out the demographic pairs that one of the models does not know; return the data's arguments, and notes."""
     from biaslab.data.prompts import PromptDataModule
 
-    asked = {key: value for key, value in data.items() if not key.startswith("contrast")}
+    settings = {key: value for key, value in data.items() if not key.startswith("contrast")}
     known = []
     for model in models:
-        module = PromptDataModule(model, **asked, trust_remote_code=trust_remote_code)
+        module = PromptDataModule(model, **settings, trust_remote_code=trust_remote_code)
         module.setup("predict")
         known.append({
             name: (dimension.name, [dimension.words[index] for index in pair])
@@ -206,10 +192,10 @@ def _with_neurons(artifacts: Artifacts, side: Side, options: dict[str, Any], dat
     from biaslab.commands.passes import attribution_pass
 
     depends_on, selection = {"model": side.model, "weights": side.weights[0]}, options["selection"]
-    found = attribution_pass(
+    result = attribution_pass(
         artifacts, "ig2", side.model, options, data, lambda task, _: {selection: task.select(selection)}, depends_on
     )
-    return side._replace(file=found.folder / "neurons.json", neurons=found.sets[selection])
+    return side._replace(file=result.folder / "neurons.json", neurons=result.sets[selection])
 
 
 def _same_neurons(first: Side, second: Side, trust_remote_code: bool) -> tuple[bool, str]:
@@ -244,9 +230,7 @@ def _same_neurons(first: Side, second: Side, trust_remote_code: bool) -> tuple[b
 def likeness(first: PreTrainedModel, second: PreTrainedModel) -> float:
     """Return the median cosine of the models' neurons, each as a column of its down-projection: 1 for the same model.
 
-    Args:
-        first: a model.
-        second: of the same number of layers and neurons; where its hidden states have another size, they are not alike.
+    Both have the same number of layers and neurons; where their hidden states have other sizes, they are not alike.
     """
     import torch
 
@@ -263,12 +247,12 @@ def likeness(first: PreTrainedModel, second: PreTrainedModel) -> float:
 
 def _differences(first: NeuronSet, second: NeuronSet) -> list[str]:
     """Name the settings that the two were not found alike with, where both are known."""
-    found = []
+    settings = []
     for part, names in (("settings", None), ("data", ("prompts", "contrast"))):
         a, b = (side.provenance.get(part) or {} for side in (first, second))
         keys = names or [key for key in a if key not in ("shares_used", "trust_remote_code")]
-        found += [f"{key} {a[key]} and {b[key]}" for key in keys if key in a and key in b and a[key] != b[key]]
-    return [f"They were found with other settings: {'; '.join(found)}."] if found else []
+        settings += [f"{key} {a[key]} and {b[key]}" for key in keys if key in a and key in b and a[key] != b[key]]
+    return [f"They were found with other settings: {'; '.join(settings)}."] if settings else []
 
 
 def _scores(side: Side) -> dict[str, Tensor]:

@@ -52,7 +52,7 @@ class _Prompt(Protocol):
     def group(self) -> int: ...
 
 
-class Asked(NamedTuple):
+class PromptRun(NamedTuple):
     """A prompt as the model saw it: tokens, ``[sequence]``, and the neurons' activations at its slot, ``[neuron]``."""
 
     prompt: _Prompt
@@ -79,25 +79,15 @@ class WordChange:
 
 @dataclass(frozen=True)
 class Card:
-    """What is known of a neuron.
-
-    Attributes:
-        layer: from 0.
-        index: from 0, within the layer.
-        score: mean attribution score over the pairs.
-        scores: of each pair that has any.
-        prompts: that excite it most, by absolute activation.
-        promotes: the words that get likelier where its activation rises, the most so first.
-        lowers: the words that get less likely, the most so first.
-    """
+    """What is known of a neuron: (layer, index), both from 0."""
 
     layer: int
     index: int
-    score: float
-    scores: dict[str, float]
-    prompts: list[Excitement]
-    promotes: list[WordChange]
-    lowers: list[WordChange]
+    score: float  # mean attribution score over the pairs
+    scores: dict[str, float]  # of each pair that has any
+    prompts: list[Excitement]  # that excite it most, by absolute activation
+    promotes: list[WordChange]  # the words that get likelier where its activation rises, the most so first
+    lowers: list[WordChange]  # the words that get less likely, the most so first
 
 
 @torch.no_grad()
@@ -139,15 +129,15 @@ def neuron_cards(
     best = sorted(sorted(Neuron(*n) for n in neurons), key=lambda n: -float(means[n.layer, n.index]))[:count]
     if not best:
         return []
-    asked = _ask(model, prompts, batches, best)
-    texts, activations = [one.prompt for one in asked], torch.stack([one.activations for one in asked])
-    excited = [[asked[row] for row in exciting(texts, values)] for values in activations.T.tolist()]
+    runs = _run(model, prompts, batches, best)
+    texts, activations = [run.prompt for run in runs], torch.stack([run.activations for run in runs])
+    excited = [[runs[row] for row in exciting(texts, values)] for values in activations.T.tolist()]
     words = _Words(tokenizer, texts[0].text)
     slot = str(tokenizer.mask_token) if is_masked(tokenizer) else "___"
     cards = []
     for column, (neuron, change) in enumerate(zip(best, word_changes(model, best, excited), strict=True)):
         by_pair = zip(pair_names, scores[:, neuron.layer, neuron.index].tolist(), strict=True)
-        shown = [(one.prompt.text.replace(SLOT, slot), float(one.activations[column])) for one in excited[column]]
+        shown = [(run.prompt.text.replace(SLOT, slot), float(run.activations[column])) for run in excited[column]]
         card = Card(
             *neuron,
             score=float(means[neuron.layer, neuron.index]),
@@ -160,25 +150,25 @@ def neuron_cards(
     return cards
 
 
-def _ask(
+def _run(
     model: PreTrainedModel, prompts: Sequence[_Prompt], batches: Iterable[Mapping[str, Any]], neurons: Sequence[Neuron]
-) -> list[Asked]:
+) -> list[PromptRun]:
     """Run each prompt once, without the head, and keep the neurons' activations at the slot."""
     layer, index = (torch.tensor(column) for column in zip(*neurons, strict=True))
-    asked: dict[int, Asked] = {}
+    runs: dict[int, PromptRun] = {}
     with recorded(model) as seen:
         for batch in batches:
             ids, position = batch["input_ids"], batch["position"].view(len(batch["input_ids"]), -1)[:, 0]
             model.base_model(input_ids=ids.to(model.device), **without_cache(model))
             rows = torch.arange(len(ids))
-            wanted = torch.empty(len(ids), len(neurons))
+            values = torch.empty(len(ids), len(neurons))
             for number in set(layer.tolist()):
-                own = layer == number
+                inside = layer == number
                 at_slot = seen[number][rows.to(model.device), position.to(model.device)]  # [batch, neuron]
-                wanted[:, own] = at_slot[:, index[own].to(model.device)].float().cpu()
+                values[:, inside] = at_slot[:, index[inside].to(model.device)].float().cpu()
             for row, example in enumerate(batch["example"].tolist()):
-                asked[example] = Asked(prompts[example], ids[row], int(position[row]), wanted[row])
-    return [asked[example] for example in sorted(asked)]
+                runs[example] = PromptRun(prompts[example], ids[row], int(position[row]), values[row])
+    return [runs[example] for example in sorted(runs)]
 
 
 def exciting(prompts: Sequence[_Prompt], activations: Sequence[float], count: int = PROMPTS) -> list[int]:
@@ -210,7 +200,7 @@ def exciting(prompts: Sequence[_Prompt], activations: Sequence[float], count: in
     return sorted(chosen, key=order.index)
 
 
-def word_changes(model: PreTrainedModel, neurons: Sequence[Neuron], prompts: Sequence[Sequence[Asked]]) -> Tensor:
+def word_changes(model: PreTrainedModel, neurons: Sequence[Neuron], prompts: Sequence[Sequence[PromptRun]]) -> Tensor:
     """Return how the log-probabilities at the slot change with each neuron's activation there.
 
     The neuron's output vector goes through all that comes after it: norms, later layers, the head. (The head alone
@@ -225,25 +215,25 @@ def word_changes(model: PreTrainedModel, neurons: Sequence[Neuron], prompts: Seq
         In nats a unit of activation; 0 for tokens whose probability is below ``LIKELY``; float32, on the CPU,
         ``[neuron, vocabulary]``.
     """
-    items = [(column, one) for column, own in enumerate(prompts) for one in own]
+    items = [(column, run) for column, runs in enumerate(prompts) for run in runs]
     sums: list[Tensor] = []  # of the derivatives and of the probabilities, [neuron, vocabulary]
-    for batch in by_length([len(one.input_ids) for _, one in items], _TOKENS_AT_ONCE):
+    for batch in by_length([len(run.input_ids) for _, run in items], _TOKENS_AT_ONCE):
         columns = torch.tensor([items[i][0] for i in batch])
         parts = _differentiate(model, [neurons[column] for column in columns], [items[i][1] for i in batch])
         sums = sums or [part.new_zeros(len(neurons), part.shape[1]) for part in parts]
         for total, part in zip(sums, parts, strict=True):
             total.index_add_(0, columns, part)
-    counts = torch.tensor([[len(own)] for own in prompts])
+    counts = torch.tensor([[len(runs)] for runs in prompts])
     changes: Tensor = torch.where(sums[1] / counts < LIKELY, 0.0, sums[0] / counts)
     return changes
 
 
 def _differentiate(
-    model: PreTrainedModel, neurons: Sequence[Neuron], prompts: Sequence[Asked]
+    model: PreTrainedModel, neurons: Sequence[Neuron], prompts: Sequence[PromptRun]
 ) -> tuple[Tensor, Tensor]:
     """Return derivatives and probabilities at the slots of prompts of equal length, a neuron each."""
-    ids = torch.stack([one.input_ids for one in prompts]).to(model.device)
-    position = torch.tensor([one.position for one in prompts], device=model.device)
+    ids = torch.stack([run.input_ids for run in prompts]).to(model.device)
+    position = torch.tensor([run.position for run in prompts], device=model.device)
     added = torch.zeros(len(prompts), dtype=model.dtype, device=model.device, requires_grad=True)
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
@@ -277,13 +267,13 @@ class _Words:
 
     def most(self, changes: Tensor, sign: int) -> list[WordChange]:
         """Return the words with the largest changes, ``[vocabulary]``, of this sign, the largest first."""
-        found: list[WordChange] = []
+        best: list[WordChange] = []
         for token in (sign * changes).argsort(descending=True).tolist():
-            if len(found) == WORDS or sign * changes[token] <= 0:
+            if len(best) == WORDS or sign * changes[token] <= 0:
                 break
             if (word := self._word(token)) is not None:
-                found.append(WordChange(word, float(changes[token])))
-        return found
+                best.append(WordChange(word, float(changes[token])))
+        return best
 
     def _word(self, token: int) -> str | None:
         if token not in self.known:

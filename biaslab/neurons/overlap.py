@@ -19,90 +19,55 @@ _ROUNDING = 1e-12  # a deal that moves as much as was observed counts as such, w
 
 
 class Chance(NamedTuple):
-    """How many neurons two random sets share.
+    """How many neurons two random sets share."""
 
-    Attributes:
-        expected: on average.
-        low: in 2.5 % of the cases it is at most this.
-        high: in 97.5 % of the cases it is at most this.
-        p_value: how often it is as many as were found, or more.
-    """
-
-    expected: float
-    low: int
-    high: int
-    p_value: float
+    expected: float  # on average
+    low: int  # in 2.5 % of the cases it is at most this
+    high: int  # in 97.5 % of the cases it is at most this
+    p_value: float  # how often it is as many as were found, or more
 
 
 class Overlap(NamedTuple):
-    """What two sets share.
-
-    Attributes:
-        shared: how many neurons both have.
-        only_a: how many only the first has.
-        only_b: how many only the second has.
-        jaccard: the share of the shared ones among all that either has; None where there are none.
-        chance: of random sets with as many neurons in each layer.
-        anywhere: of random sets with as many neurons, in whichever layers.
-    """
+    """How many neurons two sets share, and how many only one of them has."""
 
     shared: int
     only_a: int
     only_b: int
-    jaccard: float | None
-    chance: Chance
-    anywhere: Chance
+    jaccard: float | None  # the share of the shared ones among all that either has; None where there are none
+    chance: Chance  # of random sets with as many neurons in each layer
+    anywhere: Chance  # of random sets with as many neurons, in whichever layers
 
 
 class Measure(NamedTuple):
-    """A measure of how the layers differ.
+    """A measure of how the layers differ, with its 95 % interval (a basic bootstrap over the neurons) and its test.
 
-    Attributes:
-        value: that was found.
-        low: of the 95 % interval, a basic bootstrap over the neurons. It may leave out zero where the test finds
-            nothing: of a distance, which is never negative, the p-value says whether it is more than chance makes.
-        high: of it.
-        chance: in 95 % of the random assignments of the neurons to the two sets, it is at most so much off zero.
-        p_value: of a permutation test: how often a random assignment is as far off zero as what was found, or farther.
+    The interval may leave out zero where the test finds nothing: a distance is never negative, and of few neurons the
+    bootstrap's intervals are too narrow. Whether it is more than expected by chance is what the p-value says.
     """
 
     value: float
     low: float
     high: float
-    chance: float
-    p_value: float
+    chance: float  # in 95 % of the random assignments of the neurons to the two sets, it is at most so much off zero
+    p_value: float  # of a permutation test: how often a random assignment is as far off zero, or farther
 
 
 class Migration(NamedTuple):
-    """How far the second set lies in other layers than the first; in layers of the first one's model.
+    """How far the second set lies in other layers than the first; in layers of the first one's model."""
 
-    Attributes:
-        shift: of the mean layer; positive where the second set lies farther from the embeddings.
-        distance: the earth mover's: so many layers a neuron moves on average, in one direction or the other.
-        moved: the total variation distance: this share of the neurons moves to another layer at all.
-    """
-
-    shift: Measure
-    distance: Measure
-    moved: Measure
+    shift: Measure  # of the mean layer; positive where the second set lies farther from the embeddings
+    distance: Measure  # the earth mover's: so many layers a neuron moves on average, in one direction or the other
+    moved: Measure  # the total variation distance: this share of the neurons moves to another layer at all
 
 
 class Comparison(NamedTuple):
-    """Two sets compared.
+    """Two sets compared."""
 
-    Attributes:
-        layers_a: neurons of the first set a layer.
-        layers_b: of the second.
-        layers_shared: of both; None where neuron indices do not correspond between the models.
-        overlap: None where neuron indices do not correspond.
-        migration: None where a set is empty.
-    """
-
-    layers_a: list[int]
+    layers_a: list[int]  # neurons of the first set a layer
     layers_b: list[int]
-    layers_shared: list[int] | None
-    overlap: Overlap | None
-    migration: Migration | None
+    layers_shared: list[int] | None  # None where neuron indices do not correspond between the models
+    overlap: Overlap | None  # None likewise
+    migration: Migration | None  # None where a set is empty
 
     def facts(self) -> dict[str, Any]:
         """Return all figures by name; None for what can't be had."""

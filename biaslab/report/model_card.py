@@ -87,41 +87,29 @@ def model_card(facts: Mapping[str, Any], masked: bool, fingerprint: str, figures
 
 
 def published(value: Any) -> Any:
-    """Return facts as they may be published: of a path on a disk only its last part.
+    r"""Return facts as they may be published: of a path on a disk only its last part.
 
     >>> published({"file": "/home/me/runs/neurons.json", "name": "facebook/FairBERTa", "steps": 3})
     {'file': 'neurons.json', 'name': 'facebook/FairBERTa', 'steps': 3}
+    >>> published(["~/b", "./b", "C:\\me\\b", "a/b/c", "a sentence / with two / slashes"])
+    ['b', 'b', 'b', 'c', 'a sentence / with two / slashes']
     """
     if isinstance(value, Mapping):
         return {published(key): published(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [published(part) for part in value]
-    if isinstance(value, str | Path) and is_local(str(value)):
-        return PureWindowsPath(value).name or value  # it knows the separators of both systems
+    text = str(value) if isinstance(value, str | Path) else ""
+    anchored = text.startswith(("/", "~", "./", "../")) or text[1:3] in (":\\", ":/")
+    if anchored or os.path.exists(text) or (" " not in text and text.count("/") > 1):
+        return PureWindowsPath(text).name or text  # it knows the separators of both systems
     return value
 
 
-def is_local(text: str) -> bool:
-    r"""Return whether a text names a place on a disk rather than a hub id or anything else.
-
-    >>> [is_local(text) for text in ("/a/b", "~/b", "./b", "C:\\b", "org/model", "a sentence / with a slash")]
-    [True, True, True, True, False, False]
-    """
-    if text.startswith(("/", "~", "./", "../")) or text[1:3] in (":\\", ":/"):
-        return True
-    return os.path.exists(text) or (" " not in text and text.count("/") > 1)
-
-
 class Figures(NamedTuple):
-    """What a checkpoint's treatment did, as far as it was measured.
+    """What a checkpoint's treatment did, as far as it was measured."""
 
-    Attributes:
-        table: with what it needs to be read, as Markdown; empty where nothing was measured.
-        why_not: why what lies beside the neuron file tells nothing of the checkpoint.
-    """
-
-    table: str = ""
-    why_not: str = ""
+    table: str = ""  # with what it needs to be read, as Markdown; empty where nothing was measured
+    why_not: str = ""  # why what lies beside the neuron file tells nothing of the checkpoint
 
     def markdown(self) -> str:
         """Return the card's section: the table, or that there is none, and how to measure."""

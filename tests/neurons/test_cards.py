@@ -13,7 +13,7 @@ from biaslab.data.prompts import Prompt, PromptDataModule
 from biaslab.errors import InputError
 from biaslab.models.architectures import ffn_modules
 from biaslab.models.tokens import encode_slot
-from biaslab.neurons.cards import LIKELY, PROMPTS, WORDS, Asked, exciting, neuron_cards, word_changes
+from biaslab.neurons.cards import LIKELY, PROMPTS, WORDS, PromptRun, exciting, neuron_cards, word_changes
 from biaslab.neurons.neuron_set import Neuron
 
 KINDS = ("bert", "roberta", "gpt2", "llama")
@@ -124,7 +124,7 @@ def test_word_changes_of_each_architecture(any_model):
     sequences = [[5, 17, 4, 30, 8], [9, 60, 4, 11, 7], [41, 6, 12, 90, 33, 10, 50]]
     places = [2, 1, 5] if masked else [4, 4, 6]
     asked = [
-        Asked(Prompt("", "", "", 0), torch.tensor(ids), place, torch.empty(0))
+        PromptRun(Prompt("", "", "", 0), torch.tensor(ids), place, torch.empty(0))
         for ids, place in zip(sequences, places, strict=True)
     ]
     neurons = [Neuron(2, 7), Neuron(0, 30), Neuron(1, 2)]
