@@ -85,7 +85,7 @@ def _split(rows: Tensor, pairs: int, kinds: int) -> tuple[Tensor, ...]:
 
 
 def _keep(prompts: Tensor, votes: Tensor, share: float, neurons: int) -> tuple[list[int], float]:
-    """Return the neurons that a pair and kind keeps, of groups ``[prompt]`` and votes (group, neuron), and the share."""
+    """Return the neurons kept, and the share, of the groups of prompts, ``[prompt]``, and of votes (group, neuron)."""
     groups, sizes = torch.unique(prompts, return_counts=True)
     group = torch.searchsorted(groups, votes[:, 0].contiguous())
     keys, counts = torch.unique(group * neurons + votes[:, 1], return_counts=True)

@@ -26,7 +26,7 @@ DIMENSION_OF = {"gender": "gender", "profession": "occupation", "race": "ethnici
 
 
 class Collected(NamedTuple):
-    """What an attribution pass collected: of the prompts' pairs, and of the contrast set made from ``source``, if any."""
+    """What an attribution pass collected: of the prompts' pairs, and of the contrast set, which ``source`` names."""
 
     prompts: NeuronSelection
     contrast: NeuronSelection | None

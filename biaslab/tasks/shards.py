@@ -24,7 +24,7 @@ from biaslab.store import acquired, write_atomically, writing
 
 _CONFIGURATION, _LOCK = "configuration.json", ".lock"
 _SHARD = re.compile(r"shard-(\d+)-[0-9a-f]+\.safetensors")
-_OWN = re.compile(rf"{_SHARD.pattern}|\.(shard-.+|configuration\.json)\.\w+\.tmp|\.lock")
+_OWN = re.compile(rf"{_SHARD.pattern}|\.(shard-.+|configuration\.json)\.\w+\.tmp")
 _SHARE = 0.02  # of the time so far: the longer a run, the rarer its shards, so that there are never many
 
 
@@ -80,6 +80,12 @@ class Shards:
             with writing(self._folder):
                 self._lock = acquired(self._folder / _LOCK)
         return self._lock is not None
+
+    def unlock(self) -> None:
+        """Let other runs in."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     def write(self, items: Sequence[int], tensors: Mapping[str, Tensor]) -> None:
         """Write a shard, all of it or nothing; once this returns, it outlives a kill and a power failure.
@@ -144,18 +150,18 @@ class Shards:
 
         A folder that can't be removed, such as one that has got other files too, is reported and does no harm.
         """
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
         try:
-            for name in self._names():
-                if _OWN.fullmatch(name):
-                    (self._folder / name).unlink(missing_ok=True)
-            (self._folder / _CONFIGURATION).unlink(missing_ok=True)  # last: shards without it would be refused
+            own = [name for name in self._names() if _OWN.fullmatch(name)]
+            for name in [*own, _CONFIGURATION]:  # that one last: shards without it would be refused
+                (self._folder / name).unlink(missing_ok=True)
+            self.unlock()  # only now: another run would find its shards removed
+            (self._folder / _LOCK).unlink(missing_ok=True)
             with suppress(FileNotFoundError):
                 self._folder.rmdir()
         except (OSError, InputError) as error:
             self._report(f"{self._folder} is no longer needed but can't be removed: {error}")
+        finally:
+            self.unlock()
 
     def _claim(self, configuration: Mapping[str, Any]) -> str:
         """Give the folder this configuration if it has none; say what is wrong if it is another computation's."""
