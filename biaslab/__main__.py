@@ -13,6 +13,8 @@ from biaslab.errors import InputError
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _REFUSED = (errno.ENOTDIR, errno.EACCES, errno.EPERM)
+_MAKERS = ("makedirs", "mkdir")  # functions that make a folder
+_READERS = ("biaslab.models.assets", "biaslab.models.loading", "huggingface_hub")  # modules that write into caches only
 _USAGE = """usage: biaslab [-h] [--version] COMMAND ...
 
 Find the neurons that carry a language model's social bias, switch them off,
@@ -39,12 +41,10 @@ def main() -> None:
         try:
             run(first)
         except OSError as error:
-            if error.errno in _NO_ROOM or (error.errno in _REFUSED and _makes_a_folder(error)):
+            if _is_of_output(error):
                 _fail(f"`output` is expected to be a folder that can be written, but got {error}. Choose another.")
             if error.errno in _REFUSED:
-                _fail(
-                    f"{error.filename} is expected to be readable, but got {error}. Check the path and its permissions."
-                )
+                _fail(f"A file that can be read is expected, but got {error}. Check the path and its permissions.")
             raise
         except KeyboardInterrupt:
             print("\nstopped", file=sys.stderr)
@@ -56,9 +56,19 @@ def main() -> None:
             _fail(str(cause))
 
 
-def _makes_a_folder(error: OSError) -> bool:
-    """Return whether an error came up while a folder was made, not while something was read."""
-    return any(name in ("makedirs", "mkdir") for _, name in _frames(error))
+def _is_of_output(error: OSError) -> bool:
+    """Return whether an error came up while a result was written, not while something was read or downloaded."""
+    frames = _frames(error)
+    if any(module.startswith(_READERS) for module, _ in frames):
+        return False
+    if error.errno in _NO_ROOM or (error.errno in _REFUSED and any(name in _MAKERS for _, name in frames)):
+        return True
+    if error.errno not in (errno.EACCES, errno.EPERM) or not isinstance(error.filename, str):
+        return False
+    path = os.path.abspath(error.filename)
+    while not os.path.exists(path):
+        path = os.path.dirname(path)
+    return os.access(path, os.R_OK) and not os.access(path, os.W_OK)
 
 
 def _frames(error: BaseException) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from biaslab.errors import InputError
 from biaslab.neurons.neuron_set import NeuronSet
-from biaslab.neurons.suppression import require_predicting_slots, suppressed_where
+from biaslab.neurons.suppression import require_predicting_slots, suppressed
 
 
 class NeuronSuppression(Callback):
@@ -54,39 +54,20 @@ class NeuronSuppression(Callback):
         require_predicting_slots(model, self.positions, [type(pl_module).__name__] if judges else [])
         self._remove()
         mask_token_id = getattr(getattr(pl_module, "tokenizer", None), "mask_token_id", None)
-        self._hooks.enter_context(suppressed_where(model, neurons, self.factor, self.positions, mask_token_id))
+        self._hooks.enter_context(suppressed(model, neurons, self.factor, self.positions, mask_token_id))
 
-    def _remove(self) -> None:
+    def _remove(self, *_: Any, **__: Any) -> None:
         self._hooks.close()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Install the hooks."""
         self._install(pl_module, judges=True)
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Install the hooks."""
-        self._install(pl_module, judges=True)
+    on_test_start = on_validation_start
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Install the hooks."""
         self._install(pl_module, judges=False)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remove the hooks."""
-        self._remove()
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remove the hooks."""
-        self._remove()
-
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remove the hooks."""
-        self._remove()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Remove the hooks: Lightning does not call the end hooks then."""
-        self._remove()
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Remove the hooks."""
-        self._remove()
+    # an exception ends the loop without its end hook
+    on_validation_end = on_test_end = on_predict_end = on_exception = teardown = _remove

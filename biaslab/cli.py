@@ -36,8 +36,8 @@ COMMANDS = {
     "bake": Command("write what was suppressed or trained as a checkpoint", "bake:bake"),
     "fetch": Command("download a model or data set by name", "fetch:fetch"),
 }
-_LIGHTNING = """usage: biaslab {command} -c CONFIG [-c CONFIG ...] [--model.OPTION VALUE] [--data.OPTION VALUE]
-                [--trainer.OPTION VALUE] [--ckpt_path PATH]
+_LIGHTNING = """usage: biaslab {command} -c CONFIG [-c CONFIG ...] [--ckpt_path PATH]
+       [--model.OPTION VALUE] [--data.OPTION VALUE] [--trainer.OPTION VALUE]
 
 {summary}
 
@@ -47,7 +47,8 @@ options:
   --model.OPTION VALUE    of the model, such as --model.model_name NAME
   --data.OPTION VALUE     of the data, such as --data.path FILE
   --trainer.OPTION VALUE  of Lightning's Trainer, such as --trainer.devices 4
-  --ckpt_path PATH        a checkpoint that `biaslab fit` wrote{more}
+  --ckpt_path PATH        what `biaslab fit` wrote: class, settings, weights;
+                          give the model's name by --model.model_name{more}
   --seed_everything SEED  of all random numbers (default: 0)
   --print_config          print the configuration and exit
   --help_all              every option of the trainer; loads Lightning
@@ -89,11 +90,10 @@ def _lightning_help(command: str) -> str:
     """Return the help of a command of Lightning's, without loading it."""
     import textwrap
 
-    from biaslab.commands.configs import shipped
+    from biaslab.commands.configs import names
 
-    names = ", ".join(sorted(path.stem for path in shipped().glob("*.yaml")))
-    configs = textwrap.fill(names, 54).replace("\n", "\n" + 26 * " ")
-    summary, more = COMMANDS[command].summary, _PLAN if command == "predict" else ""
+    configs = textwrap.fill(", ".join(names()), 54).replace("\n", "\n" + 26 * " ")
+    summary, more = " ".join(COMMANDS[command].summary.split()), _PLAN if command == "predict" else ""
     return _LIGHTNING.format(command=command, summary=f"{summary[:1].upper()}{summary[1:]}", configs=configs, more=more)
 
 
@@ -109,11 +109,11 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # the adapter trains without dropout
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-    if threading.excepthook is not _thread_failed:
-        threading.excepthook = _thread_failed
+    if threading.excepthook is not thread_failed:
+        threading.excepthook = thread_failed
 
 
-def _thread_failed(error: threading.ExceptHookArgs, report: Callable[..., Any] = threading.excepthook) -> None:
+def thread_failed(error: threading.ExceptHookArgs, report: Callable[..., Any] = threading.excepthook) -> None:
     """Report what went wrong in a thread, unless it is TensorBoard's: the main thread tells what can't be written."""
     of_tensorboard = type(error.thread).__module__.startswith("tensorboard")
     if not (of_tensorboard and isinstance(error.exc_value, OSError)):

@@ -171,6 +171,7 @@ def comparison(
         "count_a": 3, "count_b": 3, **(overlap if same else dict.fromkeys(overlap)), "layers_a": [1, 2],
         "layers_b": [0, 3], "mean_layer_a": 0.67, "mean_layer_b": 1.0, "shift": shift, "shift_low": shift - 0.3,
         "shift_high": shift + 0.3, "moved_share": 0.33, "moved_low": 0.1, "moved_high": 0.6, "moved_p_value": p_value,
+        "shift_p_value": p_value,
     }  # fmt: skip
     empty = {name: None if not name.startswith(("count", "layers")) else value for name, value in facts.items()}
     sides = {side: {"name": f"{side}.json", "neurons": f"{side}.json", "model": model} for side in "ab"}

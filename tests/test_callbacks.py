@@ -109,13 +109,24 @@ def test_slot_only(bert, loop):
 def test_slot_only_of_a_causal_model_needs_no_mask_token():
     task = Task(make_model("gpt2"))
     task.tokenizer = None
-    found = run("test", task, NeuronSuppression(NEURONS, positions="slot"))
+    found = run("predict", task, NeuronSuppression(NEURONS, positions="slot"))
     assert torch.equal(found, expected(task.model, positions=torch.tensor([5, 5])))
     task = Task(make_model("bert"))
     task.tokenizer = None
     with pytest.raises(InputError, match="`mask_token_id`"):
         run("test", task, NeuronSuppression(NEURONS, positions="slot"))
     assert hooks(task.model) == 0
+
+
+@pytest.mark.parametrize("loop", ["validate", "test"])
+def test_slot_only_of_a_causal_model_is_refused_where_sentences_are_judged(loop):
+    """B1: each token is predicted at the one before it, so the last one's output is not even read."""
+    task = Task(make_model("gpt2"))
+    with pytest.raises(InputError, match=r'`positions` is expected to be "all" .* measured by Task but got "slot"'):
+        run(loop, task, NeuronSuppression(NEURONS, positions="slot"))
+    assert task.outputs == []
+    assert hooks(task.model) == 0
+    assert torch.equal(run(loop, task, NeuronSuppression(NEURONS)), expected(task.model))
 
 
 @pytest.mark.parametrize("positions", ["all", "slot"])

@@ -20,17 +20,18 @@ def test_five_everyday_commands():
     assert section.count("\nbiaslab ") == 5
 
 
-def test_cluster_lines_are_understood(monkeypatch, capsys):
+def test_cluster_lines_are_understood(tmp_path, monkeypatch, capsys):
     """What stands behind torchrun's and srun's own options."""
     lines = re.findall(r"^(?:torchrun|srun) .*?biaslab (predict) \\\n(.*)$", README, re.MULTILINE)
     assert len(lines) == 2
     for command, options in lines:
-        test_commands_are_understood(f"biaslab {command} {options}", monkeypatch, capsys)
+        test_commands_are_understood(f"biaslab {command} {options}", tmp_path, monkeypatch, capsys)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_commands_are_understood(command, monkeypatch, capsys):
-    monkeypatch.chdir(ROOT)
+def test_commands_are_understood(command, tmp_path, monkeypatch, capsys):
+    """From any folder: the configurations ship."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [*shlex.split(command), "--print_config"])
     with pytest.raises(SystemExit) as exit_info:
         program.main()

@@ -181,8 +181,8 @@ def attribute_gaps(
         rows = slice(start, start + max(1, budget.tokens // (length * depth)))
         memory_ran_out = False
         try:
-            paths = [Paths(model, own.rows(rows), p.directions, budget, 1.0 in rule.nodes) for own, p in used]
-            results.append(Integration(paths, [p.pairs for _, p in used], wanted, gap == "absolute").run(rule))
+            paths = [Paths(model, part.rows(rows), s.directions, budget, 1.0 in rule.nodes) for part, s in used]
+            results.append(Integration(paths, [s.pairs for _, s in used], wanted, gap == "absolute").run(rule))
             start = rows.stop
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):

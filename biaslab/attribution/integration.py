@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from biaslab.attribution.quadrature import INTERPOLATORY, MOST_NODES, Rule
 from biaslab.attribution.replay import go_on, record
-from biaslab.errors import InputError
+from biaslab.errors import InputError, require_positive
 from biaslab.models.architectures import down_weight, ffn_modules, loaded
 
 _NOISE = 16  # times the resolution of the probabilities: a residual below it says nothing
@@ -20,33 +20,32 @@ _log = logging.getLogger("biaslab")
 
 
 class TokenBudget:
-    """How many tokens, times the layers that they pass through, travel together.
+    """How many tokens, times the layers that they pass through, are computed at once.
 
     Args:
         tokens: that many; 8,192 take some 400 MB for BERT-base.
     """
 
     def __init__(self, tokens: int = 8192) -> None:
-        if tokens < 1:
-            raise InputError(f"`token_budget` is expected to be a positive integer but got {tokens}.")
+        require_positive(token_budget=tokens)
         self.tokens = tokens
 
     def halve(self, least: int) -> None:
-        """Go on with half of it, after memory ran out.
+        """Continue with half of it, after memory ran out.
 
         Args:
             least: tokens of a single sequence.
 
         Raises:
-            InputError: if it was for a single sequence only.
+            InputError: if memory ran out on a single sequence.
         """
         if self.tokens <= least:
             raise InputError(
-                f"`model_name` is expected to fit into memory, but one sequence of {least} tokens does not. Take a "
-                "smaller model or type, shorter prompts, or another machine."
+                f"Out of memory on a single sequence of {least} tokens. Use a smaller model, a lower-precision dtype, "
+                "shorter prompts or another machine."
             )
         self.tokens = max(least, self.tokens // 2)
-        _log.warning("out of memory: going on with a token budget of %d, half of what it was", self.tokens)
+        _log.warning("Out of memory. Continuing with half the token budget, %d.", self.tokens)
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -56,21 +55,12 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 class Inputs(NamedTuple):
-    """A batch of prompts.
+    """A batch of prompts. A word of several tokens has as many slots in a sequence."""
 
-    A word of several tokens has as many slots in a sequence.
-
-    Attributes:
-        input_ids: ``[batch, sequence]``.
-        position: of the slots, ``[batch, slot]``.
-        target_ids: a token a slot, ``[batch, target, slot]``.
-        attention_mask: ``[batch, sequence]``, or None.
-    """
-
-    input_ids: Tensor
-    position: Tensor
-    target_ids: Tensor
-    attention_mask: Tensor | None = None
+    input_ids: Tensor  # [batch, sequence]
+    position: Tensor  # of the slots, [batch, slot]
+    target_ids: Tensor  # a token a slot, [batch, target, slot]
+    attention_mask: Tensor | None = None  # [batch, sequence]
 
     def with_slots(self) -> Inputs:
         """Return a batch of words of one token, ``[batch]`` and ``[batch, target]``, with an axis of slots."""
@@ -101,15 +91,10 @@ class GapAttribution(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """What is attributed of the targets of some inputs, as sums of what is differentiated.
+    """What is attributed of the targets of some inputs, as sums of what is differentiated: -1, 0 and 1, float64."""
 
-    Attributes:
-        directions: sums of targets that are differentiated, ``[direction, target]``, float64, of -1, 0 and 1.
-        pairs: each pair's part of these targets as a sum of directions, ``[pair, direction]``, likewise.
-    """
-
-    directions: Tensor
-    pairs: Tensor
+    directions: Tensor  # sums of targets that are differentiated, [direction, target]
+    pairs: Tensor  # each pair's part of these targets as a sum of directions, [pair, direction]
 
 
 def wanted_sums(pairs: Tensor, targets: Sequence[int]) -> list[Sums]:
@@ -127,19 +112,19 @@ def wanted_sums(pairs: Tensor, targets: Sequence[int]) -> list[Sums]:
     """
     one_hot = torch.eye(sum(targets) + 1, dtype=torch.float64)[:, :-1]  # the last row is no target
     ends = torch.cat([pairs, torch.full_like(pairs, sum(targets))], 1)[:, :2].cpu()
-    found = []
-    for own in torch.arange(sum(targets)).split(list(targets)):
-        wanted = (one_hot[ends[:, 0]] - one_hot[ends[:, 1]])[:, own]  # [pair, target]
-        directions = wanted[_independent(wanted)]
-        found.append(Sums(directions, (wanted @ torch.linalg.pinv(directions)).round()))
-    return found
+    sums = []
+    for columns in torch.arange(sum(targets)).split(list(targets)):
+        gaps = (one_hot[ends[:, 0]] - one_hot[ends[:, 1]])[:, columns]  # [pair, target]
+        directions = gaps[_independent(gaps)]
+        sums.append(Sums(directions, (gaps @ torch.linalg.pinv(directions)).round()))
+    return sums
 
 
-def _independent(wanted: Tensor) -> list[int]:
+def _independent(gaps: Tensor) -> list[int]:
     """Return rows that make up all others: each joins two targets, or a target and none, that were not joined."""
-    nothing = wanted.shape[1]
+    nothing = gaps.shape[1]
     group, chosen = list(range(nothing + 1)), []
-    for number, row in enumerate(wanted):
+    for number, row in enumerate(gaps):
         first, second = [*row.nonzero()[:, 0].tolist(), nothing, nothing][:2]
         if group[first] != group[second]:
             chosen.append(number)
@@ -206,10 +191,9 @@ class Paths:
         node = nodes.repeat(len(row))
         for part in self._parts(layer[path]):
             at = path[part], node[part]
-            p, g = self._evaluate(row[at[0]], layer[at[0]], alpha[at[1]], gradients)
-            probabilities[at] = p
+            probabilities[at], gradient = self._evaluate(row[at[0]], layer[at[0]], alpha[at[1]], gradients)
             if gradients:
-                slopes[at] = g.transpose(0, 1)
+                slopes[at] = gradient.transpose(0, 1)
         return probabilities, slopes
 
     def _parts(self, layer: Tensor) -> list[Tensor]:
@@ -251,9 +235,8 @@ class Integration:
 
     def __init__(self, paths: Sequence[Paths], pairs: Sequence[Tensor], layers: Tensor, absolute: bool) -> None:
         self.paths, self.pairs, self.absolute = paths, pairs, absolute
-        parts = [own @ each.directions for own, each in zip(pairs, paths, strict=True)]
-        self.of_targets = torch.cat(parts, 1)  # [pair, target]
-        at_one = torch.cat([each.at_one for each in paths], 1)  # [batch, target]
+        self.of_targets = torch.cat([sums @ p.directions for sums, p in zip(pairs, paths, strict=True)], 1)
+        at_one = torch.cat([p.at_one for p in paths], 1)  # [batch, target]
         batch = len(at_one)
         self.layer = layers.repeat_interleave(batch)  # of each path
         self.row = torch.arange(batch, device=layers.device).repeat(len(layers))
@@ -276,11 +259,9 @@ class Integration:
             if not len(left) or len(rule.nodes) >= MOST_NODES:
                 break
             path, at_zero = path[left], at_zero[left]
-            old = rule
-            rule = rule.finer()
-            wanted = rule.nodes[1::2] if old.adaptive else rule.nodes
-            new_probabilities, new_gradients = self._evaluate(path, wanted)
-            if old.adaptive:
+            nested, rule = rule.adaptive, rule.finer()
+            new_probabilities, new_gradients = self._evaluate(path, rule.nodes[1::2] if nested else rule.nodes)
+            if nested:
                 new_probabilities = _interleaved(probabilities[left], new_probabilities)
                 new_gradients = [_interleaved(g[left], new) for g, new in zip(gradients, new_gradients, strict=True)]
             probabilities, gradients = new_probabilities, new_gradients
@@ -289,8 +270,8 @@ class Integration:
 
     def _evaluate(self, path: Tensor, alpha: Tensor, gradients: bool = True) -> tuple[Tensor, list[Tensor]]:
         """Return the probabilities of all targets, ``[path, node, target]``, and the gradients of each input."""
-        found = [each.evaluate(self.row[path], self.layer[path], alpha, gradients) for each in self.paths]
-        return torch.cat([probabilities for probabilities, _ in found], 2), [slopes for _, slopes in found]
+        parts = [p.evaluate(self.row[path], self.layer[path], alpha, gradients) for p in self.paths]
+        return torch.cat([probabilities for probabilities, _ in parts], 2), [slopes for _, slopes in parts]
 
     def _integrate(
         self, rule: Rule, path: Tensor, probabilities: Tensor, gradients: Sequence[Tensor], at_zero: Tensor
@@ -314,9 +295,8 @@ class Integration:
             residual[here], size[here] = scores.sum(-1) - change[here], scores.abs().sum(-1)
         self.residual[row, :, layer] = residual
         self.nodes[row, layer] = len(rule.nodes)
-        noise = (
-            _NOISE * torch.finfo(self.paths[0].outputs.dtype).eps * (probabilities.amax(1) @ self.of_targets.abs().T)
-        )
+        resolution = torch.finfo(self.paths[0].outputs.dtype).eps
+        noise = _NOISE * resolution * (probabilities.amax(1) @ self.of_targets.abs().T)
         coarse = residual.abs() > torch.maximum(rule.tolerance * size, noise)
         if not rule.adaptive:
             divided = (weights.sign() != weights[..., :1].sign()).any(-1)

@@ -161,21 +161,13 @@ def signed_weights(nodes: Tensor, points: Tensor, values: Tensor) -> Tensor:
 
 
 class Rule(NamedTuple):
-    """Where the gradients are taken, and with which weights they are summed.
-
-    Attributes:
-        quadrature: name of the rule.
-        nodes: float64, ``[node]``.
-        weights: float64, ``[node]``.
-        tolerance: the largest residual that is let be, relative to a layer's L1 norm.
-        adaptive: whether that holds for all integrals, not only for those that are divided where the gap is zero.
-    """
+    """Where the gradients are taken, and with which weights they are summed."""
 
     quadrature: str
-    nodes: Tensor
-    weights: Tensor
-    tolerance: float
-    adaptive: bool
+    nodes: Tensor  # float64, on the CPU, [node]
+    weights: Tensor  # likewise
+    tolerance: float  # the largest residual that needs no finer rule, relative to a layer's L1 norm
+    adaptive: bool  # whether that holds for all integrals, not only for those that are divided where the gap is zero
 
     def finer(self) -> Rule:
         """Return a nested rule of more nodes: of an adaptive rule, those at even places are its own."""

@@ -65,10 +65,10 @@ def read_slots(
         weight: Tensor = embeddings.weight
     slope = None if logits is scores else torch.autograd.grad(logits.sum(), scores)[0].to(every.dtype)
     mean = (every if slope is None else every * slope).to(weight.dtype) @ weight  # [item, slot, hidden]
-    own = weight[ids].to(every.dtype)  # [item, slot, target, hidden]
+    rows = weight[ids].to(every.dtype)  # [item, slot, target, hidden]
     if slope is not None:
-        own = own * slope.gather(2, ids)[..., None]
-    gradients = torch.einsum("et,bt,bsth->ebsh", directions, probabilities, own - mean.to(every.dtype)[:, :, None])
+        rows = rows * slope.gather(2, ids)[..., None]
+    gradients = torch.einsum("et,bt,bsth->ebsh", directions, probabilities, rows - mean.to(every.dtype)[:, :, None])
     return Readout(probabilities, [hidden], [gradients])
 
 
@@ -80,7 +80,7 @@ def backward(readout: Readout, leaves: Sequence[Tensor]) -> list[Tensor]:
         leaves: that the model's hidden states were made from.
     """
     directions = len(readout.gradients[0])
-    found = []
+    parts: list[list[Tensor]] = []
     for direction in range(directions):
         # float16 can't hold the gradient of a probability of 1e-6: it travels as a number near 1
         starts = [gradient[direction] for gradient in readout.gradients]
@@ -91,5 +91,5 @@ def backward(readout: Readout, leaves: Sequence[Tensor]) -> list[Tensor]:
             [(start * scale).to(hidden.dtype) for start, hidden in zip(starts, readout.hidden, strict=True)],
             retain_graph=direction < directions - 1,
         )
-        found.append([gradient.to(scale.dtype) / scale for gradient in gradients])
-    return [torch.stack(parts) for parts in zip(*found, strict=True)]
+        parts.append([gradient.to(scale.dtype) / scale for gradient in gradients])
+    return [torch.stack(gradients) for gradients in zip(*parts, strict=True)]

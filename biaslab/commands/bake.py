@@ -48,7 +48,8 @@ def bake(
     if not math.isfinite(factor):
         raise InputError(f"`factor` is expected to be a finite number but got {factor}.")
     folder = Path(output).expanduser()
-    _require_empty(folder)
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise InputError(f"`output` is expected to be a new or empty folder, but {folder} is not. Choose another.")
     from biaslab.models.architectures import architecture
     from biaslab.models.checkpoints import trained_model, write_checkpoint
     from biaslab.models.loading import fingerprint, load_model
@@ -71,14 +72,9 @@ def bake(
         facts["neurons"] = {"file": neurons, "count": len(chosen), "factor": factor, "made": dict(chosen.provenance)}
         figures = measured(Path(neurons), chosen, factor)
     facts["versions"] = versions()
-    masked, weights = architecture(language_model).masked, fingerprint(language_model)
-    card = model_card(facts, masked, weights, figures.markdown())
+    masked = architecture(language_model).masked
+    card = model_card(facts, masked, fingerprint(language_model), figures.markdown())
     write_checkpoint(language_model, tokenizer, folder, card)
     print(f"Model written to {folder}.")
     if figures.why_not:
         print(textwrap.fill(f"Its card has no figures: {figures.why_not}", 80))
-
-
-def _require_empty(folder: Path) -> None:
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise InputError(f"`output` is expected to be a new or empty folder, but {folder} is not. Choose another.")

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from biaslab.errors import InputError
+from biaslab.evaluation.findings import FILES, Findings
+from biaslab.neurons.neuron_set import NeuronSet
 
 if TYPE_CHECKING:
     from rich.table import Table
     from torch import Tensor
 
-    from biaslab.neurons.cards import Card, WordChange
+    from biaslab.neurons.cards import Card
 
-SCORES, CONFIG, CARDS = "scores.safetensors", "config.yaml", "cards.json"
+SCORES, CONFIG = "scores.safetensors", "config.yaml"
 _PROMPT_SETTINGS = ("dimensions", "pairs", "kinds", "modifiers", "part", "path")
 _PAIR_WIDTH, _WORDS_WIDTH = 19, 18  # with layer, index and score, 80 columns
 
@@ -59,7 +61,6 @@ def cards(
     from biaslab.data.prompts import PromptDataModule
     from biaslab.models.loading import best_device, fingerprint, load_model
     from biaslab.neurons.cards import METHOD, neuron_cards
-    from biaslab.neurons.neuron_set import NeuronSet
 
     given = {"dimensions": dimensions, "kinds": kinds, "modifiers": modifiers, "path": path}
     chosen, folder = NeuronSet.load(neurons), Path(neurons).parent
@@ -77,7 +78,7 @@ def cards(
     nn.Module.to(network, best_device())
     batches = tqdm(data.batches, desc="cards", leave=False)
     found = neuron_cards(network, tokenizer, data.prompts, batches, chosen, scores, pair_names, count)
-    target = folder / CARDS if output is None else Path(output)
+    target = folder / FILES["cards"] if output is None else Path(output)
     write_cards(target, name, fingerprint(network), found, command)
     console = Console(highlight=False)
     console.print(card_table(found, len(chosen)))
@@ -86,13 +87,7 @@ def cards(
 
 
 def read_scores(path: Path) -> tuple[Tensor, list[str]]:
-    """Read the scores that an attribution run wrote.
-
-    Args:
-        path: of its scores.safetensors.
-
-    Returns:
-        Scores, ``[pair, layer, neuron]``, and the pairs' names.
+    """Read a run's scores.safetensors: scores, ``[pair, layer, neuron]``, and the pairs' names.
 
     Raises:
         InputError: if there is no such file, or it holds anything else.
@@ -101,7 +96,10 @@ def read_scores(path: Path) -> tuple[Tensor, list[str]]:
 
     try:
         with safe_open(path, "pt") as file:
-            return file.get_tensor("scores"), json.loads(file.metadata()["pairs"])
+            scores, pairs = file.get_tensor("scores"), json.loads(file.metadata()["pairs"])
+        if len(scores) != len(pairs):
+            raise ValueError(f"{len(scores)} scores of {len(pairs)} pairs")
+        return scores, pairs
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"`neurons` is expected to have its run's {SCORES} beside it, but {path} can't be read: "
@@ -135,7 +133,7 @@ def write_cards(path: Path, model_name: str, weights: str, found: Sequence[Card]
     Args:
         path: of the file; one that is there is replaced.
         model_name: whose neurons they are.
-        weights: the model's :func:`biaslab.models.loading.fingerprint`.
+        weights: the model's fingerprint.
         found: from :func:`biaslab.neurons.cards.neuron_cards`.
         settings: of the command.
 
@@ -144,7 +142,6 @@ def write_cards(path: Path, model_name: str, weights: str, found: Sequence[Card]
     """
     from dataclasses import asdict
 
-    from biaslab.evaluation.findings import Findings
     from biaslab.neurons.cards import METHOD
 
     details = {"fingerprint": weights, "method": METHOD, "cards": [asdict(card) for card in found]}
@@ -152,12 +149,7 @@ def write_cards(path: Path, model_name: str, weights: str, found: Sequence[Card]
 
 
 def card_table(found: Sequence[Card], neurons: int) -> Table:
-    """Return a table of the cards, at most 80 columns wide.
-
-    Args:
-        found: from :func:`biaslab.neurons.cards.neuron_cards`.
-        neurons: how many the set has.
-    """
+    """Return a table of the cards of so many neurons, at most 80 columns wide."""
     from biaslab.report.tables import new_table
 
     title = f"{len(found)} of {neurons} neurons, those with the largest mean score over the pairs"
@@ -166,11 +158,7 @@ def card_table(found: Sequence[Card], neurons: int) -> Table:
         column.justify, column.max_width = "left", width + 1  # with the padding
     for card in found:
         pair = max(card.scores, key=lambda name: card.scores[name])
-        words = (_few(card.promotes), _few(card.lowers))
-        table.add_row(str(card.layer), str(card.index), f"{card.score:.3f}", pair.replace("/", "/\n", 1), *words)
+        words = (" ".join(change.word for change in changes) for changes in (card.promotes, card.lowers))
+        lines = ("\n".join(textwrap.wrap(text, _WORDS_WIDTH)[:2]) for text in words)
+        table.add_row(str(card.layer), str(card.index), f"{card.score:.3f}", pair.replace("/", "/\n", 1), *lines)
     return table
-
-
-def _few(words: Sequence[WordChange]) -> str:
-    """Return the first words, as many as two lines of the table hold."""
-    return "\n".join(textwrap.wrap(" ".join(change.word for change in words), _WORDS_WIDTH)[:2])

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from biaslab.data.presets import GUARD_WEIGHT
+from biaslab.commands.cards import SCORES, read_scores
+from biaslab.data.presets import GUARD_WEIGHT, PRESETS
 from biaslab.errors import InputError
+from biaslab.evaluation.findings import OVERALL, Findings, write_csv
+from biaslab.neurons.neuron_set import NeuronSet
+from biaslab.store import Artifacts
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
     from torch import Tensor
     from transformers import PreTrainedModel
-
-    from biaslab.neurons.neuron_set import Neuron, NeuronSet
-    from biaslab.store import Artifacts
 
 ALIKE = 0.5  # a trained child's neurons stay far above; those of another model are at 0, as random directions are
 
@@ -66,90 +68,83 @@ def compare(
     settings = dict(locals())
     from rich.console import Console
 
-    from biaslab.data.presets import PRESETS
-    from biaslab.evaluation.findings import Findings, write_csv
-    from biaslab.neurons.overlap import compare_scopes
-    from biaslab.report.compare_tables import print_comparison
-    from biaslab.store import Artifacts
+    from biaslab.neurons.overlap import compare_scopes, rank_correlations
 
     artifacts, console = Artifacts(output), Console(highlight=False)
-    given = [_given(artifacts, name, argument, trust_remote_code) for name, argument in (("a", a), ("b", b))]
-    if a != b and given[0].name == given[1].name:  # two trainings of a model by one method
-        given = [each._replace(name=f"{each.name}, {path}") for each, path in zip(given, (a, b), strict=True)]
-    wanted = {
+    sides = [_side(artifacts, name, path, trust_remote_code) for name, path in (("a", a), ("b", b))]
+    if a != b and sides[0].name == sides[1].name:  # two trainings of a model by one method
+        sides = [side._replace(name=f"{side.name}, {path}") for side, path in zip(sides, (a, b), strict=True)]
+    asked = {
         "dimensions": dimensions, "kinds": kinds, "modifiers": modifiers, "contrast": contrast,
         "contrast_limit": contrast_limit,
     }  # fmt: skip
-    data = PRESETS[preset].data | {key: value for key, value in wanted.items() if value is not None}
+    data = PRESETS[preset].data | {key: value for key, value in asked.items() if value is not None}
     if selection == "paper" or (selection == "ranked" and source == "prompts"):
         data |= {"contrast": None}  # nothing would be read from it
     options = {
         "selection": selection, "source": "prompts" if selection == "paper" else source, "count": count,
         "guard_weight": guard_weight, "trust_remote_code": trust_remote_code,
     }  # fmt: skip
-    models = [each.model for each in given if each.model is not None]
-    data, notes = _same_pairs(models, data, trust_remote_code)
-    first, second = (_found(artifacts, each, path, options, data) for each, path in zip(given, (a, b), strict=True))
+    data, notes = _same_pairs([side.model for side in sides if side.model], data, trust_remote_code)
+    first, second = (_with_neurons(artifacts, side, options, data) for side in sides)
     same, why = _same_neurons(first, second, trust_remote_code)
+    comparisons = compare_scopes(first.neurons, second.neurons, same)
     notes = [why, *notes, *_differences(first.neurons, second.neurons)]
-    scopes = {name: scope.facts() for name, scope in compare_scopes(first.neurons, second.neurons, same).items()}
-    ranks = _rank_correlations(first, second, list(scopes)) if same else {}
+    ranks = {}
+    try:
+        ranks = rank_correlations(_scores(first), _scores(second), comparisons) if same else {}
+    except InputError as error:
+        notes.append(f"Ranks are not compared. {error}")
     no_ranks = {"rank_correlation": None, "rank_correlation_layers": None}
+    scopes = {name: found.facts() | ranks.get(name, no_ranks) for name, found in comparisons.items()}
     details: dict[str, Any] = {
-        **{name: side.facts() for name, side in (("a", first), ("b", second))},
-        "same_neurons": same,
-        "notes": notes,
-        "scopes": {name: facts | ranks.get(name, no_ranks) for name, facts in scopes.items()},
-    }
-    depends_on = [[side.facts(), list(side.neurons), _subsets(side.neurons)] for side in (first, second)]
+        "a": first.facts(), "b": second.facts(), "same_neurons": same,
+        "notes": notes, "scopes": scopes,
+    }  # fmt: skip
+    findings = Findings("compare", f"{first.name} and {second.name}", settings, details=details)
+    depends_on = []
+    for side in (first, second):
+        subsets = {name: subset.fingerprint for name, subset in side.neurons.subsets.items()}
+        depends_on.append([side.facts(), side.neurons.fingerprint, subsets])
     folder = artifacts.path("comparison", {"sides": depends_on, "settings": settings})
     folder.mkdir(exist_ok=True)
-    names = " and ".join(side.given.name for side in (first, second))
-    findings = Findings("compare", names, settings, details=details)
     findings.save(folder)
-    lines = [{"scope": name, **facts} for name, facts in details["scopes"].items()]
+    lines = [{"scope": name, **facts} for name, facts in scopes.items()]
     spaced = [{k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in line.items()} for line in lines]
     write_csv(folder / "comparison.csv", spaced)
-    print_comparison(console, findings)
+    _print(console, findings)
     console.print(f"\nResults written to {folder}: comparison.json, comparison.csv.", markup=False, soft_wrap=True)
 
 
-class Given(NamedTuple):
-    """What an argument stands for.
+class Side(NamedTuple):
+    """One of the two that are compared.
 
     Attributes:
         name: as it is printed.
-        model: what :func:`biaslab.models.loading.load_model` takes; None for a neuron file.
-        neurons: of a neuron file; None for a model.
         weights: fingerprints of the model, and of that which it was trained from where that is known.
+        model: what :func:`biaslab.models.loading.load_model` takes; None for a neuron file.
+        file: the neuron file.
+        neurons: that it holds; of a model none before they are found.
     """
 
     name: str
-    model: str | None
-    neurons: NeuronSet | None
     weights: tuple[str, ...]
-
-
-class Side(NamedTuple):
-    """One of the two that are compared: what was asked for, the neuron file, and its neurons."""
-
-    given: Given
-    file: Path
-    neurons: NeuronSet
+    model: str | None = None
+    file: Path = Path()
+    neurons: NeuronSet = NeuronSet()
 
     def facts(self) -> dict[str, Any]:
         """Return what the findings say of it."""
         model = self.neurons.provenance.get("model", {})
         return {
-            "name": self.given.name, "neurons": str(self.file), "model": self.given.model or model.get("name"),
+            "name": self.name, "neurons": str(self.file), "model": self.model or model.get("name"),
             "fingerprint": model.get("fingerprint"), "shape": self.neurons.shape,
         }  # fmt: skip
 
 
-def _given(artifacts: Artifacts, name: str, argument: str, trust_remote_code: bool) -> Given:
+def _side(artifacts: Artifacts, name: str, argument: str, trust_remote_code: bool) -> Side:
     """Tell a checkpoint, a neuron file and a model apart; of the former two, read them."""
     from biaslab.models.loading import fingerprint, load_model
-    from biaslab.neurons.neuron_set import NeuronSet
 
     path = Path(argument).expanduser()
     if path.suffix == ".ckpt":
@@ -159,12 +154,11 @@ def _given(artifacts: Artifacts, name: str, argument: str, trust_remote_code: bo
         if neurons.shape is None:
             raise InputError(f"`{name}` is expected to be a neuron file with a `shape`, but {path} has none. Add it.")
         weights = neurons.provenance.get("model", {}).get("fingerprint")
-        return Given(argument, None, neurons, () if weights is None else (weights,))
-    model, _ = load_model(argument, trust_remote_code=trust_remote_code)
-    return Given(argument, argument, None, (fingerprint(model),))
+        return Side(argument, () if weights is None else (weights,), None, path, neurons)
+    return Side(argument, (fingerprint(load_model(argument, trust_remote_code=trust_remote_code)[0]),), argument)
 
 
-def _child(artifacts: Artifacts, path: str, trust_remote_code: bool) -> Given:
+def _child(artifacts: Artifacts, path: str, trust_remote_code: bool) -> Side:
     """Write the trained model of a checkpoint as an ordinary folder, unless it was, so that it loads by name."""
     from biaslab.models.checkpoints import trained_model, write_checkpoint
 
@@ -174,7 +168,7 @@ def _child(artifacts: Artifacts, path: str, trust_remote_code: bool) -> Given:
     if not folder.exists():
         write_checkpoint(model, tokenizer, folder)
     task = training["settings"].get("class_path", "training").rpartition(".")[2]  # a checkpoint from Python has none
-    return Given(f"{base['name']} + {task}", str(folder), None, (training["fingerprint"], base["fingerprint"]))
+    return Side(f"{base['name']} + {task}", (training["fingerprint"], base["fingerprint"]), str(folder))
 
 
 def _same_pairs(
@@ -199,31 +193,27 @@ def _same_pairs(
     for name, (dimension, words) in known[0].items():
         if name in known[1]:
             pairs[dimension].append(words)
-    lost = sorted(set(known[0]) ^ set(known[1]))
-    if len(lost) == len(known[0]) + len(known[1]):
+    if not any(pairs.values()):
         raise InputError("`b` is expected to know a demographic pair that `a` knows but doesn't. Ask other dimensions.")
-    return data | {"pairs": pairs}, [f"Both are asked about the pairs that both know; left out: {', '.join(lost)}."]
+    left_out = ", ".join(sorted(known[0].keys() ^ known[1].keys()))
+    return data | {"pairs": pairs}, [f"Both are asked about the pairs that both know; left out: {left_out}."]
 
 
-def _found(artifacts: Artifacts, given: Given, path: str, options: dict[str, Any], data: dict[str, Any]) -> Side:
+def _with_neurons(artifacts: Artifacts, side: Side, options: dict[str, Any], data: dict[str, Any]) -> Side:
     """Find the neurons of a model, unless they were; those of a file are there."""
+    if side.model is None:
+        return side
     from biaslab.commands.passes import attribution_pass
 
-    if given.neurons is not None:
-        return Side(given, Path(path).expanduser(), given.neurons)
-    assert given.model is not None
-    depends_on = {"model": given.model, "weights": given.weights[0]}
-    selection = options["selection"]
+    depends_on, selection = {"model": side.model, "weights": side.weights[0]}, options["selection"]
     found = attribution_pass(
-        artifacts, "ig2", given.model, options, data, lambda task, _: {selection: task.select(selection)}, depends_on
+        artifacts, "ig2", side.model, options, data, lambda task, _: {selection: task.select(selection)}, depends_on
     )
-    return Side(given, found.folder / "neurons.json", found.sets[selection])
+    return side._replace(file=found.folder / "neurons.json", neurons=found.sets[selection])
 
 
 def _same_neurons(first: Side, second: Side, trust_remote_code: bool) -> tuple[bool, str]:
-    """Return whether a neuron of one model is that of the other, and why."""
-    from biaslab.models.loading import load_model
-
+    """Return whether neuron indices correspond between the models, and why."""
     (layers, width), (other_layers, other_width) = first.neurons.shape or (0, 0), second.neurons.shape or (0, 0)
     if (layers, width) != (other_layers, other_width):
         scaled = "" if layers == other_layers else f" B's {other_layers} layers count as the {layers} of A's depth."
@@ -231,16 +221,17 @@ def _same_neurons(first: Side, second: Side, trust_remote_code: bool) -> tuple[b
             f"The models have other shapes ({layers} × {width}, {other_layers} × {other_width}): neuron indices do not "
             f"correspond, and only numbers and layers are compared.{scaled}"
         )
-    if set(first.given.weights) & set(second.given.weights):
+    if set(first.weights) & set(second.weights):
         return True, "Neurons are compared one by one: both are of one model, or one was trained from the other."
-    if first.given.model is None or second.given.model is None:
+    if first.model is None or second.model is None:
         return True, (
             "The files do not say whether one model was trained from the other. If not, neuron indices do not "
             "correspond between these models, so their overlap is meaningless."
         )
-    alike = likeness(
-        *(load_model(s.given.model or "", trust_remote_code=trust_remote_code)[0] for s in (first, second))
-    )
+    from biaslab.models.loading import load_model
+
+    models = (load_model(name, trust_remote_code=trust_remote_code)[0] for name in (first.model, second.model))
+    alike = likeness(*models)
     measured = f"their neurons' output weights have a median cosine of {alike:.2f}"
     if alike < ALIKE:
         return False, (
@@ -280,44 +271,114 @@ def _differences(first: NeuronSet, second: NeuronSet) -> list[str]:
     return [f"They were found with other settings: {'; '.join(found)}."] if found else []
 
 
-def _rank_correlations(first: Side, second: Side, scopes: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return Spearman's correlation of the mean scores by scope: of all neurons, and of each layer's."""
-    import torch
-
-    from biaslab.evaluation.findings import OVERALL
-    from biaslab.neurons.overlap import rank_correlation
-
-    a, b = (_scores(side) for side in (first, second))
-    found = {}
-    for scope in scopes:
-        names = [name for name in a if name in b and (scope == OVERALL or name.startswith(f"{scope}/"))]
-        if not names:
-            continue
-        means = [torch.stack([scores[name] for name in names]).mean(0) for scores in (a, b)]  # [layer, neuron]
-        found[scope] = {
-            "rank_correlation": _number(rank_correlation(*(mean.flatten() for mean in means))),
-            "rank_correlation_layers": [_number(value) for value in rank_correlation(*means)],
-        }
-    return found
-
-
 def _scores(side: Side) -> dict[str, Tensor]:
     """Return each pair's mean scores, ``[layer, neuron]``, that lie beside a neuron file; nothing where none do."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(side.file.parent / "scores.safetensors", "pt") as file:
-            named = dict(zip(json.loads(file.metadata()["pairs"]), file.get_tensor("scores"), strict=True))
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+    path = side.file.parent / SCORES
+    if not path.exists():
         return {}
-    return {
-        name: scores for name, scores in named.items() if scores.shape == side.neurons.shape and scores.isfinite().all()
-    }
+    scores, names = read_scores(path)
+    if scores.shape[1:] != side.neurons.shape:  # of another run
+        return {}
+    return {name: of_pair for name, of_pair in zip(names, scores, strict=True) if of_pair.isfinite().all()}
 
 
-def _number(value: Tensor) -> float | None:
-    return None if value.isnan() else float(value)
+_BAR = 16  # characters of the longest bar
+_CHANCE = """chance: what random sets share that have as many neurons in each layer, and anywhere: that have as many in
+    whichever layers (hypergeometric, exact). p: how often random sets share as many or more. ρ: Spearman's correlation
+    of the neurons' mean scores."""
+_LAYERS = """shift: of the mean layer. distance: by how many layers a neuron moves on average (earth mover's). moved:
+    the share of the neurons that would have to change their layer for A's layers to become B's (total variation); p:
+    of it, by a permutation test, which assigns the neurons to A and B at random (shared ones stay if A and B are as
+    large). [95 %]: bootstrap over the neurons, too narrow for few of them. Neither knows that other prompts would find
+    other neurons. Each p is of its row alone."""
 
 
-def _subsets(neurons: NeuronSet) -> dict[str, list[Neuron]]:
-    return {name: list(subset) for name, subset in neurons.subsets.items()}
+def _print(console: Console, findings: Findings) -> None:
+    """Print the tables and what the figures are, at most 80 columns wide."""
+    from biaslab.report.sections.compare import compare_answer
+
+    details = findings.details
+    scopes, same = details["scopes"], details["same_neurons"]
+    for side in "ab":
+        neurons = f"{scopes[OVERALL][f'count_{side}']} neurons"
+        console.print(f"{side.upper()}: {neurons}, {details[side]['name']}", markup=False)
+    for note in details["notes"]:
+        console.print(note, markup=False)
+    for table in (_counts(scopes, same), _moves(scopes), _layers(scopes[OVERALL])):
+        console.print(table)
+    for text in [_CHANCE, _LAYERS] if same else [_LAYERS]:
+        console.print("\n" + " ".join(text.split()), markup=False)
+    sentences, rank = compare_answer(findings), scopes[OVERALL]["rank_correlation"]
+    if rank is not None:
+        sentences.append(f"The rank correlation of all neurons' mean scores is {rank:.2f}.")
+    console.print(f"\n{' '.join(sentences)}", markup=False)
+
+
+def _scope_table(title: str, *columns: str) -> Table:
+    from biaslab.report.tables import new_table
+
+    table = new_table(title, "", *columns)
+    table.columns[0].no_wrap, table.columns[0].overflow = False, "fold"
+    return table
+
+
+def _counts(scopes: Mapping[str, Mapping[str, Any]], same: bool) -> Table:
+    """Return the numbers of neurons; where indices correspond, those that are shared, against chance."""
+    overlap = ("A only", "shared", "B only", "Jaccard", "chance [95 %]", "p", "anywhere")
+    table = _scope_table("Neurons", *(overlap if same else "AB"))
+    for name, facts in scopes.items():
+        cells = [str(facts[key]) for key in (("only_a", "shared", "only_b") if same else ("count_a", "count_b"))]
+        if same:
+            low, high = facts["expected_shared_low"], facts["expected_shared_high"]
+            cells += [
+                _figure(facts["jaccard"]), f"{facts['expected_shared']:.1f} [{low}, {high}]",
+                _probability(facts["p_value"]), f"{facts['expected_shared_anywhere']:.1f}",
+            ]  # fmt: skip
+        table.add_row(name.replace("_", " "), *cells)
+    return table
+
+
+def _moves(scopes: Mapping[str, Mapping[str, Any]]) -> Table:
+    title = "Layers: means, shift and distance (layers); moved neurons (percent)"
+    table = _scope_table(title, "A", "B", "shift [95 %]", "distance", "moved [95 %]", "p")
+    for name, facts in scopes.items():
+        cells = [_figure(facts[f"mean_layer_{side}"], 1) for side in "ab"]
+        if facts["shift"] is not None:
+            shift = "{:+.2f} [{:+.2f}, {:+.2f}]".format(*(facts[key] for key in ("shift", "shift_low", "shift_high")))
+            moved = (100 * facts[key] for key in ("moved_share", "moved_low", "moved_high"))
+            share = "{:.0f} [{:.0f}, {:.0f}]".format(*moved)
+            cells += [shift, _figure(facts["distance"]), share, _probability(facts["moved_p_value"])]
+        table.add_row(name.replace("_", " "), *cells)
+    return table
+
+
+def _layers(facts: Mapping[str, Any]) -> Table:
+    """Return the neurons a layer, of all that were compared."""
+    from biaslab.report.tables import new_table
+
+    shared, ranks = facts["layers_shared"], facts["rank_correlation_layers"]
+    more = [*(["shared"] if shared else []), *(["ρ"] if ranks else [])]
+    table = new_table("Neurons a layer", "layer", "A", "B", *more, "", "")
+    for column in table.columns[-2:]:
+        column.justify = "left"
+    sides = (facts["layers_a"], facts["layers_b"])
+    for layer in range(max(map(len, sides))):
+        counts = [counts[layer] if layer < len(counts) else None for counts in sides]
+        cells = ["" if count is None else str(count) for count in counts]
+        cells += [*([str(shared[layer])] if shared else []), *([_figure(ranks[layer])] if ranks else [])]
+        bars = ["█" * round(_BAR * (count or 0) / max(1, *side)) for count, side in zip(counts, sides, strict=True)]
+        table.add_row(str(layer), *cells, *bars)
+    return table
+
+
+def _figure(value: float | None, digits: int = 2) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _probability(value: float) -> str:
+    """Return a probability of at most seven characters.
+
+    >>> [_probability(p) for p in (1.0, 0.24, 0.0005, 2e-123, 0.0)]
+    ['1', '0.24', '0.0005', '2e-123', '<1e-300']
+    """
+    return f"{value:.2g}" if value >= 0.0001 else f"{value:.0e}".replace("e-0", "e-") if value > 0 else "<1e-300"

@@ -14,6 +14,11 @@ def shipped() -> Path:
     return inside if inside.is_dir() else inside.parents[1] / "configs"
 
 
+def names() -> list[str]:
+    """Return the names of the configurations, sorted."""
+    return sorted(path.stem for path in shipped().glob("*.yaml"))
+
+
 def config_file(name: str, folder: str = "configs") -> Path:
     """Return a configuration: a file that exists goes first, else the one that ships under this name.
 
@@ -27,16 +32,16 @@ def config_file(name: str, folder: str = "configs") -> Path:
     >>> config_file("attribute").name, config_file("configs/attribute.yaml").name
     ('attribute.yaml', 'attribute.yaml')
     """
-    file = f"{Path(name).name.removesuffix('.yaml')}.yaml"
-    for path in (Path(name), Path(folder) / file):
-        if path.is_file():
-            return path
+    path, file = Path(name), f"{Path(name).name.removesuffix('.yaml')}.yaml"
+    places = [path]
+    if path.parent in (Path(), Path("configs")):
+        places += [Path(folder) / file] + [shipped() / file] * (folder == "configs")
+    for place in places:
+        if place.is_file():
+            return place
     if folder != "configs":
         raise InputError(f"`configs` is expected to be a folder with {file}, but {folder} has none. Check the folder.")
-    path = shipped() / file
-    if not path.is_file() or Path(name).parent not in (Path("."), Path("configs")):
-        names = ", ".join(sorted(each.stem for each in shipped().glob("*.yaml")))
-        raise InputError(
-            f"`config` is expected to be a file or a shipped configuration ({names}) but got {name!r}. Check the name."
-        )
-    return path
+    raise InputError(
+        f"`config` is expected to be a file or a shipped configuration ({', '.join(names())}) but got {name!r}. Check "
+        "the name."
+    )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
@@ -24,6 +26,7 @@ from biaslab.data import (  # noqa: F401
     stereoset,
 )
 from biaslab.errors import InputError
+from biaslab.models.checkpoints import open_checkpoint
 from biaslab.tasks.attribution import WITHOUT_EFFECT
 from biaslab.tasks.shards import is_locked
 
@@ -44,8 +47,32 @@ class _FirstConfig(SaveConfigCallback):
         super().setup(trainer, pl_module, stage)
 
 
+class _Config(ActionConfigFile):
+    """Reads a configuration: a file, one that ships under the name, or YAML itself."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        try:
+            is_name = isinstance(yaml.safe_load(values), str)
+        except yaml.YAMLError:
+            is_name = True
+        self.apply_config(parser, cfg, self.dest, str(config_file(values)) if is_name else values)
+
+
 class BiaslabCLI(LightningCLI):
     """LightningCLI with one model name for task and data, and runs that go on where they were killed."""
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Return a parser that knows the configurations that ship."""
+        parser = self.parser_class(dump_header=[f"pytorch_lightning=={version('pytorch-lightning')}"], **kwargs)
+        parser.add_argument("-c", "--config", action=_Config, help="a file, or the name of one that ships with biaslab")
+        return parser
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        """Let checkpoints bring weights only, those from a network too: Lightning would run what stands in them."""
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if "weights_only" in self._subcommand_method_arguments[subcommand]:
+            parser.set_defaults(weights_only=True)
+        return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Let the data follow the model's name, and whether its code is trusted."""
@@ -60,19 +87,31 @@ class BiaslabCLI(LightningCLI):
         """Take class and settings from a checkpoint, but neither the model's name nor whether its code is trusted.
 
         Raises:
-            InputError: if the checkpoint was trained from another model than the one that is asked for.
+            InputError: if the checkpoint was trained from another model than the one that is asked for, or names a
+                class that is neither biaslab's nor the one that is asked for.
         """
-        before = _model_settings(self.config)
-        super()._parse_ckpt_path()
-        after = _model_settings(self.config)
-        for settings in (after, _model_settings(self.config, "data")):
-            if "trust_remote_code" in settings:
-                settings["trust_remote_code"] = before.get("trust_remote_code", False)
-        names = [settings.get("model_name") for settings in (before, after)]
-        if names[0] != names[1]:
+        config = self.config[self.config.subcommand]
+        if not config.get("ckpt_path") or not Path(config.ckpt_path).is_file():
+            return
+        settings = dict(open_checkpoint(config.ckpt_path).get("hyper_parameters", {}))
+        if not settings:
+            return
+        for unwanted in ("_instantiator", "trust_remote_code", "class_path", "init_args", "dict_kwargs"):
+            settings.pop(unwanted, None)
+        name, expected = settings.pop("model_name", None), config.model.class_path
+        class_path = settings.pop("_class_path", expected)
+        if class_path != expected and not str(class_path).startswith("biaslab."):
             raise InputError(
-                f"`model_name` is expected to be the model that the checkpoint was trained from, {names[1]!r}, but got "
-                f"{names[0]!r}. If you trust it, give --model.model_name {names[1]}."
+                f"`ckpt_path` is expected to be a checkpoint of biaslab's or of {expected} but is one of "
+                f"{class_path!r}. If you trust it, give --model {class_path}."
+            )
+        model = {"class_path": class_path, "dict_kwargs": settings}
+        self.config = self.parser.parse_object({self.config.subcommand: {"model": model}}, self.config)
+        chosen = self.config[self.config.subcommand].model.init_args.get("model_name")
+        if name is not None and name != chosen:
+            raise InputError(
+                f"`model_name` is expected to be the model that the checkpoint was trained from, {name!r}, but got "
+                f"{chosen!r}. If you trust it, give --model.model_name {name}."
             )
 
     def before_instantiate_classes(self) -> None:
@@ -106,12 +145,6 @@ class BiaslabCLI(LightningCLI):
             sys.exit(0)
 
 
-def _model_settings(config: Any, part: str = "model") -> Any:
-    """Return the arguments of the subcommand's model or data, to be read and changed."""
-    settings = config.get(f"{config.get('subcommand')}.{part}.init_args")
-    return {} if settings is None else settings
-
-
 def _read_config(path: Path) -> dict[str, Any]:
     """Return what a configuration file holds; nothing where there is none, or none that is whole."""
     try:
@@ -137,7 +170,6 @@ def run(command: str) -> None:
     Raises:
         InputError: if an argument is not what is expected.
     """
-    sys.argv[2:] = with_configs(sys.argv[2:])
     BiaslabCLI(
         LightningModule,
         LightningDataModule,
@@ -148,20 +180,3 @@ def run(command: str) -> None:
         parser_kwargs={"prog": "biaslab", command: {"prog": f"biaslab {command}"}},
         trainer_defaults={"inference_mode": False},  # attribution needs gradients while it predicts
     )
-
-
-def with_configs(arguments: list[str]) -> list[str]:
-    """Return arguments in which names of shipped configurations are paths.
-
-    Raises:
-        InputError: if a configuration is neither a file nor the name of one that ships.
-    """
-    resolved = list(arguments)
-    for place, argument in enumerate(arguments):
-        option, is_joined, value = argument.partition("=")
-        if option in ("-c", "--config"):
-            if is_joined:
-                resolved[place] = f"{option}={config_file(value)}"
-            elif place + 1 < len(arguments):
-                resolved[place + 1] = str(config_file(arguments[place + 1]))
-    return resolved

@@ -70,7 +70,7 @@ def perplexity(likelihoods: Tensor) -> Tensor:
     Args:
         likelihoods: negative log-likelihood and number of tokens of each sentence, ``[..., sentence, 2]``.
 
-    >>> perplexity(torch.tensor([[3 * math.log(50), 3.0], [5 * math.log(50), 5.0]]))
+    >>> perplexity(torch.tensor([[3 * math.log(50), 3.0], [5 * math.log(50), 5.0]])).round(decimals=3)
     tensor(50.)
     """
     total, tokens = likelihoods.sum(-2).unbind(-1)

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from biaslab.models.checkpoints import load_weights, read_checkpoint
 from biaslab.neurons.neuron_set import NeuronSet
-from biaslab.neurons.suppression import suppressed_where
+from biaslab.neurons.suppression import suppressed
 
 Positions = Literal["all", "slot"]
 BASE = "untouched"
@@ -69,7 +69,7 @@ class Treatment:
             tokenizer: the model's.
         """
         mask_id = getattr(tokenizer, "mask_token_id", None)
-        with suppressed_where(model, self.neurons or (), self.factor, self.positions, mask_id):
+        with suppressed(model, self.neurons or (), self.factor, self.positions, mask_id):
             yield
 
 

@@ -26,20 +26,29 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     Raises:
         InputError: if it can't be read, or is none of a task with a ``model_name``.
     """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise InputError(
-            f"`ckpt_path` is expected to be a Lightning checkpoint, but {path!r} can't be read as one: "
-            f"{(str(error).splitlines() or [''])[0]} Give a file that `biaslab fit` wrote."
-        ) from error
-    settings = checkpoint.get("hyper_parameters", {}) if isinstance(checkpoint, dict) else {}
-    if "model_name" not in settings or "state_dict" not in checkpoint:
+    checkpoint = open_checkpoint(path)
+    if "model_name" not in checkpoint.get("hyper_parameters", {}) or "state_dict" not in checkpoint:
         raise InputError(
             f"`ckpt_path` is expected to be the checkpoint of a task with a `model_name`, but {path!r} names none. "
             "Give one of a debiasing baseline."
         )
-    return dict(checkpoint)
+    return checkpoint
+
+
+def open_checkpoint(path: str) -> dict[str, Any]:
+    """Read a checkpoint of any task without executing anything in it.
+
+    Raises:
+        InputError: if it can't be read.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, LookupError, ValueError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"`ckpt_path` is expected to be a Lightning checkpoint, but {path!r} can't be read as one: "
+            f"{(str(error).splitlines() or [''])[0]} Give a file that `biaslab fit` wrote."
+        ) from error
+    return checkpoint if isinstance(checkpoint, dict) else {}
 
 
 def load_weights(model: PreTrainedModel, state: Mapping[str, Tensor], path: str) -> None:

@@ -21,7 +21,7 @@ from transformers import (
 
 from biaslab.errors import InputError
 from biaslab.models import assets, minilm
-from biaslab.models.architectures import ARCHITECTURES, architecture, loaded
+from biaslab.models.architectures import ARCHITECTURES, architecture
 
 
 def best_device() -> torch.device:
@@ -37,14 +37,15 @@ def fingerprint(model: PreTrainedModel) -> str:
     """Return 16 hexadecimal digits that change with any weight, but not with device, buffers or the type loaded in.
 
     Of a model of :func:`load_model`, the weights are those of the checkpoint, before they are rounded to another type.
-    They are read once, and again after they were changed in place.
+    They are read once, and again when one was replaced or changed in place (not through ``.data``, which torch doesn't
+    count).
     """
     known, weights = _fingerprints.get(model, ("", []))
     parameters = list(model.parameters())
-    if not weights or len(weights) != len(parameters):
-        return _remember(model, _digest(model))
-    same = all(ref() is p and version == p._version for p, (ref, version) in zip(parameters, weights, strict=True))
-    return known if same else _remember(model, _digest(model))
+    same = (ref() is p and version == p._version for p, (ref, version) in zip(parameters, weights, strict=False))
+    if weights and len(weights) == len(parameters) and all(same):
+        return known
+    return _remember(model, _digest(model))
 
 
 def _remember(model: nn.Module, known: str) -> str:
@@ -56,12 +57,9 @@ def _remember(model: nn.Module, known: str) -> str:
 def _digest(model: nn.Module) -> str:
     """Read every parameter as float32, in the order of its name, tied ones once."""
     digest = hashlib.sha256()
-    for name, _ in sorted(model.named_parameters(), key=lambda named: named[0]):
-        path, _, attribute = name.rpartition(".")
-        module = model.get_submodule(path)
-        with loaded(module):
-            digest.update(name.encode())
-            digest.update(getattr(module, attribute).detach().cpu().float().contiguous().numpy().data)
+    for name, parameter in sorted(model.named_parameters()):
+        digest.update(name.encode())
+        digest.update(parameter.detach().cpu().float().contiguous().numpy().data)
     return digest.hexdigest()[:16]
 
 

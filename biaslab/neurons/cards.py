@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -35,50 +36,26 @@ METHOD = " ".join(
 )
 
 
-class Prompt(Protocol):
-    """A sentence with a slot, as :class:`biaslab.data.prompts.Prompt` is."""
+class _Prompt(Protocol):
+    """A sentence with a slot, as biaslab.data.prompts.Prompt is; its group is the same for all wordings of it."""
 
     @property
-    def text(self) -> str:
-        """With ``{slot}``."""
+    def text(self) -> str: ...
 
     @property
-    def dimension(self) -> str:
-        """Whose demographics fill the slot."""
+    def dimension(self) -> str: ...
 
     @property
-    def kind(self) -> str:
-        """Of the modifier."""
+    def kind(self) -> str: ...
 
     @property
-    def group(self) -> int:
-        """The same for all wordings of one statement."""
-
-
-@dataclass(frozen=True)
-class WordChange:
-    """A word that a neuron promotes or lowers.
-
-    Attributes:
-        word: one token of the vocabulary.
-        change: of its log-probability at the slot, in nats a unit of the neuron's activation.
-    """
-
-    word: str
-    change: float
+    def group(self) -> int: ...
 
 
 class Asked(NamedTuple):
-    """A prompt as the model saw it.
+    """A prompt as the model saw it: tokens, ``[sequence]``, and the neurons' activations at its slot, ``[neuron]``."""
 
-    Attributes:
-        prompt: in words.
-        input_ids: ``[sequence]``.
-        position: of its slot.
-        activations: of the neurons at the slot, ``[neuron]``.
-    """
-
-    prompt: Prompt
+    prompt: _Prompt
     input_ids: Tensor
     position: int
     activations: Tensor
@@ -86,15 +63,18 @@ class Asked(NamedTuple):
 
 @dataclass(frozen=True)
 class Excitement:
-    """A prompt that excites a neuron.
-
-    Attributes:
-        text: with its slot written ``[MASK]`` (the tokenizer's mask token), or ``___`` for a causal model.
-        activation: of the neuron at the slot.
-    """
+    """A prompt, its slot written ``[MASK]`` (the mask token) or ``___``, and a neuron's activation at the slot."""
 
     text: str
     activation: float
+
+
+@dataclass(frozen=True)
+class WordChange:
+    """A word of one token, and the change of its log-probability at the slot, in nats a unit of activation."""
+
+    word: str
+    change: float
 
 
 @dataclass(frozen=True)
@@ -124,7 +104,7 @@ class Card:
 def neuron_cards(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[_Prompt],
     batches: Iterable[Mapping[str, Any]],
     neurons: Iterable[tuple[int, int]],
     scores: Tensor,
@@ -160,21 +140,19 @@ def neuron_cards(
     if not best:
         return []
     asked = _ask(model, prompts, batches, best)
-    texts = [one.prompt for one in asked]
-    excited = [[asked[row] for row in exciting(texts, values)] for values in _by_neuron(asked)]
-    words = Words(tokenizer, texts[0].text)
+    texts, activations = [one.prompt for one in asked], torch.stack([one.activations for one in asked])
+    excited = [[asked[row] for row in exciting(texts, values)] for values in activations.T.tolist()]
+    words = _Words(tokenizer, texts[0].text)
     slot = str(tokenizer.mask_token) if is_masked(tokenizer) else "___"
     cards = []
     for column, (neuron, change) in enumerate(zip(best, word_changes(model, best, excited), strict=True)):
-        own = scores[:, neuron.layer, neuron.index].tolist()
+        by_pair = zip(pair_names, scores[:, neuron.layer, neuron.index].tolist(), strict=True)
+        shown = [(one.prompt.text.replace(SLOT, slot), float(one.activations[column])) for one in excited[column]]
         card = Card(
             *neuron,
             score=float(means[neuron.layer, neuron.index]),
-            scores={name: score for name, score in zip(pair_names, own, strict=True) if not math.isnan(score)},
-            prompts=[
-                Excitement(one.prompt.text.replace(SLOT, slot), float(one.activations[column]))
-                for one in excited[column]
-            ],
+            scores={name: score for name, score in by_pair if not math.isnan(score)},
+            prompts=[Excitement(*each) for each in shown],
             promotes=words.most(change, 1),
             lowers=words.most(change, -1),
         )
@@ -183,7 +161,7 @@ def neuron_cards(
 
 
 def _ask(
-    model: PreTrainedModel, prompts: Sequence[Prompt], batches: Iterable[Mapping[str, Any]], neurons: Sequence[Neuron]
+    model: PreTrainedModel, prompts: Sequence[_Prompt], batches: Iterable[Mapping[str, Any]], neurons: Sequence[Neuron]
 ) -> list[Asked]:
     """Run each prompt once, without the head, and keep the neurons' activations at the slot."""
     layer, index = (torch.tensor(column) for column in zip(*neurons, strict=True))
@@ -203,12 +181,7 @@ def _ask(
     return [asked[example] for example in sorted(asked)]
 
 
-def _by_neuron(asked: Sequence[Asked]) -> list[list[float]]:
-    columns: list[list[float]] = torch.stack([one.activations for one in asked]).T.tolist()
-    return columns
-
-
-def exciting(prompts: Sequence[Prompt], activations: Sequence[float], count: int = PROMPTS) -> list[int]:
+def exciting(prompts: Sequence[_Prompt], activations: Sequence[float], count: int = PROMPTS) -> list[int]:
     """Return which prompts have the largest absolute activations, spread over statements and wordings.
 
     Each is of another statement and in another wording; where there are too few such, of another statement; where
@@ -224,23 +197,17 @@ def exciting(prompts: Sequence[Prompt], activations: Sequence[float], count: int
     order = sorted(range(len(prompts)), key=lambda row: -abs(activations[row]))
     texts = [prompt.text for prompt in prompts]
     statements = [(prompt.dimension, prompt.kind, prompt.group) for prompt in prompts]
-    wordings = _wordings(statements)
+    seen: Counter[Any] = Counter()
+    wordings = []  # a statement's prompts, numbered: its wordings come in the same order everywhere
+    for statement in statements:
+        wordings.append(seen[statement])
+        seen[statement] += 1
     chosen: list[int] = []
     for differ in ((texts, statements, wordings), (texts, statements), (texts,)):
         for row in order:
             if len(chosen) < count and not any(key[row] == key[other] for key in differ for other in chosen):
                 chosen.append(row)
     return sorted(chosen, key=order.index)
-
-
-def _wordings(statements: Sequence[Any]) -> list[int]:
-    """Number the prompts of each statement: its wordings come in the same order everywhere."""
-    counts: Counter[Any] = Counter()
-    numbers = []
-    for statement in statements:
-        numbers.append(counts[statement])
-        counts[statement] += 1
-    return numbers
 
 
 def word_changes(model: PreTrainedModel, neurons: Sequence[Neuron], prompts: Sequence[Sequence[Asked]]) -> Tensor:
@@ -285,7 +252,7 @@ def _differentiate(
         for layer, module in enumerate(ffn_modules(model)):
             if rows := [row for row, neuron in enumerate(neurons) if neuron.layer == layer]:
                 places = torch.tensor([[row, int(position[row]), neurons[row].index] for row in rows]).T
-                hook = _adding(added, places.to(model.device))
+                hook = partial(_add, added, places.to(model.device))
                 stack.enter_context(module.register_forward_pre_hook(hook))
         logits: Tensor = model(input_ids=ids, **without_cache(model)).logits[:, 0]
         values = logits.float().log_softmax(-1)
@@ -296,25 +263,16 @@ def _differentiate(
     return changes.cpu(), values.detach().exp().cpu()
 
 
-def _adding(added: Tensor, places: Tensor) -> Any:
-    """Return a pre-hook that adds to the activations at some places, ``[3, place]``: row, position, index."""
-
-    def hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (args[0].index_put(tuple(places), added[places[0]], accumulate=True), *args[1:])
-
-    return hook
+def _add(added: Tensor, places: Tensor, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Add to the activations at some places, ``[3, place]``: row, position, index."""
+    return (args[0].index_put(tuple(places), added[places[0]], accumulate=True), *args[1:])
 
 
-class Words:
-    """Finds the tokens that are whole words: letters only, two or more, and the very token of the word in the slot.
-
-    Args:
-        tokenizer: the model's.
-        text: of a prompt, with its slot; whether a word there has a leading space is the tokenizer's matter.
-    """
+class _Words:
+    """Finds the tokens that are whole words: letters only, two or more, and the very token of the word in the slot."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, text: str) -> None:
-        self.tokenizer, self.text = tokenizer, text
+        self.tokenizer, self.text = tokenizer, text  # with its slot: whether a word there has a leading space
         self.known: dict[int, str | None] = {}
 
     def most(self, changes: Tensor, sign: int) -> list[WordChange]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -59,10 +59,11 @@ class Measure(NamedTuple):
 
     Attributes:
         value: that was found.
-        low: of the 95 % interval, a basic bootstrap over the neurons; the p-value says what chance makes.
+        low: of the 95 % interval, a basic bootstrap over the neurons. It may leave out zero where the test finds
+            nothing: of a distance, which is never negative, the p-value says whether it is more than chance makes.
         high: of it.
-        chance: in 95 % of the deals of the neurons at random to the two sets, it is at most so much off zero.
-        p_value: how often a deal is as far off zero as what was found, or farther.
+        chance: in 95 % of the random assignments of the neurons to the two sets, it is at most so much off zero.
+        p_value: of a permutation test: how often a random assignment is as far off zero as what was found, or farther.
     """
 
     value: float
@@ -92,8 +93,8 @@ class Comparison(NamedTuple):
     Attributes:
         layers_a: neurons of the first set a layer.
         layers_b: of the second.
-        layers_shared: neurons that both have a layer; None where neuron indices do not correspond.
-        overlap: None where a neuron of one model is none of the other's.
+        layers_shared: of both; None where neuron indices do not correspond between the models.
+        overlap: None where neuron indices do not correspond.
         migration: None where a set is empty.
     """
 
@@ -105,36 +106,23 @@ class Comparison(NamedTuple):
 
     def facts(self) -> dict[str, Any]:
         """Return all figures by name; None for what can't be had."""
-        found = {
-            "count_a": sum(self.layers_a), "count_b": sum(self.layers_b), **_plain_overlap(self.overlap),
-            "layers_a": self.layers_a, "layers_b": self.layers_b,
-            "layers_shared": self.layers_shared,
-            "mean_layer_a": mean_layer(self.layers_a), "mean_layer_b": mean_layer(self.layers_b),
-        }  # fmt: skip
-        for name in Migration._fields:
-            measure = None if self.migration is None else getattr(self.migration, name)
-            found["moved_share" if name == "moved" else name] = measure and measure.value
-            found |= {f"{name}_{part}": measure and getattr(measure, part) for part in Measure._fields[1:]}
-        return found
-
-
-def _plain_overlap(overlap: Overlap | None) -> dict[str, Any]:
-    found = {name: overlap and getattr(overlap, name) for name in ("shared", "only_a", "only_b", "jaccard")}
-    for suffix, field in (("", "chance"), ("_anywhere", "anywhere")):
-        chance = overlap and getattr(overlap, field)
-        names = ("expected_shared", "expected_shared_low", "expected_shared_high", "p_value")
-        found |= {f"{name}{suffix}": chance and value for name, value in zip(names, chance or [None] * 4, strict=True)}
-    return found
+        layers = (self.layers_a, self.layers_b)
+        facts: dict[str, Any] = dict(zip(("count_a", "count_b"), map(sum, layers), strict=True))
+        chance = ("expected_shared", "expected_shared_low", "expected_shared_high", "p_value")
+        names = ("shared", "only_a", "only_b", "jaccard", *chance, *(f"{name}_anywhere" for name in chance))
+        overlap = self.overlap
+        figures = [None] * 12 if overlap is None else [*overlap[:4], *overlap.chance, *overlap.anywhere]
+        facts |= dict(zip(names, figures, strict=True))
+        facts |= {"layers_a": self.layers_a, "layers_b": self.layers_b, "layers_shared": self.layers_shared}
+        facts |= dict(zip(("mean_layer_a", "mean_layer_b"), map(mean_layer, layers), strict=True))
+        for name, measure in zip(Migration._fields, self.migration or [[None] * 5] * 3, strict=True):
+            value = "moved_share" if name == "moved" else name
+            facts |= dict(zip([value, *(f"{name}_{part}" for part in Measure._fields[1:])], measure, strict=True))
+        return facts
 
 
 def compare_scopes(a: NeuronSet, b: NeuronSet, same_neurons: bool) -> dict[str, Comparison]:
-    """Compare two sets, and their subsets of each dimension that both have.
-
-    Args:
-        a: of known shape.
-        b: of known shape; the same where neurons are compared.
-        same_neurons: whether a neuron of one model is that of the other; else only the layers are compared.
-    """
+    """Compare two sets, and their subsets of each dimension that both have; arguments as :func:`compare_sets`."""
     both = [name for name in a.subsets if name in b.subsets and "/" not in name]
     pairs = {OVERALL: (a, b), **{name: (a.subsets[name], b.subsets[name]) for name in both}}
     return {name: compare_sets(first, second, same_neurons) for name, (first, second) in pairs.items()}
@@ -146,40 +134,38 @@ def compare_sets(a: NeuronSet, b: NeuronSet, same_neurons: bool) -> Comparison:
     Args:
         a: of known shape.
         b: of known shape; the same where neurons are compared.
-        same_neurons: whether a neuron of one model is that of the other; else only the layers are compared.
+        same_neurons: whether neuron indices correspond between the models; else only the layers are compared.
 
     Raises:
         InputError: if a shape is not known.
 
     >>> a = NeuronSet([(0, 1), (0, 2), (1, 5)], shape=(2, 10))
     >>> b = NeuronSet([(0, 2), (1, 5), (1, 6)], shape=(2, 10))
-    >>> found = compare_sets(a, b, same_neurons=True)
-    >>> found.overlap.shared, found.overlap.jaccard, round(found.overlap.chance.expected, 2)
+    >>> comparison = compare_sets(a, b, same_neurons=True)
+    >>> comparison.overlap.shared, comparison.overlap.jaccard, round(comparison.overlap.chance.expected, 2)
     (2, 0.5, 0.4)
-    >>> round(found.migration.shift.value, 3), round(found.migration.moved.value, 3)
+    >>> round(comparison.migration.shift.value, 3), round(comparison.migration.moved.value, 3)
     (0.333, 0.333)
     """
     for name, neurons in (("a", a), ("b", b)):
         if neurons.shape is None:
             raise InputError(f"`{name}` is expected to know its model's shape but doesn't. Give NeuronSet its `shape`.")
-    counts_a, counts_b = list(a.layers().values()), list(b.layers().values())
-    shared = a & b if same_neurons else NeuronSet(shape=a.shape)
-    held = list(shared.layers().values())
-    overlap = _overlap(a, b, len(shared)) if same_neurons else None
-    own_b = [count - kept for count, kept in zip(counts_b, held, strict=True)] if same_neurons else counts_b
-    own_a = [count - kept for count, kept in zip(counts_a, held, strict=True)]
-    moved = migration(own_a, held, own_b) if len(a) and len(b) else None
-    return Comparison(counts_a, counts_b, held if same_neurons else None, overlap, moved)
-
-
-def _overlap(a: NeuronSet, b: NeuronSet, shared: int) -> Overlap:
     assert a.shape is not None
-    layers, width = a.shape
-    either = len(a) + len(b) - shared
-    in_layers = chance([*a.layers().values()], [*b.layers().values()], width, shared)
-    anywhere = chance([len(a)], [len(b)], layers * width, shared)
-    jaccard = shared / either if either else None
-    return Overlap(shared, len(a) - shared, len(b) - shared, jaccard, in_layers, anywhere)
+    layers_a, layers_b = list(a.layers().values()), list(b.layers().values())
+    overlap, layers_shared, kept = None, None, [0] * len(layers_a)
+    own_b = layers_b
+    if same_neurons:
+        kept = layers_shared = list((a & b).layers().values())
+        shared, (layers, width) = sum(kept), a.shape
+        either = len(a) + len(b) - shared
+        by_layer = chance(layers_a, layers_b, width, shared)
+        anywhere = chance([len(a)], [len(b)], layers * width, shared)
+        jaccard = shared / either if either else None
+        overlap = Overlap(shared, len(a) - shared, len(b) - shared, jaccard, by_layer, anywhere)
+        own_b = [count - both for count, both in zip(layers_b, kept, strict=True)]
+    own_a = [count - both for count, both in zip(layers_a, kept, strict=True)]
+    moved = migration(own_a, kept, own_b) if a and b else None
+    return Comparison(layers_a, layers_b, layers_shared, overlap, moved)
 
 
 def chance(counts_a: Sequence[int], counts_b: Sequence[int], width: int, shared: int) -> Chance:
@@ -191,33 +177,32 @@ def chance(counts_a: Sequence[int], counts_b: Sequence[int], width: int, shared:
         width: neurons a layer.
         shared: how many were found.
 
-    >>> found = chance([2], [2], 4, shared=2)  # of the 6 pairs of 4 neurons, one is the very pair
-    >>> round(found.expected, 6), found.low, found.high, round(found.p_value, 6)
+    >>> result = chance([2], [2], 4, shared=2)  # of the 6 pairs of 4 neurons, one is the very pair
+    >>> round(result.expected, 6), result.low, result.high, round(result.p_value, 6)
     (1.0, 0, 2, 0.166667)
     """
-    of_number = torch.ones(1, dtype=torch.float64)  # [number]
-    for a, b in zip(counts_a, counts_b, strict=True):
-        of_number = _sum_of_two(of_number, _hypergeometric(a, b, width))
-    at_most = of_number.cumsum(0)
+    counts = list(zip(counts_a, counts_b, strict=True))
+    distribution = torch.ones(1, dtype=torch.float64)  # [number]
+    for a, b in counts:
+        distribution = _of_sum(distribution, _hypergeometric(a, b, width))
+    at_most = distribution.cumsum(0)
     low, high = (int((at_most < level).sum()) for level in (0.025, 0.975))
-    expected = sum(a * b for a, b in zip(counts_a, counts_b, strict=True)) / width
-    return Chance(expected, low, high, min(1.0, float(of_number[shared:].sum())))
+    return Chance(sum(a * b for a, b in counts) / width, low, high, min(1.0, float(distribution[shared:].sum())))
 
 
 def _hypergeometric(a: int, b: int, width: int) -> Tensor:
     """Return the probability of each number that sets of ``a`` and ``b`` of ``width`` neurons share, ``[number]``."""
+
+    def log_choices(n: int, k: Tensor) -> Tensor:  # what has no way is masked below
+        return math.lgamma(n + 1) - torch.lgamma(k.double() + 1) - torch.lgamma((n - k.double()).clamp_min(0) + 1)
+
     number = torch.arange(min(a, b) + 1, dtype=torch.float64)
     rest = b - number  # of the second set, outside the first
-    ways = _log_choices(a, number) + _log_choices(width - a, rest) - _log_choices(width, torch.tensor(float(b)))
+    ways = log_choices(a, number) + log_choices(width - a, rest) - log_choices(width, torch.tensor(float(b)))
     return torch.where(rest <= width - a, ways.exp(), 0.0)
 
 
-def _log_choices(n: int, k: Tensor) -> Tensor:
-    """Return the logarithm of the number of ways to choose ``k`` of ``n``; what has no way is masked by the caller."""
-    return math.lgamma(n + 1) - torch.lgamma(k.double() + 1) - torch.lgamma((n - k.double()).clamp_min(0) + 1)
-
-
-def _sum_of_two(first: Tensor, second: Tensor) -> Tensor:
+def _of_sum(first: Tensor, second: Tensor) -> Tensor:
     """Return the distribution of the sum of two independent numbers."""
     total = first.new_zeros(len(first) + len(second) - 1)
     for number, probability in enumerate(second.tolist()):
@@ -230,31 +215,33 @@ def migration(
 ) -> Migration:
     """Return how far the second set lies in other layers, against chance.
 
-    Intervals come from a bootstrap over the neurons: those that only one set has and those that both have are drawn
-    again each among themselves. The test is a permutation test: which set a neuron is in is dealt at random. Where the
-    sets are as large as one another, shared neurons cancel out and stay; else which are shared is dealt, too.
+    Intervals come from a basic bootstrap over the neurons: those that only one set has and those that both have are
+    drawn again each among themselves. The test is a permutation test, which assigns the neurons to the sets at random:
+    shared ones cancel out and stay where the sets are as large as one another; else which are shared is random, too.
 
     Args:
         own_a: neurons in each layer that only the first set has; with the shared ones there must be some.
         shared: that both have, layers as in ``own_a``.
         own_b: that only the second has; in another number of layers where the models differ.
-        draws: of the bootstrap, and deals of the test.
+        draws: of the bootstrap, and assignments of the test.
         seed: of both.
     """
-    measured = _measures(len(own_a), len(own_b))
-    first, both, second = (_codes(counts, start) for counts, start in ((own_a, 0), (shared, 0), (own_b, len(own_a))))
-    as_large, classes = len(first) == len(second), len(own_a) + len(own_b)
-    staying, moving = (both, both[:0]) if as_large else (both[:0], both)
+    measured, classes = _measures(len(own_a), len(own_b)), len(own_a) + len(own_b)
+    first, both, second = (  # the class of each neuron: see _measures
+        torch.arange(start, start + len(counts)).repeat_interleave(torch.tensor(counts))
+        for counts, start in ((own_a, 0), (shared, 0), (own_b, len(own_a)))
+    )
+    staying, moving = (both, both[:0]) if len(first) == len(second) else (both[:0], both)
     pool, sizes = torch.cat([first, moving, second]), [len(first), len(moving), len(second)]
     generator = torch.Generator().manual_seed(seed)
 
     def counts(*parts: Tensor) -> Tensor:
         return torch.cat(parts).bincount(minlength=classes).double()
 
-    def drawn(codes: Tensor) -> Tensor:
-        return codes[torch.randint(len(codes), codes.shape, generator=generator)] if len(codes) else codes
+    def drawn(neurons: Tensor) -> Tensor:
+        return neurons[torch.randint(len(neurons), neurons.shape, generator=generator)] if len(neurons) else neurons
 
-    found = measured(counts(first, both)[None], counts(second, both)[None])[0]
+    (value,) = measured(counts(first, both)[None], counts(second, both)[None])
     pairs = []
     for _ in range(draws):
         kept = drawn(both)
@@ -262,27 +249,21 @@ def migration(
     for _ in range(draws):
         to_a, to_both, to_b = pool[torch.randperm(len(pool), generator=generator)].split(sizes)
         pairs.append((counts(to_a, to_both, staying), counts(to_b, to_both, staying)))
-    resampled, dealt_at_random = measured(*map(torch.stack, zip(*pairs, strict=True))).split(draws)
-    least = (-torch.inf, 0.0, 0.0)
-    most = (torch.inf, torch.inf, 1.0)
-    rows = zip(found, resampled.T, dealt_at_random.T, least, most, strict=True)
+    resamples, assigned = measured(*map(torch.stack, zip(*pairs, strict=True))).split(draws)
+    least, most = (-torch.inf, 0.0, 0.0), (torch.inf, torch.inf, 1.0)
+    rows = zip(value, resamples.T, assigned.T, least, most, strict=True)
     return Migration(*(_measure(*row) for row in rows))
 
 
-def _codes(counts: Sequence[int], start: int) -> Tensor:
-    """Return the layer of each neuron, ``[neuron]``, numbered from ``start``."""
-    return torch.arange(start, start + len(counts)).repeat_interleave(torch.tensor(counts))
+def _measure(value: Tensor, resamples: Tensor, assigned: Tensor, least: float, most: float) -> Measure:
+    """Return a measure from its bootstrap and its random assignments, ``[draw]``.
 
-
-def _measure(value: Tensor, resampled: Tensor, dealt: Tensor, least: float, most: float) -> Measure:
-    """Sum up a measure from its bootstrap and its deals, ``[draw]``.
-
-    The interval is the basic one, mirrored at the value: a distance between two samples is larger than that between
-    what they were drawn from, and the mirror takes off what the percentiles would add once more.
+    The interval is mirrored at the value: a distance between two samples is larger than that between what they were
+    drawn from, and the mirror takes off what the percentiles would add once more.
     """
-    off = dealt.abs()
-    p_value = (1 + int((off >= value.abs() - _ROUNDING).sum())) / (1 + len(dealt))
-    mirrored = 2 * value - resampled.quantile(torch.tensor([0.975, 0.025], dtype=torch.float64))
+    off = assigned.abs()
+    p_value = (1 + int((off >= value.abs() - _ROUNDING).sum())) / (1 + len(off))
+    mirrored = 2 * value - resamples.quantile(torch.tensor([0.975, 0.025], dtype=torch.float64))
     low, high = mirrored.clamp(least, most).tolist()
     return Measure(float(value), low, high, float(off.quantile(1 - SIGNIFICANT)), p_value)
 
@@ -317,22 +298,40 @@ def mean_layer(counts: Sequence[int]) -> float | None:
     return sum(layer * count for layer, count in enumerate(counts)) / sum(counts) if any(counts) else None
 
 
-def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
-    """Return Spearman's rank correlation; equal values share their mean rank.
+def rank_correlation(first: Tensor, second: Tensor) -> float | None:
+    """Return Spearman's rank correlation, from -1 to 1; equal values share their mean rank.
 
     Args:
-        first: ``[value]``, or ``[group, value]``.
+        first: of any shape.
         second: of the same shape.
 
     Returns:
-        A scalar, or ``[group]``, from -1 to 1; NaN where all values of one are equal.
+        None where all values of one are equal, and it is not defined.
 
-    >>> rank_correlation(torch.tensor([1.0, 2.0, 9.0]), torch.tensor([0.1, 0.3, 0.2]))
-    tensor(0.5000, dtype=torch.float64)
+    >>> round(rank_correlation(torch.tensor([1.0, 2.0, 9.0]), torch.tensor([0.1, 0.3, 0.2])), 3)
+    0.5
     """
-    a, b = first.double(), second.double()
-    if a.ndim == 2:
-        return torch.stack([rank_correlation(*pair) for pair in zip(a, b, strict=True)])
-    if a.unique().numel() == 1 or b.unique().numel() == 1:
-        return a.new_tensor(torch.nan)
-    return spearman_corrcoef(a, b)
+    pair = [values.flatten().double() for values in (first, second)]
+    if any(values.unique().numel() == 1 for values in pair):
+        return None
+    return float(spearman_corrcoef(*pair))
+
+
+def rank_correlations(
+    first: Mapping[str, Tensor], second: Mapping[str, Tensor], scopes: Iterable[str]
+) -> dict[str, dict[str, Any]]:
+    """Return the rank correlation of mean scores by scope: "rank_correlation" and "rank_correlation_layers".
+
+    Args:
+        first: scores of each pair, "dimension/pair", ``[layer, neuron]``.
+        second: likewise; the mean is over the pairs that both have, and a scope without any is left out.
+        scopes: "overall" or dimensions.
+    """
+    ranks = {}
+    for scope in scopes:
+        pairs = [pair for pair in first if pair in second and (scope == OVERALL or pair.startswith(f"{scope}/"))]
+        if pairs:
+            means = [torch.stack([scores[pair] for pair in pairs]).mean(0) for scores in (first, second)]
+            layers = [rank_correlation(*layer) for layer in zip(*means, strict=True)]
+            ranks[scope] = {"rank_correlation": rank_correlation(*means), "rank_correlation_layers": layers}
+    return ranks

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+import os
+from collections.abc import Mapping
+from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
 from biaslab import __version__
-from biaslab.evaluation.findings import FILES, OVERALL, Findings, Row
+from biaslab.errors import InputError
+from biaslab.evaluation.findings import FILES, METRICS, OVERALL, Findings, Row
 from biaslab.neurons.neuron_set import NeuronSet
-from biaslab.report.tables import cell, markdown, signed
+from biaslab.report.tables import STEREOSET, cell, markdown, signed
 
 _CARD = """---
 library_name: transformers
@@ -47,7 +49,7 @@ NOT_MEASURED = (
     "Nothing was measured of this checkpoint. To measure it: `biaslab test -c stereoset --model.model_name FOLDER`."
 )
 _AT_THE_SLOT = "{} for suppression at the slot alone, but a checkpoint's weights act on every token."
-_GAPS = {"gap": "|P(d1) − P(d2)|", "log gap": "|log P(d1) − log P(d2)|"}
+_COMMANDS = ("debias", "sweep")  # whose findings lie beside a neuron file
 _LEGEND = "SS is the stereotype score (ideal 50), LMS language modelling (ideal 100), ICAT both together (ideal 100)."
 
 
@@ -91,11 +93,11 @@ def published(value: Any) -> Any:
     {'file': 'neurons.json', 'name': 'facebook/FairBERTa', 'steps': 3}
     """
     if isinstance(value, Mapping):
-        return {key: published(part) for key, part in value.items()}
+        return {published(key): published(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [published(part) for part in value]
     if isinstance(value, str | Path) and is_local(str(value)):
-        return Path(value).name
+        return PureWindowsPath(value).name or value  # it knows the separators of both systems
     return value
 
 
@@ -105,7 +107,9 @@ def is_local(text: str) -> bool:
     >>> [is_local(text) for text in ("/a/b", "~/b", "./b", "C:\\b", "org/model", "a sentence / with a slash")]
     [True, True, True, True, False, False]
     """
-    return text.startswith(("/", "~/", "./", "../")) or text[1:3] == ":\\" or (" " not in text and text.count("/") > 1)
+    if text.startswith(("/", "~", "./", "../")) or text[1:3] in (":\\", ":/"):
+        return True
+    return os.path.exists(text) or (" " not in text and text.count("/") > 1)
 
 
 class Figures(NamedTuple):
@@ -131,107 +135,96 @@ def measured(path: Path, neurons: NeuronSet, factor: float) -> Figures:
         path: of the neuron file. ``biaslab debias`` and ``biaslab sweep`` leave their findings beside it.
         neurons: of the file.
         factor: what they are multiplied by.
-
-    Raises:
-        InputError: if the findings beside it can't be read.
     """
     if how := neurons.provenance.get("suppression"):
         if how["positions"] != "all":
             return Figures(why_not=_AT_THE_SLOT.format("The neurons were chosen"))
         if how["factor"] != factor:
-            return Figures(
-                why_not=f"The neurons were chosen to be multiplied by {how['factor']:g}, but are by {factor:g}."
-            )
-    for command in ("debias", "sweep"):
-        file = path.parent / FILES[command]
-        if file.is_file():
-            return _figures(Findings.load(file), neurons, factor)
-    return Figures()
-
-
-def _figures(findings: Findings, neurons: NeuronSet, factor: float) -> Figures:
-    """Return the figures of the row that has these neurons and this factor."""
-    name, file = neurons.fingerprint, FILES[findings.command]
-    rows = [row for row in findings.rows if [each.get("neurons") for each in row.treatments] == [name]]
+            why_not = f"The neurons were chosen to be multiplied by {how['factor']:g}, but are by {factor:g}."
+            return Figures(why_not=why_not)
+    beside = next((path.parent / FILES[name] for name in _COMMANDS if (path.parent / FILES[name]).is_file()), None)
+    if beside is None:
+        return Figures()
+    file = f"{beside.name} beside the neuron file"
+    try:
+        findings = Findings.load(beside)
+    except InputError:
+        return Figures(why_not=f"{file} is not what this version of biaslab writes.")
+    rows = [row for row in findings.rows if [each.get("neurons") for each in row.treatments] == [neurons.fingerprint]]
     if not rows or neurons.provenance.get("model", {}).get("name") != findings.model:
-        return Figures(why_not=f"{file} beside the neuron file is of other neurons.")
+        return Figures(why_not=f"{file} is of other neurons.")
     if any(each["positions"] != "all" for row in rows for each in row.treatments):
-        return Figures(why_not=_AT_THE_SLOT.format(f"{file} beside the neuron file was measured"))
-    row = next((row for row in rows if row.treatments[0]["factor"] == factor and findings.get(row.name, "ICAT")), None)
-    if row is None:
-        return Figures(why_not=f"{file} beside the neuron file has no figures of them multiplied by {factor:g}.")
-    gaps = [_gaps(findings, row)] if findings.get(row.name, "gap") else []
-    return Figures("\n".join([*_table(findings, row), *(line for gap in gaps for line in ("", gap))]))
+        return Figures(why_not=_AT_THE_SLOT.format(f"{file} was measured"))
+    for row in rows:
+        if row.treatments[0]["factor"] == factor and findings.get(row.name, "ICAT"):
+            return Figures(_measured_by(findings) + _table(findings, row) + _gaps(findings, row))
+    return Figures(why_not=f"{file} has no figures of them multiplied by {factor:g}.")
 
 
-def _of(findings: Findings) -> tuple[str, str, str]:
-    """Return which command measured which model, what StereoSet's figures are of, and what the perplexity is of."""
-    settings, facts = findings.settings, findings.facts
-    text = f"{facts['sentences']} sentences of {Path(settings['text']).name}"
+def _measured_by(findings: Findings) -> str:
+    """Return which command measured which model, and on what."""
+
+    def data(setting: str, split: str) -> str:
+        file = findings.settings[setting]
+        return f"StereoSet's {split} split" if file is None else f"{Path(file).name}, a file of StereoSet's form"
+
+    measured, clusters = f"measured {published(findings.model)}", ("report_on", "dev")
     if findings.command == "debias":
-        data = _data(settings["stereoset"], "dev")
-        return f"`biaslab debias` measured {findings.model}", f"{data}, {facts['clusters']} clusters", text
-    chosen = f"`biaslab sweep` chose neurons and factor on {_data(settings['choose_on'], 'test')} and other sentences"
-    data = f"{_data(settings['report_on'], 'dev')}, {facts['clusters']} clusters"
-    return f"{chosen}, and measured {findings.model}", data, text
-
-
-def _data(file: str | None, split: str) -> str:
-    return f"StereoSet's {split} split" if file is None else f"{Path(file).name}, a file of StereoSet's form"
-
-
-def _table(findings: Findings, row: Row) -> Iterator[str]:
-    """Yield the lines of the table and, first, what it is of: StereoSet overall and by domain, and perplexity."""
-    control = findings.control(row.name)
-    command, data, text = _of(findings)
-    yield (
-        f"{command} before and, with hooks that do what this checkpoint's weights do, after: on {data}. Values and "
-        f"changes have 95 % intervals. {_LEGEND}"
+        start, clusters = f"`biaslab debias` {measured}", ("stereoset", "dev")
+    else:
+        chosen = f"chose neurons and factor on {data('choose_on', 'test')} and other sentences"
+        start = f"`biaslab sweep` {chosen}, and {measured}"
+    return (
+        f"{start} before and, with hooks that do what this checkpoint's weights do, after: on {data(*clusters)}, "
+        f"{findings.facts['clusters']} clusters. Values and changes have 95 % intervals. {_LEGEND}\n"
     )
-    yield _control(findings, control)
-    yield ""
-    treated = [row, *([] if control is None else [control])]
-    header = ["", "before", "after", "change", "random neurons' change"][: 3 + len(treated)]
-    lines = []
+
+
+def _table(findings: Findings, row: Row) -> str:
+    """Return StereoSet overall and by domain, and perplexity; with the random control where there is one."""
+    control, text = findings.control(row.name), Path(findings.settings["text"]).name
+    names = [findings.base.name, row.name, *([] if control is None else [control.name])]
+    rows = []
     for scope in findings.scopes("ICAT"):
-        for metric in ("SS", "LMS", "ICAT"):
-            before, *after = (findings.estimates[each.name, metric, scope] for each in (findings.base, *treated))
+        for metric in STEREOSET:
+            before, *after = (findings.estimates[name, metric, scope] for name in names)
             changes = [signed(each.change) + _deviation(each.spread) for each in after]
             label = metric if scope == OVERALL else f"{metric}, {scope}"
-            lines.append([label, cell(before), cell(after[0]), *changes])
-    before, *after = (findings.estimates[each.name, "perplexity", OVERALL] for each in (findings.base, *treated))
+            rows.append([label, cell(before), cell(after[0]), *changes])
+    before, *after = (findings.estimates[name, "perplexity", OVERALL] for name in names)
     values = [f"{each.figure.value:.2f}" for each in (before, after[0])]
-    lines.append([f"perplexity, {text}", *values, *(f"{signed(each.change)} %" for each in after)])
-    yield markdown(header, lines)
+    changes = [f"{signed(each.change)} %" for each in after]
+    rows.append([f"perplexity, {findings.facts['sentences']} sentences of {text}", *values, *changes])
+    header = ["", "before", "after", "change", "random neurons' change"][: 2 + len(names)]
+    legend = "There is no random control of this very treatment."
+    if control is not None:
+        several = findings.estimates[control.name, "ICAT", OVERALL].spread is not None
+        one = several and after[-1].spread is None
+        legend = (
+            f"In the last column as many random neurons of each layer are treated alike: {control.title}"
+            f"{', of the perplexity one seed' if one else ''}{'; ± is the deviation over seeds' if several else ''}."
+        )
+    return f"{legend}\n\n{markdown(header, rows)}"
 
 
-def _control(findings: Findings, control: Row | None) -> str:
-    """Return what the last column is of, where there is one for random neurons."""
-    if control is None:
-        return "There is no random control of this very treatment."
-    several = findings.estimates[control.name, "ICAT", OVERALL].spread is not None
-    one = several and findings.estimates[control.name, "perplexity", OVERALL].spread is None
+def _gaps(findings: Findings, row: Row) -> str:
+    """Return what the treatment does to the demographic gap, where that was measured."""
+    if not findings.get(row.name, "gap"):
+        return ""
+    control, changes = findings.control(row.name), []
+    for metric in ("gap", "log gap"):
+        random = ""
+        if control is not None:
+            estimate = findings.estimates[control.name, metric, OVERALL]
+            random = f" (random neurons {estimate.change.value:+.0f}{_deviation(estimate.spread, 0)} %)"
+        change = signed(findings.estimates[row.name, metric, OVERALL].change, 0)
+        changes.append(f"{METRICS[metric].text.removesuffix(', nats')} by {change} %{random}")
     return (
-        f"In the last column as many random neurons of each layer are treated alike: {control.title}"
-        f"{', of the perplexity one seed' if one else ''}{'; ± is the deviation over seeds' if several else ''}."
+        f"\n\nOn {findings.facts['held_out_prompts']} held-out prompts, on which no neuron was chosen, the gap between "
+        "two demographics changes, on average over the pairs, with 95 % intervals over words and wordings: "
+        f"{', '.join(changes)}."
     )
 
 
 def _deviation(spread: float | None, digits: int = 1) -> str:
     return "" if spread is None else f" ± {spread:.{digits}f}"
-
-
-def _gaps(findings: Findings, row: Row) -> str:
-    """Return what the treatment does to the demographic gap."""
-    control, changes = findings.control(row.name), []
-    for metric, gap in _GAPS.items():
-        random = ""
-        if control is not None:
-            estimate = findings.estimates[control.name, metric, OVERALL]
-            random = f" (random neurons {estimate.change.value:+.0f}{_deviation(estimate.spread, 0)} %)"
-        changes.append(f"{gap} by {signed(findings.estimates[row.name, metric, OVERALL].change, 0)} %{random}")
-    return (
-        f"On {findings.facts['held_out_prompts']} held-out prompts, on which no neuron was chosen, the gap between "
-        "two demographics changes, on average over the pairs, with 95 % intervals over words and wordings: "
-        f"{', '.join(changes)}."
-    )

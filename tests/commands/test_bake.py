@@ -17,15 +17,16 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from biaslab.commands.bake import bake
 from biaslab.errors import InputError
+from biaslab.evaluation.findings import Findings
 from biaslab.models.loading import fingerprint, load_model
 from biaslab.neurons.neuron_set import NeuronSet, random_like
 from biaslab.neurons.suppression import suppressed
+from biaslab.report.tables import cell, signed
 from biaslab.tasks.baselines.cda import CounterfactualAugmentation
 
 NEURONS = [(0, 1), (0, 7), (1, 47), (2, 0), (2, 30), (2, 31)]
 HOW_TO_MEASURE = (
-    "Nothing was measured of this checkpoint. To measure it: `biaslab test -c configs/stereoset.yaml "
-    "--model.model_name FOLDER`."
+    "Nothing was measured of this checkpoint. To measure it: `biaslab test -c stereoset --model.model_name FOLDER`."
 )
 CONFIGS = Path(__file__).parents[2] / "configs"
 TOKENS = torch.tensor([[5, 9, 12, 7, 30, 6], [8, 3, 40, 41, 42, 11]])
@@ -115,19 +116,25 @@ def test_other_factors(tmp_path, kind, factor, tolerance):
         torch.testing.assert_close(logits(result), logits(model), atol=tolerance, rtol=tolerance)
 
 
-def test_folder_is_an_ordinary_checkpoint_with_a_card(baked):
-    folder = baked / "bert-baked"
+@pytest.mark.parametrize(("kind", "auto", "task"), [
+    ("bert", "AutoModelForMaskedLM", "fill-mask"), ("gpt2", "AutoModelForCausalLM", "text-generation"),
+])  # fmt: skip
+def test_folder_is_an_ordinary_checkpoint_with_a_card(baked, kind, auto, task):
+    folder = baked / f"{kind}-baked"
     assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= {p.name for p in folder.iterdir()}
-    assert (folder.stat().st_mode & 0o777) == (baked / "bert").stat().st_mode & 0o777
+    assert (folder.stat().st_mode & 0o777) == (baked / kind).stat().st_mode & 0o777
     card = (folder / "README.md").read_text()
-    before, after = (fingerprint(load_model(str(baked / name))[0]) for name in ("bert", "bert-baked"))
+    before, after = (fingerprint(load_model(str(baked / name))[0]) for name in (kind, f"{kind}-baked"))
+    assert before != after
     facts = json.loads(card.partition("```json\n")[2].partition("\n```")[0])
-    assert facts["model"] == {"name": str(baked / "bert"), "fingerprint": before}
+    assert facts["model"] == {"name": kind, "fingerprint": before}
     assert facts["neurons"]["count"] == len(NEURONS)
+    assert facts["neurons"]["file"] == f"{kind}.json"
     assert facts["neurons"]["made"]["model"]["fingerprint"] == before
     assert f"`{after}`" in card
-    assert "AutoModelForMaskedLM" in card
-    assert yaml.safe_load(card.split("---\n")[1])["pipeline_tag"] == "fill-mask"
+    assert auto in card
+    assert yaml.safe_load(card.split("---\n")[1])["pipeline_tag"] == task
+    assert str(baked) not in card  # B22
     assert HOW_TO_MEASURE in card
     assert not list(baked.glob(".*"))
 
@@ -151,7 +158,19 @@ def test_checkpoint(tmp_path, checkpoint):
     card = (tmp_path / "out" / "README.md").read_text()
     assert fingerprint(trained) in card
     assert '"lr": 2e-05' in card
+    assert '"checkpoint": "x.ckpt"' in card
+    assert str(tmp_path) not in card  # B22
     assert HOW_TO_MEASURE in card
+
+
+def test_a_card_names_no_relative_path_either(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_model(Path("mine/model"))
+    save_neurons(Path("mine/n.json"), "mine/model")
+    bake("mine/model", neurons="mine/n.json", output="out")
+    card = Path("out/README.md").read_text()
+    assert "# model, with neurons suppressed" in card
+    assert "mine" not in card
 
 
 def test_checkpoint_with_neurons_of_the_trained_model(tmp_path, checkpoint):
@@ -202,15 +221,11 @@ def lines_of(card: str) -> dict[str, list[str]]:
     return {label.partition(" sentences of")[0]: found for label, *found in cells[2:]}
 
 
-def figures(run: Path, row: str, scope: str, metric: str) -> dict[str, float]:
+def figures(run: Path, row: str, scope: str, metric: str, file: str = "table.csv") -> dict[str, float]:
     """What a run wrote into its CSV file."""
-    with (run / "table.csv").open(encoding="utf-8", newline="") as file:
-        (line,) = [
-            line
-            for line in csv.DictReader(file)
-            if (line["row"], line["scope"], line["metric"]) == (row, scope, metric)
-        ]
-    return {name: float(line[name] or "nan") for name in line if name not in ("row", "scope", "metric")}
+    wanted = {"row": row, "metric": metric, "scope": scope}
+    (line,) = [line for line in csv.DictReader((run / file).read_text().splitlines()) if wanted.items() <= line.items()]
+    return {name: float(line[name] or "nan") for name in line if name not in (*wanted, "unit")}
 
 
 def with_interval(of: dict[str, float]) -> str:
@@ -244,41 +259,38 @@ def test_card_tells_what_the_run_measured(lab, run, file, factor, row, capsys):
             wanted = [with_interval(before), with_interval(after), change(after)]
             wanted += [f"{change(random)} ± {random['spread']:.1f}"] if own else []
             assert lines[metric if scope == "overall" else f"{metric}, {scope}"] == wanted
-    text = json.loads((run / "results.json").read_text())["perplexity"]
-    risen = text[row]["change_percent"]
-    assert lines["perplexity, 3"][:3] == [
-        f"{text['untouched']['value']:.2f}",
-        f"{text[row]['value']:.2f}",
-        f"{risen['value']:+.1f} [{risen['low']:+.1f}, {risen['high']:+.1f}] %",
-    ]
-    assert f"{lab / 'stereoset.json'}, a file of StereoSet's form, 12 clusters" in card
+    before, after = (figures(run, r, "overall", "perplexity") for r in ("untouched", row))
+    assert lines["perplexity, 3"][:3] == [f"{before['value']:.2f}", f"{after['value']:.2f}", f"{change(after)} %"]
+    assert "after: on stereoset.json, a file of StereoSet's form, 12 clusters." in card
+    assert str(lab) not in card
     assert ("no random control" not in card) is own
-    assert ("held-out prompts" in card) is own
+    assert "held-out prompts" in card
     assert "easure it" not in card
     assert "no figures" not in capsys.readouterr().out
 
 
-def test_card_tells_the_gaps(lab, run):
-    *_, mean = csv.DictReader((run / "gaps.csv").read_text().splitlines())
-    card = card_of(lab, run / "neurons.json")
-    for field, gap in (("probability", "|P(d1) − P(d2)|"), ("log_probability", "|log P(d1) − log P(d2)|")):
-        value, low, high, random, spread = (
-            float(mean[f"{field}_{name}"])
-            for name in ("suppressed_percent", "suppressed_low", "suppressed_high", "random_percent", "random_spread")
-        )
-        wanted = f"{value:+.0f} [{low:+.0f}, {high:+.0f}] % (random neurons {random:+.0f} ± {spread:.0f} %)"
-        assert f"{gap} by {wanted}" in card
+@pytest.mark.parametrize(("factor", "row"), [("0", "BNS, guarded"), ("0.5", "BNS, guarded ×½")])
+def test_card_tells_the_gaps(lab, run, factor, row):
+    """Of the very treatment; with the random control of it, where there is one."""
+    card = card_of(lab, run / "neurons.json", "--factor", factor)
+    for metric, gap in (("gap", "|P(d1) − P(d2)|"), ("log gap", "|log P(d1) − log P(d2)|")):
+        of, random = (figures(run, name, "overall", metric, "gaps.csv") for name in (row, "random, 2 seeds"))
+        value, low, high = (of[f"change_{name}"] for name in ("value", "low", "high"))
+        wanted = f"{gap} by {value:+.0f} [{low:+.0f}, {high:+.0f}] %"
+        if factor == "0":
+            wanted += f" (random neurons {random['change_value']:+.0f} ± {random['spread']:.0f} %)"
+        assert wanted in card
 
 
 @pytest.mark.parametrize("factor", ["0", "2"])
 def test_card_of_a_run_with_one_seed(lab, tmp_path, factor):
-    """There is no deviation over seeds then. Gaps are measured at 0, whatever the run's factor."""
+    """There is no deviation over seeds then. Gaps are measured at the run's factor."""
     debias(lab, "--seeds", "1", "--factor", factor, "--output", str(tmp_path))
     neurons = tmp_path / "debias/version_0/neurons.json"
     card = card_of(lab, neurons, "--factor", factor)
     assert lines_of(card)["ICAT"][3] == change(figures(neurons.parent, "random, one seed", "overall", "ICAT"))
     assert "±" not in card
-    assert ("held-out prompts" in card) is (factor == "0")
+    assert "held-out prompts" in card
     assert HOW_TO_MEASURE in card_of(lab, neurons, "--factor", "3")
 
 
@@ -288,16 +300,15 @@ def test_checkpoint_does_on_stereoset_what_the_card_says(lab, run, monkeypatch):
     model = ["--model.model_name", str(run.with_name("run-neurons")), "--data.path", str(lab / "stereoset.json")]
     device = ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.enable_progress_bar", "false"]
     main(["test", "-c", str(CONFIGS / "stereoset.yaml"), *model, *device])
-    found = json.loads((run / "runs/stereoset/version_0/stereoset.json").read_text())
+    found = Findings.load(run / "runs/stereoset/version_0/stereoset.json")
     for scope in SCOPES:
         for metric in METRICS:
             after = figures(run, "BNS, guarded", scope, metric)
-            assert with_interval(found[scope][metric]) == with_interval(after)
+            assert with_interval(found.get(found.base.name, metric, scope).figure._asdict()) == with_interval(after)
 
 
 def edit(path: Path, changes: dict) -> None:
-    read, write = (json.loads, json.dumps) if path.suffix == ".json" else (yaml.safe_load, yaml.safe_dump)
-    path.write_text(write(read(path.read_text()) | changes))
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def others(run: Path) -> None:
@@ -305,9 +316,12 @@ def others(run: Path) -> None:
     random_like(neurons, seed=7).with_details(provenance=neurons.provenance).save(run / "neurons.json")
 
 
-def doubled(run: Path) -> None:
+def treat(run: Path, **changes) -> None:
+    """Let all rows of a run be treated otherwise."""
     rows = json.loads((run / "results.json").read_text())["rows"]
-    edit(run / "results.json", {"rows": {name: row | {"factor": 2.0} for name, row in rows.items()}})
+    edit(run / "results.json", {
+        "rows": [row | {"treatments": [each | changes for each in row["treatments"]]} for row in rows]
+    })  # fmt: skip
 
 
 def relabel(run: Path, key: str, **changes: str) -> None:
@@ -320,7 +334,7 @@ NOT_OURS = "results.json beside the neuron file is not what this version of bias
 NOT_MEASURED = {
     "no results": (lambda run: (run / "results.json").unlink(), ""),
     "at the slot": (
-        lambda run: edit(run / "config.yaml", {"positions": "slot"}),
+        lambda run: treat(run, positions="slot"),
         "results.json beside the neuron file was measured for suppression at the slot alone",
     ),
     "chosen for the slot": (
@@ -332,14 +346,15 @@ NOT_MEASURED = {
         "The neurons were chosen to be multiplied by 0.5, but are by 0.",
     ),
     "factor": (
-        doubled,
+        lambda run: treat(run, factor=2.0),
         "results.json beside the neuron file has no figures of them multiplied by 0.",
     ),
     "as many neurons, others": (others, OTHER),
     "other model": (lambda run: relabel(run, "model", name="another"), OTHER),
     "cut off": (lambda run: (run / "results.json").write_text('{"facts"'), NOT_OURS),
     "other results": (lambda run: (run / "results.json").write_text("{}"), NOT_OURS),
-    "no config": (lambda run: (run / "config.yaml").unlink(), NOT_OURS),
+    "other schema": (lambda run: edit(run / "results.json", {"schema": 99}), NOT_OURS),
+    "a part is missing": (lambda run: edit(run / "results.json", {"rows": [{}]}), NOT_OURS),
 }
 
 
@@ -354,8 +369,15 @@ def test_card_says_why_it_has_no_figures(lab, run, what, capsys):
     printed = capsys.readouterr().out
     assert why in " ".join(printed.split())
     assert ("no figures" in printed) is bool(why)
-    _, *told = printed[printed.index("The model lies in") :].splitlines()
+    _, *told = printed[printed.index("Model written to") :].splitlines()
     assert all(len(line) <= 80 for line in told)
+
+
+def test_an_error_of_our_own_is_not_taken_for_a_damaged_file(lab, run):
+    """B23: only what can't be read is passed over."""
+    edit(run / "results.json", {"facts": {}})
+    with pytest.raises(KeyError, match="clusters"):
+        card_of(lab, run / "neurons.json")
 
 
 def test_card_of_another_file_in_the_folder(lab, run):
@@ -377,22 +399,21 @@ def test_card_tells_what_a_sweep_measured(lab, tmp_path, tiny_cache):
         ]
     )  # fmt: skip
     (folder,) = (tmp_path / "sweep").iterdir()
+    neurons = NeuronSet.load(folder / "neurons.json").fingerprint
     assert "The neurons were chosen to be multiplied by 0.5, but are by 0." in card_of(lab, folder / "neurons.json")
     card = card_of(lab, folder / "neurons.json", "--factor", "0.5")
-    held_out = json.loads((folder / "sweep.json").read_text())["held_out"]
-    figure, chosen = held_out["untouched"]["race"]["ICAT"]["figure"], held_out["chosen"]["race"]["ICAT"]
-    of_chosen, of_random = (
-        {f"change_{name}": value for name, value in held_out[row]["race"]["ICAT"]["change"].items()}
-        for row in ("chosen", "random, 2 seeds")
-    )
-    wanted = [with_interval(figure), with_interval(chosen["figure"]), change(of_chosen), change(of_random)]
-    assert lines_of(card)["ICAT, race"] == wanted
+    findings = Findings.load(folder / "sweep.json")
+    before, chosen, random = (
+        findings.get(row, "ICAT", "race") for row in ("untouched", "chosen", "random, 2 seeds")
+    )  # fmt: skip
+    changes = [signed(chosen.change), f"{signed(random.change)} ± {random.spread:.1f}"]
+    assert lines_of(card)["ICAT, race"] == [cell(before), cell(chosen), *changes]
     assert "chose neurons and factor on StereoSet's test split and other sentences" in card
-    assert "after: on StereoSet's dev split." in card
+    assert "after: on StereoSet's dev split, 24 clusters." in card
+    assert str(tmp_path) not in card
 
     other = Path(shutil.copytree(folder, tmp_path / "other"))
-    chosen = json.loads((other / "sweep.json").read_text())["chosen"]
-    edit(other / "sweep.json", {"chosen": chosen | {"fingerprint": "another"}})
+    (other / "sweep.json").write_text((other / "sweep.json").read_text().replace(neurons, "another"))
     card = card_of(lab, other / "neurons.json", "--factor", "0.5")
     assert "sweep.json beside the neuron file is of other neurons." in card
 
@@ -435,10 +456,10 @@ def test_bad_input_leaves_nothing(tmp_path, what):
 
 
 def test_failure_while_writing_leaves_nothing(tmp_path, monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise OSError("no space")
 
-    monkeypatch.setattr("biaslab.commands.bake.model_card", fail)
+    monkeypatch.setattr("transformers.PreTrainedTokenizerBase.save_pretrained", fail)  # the model is written before
     for output in ("out", "folder/within/out"):
         with pytest.raises(OSError, match="no space"):
             bake(save_model(tmp_path / "model"), output=str(tmp_path / output))

@@ -11,6 +11,7 @@ from transformers import AutoModelForMaskedLM
 
 from biaslab.commands.cards import cards, read_scores
 from biaslab.errors import InputError
+from biaslab.evaluation.findings import Findings
 from biaslab.models.loading import fingerprint
 from biaslab.neurons.cards import METHOD, PROMPTS, WORDS
 from biaslab.neurons.neuron_set import NeuronSet
@@ -44,7 +45,10 @@ def folder(lab: Path, tmp_path: Path) -> Path:
 
 def run(folder: Path, **options) -> dict:
     cards(str(folder / "neurons.json"), **options)
-    return json.loads((folder / "cards.json").read_text(encoding="utf-8"))
+    findings = Findings.load(folder / "cards.json")
+    assert (findings.command, findings.rows) == ("cards", [])
+    assert findings.settings["neurons"] == str(folder / "neurons.json")
+    return {"model": findings.model, **findings.details}
 
 
 def shown(content: dict) -> str:

@@ -2,10 +2,8 @@
 
 import csv
 import json
-import signal
-import subprocess
-import sys
-import time
+import os
+from contextlib import suppress
 from pathlib import Path
 
 import conftest
@@ -18,8 +16,10 @@ from transformers import AutoModelForMaskedLM, BertConfig
 
 from biaslab.commands.compare import compare, likeness
 from biaslab.errors import InputError
+from biaslab.evaluation.findings import Findings
 from biaslab.models.loading import fingerprint, load_model
 from biaslab.neurons.neuron_set import NeuronSet
+from biaslab.store import acquired
 from biaslab.tasks.baselines.autodebias import AutoDebias
 from biaslab.tasks.baselines.cda import CounterfactualAugmentation
 from biaslab.tasks.baselines.dpce import DPCE
@@ -35,7 +35,9 @@ def place(workdir, tiny_cache) -> Path:
 
 def content(output: str = "runs/compare") -> dict:
     (made,) = Path(output).glob("comparison-*")
-    return json.loads((made / "comparison.json").read_text())
+    findings = Findings.load(made / "comparison.json")
+    assert (findings.command, findings.rows) == ("compare", [])
+    return {**findings.details, "settings": findings.settings}
 
 
 def save_neurons(path: Path, neurons, shape=(3, 48), weights: str | None = "w", subsets=None, **settings) -> str:
@@ -67,7 +69,7 @@ def never(*_, **__):
 def printed_tables(capsys) -> str:
     printed = capsys.readouterr().out
     assert "…" not in printed
-    tables = printed[printed.index("\nNeurons") : printed.index("\nEverything lies in")]
+    tables = printed[printed.index("\nNeurons") : printed.index("\nResults written to")]
     assert max(map(len, tables.splitlines())) <= 80
     return " ".join(printed.split())
 
@@ -95,7 +97,7 @@ def test_two_files(workdir, capsys):
     printed = printed_tables(capsys)
     assert "selection guarded and paper" in printed
     assert "count" not in printed
-    assert "B has 2 of A's 3 neurons" in printed
+    assert "A has 3 neurons, B has 4. They share 2;" in printed
     (made,) = Path("runs/compare").iterdir()
     lines = list(csv.DictReader((made / "comparison.csv").read_text().splitlines()))
     assert [line["scope"] for line in lines] == list(found["scopes"])
@@ -110,7 +112,8 @@ def test_files_of_other_weights_are_compared_with_a_warning(workdir, capsys):
     for name, weights in (("b", "v"), ("c", None)):
         compare(a, save_neurons(Path(f"{name}.json"), [(0, 1)], weights=weights), output=name)
         assert content(name)["same_neurons"] is True
-        assert "don't tell whether one model was trained from the other" in printed_tables(capsys)
+        assert "do not say whether one model was trained from the other" in (printed := printed_tables(capsys))
+        assert "neuron indices do not correspond between these models, so their overlap is meaningless" in printed
 
 
 def test_other_shapes_refuse_identity(workdir, capsys):
@@ -123,7 +126,7 @@ def test_other_shapes_refuse_identity(workdir, capsys):
     assert (overall["layers_b"], overall["count_b"]) == ([1, 0, 0, 0, 0, 1], 2)
     assert overall["moved_share"] is not None
     printed = printed_tables(capsys)
-    assert "(3 × 48, 6 × 64): no neuron of one is the other's" in printed
+    assert "(3 × 48, 6 × 64): neuron indices do not correspond" in printed
     assert "B's 6 layers count as the 3 of A's depth" in printed
 
 
@@ -131,10 +134,10 @@ def test_an_empty_set_is_told(workdir, capsys):
     compare(save_neurons(Path("a.json"), []), save_neurons(Path("b.json"), [(0, 1)]))
     overall = content()["scopes"]["overall"]
     assert (overall["shared"], overall["mean_layer_a"], overall["moved_share"]) == (0, None, None)
-    assert "B has 0 of A's 0 neurons" in printed_tables(capsys)
+    assert "A has 0 neurons, B has 1. They share 0;" in printed_tables(capsys)
 
 
-def test_rank_correlation_of_scores_beside_the_files(workdir):
+def test_rank_correlation_of_scores_beside_the_files(workdir, capsys):
     generator = torch.Generator().manual_seed(0)
     scores = torch.rand(3, 3, 48, generator=generator)
     scores[2] = torch.nan  # a pair without prompts
@@ -148,9 +151,15 @@ def test_rank_correlation_of_scores_beside_the_files(workdir):
     for of_scope in content()["scopes"].values():
         assert of_scope["rank_correlation"] == pytest.approx(-1)
         assert of_scope["rank_correlation_layers"] == pytest.approx([-1] * 3)
-    Path("b/scores.safetensors").write_bytes(b"cut")
+    assert "The rank correlation of all neurons' mean scores is -1.00." in printed_tables(capsys)
+    Path("b/scores.safetensors").write_bytes(b"cut")  # what can't be read is told (B23)
     compare(*paths, output="cut")
     assert content("cut")["scopes"]["gender"]["rank_correlation"] is None
+    assert "Ranks are not compared. `neurons` is expected to have its run's" in printed_tables(capsys)
+    Path("b/scores.safetensors").unlink()
+    compare(*paths, output="none")
+    assert content("none")["scopes"]["gender"]["rank_correlation"] is None
+    assert "Ranks are not compared" not in printed_tables(capsys)
 
 
 @pytest.mark.parametrize("kind", [DPCE, AutoDebias, CounterfactualAugmentation])
@@ -188,11 +197,12 @@ def test_a_second_run_reads_and_other_settings_find_anew(lab, place, monkeypatch
     first = content()
     with monkeypatch.context() as patch:
         patch.setattr("biaslab.tasks.attribution.attribute_gaps", never)
-        patch.setattr("biaslab.commands.compare.write_checkpoint", never)
+        patch.setattr("biaslab.models.checkpoints.write_checkpoint", never)
         compare(str(lab / "model"), child, **FEW)
     assert content() == first
     compare(str(lab / "model"), child, **FEW, count=7)
-    counts = {json.loads(path.read_text())["scopes"]["overall"]["count_b"] for path in Path().rglob("comparison.json")}
+    found = [Findings.load(path).details["scopes"]["overall"] for path in Path().rglob("comparison.json")]
+    counts = {overall["count_b"] for overall in found}
     assert counts == {3, 7}
     assert len(list(Path("runs/compare").glob("ig2-*"))) == 4
     assert len(list(Path("runs/compare").glob("child-*"))) == 1
@@ -277,28 +287,50 @@ BAD = {
 @pytest.mark.parametrize("what", BAD)
 def test_bad_input_is_told_before_the_work(lab, place, what, monkeypatch):
     NeuronSet([(0, 1)]).save("shapeless.json")
-    monkeypatch.setattr("biaslab.commands.compare.attribution_pass", never)
+    monkeypatch.setattr("biaslab.commands.passes.attribution_pass", never)
     arguments, message = BAD[what]
     with pytest.raises(InputError, match=message):
         compare(*arguments(lab), **FEW)
     assert not list(Path("runs/compare").glob("*"))
 
 
-def test_a_killed_comparison_goes_on(lab, place):
-    """Killed on its way, it ends with the figures of a run that nothing disturbed."""
-    child = checkpoint(place / "x.ckpt", model=lab / "model")
-    code = (
-        "import sys; from biaslab.commands.compare import compare as c; c(sys.argv[1], sys.argv[2], output=sys.argv[3])"
+class Killed(BaseException):
+    """As a kill: nothing catches it."""
+
+
+@pytest.mark.filterwarnings("ignore:predict returned None")  # of a batch that is done: the program says nothing of it
+def test_a_comparison_that_breaks_off_anywhere_goes_on(lab, place, monkeypatch):
+    """Broken off before each of the files that it writes, it ends with the figures of a run that nothing disturbed."""
+    weights = fingerprint(load_model(str(lab / "model"))[0])
+    sides = (
+        save_neurons(place / "a.json", [(0, 1), (2, 3)], weights=weights),
+        checkpoint(place / "x.ckpt", model=lab / "model"),
     )
-    command = [sys.executable, "-c", code, str(lab / "model"), child]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    start = time.monotonic()
-    subprocess.run([*command, "whole"], check=True, **quiet)
-    whole = time.monotonic() - start
-    process = subprocess.Popen([*command, "killed"], **quiet)
-    with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(0.75 * whole)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
-    subprocess.run([*command, "killed"], check=True, **quiet)
-    assert content("killed")["scopes"] == content("whole")["scopes"]
+    few = FEW | {"selection": "ranked", "source": "prompts"}
+    compare(*sides, **few, output="whole")
+    replace, locks = os.replace, []
+
+    def lock(path: Path):
+        locks.append(acquired(path))
+        return locks[-1]
+
+    monkeypatch.setattr("biaslab.tasks.shards.acquired", lock)
+    for number in range(100):
+        left = number
+
+        def write(*paths):
+            nonlocal left
+            if not left:
+                raise Killed
+            left -= 1
+            replace(*paths)
+
+        with monkeypatch.context() as patch, suppress(Killed):
+            patch.setattr("os.replace", write)
+            compare(*sides, **few, output=f"killed-{number}")
+            break
+        for held in filter(None, locks):  # a process that is killed holds no lock any more
+            held.release(force=True)
+        compare(*sides, **few, output=f"killed-{number}")
+        assert content(f"killed-{number}")["scopes"] == content("whole")["scopes"]
+    assert number >= 8

@@ -169,16 +169,16 @@ def test_trained_rows(lab, place, tmp_path_factory):
     configs = tiny_configs(tmp_path_factory.mktemp("c") / "configs", lab)
     arguments = ["--rows", "[cda, cda_control]", "--configs", str(configs)]
     make(lab, *arguments)
-    rows = json.loads((folder(place) / "table.json").read_text())["rows"]
-    assert rows["cda"]["size"] == rows["cda_control"]["size"] > 1000
-    assert rows["cda"]["seconds"] > 0
-    assert rows["cda"]["perplexity"]["change_percent"]["value"] != 0
+    found = Findings.load(folder(place) / "table.json")
+    assert found.row("cda").size == found.row("cda_control").size > 1000
+    assert found.row("cda").seconds > 0
+    assert found.estimates["cda", "perplexity", "overall"].change.value != 0
     trained = next(folder(place).glob("cda-*"))
     content = (trained / "done.json").read_text()
     (trained / "done.json").unlink()  # killed just before the end
     make(lab, *arguments)
     assert json.loads((trained / "done.json").read_text())["checkpoint"] == json.loads(content)["checkpoint"]
-    assert json.loads((folder(place) / "table.json").read_text())["rows"]["cda"]["size"] == rows["cda"]["size"]
+    assert Findings.load(folder(place) / "table.json").row("cda").size == found.row("cda").size
 
 
 def test_a_training_that_fails_is_told(lab, place, tmp_path_factory):

@@ -7,7 +7,12 @@ from conftest import CAUSAL, MASKED
 from biaslab.errors import InputError
 from biaslab.models.architectures import down_weight, ffn_modules
 from biaslab.neurons.neuron_set import NeuronSet
-from biaslab.neurons.suppression import recorded, slots, suppressed
+from biaslab.neurons.suppression import (
+    recorded,
+    require_predicting_slots,
+    scale_neurons,
+    suppressed,
+)
 
 NEURONS = [(0, 3), (2, 1), (2, 40), (2, 47)]
 IDS = torch.tensor([[5, 6, 7, 8, 9], [10, 4, 12, 13, 14]])
@@ -122,7 +127,7 @@ def test_slots_are_the_mask_tokens_or_the_last_token(any_model, padding):
     attention = torch.ones_like(IDS)
     if padding:
         attention[:, 4 if padding == "right" else 0] = 0
-    with slots(any_model, 4) as where, suppressed(any_model, NEURONS, positions=where), recorded(any_model) as found:
+    with suppressed(any_model, NEURONS, 0.0, "slot", 4), recorded(any_model) as found:
         assert hooks(any_model) == 2 + 2 + 3
         logits(any_model, attention_mask=attention if padding else None)
         nought = (found[2][..., 40] == 0).nonzero().tolist()
@@ -134,9 +139,9 @@ def test_slots_are_the_mask_tokens_or_the_last_token(any_model, padding):
 
 
 def test_slots_need_a_mask_token_ids_and_a_forward_pass(bert):
-    with pytest.raises(InputError, match="`mask_token_id`"), slots(bert):
+    with pytest.raises(InputError, match="`mask_token_id`"), suppressed(bert, NEURONS, positions="slot"):
         raise AssertionError
-    with slots(bert, 4) as where, suppressed(bert, NEURONS, positions=where):
+    with suppressed(bert, NEURONS, positions="slot", mask_token_id=4):
         logits(bert)
         with pytest.raises(InputError, match="`input_ids`"):
             bert(inputs_embeds=torch.zeros(1, 2, 32))
@@ -144,7 +149,8 @@ def test_slots_need_a_mask_token_ids_and_a_forward_pass(bert):
             ffn_modules(bert)[0](torch.zeros(2, 5, 48))
         with pytest.raises(IndexError):
             logits(bert, IDS + 1000)
-        assert where.mask is None
+        with pytest.raises(InputError, match=r'`positions` .* "all"'):  # the slots of a pass that failed are forgotten
+            ffn_modules(bert)[0](torch.zeros(2, 5, 48))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -194,3 +200,32 @@ def test_two_suppressions_multiply_and_recorded_sees_them(bert):
     assert torch.equal(after[0][..., 3], before[0][..., 3])
     assert torch.equal(after[0][..., 4], 2 * before[0][..., 4])
     assert after[0].shape == (2, 5, 48)
+
+
+@pytest.mark.parametrize("factor", [0.0, 2.0])
+def test_scaled_for_good_is_what_the_hook_does(any_model, factor):
+    with suppressed(any_model, NEURONS, factor):
+        expected = logits(any_model)
+    scale_neurons(any_model, NeuronSet(NEURONS, (3, 48)), factor)
+    assert torch.equal(logits(any_model), expected)
+
+
+def test_the_slot_is_a_position(any_model):
+    """The mask token, or a causal model's last token."""
+    ids = torch.tensor([[5, 4, 7, 8, 9], [10, 4, 12, 13, 14]])
+    with suppressed(any_model, NEURONS, 0.5, "slot", 4):
+        found = logits(any_model, ids)
+    with suppressed(any_model, NEURONS, 0.5, torch.tensor([1, 1] if any_model.config.model_type in MASKED else [4, 4])):
+        assert torch.equal(found, logits(any_model, ids))
+    assert hooks(any_model) == 0
+
+
+def test_slots_of_causal_models_predict_no_sentence(any_model):
+    """B1: their last token's output is read by no measure of whole sentences."""
+    for where, measures in (("all", ["StereoSet"]), ("slot", [])):
+        require_predicting_slots(any_model, where, measures)
+    if any_model.config.model_type in MASKED:
+        require_predicting_slots(any_model, "slot", ["StereoSet"])
+    else:
+        with pytest.raises(InputError, match='measured by StereoSet, perplexity but got "slot"'):
+            require_predicting_slots(any_model, "slot", ["StereoSet", "perplexity"])

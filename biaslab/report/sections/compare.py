@@ -9,7 +9,7 @@ from biaslab.evaluation.findings import OVERALL, Findings
 from biaslab.report.parts import Cell, Chapter, Draw, Section, Table
 from biaslab.report.plots.neurons import layer_distribution
 from biaslab.report.runs import Run, sides
-from biaslab.report.words import NOT_SIGNIFICANT, between, number, signed
+from biaslab.report.words import between, number, signed
 from biaslab.statistics import Interval, is_significant
 
 
@@ -52,7 +52,7 @@ def compare_answer(findings: Findings) -> list[str]:
             f"{_by_chance(facts['p_value'], 'hypergeometric')}."
         )
     if facts.get("shift") is not None:
-        sentences.append(_shift_sentence(_interval(facts, "shift", "shift")))
+        sentences.append(_shift_sentence(_interval(facts, "shift", "shift"), facts["shift_p_value"]))
     if facts.get("moved_share") is not None:
         share = _interval(facts, "moved_share", "moved", 100)
         sentences.append(
@@ -85,11 +85,12 @@ def _interval(facts: Mapping[str, Any], value: str, prefix: str, scale: float = 
     return Interval(*(scale * facts[name] for name in (value, f"{prefix}_low", f"{prefix}_high")))
 
 
-def _shift_sentence(shift: Interval) -> str:
-    start = f"The mean layer differs by {signed(shift.value, 2)} layers {between(shift, 2, sign=True)}"
-    if not shift.excludes_zero:
-        return f"{start}, {NOT_SIGNIFICANT}."
-    return f"{start}: B lies {'farther from' if shift.value > 0 else 'nearer to'} the embeddings."
+def _shift_sentence(shift: Interval, p_value: float) -> str:
+    """Judge by the test, as for the other figures: of few neurons the bootstrap's intervals are too narrow."""
+    by = f"{signed(shift.value, 2)} layers {between(shift, 2, sign=True)}"
+    where = f": B lies {'farther from' if shift.value > 0 else 'nearer to'} the embeddings"
+    told = where if is_significant(p_value) else ""
+    return f"The mean layer differs by {by}, {_by_chance(p_value, 'permutation')}{told}."
 
 
 def _cell(facts: Mapping[str, Any], name: str, digits: int = 0) -> Cell:

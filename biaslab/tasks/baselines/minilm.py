@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from biaslab.models import minilm as adapter
+from biaslab.tasks.base import logger_folder
 from biaslab.tasks.baselines.training import Training
 
 
@@ -40,7 +41,8 @@ class AdapterTraining(Training):
 
     def on_fit_end(self) -> None:
         """Write the adapter beside the logs."""
-        folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)  # asks all ranks
+        root = self.trainer.log_dir or self.trainer.default_root_dir  # asks all ranks
+        folder = logger_folder(self.trainer) or Path(root)
         if self.trainer.is_global_zero:
             adapter.save(self.model, folder / "adapter.safetensors")
             print(f"Adapter written to {folder / 'adapter.safetensors'}.")
