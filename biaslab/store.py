@@ -62,6 +62,11 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def training_in(folder: Path) -> Path:
+    """Return what is locked while a training works in a folder, beside what the command locks that has started it."""
+    return folder.with_name(f"{folder.name}.training")
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file, all of it or nothing, and wait until the disk has it.
 

@@ -23,7 +23,7 @@ from biaslab.commands.logging import LogNeurons
 from biaslab.data.prompts import PromptDataModule
 from biaslab.errors import InputError
 from biaslab.neurons.neuron_set import NeuronSet
-from biaslab.store import Artifacts, computed_by, files_of, locked, write_atomically
+from biaslab.store import Artifacts, computed_by, files_of, locked, training_in, write_atomically
 from biaslab.tasks.attribution import Attribution
 from biaslab.tasks.base import single_trainer
 
@@ -122,6 +122,8 @@ def training(
     last = folder / "checkpoints" / "last.ckpt"
 
     def fit() -> dict[str, Any]:
+        with locked(training_in(folder)):  # refused while a training works on that has survived its command
+            pass
         if not last.exists():  # killed before the first one
             shutil.rmtree(folder, ignore_errors=True)
         more: dict[str, Any] = {

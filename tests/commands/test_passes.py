@@ -3,6 +3,7 @@
 import errno
 from pathlib import Path
 
+import conftest
 import pytest
 import yaml
 
@@ -59,6 +60,37 @@ def test_a_training_that_runs_is_left_alone(lab, tmp_path, monkeypatch):
     assert (checkpoint.read_text(), seconds) == ("weights", 1.0)
     monkeypatch.setattr(passes, "_run", None)  # it is done
     assert train() == (checkpoint, seconds)
+
+
+def test_a_training_that_survived_its_command_is_left_alone(lab, tmp_path, monkeypatch):
+    """B6: a killed table doesn't take its training along, and gives its own lock free."""
+    config = yaml.safe_load(config_file("cda_small").read_text())
+    config["data"]["init_args"] |= {"source": str(lab / "text.txt"), "limit": 40}
+    config["trainer"] |= {"max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False}
+    (tmp_path / "cda_small.yaml").write_text(yaml.safe_dump(config))
+
+    def train():
+        return training(Artifacts(tmp_path), "cda", "cda_small", str(tmp_path), str(lab / "model"), "w")
+
+    def fit(command, options):
+        conftest.main([command, *(str(part) for item in options.items() if item[1] is not None for part in item)])
+        return 1.0
+
+    def on_train_start(task):
+        refused.append(True)
+        with monkeypatch.context() as patch:
+            patch.setattr("biaslab.commands.passes._once", lambda folder, job: job())  # its lock went with the table
+            patch.setattr(passes, "_run", None)
+            with pytest.raises(InputError, match="another command works in"):
+                train()
+
+    refused = []
+    monkeypatch.setattr(passes, "_run", fit)
+    monkeypatch.setattr("biaslab.tasks.CounterfactualAugmentation.on_train_start", on_train_start)
+    checkpoint, _ = train()
+    assert refused
+    assert checkpoint.is_file()
+    assert train()[0] == checkpoint
 
 
 def test_an_edited_text_file_is_other_data(lab, tmp_path):
