@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
@@ -21,16 +22,49 @@ if TYPE_CHECKING:  # torch is imported where it is needed: results are read and 
     from torch import Tensor
 
 
+_WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)  # what file systems without locks answer
+
+
 def acquired(path: Path) -> FileLock | None:
-    """Return a lock that is held until it is released or the process ends; None if another process holds it."""
+    """Return a lock that is held until it is released or the process ends; None if another one holds it.
+
+    On a file system without locks it is not known whether one does, and the lock is returned.
+    """
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
         return None
-    except NotImplementedError:  # a file system without locks: whether the file is in use is not known
+    except NotImplementedError:
         pass
+    except OSError as error:
+        if error.errno not in _WITHOUT_LOCKS:
+            raise
     return lock
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Within the block, no other command works on a folder; a process that ends, however it ends, gives it free.
+
+    Raises:
+        InputError: if another command works on it.
+    """
+    with writing(folder):
+        lock = acquired(folder.with_name(f".{folder.name}.lock"))
+    if lock is None:
+        raise InputError(
+            f"`output` is expected to be free, but another command works in {folder}. Wait for it, or choose another."
+        )
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def training_in(folder: Path) -> Path:
+    """Return what is locked while a training works in a folder, beside what the command locks that has started it."""
+    return folder.with_name(f"{folder.name}.training")
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -39,28 +73,19 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         InputError: if it can't be written.
     """
-    temporary = None
+    # a name that no other process has, on this machine or another one that shares the disk
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
         with writing(path):
-            # a name that no other process has, on this machine or another one that shares the disk
-            descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-            with open(descriptor, "wb") as file:
+            with open(temporary, "xb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
             os.replace(temporary, path)
             _sync_folder(path.parent)
     finally:
         with suppress(OSError):
-            if temporary is not None:
-                os.unlink(temporary)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+            os.unlink(temporary)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -161,32 +186,15 @@ def computed_by() -> dict[str, str]:
 
 
 def files_of(names: Any) -> dict[str, str]:
-    """Return a digest of the content of each file that is named, within lists too; other names are left out.
+    """Return a digest of the content of each file that is named, within lists and mappings too.
 
-    >>> files_of(["bold", None, ["bug"]])
+    >>> files_of({"sources": ["bold", None], "limit": 3})
     {}
     """
+    if isinstance(names, Mapping):
+        names = list(names.values())
     if isinstance(names, list | tuple):
         return {name: content for part in names for name, content in files_of(part).items()}
-    path = Path(names) if isinstance(names, str) else None
-    if path is None or not path.is_file():
-        return {}
-    return {str(names): hashlib.sha256(path.read_bytes()).hexdigest()[:16]}
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Within the block, no other command works on a folder; a process that ends, however it ends, gives it free.
-
-    Raises:
-        InputError: if another command works on it.
-    """
-    lock = acquired(folder.with_name(f".{folder.name}.lock"))
-    if lock is None:
-        raise InputError(
-            f"`output` is expected to be free, but another command works in {folder}. Wait for it, or choose another."
-        )
-    try:
-        yield
-    finally:
-        lock.release()
+    if isinstance(names, str) and os.path.isfile(names):
+        return {names: hashlib.sha256(Path(names).read_bytes()).hexdigest()[:16]}
+    return {}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
-from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from biaslab import callbacks, tasks  # noqa: F401  short class names in the configs resolve to what is imported
@@ -27,6 +28,7 @@ from biaslab.data import (  # noqa: F401
 )
 from biaslab.errors import InputError
 from biaslab.models.checkpoints import open_checkpoint
+from biaslab.store import locked, training_in
 from biaslab.tasks.attribution import WITHOUT_EFFECT
 from biaslab.tasks.shards import is_locked
 
@@ -45,6 +47,24 @@ class _FirstConfig(SaveConfigCallback):
             return
         self.overwrite = not there  # what a kill has cut may be replaced
         super().setup(trainer, pl_module, stage)
+
+
+class _OneTraining(Callback):
+    """Keeps other trainings, and what would remove it, out of a run's folder while a training works in it."""
+
+    def __init__(self) -> None:
+        self.held = ExitStack()  # given free when the process ends, however it ends
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Lock the folder, where the logger gives the run one of its own."""
+        folder = getattr(trainer.logger, "log_dir", None)
+        if stage == "fit" and folder and trainer.is_global_zero:
+            Path(folder).parent.mkdir(parents=True, exist_ok=True)
+            self.held.enter_context(locked(training_in(Path(folder))))
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give it free."""
+        self.held.close()
 
 
 class _Config(ActionConfigFile):
@@ -130,10 +150,10 @@ class BiaslabCLI(LightningCLI):
                 return
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Log an attribution run's neurons to TensorBoard."""
+        """Log an attribution run's neurons to TensorBoard; let one training work in a folder."""
         trainer = super().instantiate_trainer(**kwargs)
-        if self.subcommand == "predict":
-            trainer.callbacks.append(LogNeurons())  # type: ignore[attr-defined]
+        own: dict[str, Callback] = {"predict": LogNeurons(), "fit": _OneTraining()}
+        trainer.callbacks += [callback for command, callback in own.items() if command == self.subcommand]  # type: ignore[attr-defined]
         return trainer
 
     def before_predict(self) -> None:

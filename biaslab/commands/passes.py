@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from biaslab.commands.configs import config_file
@@ -22,7 +23,7 @@ from biaslab.commands.logging import LogNeurons
 from biaslab.data.prompts import PromptDataModule
 from biaslab.errors import InputError
 from biaslab.neurons.neuron_set import NeuronSet
-from biaslab.store import Artifacts, computed_by, files_of, locked, write_atomically
+from biaslab.store import Artifacts, computed_by, files_of, locked, training_in, write_atomically
 from biaslab.tasks.attribution import Attribution
 from biaslab.tasks.base import single_trainer
 
@@ -64,21 +65,21 @@ def attribution_pass(
     folder = cache.path(
         name, {**depends_on, "options": options, "data": data, "files": files, "versions": computed_by()}
     )
-    with locked(folder):
-        done = _read_done(folder)
-        if done is None:
-            if (folder / "neurons.json").exists():  # killed after the pass, before its sets were written
-                shutil.rmtree(folder)
-            start = time.monotonic()
-            task, trust = Attribution(model_name, **options), bool(options.get("trust_remote_code"))
-            module = PromptDataModule(model_name, **data, trust_remote_code=trust)
-            logger = TensorBoardLogger(folder.parent, name=folder.name, version="", default_hp_metric=False)
-            single_trainer(logger, LogNeurons()).predict(task, module, return_predictions=False)
-            sets = select(task, module)
-            for key, neurons in sets.items():
-                neurons.save(folder / f"neurons_{slug(key)}.json")
-            done = {"sets": list(sets), "seconds": round(time.monotonic() - start, 1)}
-            _write_done(folder, done)
+
+    def attribute() -> dict[str, Any]:
+        if (folder / "neurons.json").exists():  # killed after the pass, before its sets were written
+            shutil.rmtree(folder)
+        start = time.monotonic()
+        task, trust = Attribution(model_name, **options), bool(options.get("trust_remote_code"))
+        module = PromptDataModule(model_name, **data, trust_remote_code=trust)
+        logger = TensorBoardLogger(folder.parent, name=folder.name, version="", default_hp_metric=False)
+        single_trainer(logger, LogNeurons()).predict(task, module, return_predictions=False)
+        sets = select(task, module)
+        for key, neurons in sets.items():
+            neurons.save(folder / f"neurons_{slug(key)}.json")
+        return {"sets": list(sets), "seconds": round(time.monotonic() - start, 1)}
+
+    done = _once(folder, attribute)
     sets = {key: NeuronSet.load(folder / f"neurons_{slug(key)}.json") for key in done["sets"]}
     return Pass(sets, folder, done["seconds"])
 
@@ -112,24 +113,28 @@ def training(
         InputError: if there is no such configuration, the training fails, or another command runs it.
     """
     path = config_file(config, configs)
-    depends_on = {"weights": weights, "config": path.read_text(encoding="utf-8"), "versions": computed_by()}
-    more = [] if prompts is None else ["--data.prompts", str(prompts)]
-    if prompts is not None:
-        depends_on["prompts"] = prompts.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8")
+    depends_on = {
+        "weights": weights, "config": text, "files": files_of(yaml.safe_load(text)), "versions": computed_by(),
+        "prompts": None if prompts is None else prompts.read_text(encoding="utf-8"),
+    }  # fmt: skip
     folder = cache.path(name, depends_on)
     last = folder / "checkpoints" / "last.ckpt"
-    with locked(folder):
-        done = _read_done(folder)
-        if done is None:
-            if not last.exists():  # killed before the first one
-                shutil.rmtree(folder, ignore_errors=True)
-            where = {"save_dir": folder.parent, "name": folder.name, "version": ""}
-            more += [part for key, value in where.items() for part in (f"--trainer.logger.{key}", str(value))]
-            more += ["--ckpt_path", str(last)] if last.exists() else []
-            more += ["--model.trust_remote_code", "true"] if trust_remote_code else []
-            seconds = _run("fit", "-c", str(path), "--model.model_name", model_name, *more)
-            done = {"seconds": seconds, "checkpoint": _best(folder).name}
-            _write_done(folder, done)
+
+    def fit() -> dict[str, Any]:
+        with locked(training_in(folder)):  # refused while a training works on that has survived its command
+            pass
+        if not last.exists():  # killed before the first one
+            shutil.rmtree(folder, ignore_errors=True)
+        more: dict[str, Any] = {
+            f"--trainer.logger.{key}": value for key, value in (("save_dir", folder.parent), ("name", folder.name))
+        }
+        more |= {"--trainer.logger.version": "", "--ckpt_path": last if last.exists() else None}
+        more |= {"--data.prompts": prompts, "--model.trust_remote_code": "true" if trust_remote_code else None}
+        seconds = _run("fit", {"-c": path, "--model.model_name": model_name} | more)
+        return {"seconds": seconds, "checkpoint": _best(folder).name}
+
+    done = _once(folder, fit)
     return folder / "checkpoints" / done["checkpoint"], done["seconds"]
 
 
@@ -146,16 +151,14 @@ def searched_prompts(
         trust_remote_code: let a checkpoint bring its own Python code.
     """
     folder = cache.path("prompts", {"weights": weights, "search": options, "versions": computed_by()})
-    with locked(folder):
-        done = _read_done(folder)
-        if done is None:
-            more = [part for key, value in options.items() for part in (f"--{key}", str(value))]
-            more += ["--trust_remote_code", "true"] if trust_remote_code else []
-            output = str(folder / "prompts.json")
-            seconds = _run("search-prompts", "--model", model_name, "--output", output, *more)
-            done = {"seconds": seconds}
-            _write_done(folder, done)
-    return folder / "prompts.json", done["seconds"]
+    output = folder / "prompts.json"
+
+    def search() -> dict[str, Any]:
+        more: dict[str, Any] = {f"--{key}": value for key, value in options.items()}
+        more["--trust_remote_code"] = "true" if trust_remote_code else None
+        return {"seconds": _run("search-prompts", {"--model": model_name, "--output": output} | more)}
+
+    return output, _once(folder, search)["seconds"]
 
 
 def slug(model_name: str) -> str:
@@ -167,15 +170,16 @@ def slug(model_name: str) -> str:
     return model_name.strip("/").replace("/", "--") or "model"
 
 
-def _run(*arguments: str) -> float:
-    """Run a command of biaslab in a process of its own, and return the seconds that it took."""
-    print(f"\n$ biaslab {' '.join(arguments)}", flush=True)
+def _run(command: str, options: Mapping[str, Any]) -> float:
+    """Run a command of biaslab in a process of its own, without options of None; return the seconds that it took."""
+    arguments = [part for name, value in options.items() if value is not None for part in (name, str(value))]
+    print(f"\n$ biaslab {command} {' '.join(arguments)}", flush=True)
     start = time.monotonic()
-    code = subprocess.run([sys.executable, "-m", "biaslab", *arguments], check=False).returncode
+    code = subprocess.run([sys.executable, "-m", "biaslab", command, *arguments], check=False).returncode
     if code:
         raise InputError(
-            f"`rows` is expected to hold what can be made here, but `biaslab {arguments[0]}` ended with code {code}; "
-            "its message stands above. Correct that, or leave the row out."
+            f"`rows` is expected to hold what can be made here, but `biaslab {command}` ended with code {code}; its "
+            "message stands above. Correct that, or leave the row out."
         )
     return round(time.monotonic() - start, 1)
 
@@ -188,13 +192,19 @@ def _best(folder: Path) -> Path:
     return max(found, key=lambda path: path.stat().st_mtime)
 
 
-def _read_done(folder: Path) -> dict[str, Any] | None:
-    try:
-        content: dict[str, Any] = json.loads((folder / "done.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content
+def _once(folder: Path, job: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Do a job in its folder, unless it was done, and return what it left in ``done.json``; one command at a time."""
 
+    def done() -> dict[str, Any] | None:
+        try:
+            content: dict[str, Any] = json.loads((folder / "done.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return content
 
-def _write_done(folder: Path, content: Mapping[str, Any]) -> None:
-    write_atomically(folder / "done.json", (json.dumps(content, indent=1) + "\n").encode())
+    if (facts := done()) is None:
+        with locked(folder):
+            if (facts := done()) is None:  # another command may have ended just now
+                facts = job()
+                write_atomically(folder / "done.json", (json.dumps(facts, indent=1) + "\n").encode())
+    return facts

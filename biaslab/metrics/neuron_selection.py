@@ -1,10 +1,9 @@
-"""From attribution scores to a set of neurons: the paper's votes, the mean score, and the mean score with a guard."""
+"""What neurons are selected from: each pair's mean scores, and which neurons each prompt votes for."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,36 +12,18 @@ from torchmetrics.utilities import dim_zero_cat
 
 from biaslab.errors import InputError
 
-MIN_PROMPTS = 3  # of a group must keep a neuron
-MIN_GROUPS = 0.1  # share of the groups that must keep a neuron
-FEWEST, MOST = 2, 5  # neurons a group, on average, between which the share is left as it is
-SHARE_STEP, ROUNDS = 0.05, 6
 _ONE = 2**40  # normalised scores are summed as multiples of 1/2^40: exact in any order and on any number of processes
 _ROWS = 32  # prompts that are normalised at a time, which bounds the memory
-_TINY = 1e-9  # 0.28 * 25 is 7.000000000000001, and 7 of 25 prompts are enough
-
-
-class Votes(NamedTuple):
-    """What the paper's rule selects.
-
-    Attributes:
-        neurons: (layer, index) pairs by the name of the pair.
-        shares: the share that was used, by the name of the pair and the kind of modifier.
-    """
-
-    neurons: dict[str, frozenset[tuple[int, int]]]
-    shares: dict[str, dict[str, float]]
 
 
 class NeuronSelection(Metric):
-    """Collects attribution scores, and selects neurons from them; memory does not grow with prompts times neurons.
+    """Collects attribution scores of prompts; memory does not grow with prompts times neurons.
 
     Args:
         pairs: names of the demographic pairs.
         kinds: names of the kinds of modifiers.
         shape: (layers, neurons a layer).
-        threshold: of the votes: share of a prompt's largest score that a neuron must reach.
-        share: of the votes: share of a group's prompts that must keep the neuron, before it is adapted.
+        threshold: share of its largest score that a neuron must reach for a prompt to vote for it.
         kwargs: see ``torchmetrics.Metric``.
 
     Raises:
@@ -59,8 +40,9 @@ class NeuronSelection(Metric):
     >>> metric.mean_scores()
     tensor([[ 1.0000,  0.2500],
             [ 0.0000, -0.5000]], dtype=torch.float64)
-    >>> sorted(metric.paper().neurons["gender/female-male"])
-    [(0, 0), (0, 1)]
+    >>> metric.compute()["votes"][:2]  # pair, kind, group, neuron
+    tensor([[0, 0, 0, 0],
+            [0, 0, 0, 1]], dtype=torch.int32)
     """
 
     is_differentiable = False
@@ -78,20 +60,17 @@ class NeuronSelection(Metric):
         kinds: Sequence[str],
         shape: tuple[int, int],
         threshold: float = 0.2,
-        share: float = 0.7,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        for name, value in (("threshold", threshold), ("share", share)):
-            if not 0 < value <= 1:
-                raise InputError(f"`{name}` is expected to lie in (0, 1] but got {value}.")
+        if not 0 < threshold <= 1:
+            raise InputError(f"`threshold` is expected to lie in (0, 1] but got {threshold}.")
         for name, names in (("pairs", pairs), ("kinds", kinds)):
             if not names or len(set(names)) < len(names):
                 raise InputError(f"`{name}` is expected to hold names, each once, but got {list(names)}.")
         if len(shape) != 2 or min(shape) < 1:
             raise InputError(f"`shape` is expected to be (layers, width), two positive integers, but got {shape!r}.")
-        self.pairs, self.kinds, self.threshold, self.share = tuple(pairs), tuple(kinds), threshold, share
-        self.shape = shape
+        self.pairs, self.kinds, self.threshold, self.shape = tuple(pairs), tuple(kinds), threshold, shape
         self.add_state("sums", torch.zeros(len(pairs), *shape, dtype=torch.long), dist_reduce_fx="sum")
         for name in ("counts", "silent"):
             self.add_state(name, torch.zeros(len(pairs), dtype=torch.long), dist_reduce_fx="sum")
@@ -169,63 +148,32 @@ class NeuronSelection(Metric):
         super().sync(*args, **kwargs)
 
     def compute(self) -> dict[str, Tensor]:
-        """Return what was collected.
+        """Return what was collected; of several processes it is gathered once, and kept until the next update.
 
         Returns:
             "scores" ``[pair, layer, neuron]``, see :meth:`pair_scores`; "counts" and "silent" ``[pair]``, the number of
-            prompts, and of those among them that vote for nothing.
+            prompts, and of those among them that vote for nothing; "prompts" ``[prompt, 3]`` and "votes" ``[vote, 4]``,
+            for :func:`biaslab.neurons.selection.paper`.
         """
-        return {"scores": self._pair_scores(), "counts": self.counts, "silent": self.silent}
+        scores = _double(self.sums) / _ONE / _double(self.counts)[:, None, None]
+        rows = {"prompts": self._rows(self.prompts, 3), "votes": self._rows(self.votes, 4)}
+        return {"scores": scores, "counts": self.counts, "silent": self.silent} | rows
+
+    def _rows(self, parts: list[Tensor] | Tensor, columns: int) -> Tensor:
+        """Concatenate the rows of a state: a list, or one tensor once the processes are gathered."""
+        return dim_zero_cat(parts) if len(parts) else torch.zeros(0, columns, device=self.device, dtype=torch.int32)
 
     def pair_scores(self) -> Tensor:
         """Return each pair's mean of score ÷ the prompt's largest |score|, float64, ``[pair, layer, neuron]``.
 
         The values lie in [-1, 1]; those of a pair without prompts are NaN.
         """
-        with self.sync_context():
-            return self._pair_scores()
-
-    def _pair_scores(self) -> Tensor:
-        return _double(self.sums) / _ONE / _double(self.counts)[:, None, None]
+        scores: Tensor = self.compute()["scores"]
+        return scores.view(-1, *self.shape)  # torchmetrics makes a scalar of a single number
 
     def mean_scores(self) -> Tensor:
         """Return b(n), the mean of the pairs that have prompts, each weighing the same, ``[layer, neuron]``."""
         return self.pair_scores().nanmean(0)
-
-    def paper(self, share: float | None = None) -> Votes:
-        """Return the neurons of each pair by the paper's votes: those of any kind of modifier.
-
-        A prompt keeps the neurons that reach ``threshold`` of its largest score; a group those that ``share`` of its
-        prompts and at least 3 keep; a kind of modifier those that 10 % of its groups keep. The share is lowered
-        (raised) while the groups keep fewer than 2 (more than 5) neurons on average.
-
-        Args:
-            share: another one than the metric's.
-
-        Reference:
-            "The Devil is in the Neurons" (ICLR 2024), section 3.2.
-        """
-        share = self.share if share is None else share
-        found: dict[str, set[int]] = {name: set() for name in self.pairs}
-        shares: dict[str, dict[str, float]] = {name: {} for name in self.pairs}
-        with self.sync_context():
-            for pair, kind, prompts, votes in self._cells():
-                kept, shares[pair][kind] = _keep(prompts, votes, share, self.shape[0] * self.shape[1])
-                found[pair].update(kept)
-        width = self.shape[1]
-        return Votes({name: frozenset(divmod(n, width) for n in flat) for name, flat in found.items()}, shares)
-
-    def _cells(self) -> Iterator[tuple[str, str, Tensor, Tensor]]:
-        """Yield each pair and kind that has prompts, with their groups, ``[prompt]``, and votes (group, neuron)."""
-        if not len(self.prompts):  # a list, or one tensor once the processes are gathered
-            return
-        names = [(pair, kind) for pair in self.pairs for kind in self.kinds]
-        prompts, votes = (
-            _split(dim_zero_cat(rows).cpu(), len(self.kinds), len(names)) for rows in (self.prompts, self.votes)
-        )
-        for (pair, kind), own, cast in zip(names, prompts, votes, strict=True):
-            if len(own):
-                yield pair, kind, own[:, 0], cast
 
 
 def _double(values: Tensor) -> Tensor:
@@ -256,41 +204,3 @@ def _check_indices(name: str, values: Tensor, prompts: int, limit: int) -> None:
         raise InputError(
             f"`{name}` is expected to lie between 0 and {limit - 1} but got {int(values.min())} to {int(values.max())}."
         )
-
-
-def _split(rows: Tensor, kinds: int, cells: int) -> list[Tensor]:
-    """Split rows (pair, kind, …) by pair and kind, and leave these two columns out."""
-    cell = rows[:, 0].long() * kinds + rows[:, 1]
-    sizes = torch.bincount(cell, minlength=cells).tolist()
-    return list(torch.split(rows[cell.argsort(), 2:], sizes))
-
-
-def _keep(prompts: Tensor, votes: Tensor, share: float, neurons: int) -> tuple[list[int], float]:
-    """Return the neurons that a pair and kind keeps, and the share that was used.
-
-    Args:
-        prompts: the group of each prompt, ``[prompt]``.
-        votes: rows (group, neuron), ``[vote, 2]``.
-        share: of a group's prompts that must keep a neuron, to begin with.
-        neurons: how many there are.
-    """
-    groups, sizes = torch.unique(prompts, return_counts=True)
-    group = torch.searchsorted(groups, votes[:, 0].contiguous())
-    keys, counts = torch.unique(group * neurons + votes[:, 1], return_counts=True)
-    sizes = sizes[keys // neurons]  # prompts of each candidate's group
-    for _ in range(ROUNDS):
-        mean = int(_kept(counts, sizes, share).sum()) / len(groups)
-        share = _adapted(share, mean)
-    kept, by_groups = torch.unique(keys[_kept(counts, sizes, share)] % neurons, return_counts=True)
-    return kept[by_groups >= math.ceil(MIN_GROUPS * len(groups))].tolist(), share
-
-
-def _kept(counts: Tensor, sizes: Tensor, share: float) -> Tensor:
-    return counts >= (share * sizes.double() - _TINY).ceil().clamp_min(MIN_PROMPTS)
-
-
-def _adapted(share: float, mean: float) -> float:
-    """Return the share for the next round, given how many neurons a group keeps on average."""
-    if mean < FEWEST:
-        return round(share - SHARE_STEP, 6) if share - SHARE_STEP > _TINY else share
-    return min(1.0, round(share + SHARE_STEP, 6)) if mean > MOST else share

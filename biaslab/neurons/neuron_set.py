@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Set
+from itertools import product
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -191,8 +192,9 @@ class NeuronSet(Set[Neuron]):
         made_for = self._provenance.get("model", {})
         wanted = made_for.get("fingerprint")
         if wanted is not None and (found := fingerprint(model)) != wanted:
+            name = model.name_or_path or f"a {model.config.model_type}"
             raise InputError(
-                f"`neurons` is expected to be made for this model, {_name(model)} (weights {found}), but was made for "
+                f"`neurons` is expected to be made for this model, {name} (weights {found}), but was made for "
                 f"other weights: {made_for.get('name', 'a model without a name')} (weights {wanted}). Find the neurons "
                 "of this model, or load the other one."
             )
@@ -308,10 +310,6 @@ def _neuron(value: Any, shape: tuple[int, int] | None, place: str) -> Neuron:
     return Neuron(*value)
 
 
-def _name(model: PreTrainedModel) -> str:
-    return model.name_or_path or f"a {model.config.model_type}"
-
-
 def random_like(neurons: NeuronSet, seed: int, same_layers: bool = True) -> NeuronSet:
     """Draw a control: as many random neurons, none of them in the set.
 
@@ -338,14 +336,11 @@ def random_like(neurons: NeuronSet, seed: int, same_layers: bool = True) -> Neur
     generator = torch.Generator().manual_seed(seed)
     drawn: list[tuple[int, int]] = []
     for layer, count in wanted.items():
-        free = [n for at in (range(layers) if layer is None else [layer]) for n in _others(neurons, at, width)]
+        places = product(range(layers) if layer is None else [layer], range(width))
+        free = [place for place in places if place not in neurons]
         if count > len(free):
             where = "the model" if layer is None else f"layer {layer}"
             raise InputError(f"`neurons` is expected to leave {count} other neurons in {where} but leaves {len(free)}.")
         drawn += [free[place] for place in torch.randperm(len(free), generator=generator)[:count].tolist()]
     settings = {"selection": "random", "seed": seed, "same_layers": same_layers}
     return NeuronSet(drawn, neurons.shape).with_details(provenance=neurons._model_facts() | {"settings": settings})
-
-
-def _others(neurons: NeuronSet, layer: int, width: int) -> list[tuple[int, int]]:
-    return [(layer, index) for index in range(width) if (layer, index) not in neurons]

@@ -1,14 +1,110 @@
-"""Which neurons are bias neurons, of their scores: the largest, or the largest that ordinary sentences can spare."""
+"""Which neurons are bias neurons: those that prompts vote for, or those of the largest scores, guarded or not."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import product
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from biaslab.errors import InputError
 from biaslab.neurons.neuron_set import NeuronSet
+
+MIN_PROMPTS = 3  # of a group must keep a neuron
+MIN_GROUPS = 0.1  # share of the groups that must keep a neuron
+FEWEST, MOST = 2, 5  # neurons a group, on average, between which the share is left as it is
+SHARE_STEP, ROUNDS = 0.05, 6
+_TINY = 1e-9  # 0.28 * 25 is 7.000000000000001, and 7 of 25 prompts are enough
+
+
+class Votes(NamedTuple):
+    """What the paper's rule selects.
+
+    Attributes:
+        neurons: by the name of the pair.
+        shares: the share that was used, by the name of the pair and the kind of modifier.
+    """
+
+    neurons: dict[str, NeuronSet]
+    shares: dict[str, dict[str, float]]
+
+
+def paper(
+    prompts: Tensor,
+    votes: Tensor,
+    pairs: Sequence[str],
+    kinds: Sequence[str],
+    shape: tuple[int, int],
+    share: float = 0.7,
+) -> Votes:
+    """Return the neurons of each pair by the paper's votes: those of any kind of modifier.
+
+    A group keeps the neurons that ``share`` of its prompts and at least 3 vote for; a kind of modifier those that 10 %
+    of its groups keep. The share is lowered (raised) while the groups keep fewer than 2 (more than 5) neurons on
+    average.
+
+    Args:
+        prompts: pair, kind and group of each prompt, ``[prompt, 3]``.
+        votes: pair, kind, group and neuron (layer * width + index) of each vote, ``[vote, 4]``.
+        pairs: names of the demographic pairs.
+        kinds: names of the kinds of modifiers.
+        shape: (layers, neurons a layer).
+        share: of a group's prompts that must keep the neuron, before it is adapted.
+
+    Raises:
+        InputError: if the share is out of its range.
+
+    Reference:
+        "The Devil is in the Neurons" (ICLR 2024), section 3.2; the votes as in Dai et al. 2022, section 3.3.
+
+    >>> prompts, votes = torch.zeros(4, 3).int(), torch.tensor([[0, 0, 0, 0], [0, 0, 0, 1]]).repeat(4, 1)
+    >>> paper(prompts, votes, ["gender/female-male"], ["negative"], shape=(2, 2)).neurons
+    {'gender/female-male': NeuronSet([(0, 0), (0, 1)], shape=(2, 2))}
+    """
+    if not 0 < share <= 1:
+        raise InputError(f"`share` is expected to lie in (0, 1] but got {share}.")
+    chosen: dict[str, set[int]] = {name: set() for name in pairs}
+    shares: dict[str, dict[str, float]] = {name: {} for name in pairs}
+    cells = (_split(rows.cpu(), len(pairs), len(kinds)) for rows in (prompts, votes))
+    for (pair, kind), asked, cast in zip(product(pairs, kinds), *cells, strict=True):
+        if len(asked):
+            kept, shares[pair][kind] = _keep(asked[:, 0], cast, share, shape[0] * shape[1])
+            chosen[pair].update(kept)
+    sets = {name: NeuronSet([divmod(number, shape[1]) for number in flat], shape) for name, flat in chosen.items()}
+    return Votes(sets, shares)
+
+
+def _split(rows: Tensor, pairs: int, kinds: int) -> tuple[Tensor, ...]:
+    """Split rows (pair, kind, …) by pair and kind, and leave these two columns out."""
+    cell = rows[:, 0].long() * kinds + rows[:, 1]
+    sizes = torch.bincount(cell, minlength=pairs * kinds).tolist()
+    return torch.split(rows[cell.argsort(), 2:], sizes)
+
+
+def _keep(prompts: Tensor, votes: Tensor, share: float, neurons: int) -> tuple[list[int], float]:
+    """Return the neurons kept, and the share, of the groups of prompts, ``[prompt]``, and of votes (group, neuron)."""
+    groups, sizes = torch.unique(prompts, return_counts=True)
+    group = torch.searchsorted(groups, votes[:, 0].contiguous())
+    keys, counts = torch.unique(group * neurons + votes[:, 1], return_counts=True)
+    sizes = sizes[keys // neurons]  # prompts of each candidate's group
+    for _ in range(ROUNDS):
+        share = _adapted(share, int(_kept(counts, sizes, share).sum()) / len(groups))
+    kept, by_groups = torch.unique(keys[_kept(counts, sizes, share)] % neurons, return_counts=True)
+    return kept[by_groups >= math.ceil(MIN_GROUPS * len(groups))].tolist(), share
+
+
+def _kept(counts: Tensor, sizes: Tensor, share: float) -> Tensor:
+    return counts >= (share * sizes.double() - _TINY).ceil().clamp_min(MIN_PROMPTS)
+
+
+def _adapted(share: float, mean: float) -> float:
+    """Return the share for the next round, given how many neurons a group keeps on average."""
+    if mean < FEWEST:
+        return round(share - SHARE_STEP, 6) if share - SHARE_STEP > _TINY else share
+    return min(1.0, round(share + SHARE_STEP, 6)) if mean > MOST else share
 
 
 def ranked(scores: Tensor, count: int) -> NeuronSet:

@@ -23,8 +23,7 @@ from biaslab.models.architectures import ffn_shape
 from biaslab.models.loading import fingerprint
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.store import computed_by, versions, write_atomically
-from biaslab.tasks.dealing import layers_of
-from biaslab.tasks.resumable import ResumableTask
+from biaslab.tasks.base import ResumableTask
 from biaslab.tasks.selecting import Collected, require_known
 from biaslab.tasks.shards import Collector
 
@@ -108,12 +107,12 @@ class Attribution(ResumableTask):
         """Prepare the selection for the pairs of the data."""
         source = self.data.hparams["contrast"]
         require_known(self.hparams, source, self.data.pair_names)
-        rule = {"threshold": self.hparams["threshold"], "share": self.hparams["share"]}
-        self.prompts = NeuronSelection(self.data.pair_names, self.data.kind_names, self.shape, **rule)
+        threshold = self.hparams["threshold"]
+        self.prompts = NeuronSelection(self.data.pair_names, self.data.kind_names, self.shape, threshold)
         collectors: dict[str, Collector] = {"prompts": self.prompts, "quality": self.quality}
         self.contrast: NeuronSelection | None = None
         if source:
-            self.contrast = NeuronSelection(contrast.pairs_of(source), ["contrast"], self.shape, **rule)
+            self.contrast = NeuronSelection(contrast.pairs_of(source), ["contrast"], self.shape, threshold)
             collectors["contrast"] = self.contrast
         self.quality.reset()
         self.open_ledger(collectors, self.hparams["save_every"])
@@ -210,26 +209,22 @@ class Attribution(ResumableTask):
             self.quality.update(batch["number"], result.residual, result.scores.abs().sum(-1), result.nodes)
 
     def on_predict_epoch_end(self) -> None:
-        """Select the neurons and, where a logger gives the run a folder, write the files."""
+        """Select the neurons and, where a logger gives the run a folder, write the files, the neurons last."""
         self.gather_finished()
         neurons, scores, summary = self.select(self.hparams["selection"]), self.prompts.pair_scores(), self.summary()
-        if self.trainer.is_global_zero and self.ledger is not None:  # what comes before gathers from all ranks
-            self._write(neurons, scores)
-            self.ledger.shards.clear()
-            print(f"{len(neurons)} neurons in {self.run_folder / self.last_file}; {summary}")
-            for pair, why in self.data.dropped.items():
-                print(f"dropped {pair}: {why}")
-
-    def _write(self, neurons: NeuronSet, scores: Tensor) -> None:
-        """Write the scores and, last, the neurons."""
-        path = self.run_folder / "scores.safetensors"
+        if not self.trainer.is_global_zero or self.ledger is None:  # what comes before gathers from all ranks
+            return
         content = safetensors.torch.save(
             {"scores": scores.float().cpu(), "counts": self.prompts.counts.cpu()},
             {"pairs": json.dumps(self.data.pair_names)},  # one entry: safetensors writes several in any order
         )
-        write_atomically(path, content)
+        write_atomically(self.run_folder / "scores.safetensors", content)
         neurons.save(self.run_folder / self.last_file)
         self.result = neurons, scores
+        self.ledger.shards.clear()
+        print(f"{len(neurons)} neurons in {self.run_folder / self.last_file}; {summary}")
+        for pair, why in self.data.dropped.items():
+            print(f"dropped {pair}: {why}")
 
     def select(self, selection: Selection, **changes: Any) -> NeuronSet:
         """Return the bias neurons of the prompts seen so far, with the sets of each pair and dimension.
@@ -283,6 +278,18 @@ class Attribution(ResumableTask):
             "nodes": {"mean": _rounded(quality.nodes), "most": quality.most_nodes},
             "versions": versions(),
         }
+
+
+def layers_of(rank: int, processes: int, layers: int) -> list[int]:
+    """Return the layers that a process attributes where all work on the same prompts.
+
+    A layer costs the more, the more layers come after it: they are dealt out to and fro.
+
+    >>> [layers_of(rank, 2, 6) for rank in (0, 1)]
+    [[0, 3, 4], [1, 2, 5]]
+    """
+    round_trip = [*range(processes), *reversed(range(processes))]
+    return [layer for layer in range(layers) if round_trip[layer % len(round_trip)] == rank]
 
 
 def _rounded(value: float) -> float:

@@ -7,8 +7,9 @@ between demographics, and g what ordinary sentences need of it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property, partial
-from typing import Any
+from functools import partial
+from itertools import chain
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,35 +19,18 @@ from biaslab.data.stereoset import DOMAINS
 from biaslab.errors import InputError
 from biaslab.metrics.neuron_selection import NeuronSelection
 from biaslab.neurons.neuron_set import NeuronSet
-from biaslab.neurons.selection import guarded, ranked
+from biaslab.neurons.selection import guarded, paper, ranked
 
 DEFAULT_SHARE_OF_NEURONS = 0.02
 DIMENSION_OF = {"gender": "gender", "profession": "occupation", "race": "ethnicity", "religion": "religion"}
 
 
-class Collected:
-    """What an attribution pass collected; the processes' scores are gathered once.
+class Collected(NamedTuple):
+    """What an attribution pass collected: of the prompts' pairs, and of the contrast set, which ``source`` names."""
 
-    Args:
-        prompts: of the prompts' pairs.
-        contrast: of the contrast set; None without one.
-        source: what the contrast set is made from.
-    """
-
-    def __init__(self, prompts: NeuronSelection, contrast: NeuronSelection | None, source: contrast.Contrast) -> None:
-        self.prompts, self.contrast, self.source = prompts, contrast, source
-
-    @cached_property
-    def prompt_scores(self) -> Tensor:
-        """Each pair's mean scores, ``[pair, layer, neuron]``."""
-        return self.prompts.pair_scores()
-
-    @cached_property
-    def contrast_set(self) -> tuple[Tensor, Tensor]:
-        """Mean scores of each pair of the contrast set, ``[pair, layer, neuron]``, and its sentences, ``[pair]``."""
-        assert self.contrast is not None
-        collected = self.contrast.compute()
-        return self.contrast.pair_scores(), collected["counts"].view(-1)
+    prompts: NeuronSelection
+    contrast: NeuronSelection | None
+    source: contrast.Contrast
 
     def paper(self, share: float) -> tuple[NeuronSet, dict[str, NeuronSet], dict[str, dict[str, float]]]:
         """Return the neurons that the prompts vote for, those of each pair and dimension, and the shares used.
@@ -54,12 +38,15 @@ class Collected:
         Args:
             share: of a group's prompts that must keep the neuron.
         """
-        chosen, shares = self.prompts.paper(share)
-        subsets = {name: NeuronSet(own, shape=self.prompts.shape) for name, own in chosen.items()}
+        metric, collected = self.prompts, self.prompts.compute()
+        chosen, shares = paper(
+            collected["prompts"], collected["votes"], metric.pairs, metric.kinds, metric.shape, share
+        )
+        subsets = dict(chosen)
         for dimension in _dimensions(chosen):
-            members = [n for name, own in chosen.items() if name.startswith(f"{dimension}/") for n in own]
-            subsets[dimension] = NeuronSet(members, shape=self.prompts.shape)
-        return NeuronSet([n for own in chosen.values() for n in own], shape=self.prompts.shape), subsets, shares
+            members = (own for name, own in chosen.items() if name.startswith(f"{dimension}/"))
+            subsets[dimension] = NeuronSet(chain.from_iterable(members), metric.shape)
+        return NeuronSet(chain.from_iterable(chosen.values()), metric.shape), subsets, shares
 
     def best(self, is_guarded: bool, settings: Mapping[str, Any]) -> tuple[NeuronSet, dict[str, NeuronSet]]:
         """Return the neurons of the largest scores, and those of each pair and dimension.
@@ -72,7 +59,7 @@ class Collected:
         guard = self._guard(settings["guard"]) if is_guarded else None
         best = partial(_best, guard=guard, count=settings["count"], weight=settings["guard_weight"])
         # a pair has no prompts, and NaN scores, where the trainer limits the batches
-        scores = zip(self.prompts.pairs, self.prompt_scores, strict=True)
+        scores = zip(self.prompts.pairs, self.prompts.pair_scores(), strict=True)
         named = {name: own for name, own in scores if not own.isnan().any()}
         for dimension in _dimensions(named):
             named[dimension] = torch.stack([s for name, s in named.items() if name.startswith(f"{dimension}/")]).mean(0)
@@ -100,10 +87,10 @@ class Collected:
         if source == "contrast":
             return self._contrast_scores([f"{name}/bias" for name in DOMAINS if domain in (None, name)])
         if domain is None:
-            return self.prompt_scores.nanmean(0)
+            return self.prompts.mean_scores()
         start = f"{DIMENSION_OF[domain]}/"
         rows = [row for row, name in enumerate(self.prompts.pairs) if name.startswith(start)]
-        return self.prompt_scores[rows].nanmean(0)
+        return self.prompts.pair_scores()[rows].nanmean(0)
 
     def _guard(self, wanted: Sequence[str] | None) -> Tensor:
         """Return g(n): the sum of the sources', each scaled to a maximum of 1, ``[layer, neuron]``.
@@ -121,7 +108,7 @@ class Collected:
         """Return the mean score of some pairs of the contrast set; each of their sentences weighs the same."""
         assert self.contrast is not None
         rows = [self.contrast.pairs.index(name) for name in names]
-        scores, sentences = self.contrast_set
+        scores, sentences = self.contrast.pair_scores(), self.contrast.compute()["counts"].view(-1)
         counts = sentences[rows].to(scores.device).to(scores.dtype)[:, None, None]
         return (scores[rows].nan_to_num() * counts).sum(0) / counts.sum()
 

@@ -24,7 +24,7 @@ from biaslab.store import acquired, write_atomically, writing
 
 _CONFIGURATION, _LOCK = "configuration.json", ".lock"
 _SHARD = re.compile(r"shard-(\d+)-[0-9a-f]+\.safetensors")
-_OWN = re.compile(rf"{_SHARD.pattern}|\.(shard-.+|configuration\.json)\.\w+\.tmp|\.lock")
+_OWN = re.compile(rf"{_SHARD.pattern}|\.(shard-.+|configuration\.json)\.\w+\.tmp")
 _SHARE = 0.02  # of the time so far: the longer a run, the rarer its shards, so that there are never many
 
 
@@ -62,24 +62,32 @@ class Shards:
             InputError: if the folder belongs to another configuration, naming each setting that differs; if it holds
                 files but no configuration; if it can't be read or written.
         """
+        path, text = self._folder / _CONFIGURATION, json.dumps(configuration, indent=1)
         with writing(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
-        if problem := self._claim(configuration):
+        others = [name for name in self._names() if not name.startswith(".")]
+        # read after the listing: other processes' shards come after their configuration
+        if (content := _content(path)) is None and not others:
+            write_atomically(path, text.encode())
+            content = _content(path)  # it may be that of another process, which was later
+        if problem := f"holds {min(others)} and no {_CONFIGURATION}" if content is None else _difference(content, text):
             raise InputError(
                 f"`folder` is expected to be new, or that of the same configuration, but {self._folder} {problem}. "
                 "Choose another folder, or remove that one."
             )
 
     def lock(self) -> bool:
-        """Keep other runs away for as long as this process lives, however it ends; call it after :meth:`open`.
-
-        Returns:
-            Whether it could be done: not if another run has the folder.
-        """
+        """Keep other runs away while this process lives; call it after :meth:`open`. Return False if another has it."""
         if self._lock is None:
             with writing(self._folder):
                 self._lock = acquired(self._folder / _LOCK)
         return self._lock is not None
+
+    def unlock(self) -> None:
+        """Let other runs in."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     def write(self, items: Sequence[int], tensors: Mapping[str, Tensor]) -> None:
         """Write a shard, all of it or nothing; once this returns, it outlives a kill and a power failure.
@@ -129,14 +137,7 @@ class Shards:
             yield shard
 
     def finished(self) -> set[int]:
-        """Tell which items are finished; damaged shards are removed and reported, as in :meth:`read`.
-
-        Returns:
-            The numbers of all items in sound shards.
-
-        Raises:
-            InputError: if the folder can't be read, or two shards share only some of their items.
-        """
+        """Return the numbers of all items in sound shards; damaged ones are removed as in :meth:`read`."""
         return {item for items, _ in self.read() for item in items}
 
     def clear(self) -> None:
@@ -144,37 +145,18 @@ class Shards:
 
         A folder that can't be removed, such as one that has got other files too, is reported and does no harm.
         """
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
         try:
-            for name in self._names():
-                if _OWN.fullmatch(name):
-                    (self._folder / name).unlink(missing_ok=True)
-            (self._folder / _CONFIGURATION).unlink(missing_ok=True)  # last: shards without it would be refused
+            own = [name for name in self._names() if _OWN.fullmatch(name)]
+            for name in [*own, _CONFIGURATION]:  # that one last: shards without it would be refused
+                (self._folder / name).unlink(missing_ok=True)
+            self.unlock()  # only now: another run would find its shards removed
+            (self._folder / _LOCK).unlink(missing_ok=True)
             with suppress(FileNotFoundError):
                 self._folder.rmdir()
         except (OSError, InputError) as error:
             self._report(f"{self._folder} is no longer needed but can't be removed: {error}")
-
-    def _claim(self, configuration: Mapping[str, Any]) -> str:
-        """Give the folder this configuration if it has none; say what is wrong if it is another computation's."""
-        path, text = self._folder / _CONFIGURATION, json.dumps(configuration, indent=1)
-        strangers = [name for name in self._names() if not name.startswith(".")]
-        if _content(path) is None:  # read after the listing: other processes' shards come after their configuration
-            if strangers:
-                return f"holds {min(strangers)} and no {_CONFIGURATION}"
-            write_atomically(path, text.encode())
-        try:
-            there, here = _settings(json.loads((_content(path) or b"").decode())), _settings(json.loads(text))
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            return f"has a damaged {_CONFIGURATION}"
-        differences = [
-            f"{name} is {there.get(name, 'missing')} there and {here.get(name, 'missing')} here"
-            for name in there | here
-            if there.get(name) != here.get(name)
-        ]
-        return f"belongs to another one: {', '.join(differences)}" if differences else ""
+        finally:
+            self.unlock()
 
     def _names(self) -> list[str]:
         with _reading(self._folder), suppress(FileNotFoundError):
@@ -220,6 +202,20 @@ def _digest(items: Any, tensors: Mapping[str, Tensor]) -> str:
     for _, tensor in ordered:
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _difference(there: bytes, here: str) -> str:
+    """Return what keeps a folder's configuration from being this one; nothing if they are the same."""
+    try:
+        old, new = _settings(json.loads(there.decode())), _settings(json.loads(here))
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return f"has a damaged {_CONFIGURATION}"
+    differences = [
+        f"{name} is {old.get(name, 'missing')} there and {new.get(name, 'missing')} here"
+        for name in old | new
+        if old.get(name) != new.get(name)
+    ]
+    return f"belongs to another one: {', '.join(differences)}" if differences else ""
 
 
 def _settings(value: Any, name: str = "") -> dict[str, str]:

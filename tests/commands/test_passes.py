@@ -1,10 +1,14 @@
 """Jobs that commands share: one at a time in a folder, kept by all that they depend on, also by what files hold."""
 
+import errno
 from pathlib import Path
 
+import conftest
 import pytest
+import yaml
 
 from biaslab.commands import passes
+from biaslab.commands.configs import config_file
 from biaslab.commands.passes import attribution_pass, searched_prompts, training
 from biaslab.errors import InputError
 from biaslab.store import Artifacts, computed_by, files_of, locked
@@ -39,11 +43,8 @@ def test_a_second_one_is_refused_and_deletes_nothing(lab, tmp_path, monkeypatch)
 def test_a_training_that_runs_is_left_alone(lab, tmp_path, monkeypatch):
     """B6: before the first checkpoint the folder of a running training looked like that of a killed one."""
 
-    def fit(*arguments):
-        folder = (
-            Path(arguments[arguments.index("--trainer.logger.save_dir") + 1])
-            / arguments[arguments.index("--trainer.logger.name") + 1]
-        )
+    def fit(command, options):
+        folder = options["--trainer.logger.save_dir"] / options["--trainer.logger.name"]
         (folder / "checkpoints").mkdir(parents=True)
         with pytest.raises(InputError, match="another command works in"):
             train()
@@ -59,6 +60,37 @@ def test_a_training_that_runs_is_left_alone(lab, tmp_path, monkeypatch):
     assert (checkpoint.read_text(), seconds) == ("weights", 1.0)
     monkeypatch.setattr(passes, "_run", None)  # it is done
     assert train() == (checkpoint, seconds)
+
+
+def test_a_training_that_survived_its_command_is_left_alone(lab, tmp_path, monkeypatch):
+    """B6: a killed table doesn't take its training along, and gives its own lock free."""
+    config = yaml.safe_load(config_file("cda_small").read_text())
+    config["data"]["init_args"] |= {"source": str(lab / "text.txt"), "limit": 40}
+    config["trainer"] |= {"max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False}
+    (tmp_path / "cda_small.yaml").write_text(yaml.safe_dump(config))
+
+    def train():
+        return training(Artifacts(tmp_path), "cda", "cda_small", str(tmp_path), str(lab / "model"), "w")
+
+    def fit(command, options):
+        conftest.main([command, *(str(part) for item in options.items() if item[1] is not None for part in item)])
+        return 1.0
+
+    def on_train_start(task):
+        refused.append(True)
+        with monkeypatch.context() as patch:
+            patch.setattr("biaslab.commands.passes._once", lambda folder, job: job())  # its lock went with the table
+            patch.setattr(passes, "_run", None)
+            with pytest.raises(InputError, match="another command works in"):
+                train()
+
+    refused = []
+    monkeypatch.setattr(passes, "_run", fit)
+    monkeypatch.setattr("biaslab.tasks.CounterfactualAugmentation.on_train_start", on_train_start)
+    checkpoint, _ = train()
+    assert refused
+    assert checkpoint.is_file()
+    assert train()[0] == checkpoint
 
 
 def test_an_edited_text_file_is_other_data(lab, tmp_path):
@@ -77,9 +109,9 @@ def test_other_code_reads_no_old_results(lab, tmp_path, monkeypatch):
     """B7: trainings and searches had no versions in their keys, and biaslab's own never changed."""
     asked = []
 
-    def search(*arguments):
-        Path(arguments[arguments.index("--output") + 1]).parent.mkdir()
-        asked.append(arguments)
+    def search(command, options):
+        options["--output"].parent.mkdir()
+        asked.append(options)
         return 1.0
 
     monkeypatch.setattr(passes, "_run", search)
@@ -90,10 +122,50 @@ def test_other_code_reads_no_old_results(lab, tmp_path, monkeypatch):
     assert len(computed_by()["code"]) == 12
 
 
+def test_an_edited_text_file_is_another_training(lab, tmp_path, monkeypatch):
+    """B7: a training's configuration may name text files, too."""
+    text, folders = tmp_path / "mine.txt", []
+    config = yaml.safe_load(config_file("cda_small").read_text())
+    config["data"]["init_args"]["source"] = str(text)
+    (tmp_path / "cda_small.yaml").write_text(yaml.safe_dump(config))
+
+    def fit(command, options):
+        folder = options["--trainer.logger.save_dir"] / options["--trainer.logger.name"]
+        (folder / "checkpoints").mkdir(parents=True)
+        (folder / "checkpoints" / "best.ckpt").touch()
+        return 1.0
+
+    monkeypatch.setattr(passes, "_run", fit)
+    for content in ("one", "two", "one"):
+        text.write_text(content)
+        cache = Artifacts(tmp_path / "cache")
+        folders.append(training(cache, "cda", "cda_small", str(tmp_path), "m", "w")[0])
+    assert folders[0] == folders[2] != folders[1]
+
+
+def test_what_is_done_is_read_where_nothing_can_be_written(lab, tmp_path, monkeypatch):
+    first = run(lab, tmp_path)
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("biaslab.store.acquired", refuse)
+    assert run(lab, tmp_path) == first
+
+
+def test_a_file_system_without_locks_runs_all_the_same(tmp_path, monkeypatch):
+    def refuse(lock, **_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("biaslab.store.FileLock.acquire", refuse)
+    with locked(tmp_path / "x"), locked(tmp_path / "x"):
+        pass
+
+
 def test_files_are_known_by_what_they_hold(tmp_path):
     text = tmp_path / "a.txt"
     text.write_text("a")
-    first = files_of(["bold", str(text), [None]])
+    first = files_of(["bold", {"source": str(text), "limit": 3}, [None], "long" * 1000])
     assert list(first) == [str(text)]
     text.write_text("b")
     assert files_of(str(text)) != first

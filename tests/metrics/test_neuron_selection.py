@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchmetrics
 from conftest import run_two_processes
 from reference import selection as reference
 
 from biaslab.errors import InputError
 from biaslab.metrics.neuron_selection import NeuronSelection
-from biaslab.neurons.selection import guarded, ranked
+from biaslab.neurons.selection import guarded, paper, ranked
 
 PAIRS, KINDS, SHAPE = ("gender/female-male", "age/young-old", "age/old-teenage"), ("negative", "positive"), (3, 8)
 RULES = [(0.2, 0.7), (0.1, 0.5), (0.6, 0.9), (1.0, 1.0), (1.0, 0.1), (0.05, 0.1)]
@@ -34,8 +35,8 @@ def prompts(seed=0, noise=0.5, wordings=5, groups=7):
     return torch.stack(scores)[order], *torch.tensor(labels)[order].unbind(1)
 
 
-def make(threshold=0.2, share=0.7):
-    return NeuronSelection(PAIRS, KINDS, SHAPE, threshold, share)
+def make(threshold=0.2):
+    return NeuronSelection(PAIRS, KINDS, SHAPE, threshold)
 
 
 def collected(inputs, sizes=13, **rule):
@@ -45,12 +46,17 @@ def collected(inputs, sizes=13, **rule):
     return metric
 
 
+def votes_of(metric, share=0.7):
+    seen = metric.compute()
+    return paper(seen["prompts"], seen["votes"], metric.pairs, metric.kinds, metric.shape, share)
+
+
 def lists(inputs):
     return [values.tolist() for values in inputs]
 
 
 def results(metric):
-    votes = metric.paper()
+    votes = votes_of(metric)
     return [metric.pair_scores(), metric.counts, metric.silent], votes.neurons, votes.shares
 
 
@@ -69,10 +75,11 @@ def same(one, other):
 @pytest.mark.parametrize(("seed", "noise"), [(0, 0.5), (1, 0.05), (2, 2.0)])
 def test_votes_agree_with_the_loop(seed, noise, threshold, share):
     inputs = prompts(seed, noise)
-    neurons, shares = collected(inputs, threshold=threshold, share=share).paper()
+    neurons, shares = votes_of(collected(inputs, threshold=threshold), share)
     expected, used = reference.paper(*lists(inputs), threshold, share)
     for index, name in enumerate(PAIRS):
         assert neurons[name] == expected.get(index, set())
+        assert neurons[name].shape == SHAPE
         wanted = {KINDS[kind]: pytest.approx(value) for kind, value in used.get(index, {}).items()}
         assert shares[name] == wanted
 
@@ -80,7 +87,7 @@ def test_votes_agree_with_the_loop(seed, noise, threshold, share):
 def test_the_votes_differ_and_the_share_moves_both_ways():
     sizes, used = set(), set()
     for (seed, noise), (threshold, share) in itertools.product([(0, 0.5), (1, 0.05), (2, 2.0)], RULES):
-        found = collected(prompts(seed, noise), threshold=threshold, share=share).paper()
+        found = votes_of(collected(prompts(seed, noise), threshold=threshold), share)
         sizes |= {len(neurons) for neurons in found.neurons.values()}
         used |= {(value > share) - (value < share) for kinds in found.shares.values() for value in kinds.values()}
     assert len(sizes) > 5
@@ -109,8 +116,8 @@ def prompts_with(neurons_of_prompts):
 )
 def test_the_share_of_a_group_at_its_edges(prompts_a_group, keepers, share, kept):
     others = (1, 2, 3)  # in every prompt: with them a group keeps 3 or 4, and the share stays
-    metric = collected(prompts_with([(0, *others)] * keepers + [others] * (prompts_a_group - keepers)), share=share)
-    found = metric.paper()
+    metric = collected(prompts_with([(0, *others)] * keepers + [others] * (prompts_a_group - keepers)))
+    found = votes_of(metric, share)
     assert ((0, 0) in found.neurons[PAIRS[0]]) is kept
     if prompts_a_group > 2:
         assert found.shares[PAIRS[0]] == {"negative": share}
@@ -121,7 +128,7 @@ def test_the_share_of_the_groups_at_its_edges(groups, keepers, kept):
     neurons = [(0, 1, 2)] * 3 * keepers + [(1, 2)] * 3 * (groups - keepers)
     scores, pairs, kinds, _ = prompts_with(neurons)
     metric = collected((scores, pairs, kinds, torch.arange(groups).repeat_interleave(3)))
-    assert ((0, 0) in metric.paper().neurons[PAIRS[0]]) is kept
+    assert ((0, 0) in votes_of(metric).neurons[PAIRS[0]]) is kept
 
 
 def test_a_silent_prompt_votes_for_nothing_but_is_a_prompt_of_its_group():
@@ -131,7 +138,7 @@ def test_a_silent_prompt_votes_for_nothing_but_is_a_prompt_of_its_group():
     metric.update(*silent)
     assert metric.silent.tolist() == [2, 0, 0]
     assert metric.counts.tolist() == [6, 0, 0]
-    assert metric.paper().shares[PAIRS[0]] == {"negative": 0.65}  # 4 of 6 are less than 0.7
+    assert votes_of(metric).shares[PAIRS[0]] == {"negative": 0.65}  # 4 of 6 are less than 0.7
     torch.testing.assert_close(metric.pair_scores()[0, 0, 0].item(), (4 * 1 + 0 - 1) / 6)
 
 
@@ -213,11 +220,12 @@ def test_compute_forward_and_reset():
     assert metric.sums.abs().sum() == 0
 
 
+@pytest.mark.filterwarnings("ignore:.*called before the ``update`` method")
 def test_without_prompts_there_is_nothing():
     metric = make()
     assert metric.pair_scores().isnan().all()
-    assert metric.paper().neurons == {name: set() for name in PAIRS}
-    assert metric.paper().shares == {name: {} for name in PAIRS}
+    assert votes_of(metric).neurons == {name: set() for name in PAIRS}
+    assert votes_of(metric).shares == {name: {} for name in PAIRS}
     with pytest.raises(InputError, match=r"`scores` .* 24 NaN"):
         ranked(metric.mean_scores(), 1)
 
@@ -248,7 +256,6 @@ def test_bad_updates_are_refused_and_change_nothing(change, message):
     [
         ({"threshold": 0.0}, "`threshold`"),
         ({"threshold": float("nan")}, "`threshold`"),
-        ({"share": 1.1}, r"`share` .* 1.1"),
         ({"pairs": []}, "`pairs`"),
         ({"kinds": ["negative", "negative"]}, "`kinds`"),
         ({"shape": (0, 8)}, "`shape`"),
@@ -257,6 +264,12 @@ def test_bad_updates_are_refused_and_change_nothing(change, message):
 def test_bad_arguments_are_refused(change, message):
     with pytest.raises(InputError, match=message):
         NeuronSelection(**{"pairs": PAIRS, "kinds": KINDS, "shape": SHAPE} | change)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.1, float("nan")])
+def test_a_bad_share_is_refused(share):
+    with pytest.raises(InputError, match=f"`share` .* {share}"):
+        votes_of(collected(prompts()), share)
 
 
 def test_ties_go_to_the_first_neurons():
@@ -302,7 +315,12 @@ def _process(rank, port, folder):
     own = slice(0, 40) if rank == 0 else slice(40, None)
     shared = collected([values[own] for values in inputs])
     alone = collected(inputs) if rank == 0 else make()  # the other process sees nothing
-    torch.save((shared.pair_scores(), alone.pair_scores(), shared.paper(), alone.paper()), Path(folder) / f"{rank}.pt")
+    gathered, gather = [], torchmetrics.metric.gather_all_tensors
+    torchmetrics.metric.gather_all_tensors = lambda state, **options: gathered.append(1) or gather(state, **options)
+    torch.save(
+        (shared.pair_scores(), alone.pair_scores(), votes_of(shared), votes_of(alone)), Path(folder) / f"{rank}.pt"
+    )
+    assert len(gathered) == 2 * 5  # both metrics' five states, once each, whatever is asked of them (B25)
     assert shared.counts.sum() == len(inputs[0][own])  # the states are this process's own again
     torch.distributed.destroy_process_group()
 
@@ -314,4 +332,4 @@ def test_two_uneven_processes_agree_with_one(tmp_path):
         *scores, first, second = torch.load(tmp_path / f"{rank}.pt", weights_only=False)
         for found in scores:
             assert torch.equal(found.nan_to_num(), whole.pair_scores().nan_to_num())
-        assert first == second == whole.paper()
+        assert first == second == votes_of(whole)

@@ -25,7 +25,9 @@ def a_ledger(folder: Path, every: float = 0) -> Ledger:
 
 
 def results(metrics: dict) -> tuple:
-    return metrics["prompts"].pair_scores().tolist(), metrics["prompts"].paper(), metrics["quality"].compute()
+    collected = {name: values.tolist() for name, values in metrics["prompts"].compute().items()}
+    rows = [sorted(collected.pop(name)) for name in ("prompts", "votes")]  # they have no order
+    return collected, rows, metrics["quality"].compute()
 
 
 @pytest.mark.parametrize("every", [0, 1e9])

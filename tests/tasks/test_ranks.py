@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
-from conftest import make_model, wordpiece_tokenizer
+from nursery import Nursery
 
-from biaslab import __main__ as program
 from biaslab.neurons.neuron_set import NeuronSet
 
-ATTRIBUTE = str(Path(__file__).parents[2] / "configs" / "attribute.yaml")
 COMMAND = [
-    "-m", "biaslab", "predict", "-c", ATTRIBUTE, "--model.selection", "ranked", "--model.source", "prompts",
+    "predict", "-c", "attribute", "--model.selection", "ranked", "--model.source", "prompts",
     "--data.dimensions", "[gender, age]", "--data.modifiers", "1", "--data.contrast", "null",
     "--trainer.accelerator", "cpu", "--trainer.strategy", "ddp", "--trainer.enable_progress_bar", "false",
 ]  # fmt: skip
@@ -27,60 +22,23 @@ AUTO = ["--model.steps", "auto", "--data.tokens_per_batch", "64"]
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = wordpiece_tokenizer()
-    make_model("bert", len(tokenizer)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+def run(nursery: Nursery, tiny: Path) -> Callable[..., Path]:
+    """Run the command in a folder, in the nursery; return the run's folder."""
+
+    def run(folder: Path, *more: str, ranks: int = 1, nodes: int = 1) -> Path:
+        folder.mkdir(exist_ok=True)
+        size = ["--trainer.devices", ranks // nodes, "--trainer.num_nodes", nodes]
+        end = nursery.run(folder, [*COMMAND, "--model.model_name", tiny, *size, *more], ranks=ranks, nodes=nodes)
+        assert set(end.codes) == {0}, end.output
+        (found,) = (folder / "runs" / "attribute").iterdir()
+        return found
+
+    return run
 
 
 @pytest.fixture(scope="module")
-def one_rank(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run(model, tmp_path_factory.mktemp("one"), *AUTO, "--trainer.devices", "1")
-
-
-def run(model: Path, folder: Path, *more: str, launchers: tuple[tuple[str, ...], ...] = ((),)) -> Path:
-    """Run the command in the folder, once with each launcher, all at once; return the run's folder."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    arguments = [*COMMAND, "--model.model_name", str(model), *more]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, *launcher, *arguments],
-            cwd=folder,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for launcher in launchers
-    ]
-    try:
-        outputs = [process.communicate(timeout=120)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    for process, output in zip(processes, outputs, strict=True):
-        assert process.returncode == 0, output
-        assert "Warning" not in output, output
-    (found,) = (folder / "runs" / "attribute").iterdir()
-    return found
-
-
-def run_here(model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> Path:
-    """Run the command with one rank in this process, which has the imports behind it; return the run's folder."""
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    one_rank = ["--trainer.devices", "1", "--trainer.strategy", "auto"]
-    monkeypatch.setattr(sys, "argv", ["biaslab", *COMMAND[2:], "--model.model_name", str(model), *more, *one_rank])
-    program.main()
-    return folder / "runs" / "attribute" / "version_0"
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+def one_rank(run: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(tmp_path_factory.mktemp("one"), *AUTO)
 
 
 def assert_same_bytes(first: Path, second: Path) -> None:
@@ -103,43 +61,26 @@ def assert_close_scores(first: Path, second: Path) -> None:
     assert torch.equal(one["counts"], other["counts"])
 
 
-@pytest.mark.parametrize("ranks", ["2", "3"])
-def test_several_ranks_give_the_same_bytes_as_one(model, one_rank, tmp_path, ranks):
-    assert_same_bytes(one_rank, run(model, tmp_path, *AUTO, "--trainer.devices", ranks))
+@pytest.mark.parametrize(("ranks", "nodes"), [(2, 1), (3, 1), (2, 2), (4, 2)])
+def test_several_ranks_and_nodes_give_the_same_bytes_as_one(run, one_rank, tmp_path, ranks, nodes):
+    assert_same_bytes(one_rank, run(tmp_path, *AUTO, ranks=ranks, nodes=nodes))
 
 
-def test_two_nodes_give_the_same_bytes_as_one(model, one_rank, tmp_path):
-    port = str(free_port())
-    launchers = tuple(
-        (
-            "-m", "torch.distributed.run", "--nnodes", "2", "--node_rank", node, "--nproc_per_node", "1",
-            "--master_addr", "127.0.0.1", "--master_port", port,
-        )
-        for node in ("0", "1")
-    )  # fmt: skip
-    nodes = ["--trainer.num_nodes", "2", "--trainer.devices", "1"]
-    assert_same_bytes(one_rank, run(model, tmp_path, *AUTO, *nodes, launchers=launchers))
-
-
-def test_the_size_of_the_batches_does_not_matter(model, tmp_path, monkeypatch):
-    small, large = tmp_path / "small", tmp_path / "large"
+def test_the_size_of_the_batches_does_not_matter(run, tmp_path):
     one, other = (
-        run_here(model, folder, monkeypatch, "--model.steps", "4", "--data.tokens_per_batch", tokens)
-        for folder, tokens in ((small, "24"), (large, "512"))  # one prompt a batch, or all of a length
+        run(tmp_path / tokens, "--model.steps", "4", "--data.tokens_per_batch", tokens)
+        for tokens in ("24", "512")  # one prompt a batch, or all of a length
     )
     assert_same_neurons(one, other)
     assert_close_scores(one, other)
 
 
-def test_fewer_batches_than_ranks(model, tmp_path, monkeypatch):
+def test_fewer_batches_than_ranks(run, tmp_path):
     """Each rank then attributes some of the layers of all prompts."""
     path = tmp_path / "people.json"
     sentences = ("the [MASK] doctor is rude.", "the [MASK] driver is kind.")  # of one length
     path.write_text(json.dumps([[[text, word, "x"] for word in ("female", "male", "old")] for text in sentences]))
-    more = ["--data.path", str(path), "--model.steps", "auto"]
-    one = run_here(model, tmp_path / "one", monkeypatch, *more)
+    one, three = (run(tmp_path / name, "--data.path", str(path), ranks=n) for name, n in (("one", 1), ("three", 3)))
     assert NeuronSet.load(one / "neurons.json").provenance["data"]["prompts"] == 2
-    (tmp_path / "three").mkdir()
-    three = run(model, tmp_path / "three", *more, "--trainer.devices", "3")
     assert_same_neurons(one, three)
     assert_close_scores(one, three)

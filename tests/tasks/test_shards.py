@@ -2,9 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -49,12 +48,6 @@ def same(found, expected) -> bool:
         and torch.equal(tensor[~tensor.isnan()], found[name][~tensor.isnan()])
         for name, tensor in expected.items()
     )
-
-
-def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    start = "import os, resource, signal, sys, time, random, torch; from biaslab.tasks.shards import Shards\n"
-    command = [sys.executable, "-W", "ignore", "-c", start + code, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
 def test_shards_come_back_in_the_order_of_their_first_items(shards, tmp_path, messages):
@@ -153,7 +146,7 @@ def test_a_damaged_shard_is_removed_and_named(shards, tmp_path, messages):
         assert "; recomputing its " in messages[0]
         assert messages[0].endswith("items")
         assert "\n" not in messages[0]
-        counts.add("its 3 items" in messages.pop())
+        counts.add("recomputing its 3 items" in messages.pop())
     assert counts == {True, False}  # the number is told where the header has survived
     assert [items for items, _ in shards.read()] == [[7]]
 
@@ -239,9 +232,11 @@ def test_a_shard_that_cannot_be_read_is_kept(shards, tmp_path):
     assert path.exists()
 
 
-def test_a_full_disk_is_one_line_and_leaves_what_is_finished(shards, tmp_path, messages):
+def test_a_full_disk_is_one_line_and_leaves_what_is_finished(nursery, shards, tmp_path, messages):
     shards.write([1], TENSORS)
     code = """
+import resource, sys, torch
+from biaslab.tasks.shards import Shards
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 shards = Shards(sys.argv[1])
 shards.write([2], {"x": torch.ones(10)})
@@ -251,24 +246,25 @@ except ValueError as error:
     print(error)
 shards.write([4], {"x": torch.ones(10)})
 """
-    done = run(code, tmp_path / "parts")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(
+    end = nursery.run(tmp_path, [tmp_path / "parts"], code=code)
+    assert end.codes == [0], end.output
+    assert end.output.startswith(
         f"`folder` is expected to be writable with room for the results, but {tmp_path / 'parts'}/shard-000003-"
     )
-    assert done.stdout.endswith(
+    assert end.output.endswith(
         ".safetensors can't be written: File too large. What is finished is kept; make room and run the same command "
         "to resume.\n"
     )
-    assert done.stdout.count("\n") == 1
+    assert end.output.count("\n") == 1
     assert {name for name in os.listdir(tmp_path / "parts") if not name.startswith("shard-")} == {"configuration.json"}
     assert shards.finished() == {1, 2, 4}
     assert not messages
 
 
-def test_killed_writers_leave_sound_shards_only(tmp_path, messages):
+def test_killed_writers_leave_sound_shards_only(nursery, tmp_path, messages):
     code = """
-torch.set_num_threads(1)
+import os, random, signal, sys, time, torch
+from biaslab.tasks.shards import Shards
 folder, choose = sys.argv[1], random.Random(0)
 for kill in range(20):
     told, telling = os.pipe()
@@ -289,10 +285,9 @@ for kill in range(20):
     os.close(telling)
     print(open(told).read(), end="")
 """
-    done = run(code, tmp_path / "parts")
-    assert done.returncode == 0, done.stderr
-    assert not done.stderr
-    returned = {int(line) for line in done.stdout.split()}
+    end = nursery.run(tmp_path, [tmp_path / "parts"], code=code)
+    assert end.codes == [0], end.output
+    returned = {int(line) for line in end.output.split()}
     shards = Shards(tmp_path / "parts", messages.append)
     shards.open({"steps": 4})
     found = dict.fromkeys(returned, False)
@@ -310,7 +305,7 @@ for kill in range(20):
 
 HOLD = """
 import sys, time
-from biaslab.tasks.shards import Shards, is_locked
+from biaslab.tasks.shards import Shards
 shards = Shards(sys.argv[1])
 shards.open({})
 print(shards.lock(), flush=True)
@@ -318,15 +313,16 @@ time.sleep(60)
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no locks on Windows")
-def test_a_folder_is_in_use_until_its_process_dies(tmp_path):
+def test_a_folder_is_in_use_until_its_process_dies(nursery, tmp_path):
     folder = tmp_path / "shards"
-    with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "True\n"
-        assert is_locked(folder)
-        assert not Shards(folder).lock()
-        process.kill()
-        process.wait()
+
+    def until(seconds: float) -> bool:
+        if held := (tmp_path / "output.txt").exists() and (tmp_path / "output.txt").read_text() == "True\n":
+            assert is_locked(folder)
+            assert not Shards(folder).lock()
+        return held
+
+    assert nursery.run(tmp_path, [folder], code=HOLD, until=until).codes == [-signal.SIGKILL]
     assert not is_locked(folder)
     shards = Shards(folder)
     assert shards.lock()
