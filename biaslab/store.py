@@ -110,6 +110,26 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
+def make_folder(folder: str | Path, exist_ok: bool = False) -> Path:
+    """Make a folder for results, with those that it lies in.
+
+    Args:
+        folder: to be made.
+        exist_ok: whether it may be there.
+
+    Raises:
+        InputError: if it can't be made.
+    """
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=exist_ok)
+    except OSError as error:
+        raise InputError(
+            f"`output` is expected to be a folder that can be written, but {folder} can't: {error}."
+        ) from error
+    return path
+
+
 class Artifacts:
     """A folder of artifacts; one that depends on other things has another name, and a killed job finds what is done.
 
@@ -129,13 +149,7 @@ class Artifacts:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"`output` is expected to be a folder that can be written, but {folder} can't: {error}."
-            ) from error
+        self.folder = make_folder(folder, exist_ok=True)
 
     def path(self, name: str, depends_on: Mapping[str, Any]) -> Path:
         """Return where an artifact is, or is to be.

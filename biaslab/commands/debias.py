@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from biaslab.data.presets import CONTRAST, CONTRAST_LIMIT, DIMENSIONS, GUARD_WEIGHT, KINDS, MODIFIERS
-from biaslab.errors import InputError
+from biaslab.errors import require_positive
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -80,8 +79,7 @@ def debias(
     """
     settings = dict(locals())
     started = time.monotonic()
-    if seeds < 1:
-        raise InputError(f"`seeds` is expected to be a positive integer but got {seeds}.")
+    require_positive(seeds=seeds)
     import yaml
     from pytorch_lightning.loggers import TensorBoardLogger
     from rich.console import Console
@@ -93,12 +91,13 @@ def debias(
     from biaslab.data.prompts import PromptDataModule
     from biaslab.data.stereoset import StereoSetDataModule
     from biaslab.evaluation.evaluate import evaluate, require_judgeable
-    from biaslab.evaluation.findings import Findings, write_csv
+    from biaslab.evaluation.findings import write_csv
     from biaslab.evaluation.measures import Gaps, Perplexity, StereoSet
     from biaslab.evaluation.treatment import Treatment
     from biaslab.models.loading import best_device, fingerprint
     from biaslab.neurons.cards import neuron_cards
     from biaslab.report import tensorboard
+    from biaslab.store import make_folder
     from biaslab.tasks.attribution import Attribution
     from biaslab.tasks.base import single_trainer
 
@@ -122,7 +121,7 @@ def debias(
     require_judgeable(task.model, Treatment(factor=factor, positions=positions), measures)
 
     logger = TensorBoardLogger(output, name="debias", default_hp_metric=False)
-    folder = new_folder(Path(logger.log_dir))
+    folder = make_folder(logger.log_dir)
     (folder / "config.yaml").write_text(
         yaml.safe_dump(json.loads(json.dumps(settings)), sort_keys=False), encoding="utf-8"
     )
@@ -138,7 +137,6 @@ def debias(
     nn.Module.to(task.model, best_device())  # Lightning leaves it on the CPU
     evaluation = evaluate(task.model, task.tokenizer, arms, measures)
     facts = {
-        **{name: value for measure in measures for name, value in measure.facts().items()},
         "attribution": task.summary(),
         "dropped": find.dropped,
         "prompts": len(find.prompts),
@@ -146,7 +144,7 @@ def debias(
         "neurons": {"count": len(neurons), "fingerprint": neurons.fingerprint, "by_layer": neurons.layers()},
         "seconds": round(time.monotonic() - started),
     }
-    findings = Findings("debias", model, settings, facts, evaluation.rows, evaluation.estimates())
+    findings = evaluation.findings("debias", model, settings, facts)
     findings.save(folder)
     gaps = ("gap", "log gap")
     write_csv(folder / "table.csv", [line for line in findings.lines() if line["metric"] not in gaps])
@@ -170,21 +168,6 @@ def debias(
         f"(tensorboard --logdir {output}).",
         markup=False,
     )
-
-
-def new_folder(folder: Path) -> Path:
-    """Make the folder of a run.
-
-    Raises:
-        InputError: if it can't be made.
-    """
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(
-            f"`output` is expected to be a folder that can be written, but {folder} can't: {error}."
-        ) from error
-    return folder
 
 
 def _arms(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from biaslab.errors import InputError
+from biaslab.errors import require_positive
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,22 +40,21 @@ def probe(
         InputError: if an argument is not what is expected.
     """
     settings = dict(locals())
-    if seeds < 1:
-        raise InputError(f"`seeds` is expected to be a positive integer but got {seeds}.")
+    require_positive(seeds=seeds)
     from pytorch_lightning.loggers import TensorBoardLogger
     from rich.console import Console
     from torch import nn
 
-    from biaslab.commands.debias import new_folder
     from biaslab.data.probe_words import ACTIONS
     from biaslab.evaluation.evaluate import evaluate
-    from biaslab.evaluation.findings import Findings, write_csv
+    from biaslab.evaluation.findings import write_csv
     from biaslab.evaluation.measures import Templates
     from biaslab.evaluation.templates import frames, make_probes
     from biaslab.evaluation.treatment import BASE, Arm, Treatment, random_name
     from biaslab.models.architectures import architecture, ffn_shape
     from biaslab.models.loading import best_device, load_model
     from biaslab.neurons.neuron_set import NeuronSet, random_like
+    from biaslab.store import make_folder
 
     chosen = None if neurons is None else NeuronSet.load(neurons)
     network, tokenizer = load_model(model, trust_remote_code=trust_remote_code)
@@ -68,7 +66,7 @@ def probe(
         name = f"BNS ×{factor:g}"
         arms += [Arm(name, [Treatment(shaped, factor)]), Arm(random_name(seeds), controls, like=name)]
     probes, wordings = make_probes(tokenizer), frames(architecture(network).masked)
-    folder = new_folder(Path(TensorBoardLogger(output, name="probe").log_dir))
+    folder = make_folder(TensorBoardLogger(output, name="probe").log_dir)
     nn.Module.to(network, best_device())
     measure = Templates(probes, wordings)
     evaluation = evaluate(network, tokenizer, arms, [measure])
@@ -82,7 +80,7 @@ def probe(
         },
         "over_wordings": _over_wordings(evaluation, measure),
     }
-    findings = Findings("probe", model, settings, measure.facts(), evaluation.rows, evaluation.estimates(), details)
+    findings = evaluation.findings("probe", model, settings, details=details)
     findings.save(folder)
     write_csv(folder / "probe.csv", list(_outputs(evaluation, measure)))
     _print(Console(highlight=False), findings)

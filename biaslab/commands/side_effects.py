@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from biaslab.errors import InputError
+from biaslab.errors import InputError, require_positive
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -93,9 +93,7 @@ def side_effects(
         InputError: if an argument is not what is expected.
     """
     settings = dict(locals())
-    for option in ("seeds", "sentences", "every"):
-        if settings[option] < 1:
-            raise InputError(f"`{option}` is expected to be a positive integer but got {settings[option]}.")
+    require_positive(seeds=seeds, sentences=sentences, every=every)
     if positions not in ("all", "slot"):
         raise InputError(f'`positions` is expected to be "all" or "slot" but got {positions!r}.')
     from rich.console import Console
@@ -106,7 +104,7 @@ def side_effects(
     from biaslab.data.prompts import PromptDataModule
     from biaslab.data.stereoset import StereoSetDataModule
     from biaslab.evaluation.evaluate import evaluate, require_judgeable
-    from biaslab.evaluation.findings import Findings, write_csv
+    from biaslab.evaluation.findings import write_csv
     from biaslab.evaluation.measures import CrowsPairs, Gaps, Measure, Perplexity, StereoSet
     from biaslab.evaluation.treatment import Treatment
     from biaslab.models.loading import best_device, load_model
@@ -141,9 +139,8 @@ def side_effects(
         console.print(f"{row.title:22}{row.size:>6} neurons{time.monotonic() - started:>8.0f} s", markup=False)
 
     evaluation = evaluate(network, tokenizer, arms, measures, cache, tell)
-    facts = {key: value for measure in measures for key, value in measure.facts().items()}
     own = {row: _own(row) for row in dict.fromkeys([*held_out.dimensions, *wanted])}
-    findings = Findings("side-effects", name, settings, facts, evaluation.rows, evaluation.estimates(), {"own": own})
+    findings = evaluation.findings("side-effects", name, settings, details={"own": own})
     findings.save(home)
     write_csv(home / "side_effects.csv", list(_lines(findings)))
     print_tables(console, findings)

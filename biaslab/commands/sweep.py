@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from biaslab.errors import InputError
+from biaslab.errors import InputError, require_positive
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -88,7 +88,7 @@ def sweep(
     from biaslab.data.corpus import read_sentences
     from biaslab.data.stereoset import StereoSetDataModule
     from biaslab.evaluation.evaluate import evaluate, require_judgeable
-    from biaslab.evaluation.findings import Findings, write_csv
+    from biaslab.evaluation.findings import write_csv
     from biaslab.evaluation.measures import Measure, Perplexity, StereoSet
     from biaslab.evaluation.treatment import BASE, Arm, Treatment, random_name
     from biaslab.models.loading import best_device, fingerprint, load_model
@@ -138,10 +138,7 @@ def sweep(
     evaluation = evaluate(network, tokenizer, arms, reporting, cache)
     lines = [trial | {"keeps": keeps(trial, base, perplexity_percent)} for trial in trials]
     chosen = lines[1 + others.index(best)] | {"fingerprint": neurons.fingerprint}
-    findings = Findings(
-        "sweep", model, settings, {name: n for measure in reporting for name, n in measure.facts().items()},
-        evaluation.rows, evaluation.estimates(), {"trials": lines, "chosen": chosen},
-    )  # fmt: skip
+    findings = evaluation.findings("sweep", model, settings, details={"trials": lines, "chosen": chosen})
     findings.save(cache.folder)
     write_csv(cache.folder / "sweep.csv", lines)
     how = {"factor": setting.factor, "positions": setting.positions}
@@ -208,9 +205,7 @@ def checked_grid(settings: Mapping[str, Any]) -> None:
     for count in settings["counts"]:
         if count is not None and count < 1:
             raise InputError(f"`counts` is expected to hold positive integers or null but got {count}.")
-    for name in ("seeds", "sentences", "every"):
-        if settings[name] < 1:
-            raise InputError(f"`{name}` is expected to be a positive integer but got {settings[name]}.")
+    require_positive(**{name: settings[name] for name in ("seeds", "sentences", "every")})
 
 
 def grid(

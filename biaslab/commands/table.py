@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from biaslab.errors import InputError
+from biaslab.errors import InputError, require_positive
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,7 +62,7 @@ def table(
     from biaslab.data.corpus import read_sentences
     from biaslab.data.stereoset import StereoSetDataModule
     from biaslab.evaluation.evaluate import evaluate, require_judgeable
-    from biaslab.evaluation.findings import Findings, write_csv
+    from biaslab.evaluation.findings import write_csv
     from biaslab.evaluation.measures import Perplexity, StereoSet
     from biaslab.evaluation.treatment import Treatment
     from biaslab.models.architectures import architecture
@@ -97,8 +97,7 @@ def table(
         "left_out": left_out,
         "paper": {"model": paper_model, "rows": {name: row._asdict() for name, row in paper.items()}},
     }
-    facts = {name: value for measure in measures for name, value in measure.facts().items()}
-    findings = Findings("table", model, settings, facts, evaluation.rows, evaluation.estimates(), details)
+    findings = evaluation.findings("table", model, settings, details=details)
     findings.save(cache.folder)
     write_csv(cache.folder / "table.csv", list(_lines(findings)))
     cells = _cells(findings)
@@ -120,8 +119,7 @@ def checked_rows(rows: Sequence[str] | None, seeds: int) -> list[str]:
     unknown = [row for row in rows or () if row not in ROWS]
     if unknown or (rows is not None and not rows):
         raise InputError(f"`rows` is expected to be of {', '.join(ROWS)} but got {', '.join(unknown) or 'none'}.")
-    if seeds < 1:
-        raise InputError(f"`seeds` is expected to be a positive integer but got {seeds}.")
+    require_positive(seeds=seeds)
     return [row for row in ROWS if rows is None or row in rows or row == BASE_ROW]
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from biaslab.evaluation.findings import METRICS, Row
+from biaslab.evaluation.findings import METRICS, Findings, Row
 from biaslab.evaluation.measures import Figures, Measure
 from biaslab.evaluation.treatment import Arm, Treatment
 from biaslab.models.loading import fingerprint
@@ -98,6 +99,20 @@ class Evaluation:
                     runs, beside = ([run[metric, scope] for run in of] for of in (figures[row.name], control))
                     found[row.name, metric, scope] = estimate(before[metric, scope], runs, METRICS[metric].unit, beside)
         return found
+
+    def findings(
+        self,
+        command: str,
+        model_name: str,
+        settings: Mapping[str, Any],
+        facts: Mapping[str, Any] | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> Findings:
+        """Return what was found, as the command's findings; what the measures tell of their data is among the facts."""
+        told = {name: value for measure in self.measures for name, value in measure.facts().items()}
+        return Findings(
+            command, model_name, settings, told | dict(facts or {}), self.rows, self.estimates(), details or {}
+        )
 
 
 def evaluate(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from biaslab.errors import InputError
+from biaslab.errors import InputError, require_positive
 from biaslab.models.architectures import ffn_modules, ffn_shape, without_cache
 from biaslab.models.heads import slot_only
 from biaslab.models.tokens import SLOT, by_length, is_masked, token_in_place
@@ -116,8 +116,7 @@ def neuron_cards(
     Raises:
         InputError: if ``count`` is not positive, or the scores are not those of these pairs and this model.
     """
-    if count < 1:
-        raise InputError(f"`count` is expected to be a positive integer but got {count}.")
+    require_positive(count=count)
     shape = (len(pair_names), *ffn_shape(model))
     if scores.shape != shape:
         raise InputError(

@@ -35,15 +35,20 @@ class LanguageModelTask(LightningModule):
 
     @property
     def folder(self) -> Path:
-        """The run's folder: where the logger writes, else the trainer's root."""
-        own = logger_folder(self.trainer)
-        return Path(self.trainer.log_dir or self.trainer.default_root_dir) if own is None else own
+        """See :func:`run_folder`."""
+        return run_folder(self.trainer)
 
     @property
     def data(self) -> Any:
         """The run's data module."""
         module: LightningDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
         return module
+
+
+def run_folder(trainer: Trainer) -> Path:
+    """Return the run's folder: where the logger writes, else the trainer's root; all processes ask together."""
+    own = logger_folder(trainer)
+    return Path(trainer.log_dir or trainer.default_root_dir) if own is None else own
 
 
 def logger_folder(trainer: Trainer) -> Path | None:

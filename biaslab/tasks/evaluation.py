@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
@@ -27,7 +26,7 @@ class Scores(NamedTuple):
     examples: Tensor
 
 
-class BenchmarkEvaluation(LanguageModelTask, ABC):
+class BenchmarkEvaluation(LanguageModelTask):
     """Score a benchmark's examples; log its metrics overall and by scope, and write them with their intervals.
 
     The scores stay at ``evaluation``. See :class:`biaslab.tasks.base.LanguageModelTask` for the arguments.
@@ -36,18 +35,38 @@ class BenchmarkEvaluation(LanguageModelTask, ABC):
     benchmark: ClassVar[str]
     """As the findings' command."""
 
+    measured_by: ClassVar[type[Any]]
+    """The measure, made from the run's data."""
+
+    collected_by: ClassVar[type[ClusterScores] | type[PairScores]]
+    """The metric that gathers the scores of all processes."""
+
+    ids: ClassVar[tuple[str, ...]] = ("examples",)
+    """Of a batch, what the metric takes beside the scores; the examples' numbers last."""
+
     measure: Scored
     """Of the run's data."""
 
     evaluation: Scores | None = None
 
-    @abstractmethod
+    def __init__(self, model_name: str = "minilm-mlm", dtype: str = "float32", trust_remote_code: bool = False) -> None:
+        super().__init__(model_name, dtype, trust_remote_code)
+        self.collected = self.collected_by()
+
     def on_test_start(self) -> None:
         """Make the measure of the run's data."""
+        self.measure = self.measured_by(self.data)
 
-    @abstractmethod
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Score the examples of a batch."""
+        scores = self.measure.score(self.model, batch)
+        self.collected.update(scores, *(batch[name].to(scores.device) for name in self.ids))
+
     def gathered(self) -> Scores:
         """Return the scores of all processes, each example once, and forget them."""
+        scores, *_, examples = (tensor.cpu() for tensor in self.collected.compute())
+        self.collected.reset()
+        return Scores(scores, examples)
 
     def on_test_epoch_end(self) -> None:
         """Compute, log and write the metrics."""
@@ -82,24 +101,7 @@ class StereoSetEvaluation(BenchmarkEvaluation):
     """
 
     benchmark = "stereoset"
-
-    def __init__(self, model_name: str = "minilm-mlm", dtype: str = "float32", trust_remote_code: bool = False) -> None:
-        super().__init__(model_name, dtype, trust_remote_code)
-        self.clusters = ClusterScores()
-
-    def on_test_start(self) -> None:
-        """Make the measure of the run's clusters."""
-        self.measure = StereoSet(self.data)
-
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Score the clusters of a batch."""
-        self.clusters.update(self.measure.score(self.model, batch), batch["terms"], batch["examples"])
-
-    def gathered(self) -> Scores:
-        """Return the clusters' scores, ``[cluster, 3]``."""
-        scores, _, examples = (tensor.cpu() for tensor in self.clusters.compute())
-        self.clusters.reset()
-        return Scores(scores, examples)
+    measured_by, collected_by, ids = StereoSet, ClusterScores, ("terms", "examples")
 
 
 class CrowsPairsEvaluation(BenchmarkEvaluation):
@@ -110,26 +112,8 @@ class CrowsPairsEvaluation(BenchmarkEvaluation):
     """
 
     benchmark = "crows-pairs"
+    measured_by, collected_by = CrowsPairs, PairScores
     measure: CrowsPairs
-
-    def __init__(self, model_name: str = "minilm-mlm", dtype: str = "float32", trust_remote_code: bool = False) -> None:
-        super().__init__(model_name, dtype, trust_remote_code)
-        self.pair_scores = PairScores()
-
-    def on_test_start(self) -> None:
-        """Make the measure of the run's pairs."""
-        self.measure = CrowsPairs(self.data)
-
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Score the pairs of a batch."""
-        scores = self.measure.score(self.model, batch)
-        self.pair_scores.update(scores, batch["examples"].to(scores.device))
-
-    def gathered(self) -> Scores:
-        """Return the pairs' scores, ``[pair, 2]``."""
-        scores, examples = (tensor.cpu() for tensor in self.pair_scores.compute())
-        self.pair_scores.reset()
-        return Scores(scores, examples)
 
     def figures(self, scores: Tensor, examples: Tensor) -> Figures:
         """Return the score, and those of the pairs of each direction."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from torch import Tensor
 from torch.nn import functional as F
 
 from biaslab.models import minilm as adapter
-from biaslab.tasks.base import logger_folder
+from biaslab.tasks.base import run_folder
 from biaslab.tasks.baselines.training import Training
 
 
@@ -41,8 +39,7 @@ class AdapterTraining(Training):
 
     def on_fit_end(self) -> None:
         """Write the adapter beside the logs."""
-        root = self.trainer.log_dir or self.trainer.default_root_dir  # asks all ranks
-        folder = logger_folder(self.trainer) or Path(root)
+        folder = run_folder(self.trainer)  # asks all ranks
         if self.trainer.is_global_zero:
             adapter.save(self.model, folder / "adapter.safetensors")
             print(f"Adapter written to {folder / 'adapter.safetensors'}.")
