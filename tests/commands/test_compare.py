@@ -2,14 +2,14 @@
 
 import csv
 import json
-import os
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import conftest
 import pytest
 import torch
 from conftest import TEMPLATE_WORDS, bpe_tokenizer, make_model, wordpiece_tokenizer
+from faults import break_off
 from pytorch_lightning import Trainer
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM, BertConfig
@@ -19,7 +19,6 @@ from biaslab.errors import InputError
 from biaslab.evaluation.findings import Findings
 from biaslab.models.loading import fingerprint, load_model
 from biaslab.neurons.neuron_set import NeuronSet
-from biaslab.store import acquired
 from biaslab.tasks.baselines.autodebias import AutoDebias
 from biaslab.tasks.baselines.cda import CounterfactualAugmentation
 from biaslab.tasks.baselines.dpce import DPCE
@@ -294,10 +293,6 @@ def test_bad_input_is_told_before_the_work(lab, place, what, monkeypatch):
     assert not list(Path("runs/compare").glob("*"))
 
 
-class Killed(BaseException):
-    """As a kill: nothing catches it."""
-
-
 @pytest.mark.filterwarnings("ignore:predict returned None")  # of a batch that is done: the program says nothing of it
 def test_a_comparison_that_breaks_off_anywhere_goes_on(lab, place, monkeypatch):
     """Broken off before each of the files that it writes, it ends with the figures of a run that nothing disturbed."""
@@ -308,29 +303,10 @@ def test_a_comparison_that_breaks_off_anywhere_goes_on(lab, place, monkeypatch):
     )
     few = FEW | {"selection": "ranked", "source": "prompts"}
     compare(*sides, **few, output="whole")
-    replace, locks = os.replace, []
-
-    def lock(path: Path):
-        locks.append(acquired(path))
-        return locks[-1]
-
-    monkeypatch.setattr("biaslab.tasks.shards.acquired", lock)
-    for number in range(100):
-        left = number
-
-        def write(*paths):
-            nonlocal left
-            if not left:
-                raise Killed
-            left -= 1
-            replace(*paths)
-
-        with monkeypatch.context() as patch, suppress(Killed):
-            patch.setattr("os.replace", write)
-            compare(*sides, **few, output=f"killed-{number}")
+    for files in range(100):
+        run = partial(compare, *sides, **few, output=f"killed-{files}")
+        if not break_off(run, files, monkeypatch):
             break
-        for held in filter(None, locks):  # a process that is killed holds no lock any more
-            held.release(force=True)
-        compare(*sides, **few, output=f"killed-{number}")
-        assert content(f"killed-{number}")["scopes"] == content("whole")["scopes"]
-    assert number >= 8
+        run()
+        assert content(f"killed-{files}")["scopes"] == content("whole")["scopes"]
+    assert files >= 8
