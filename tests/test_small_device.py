@@ -1,15 +1,22 @@
 """What runs on a device without float64 (Apple's GPUs) gives the figures of the CPU: in a process of its own."""
 
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
-from conftest import make_model
+from conftest import NAMES, main, make_model, stereoset, wordpiece_tokenizer
+from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils import backend_registration
+from transformers import PreTrainedModel
 
 from biaslab.attribution.gaps import attribute_gaps
+from biaslab.evaluation.findings import Findings
 from biaslab.evaluation.scoring import score_pairs, target_log_probabilities
 from biaslab.metrics.neuron_selection import NeuronSelection
 from biaslab.metrics.quality import IntegrationQuality
@@ -87,8 +94,50 @@ def judging(device):
         near(score_pairs(model, batch), scores, atol=1e-4, rtol=1e-5)
 
 
+def debias(device):
+    """Lightning's pass leaves the model on the CPU; all that follows it runs on the device again."""
+    arguments = [
+        "debias", "--model", "model", "--source", "prompts", "--contrast", "text.txt", "--text", "text.txt",
+        "--stereoset", "stereoset.json", "--dimensions", "[gender]", "--kinds", "[negative]", "--modifiers", "1",
+        "--steps", "2", "--seeds", "1", "--sentences", "2",
+    ]  # fmt: skip
+    places = []
+
+    def watch(module, inputs):
+        if isinstance(module, PreTrainedModel):
+            places.append(next(module.parameters()).device)
+
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        save_untied_model(Path("model"))
+        stereoset(Path("stereoset.json"))
+        lines = (f"the {a} loves the {b} and hates the {c} ." for a in NAMES for b in NAMES for c in NAMES[:3])
+        Path("text.txt").write_text("\n".join(lines))
+        main([*arguments, "--output", "cpu"])
+        with register_module_forward_pre_hook(watch), patch("biaslab.models.loading.best_device", lambda: device):
+            main([*arguments, "--output", "device"])
+        on_cpu, on_device = (Findings.load(Path(place, "debias/version_0/results.json")) for place in ("cpu", "device"))
+        os.chdir("/")
+    moved = places.index(device)
+    assert len(places) - moved > 50
+    assert set(places[moved:]) == {device}
+    assert on_cpu.facts["neurons"] == on_device.facts["neurons"]
+    for key, estimate in on_cpu.estimates.items():
+        assert on_device.estimates[key].figure.value == pytest.approx(estimate.figure.value, rel=1e-3), key
+
+
+def save_untied_model(folder):
+    """Weights that are tied come apart when each is disguised, and with them the model's fingerprint."""
+    tokenizer = wordpiece_tokenizer()
+    model = make_model("bert", len(tokenizer))
+    model.config.tie_word_embeddings, head = False, model.cls.predictions
+    head.decoder.weight, head.decoder.bias = (nn.Parameter(x.clone()) for x in (head.decoder.weight, head.bias))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
 if __name__ == "__main__":
     from reference.small_device import DEVICE
 
-    for part in (metrics, judging, attribution):
+    for part in (metrics, judging, attribution, debias):
         part(DEVICE)

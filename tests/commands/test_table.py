@@ -191,7 +191,7 @@ def test_a_training_that_fails_is_told(lab, place, tmp_path_factory):
 
 @pytest.mark.filterwarnings("ignore:predict returned None")  # of a batch that is done: the program says nothing of it
 def test_a_table_that_breaks_off_again_and_again_ends(lab, place, monkeypatch):
-    """Broken off after one file, after two more, and so on, it ends with the figures of a run that nothing disturbed."""
+    """Broken off after one file, then after two more, and so on, it ends with the figures of an undisturbed run."""
     arguments = ["--rows", "[bns_paper, random_bns]", "--seeds", "2"]
     make(lab, *arguments, "--output", "whole")
     run = partial(make, lab, *arguments, "--output", "broken")
