@@ -25,6 +25,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from biaslab.data.presets import PRESETS
 from biaslab.data.words import TEMPLATES
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -210,6 +211,13 @@ def tiny_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (cache / "bold" / "people.json").write_text(json.dumps({"people": {"all": sentences}}))
     (cache / "bug" / "full_BUG.csv").write_text("\n".join(["sentence_text", *(f"{s[:-1]}too ." for s in sentences)]))
     monkeypatch.setenv("BIASLAB_CACHE", str(cache))
+
+
+@pytest.fixture
+def few_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The small preset made smaller still, for commands that have no options for that."""
+    few = {"dimensions": ["gender", "age"], "kinds": ["negative"], "modifiers": 1}
+    monkeypatch.setitem(PRESETS, "small", PRESETS["small"]._replace(data=PRESETS["small"].data | few))
 
 
 def main(arguments: list[str]) -> None:

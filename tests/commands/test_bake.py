@@ -390,7 +390,7 @@ def test_card_of_another_file_in_the_folder(lab, run):
     assert OTHER in card_of(lab, run / "gender.json")
 
 
-def test_card_tells_what_a_sweep_measured(lab, tmp_path, tiny_cache):
+def test_card_tells_what_a_sweep_measured(lab, tmp_path, tiny_cache, few_prompts):
     main(
         [
             "sweep", "--model", str(lab / "model"), "--text", str(lab / "text.txt"), "--sentences", "3",

@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import bpe_tokenizer, make_model, wordpiece_tokenizer
+from faults import break_off
 from transformers import BertTokenizerFast
 
 from biaslab.commands.search_prompts import search_prompts
@@ -20,39 +22,6 @@ from biaslab.tasks.shards import Shards
 
 FEW = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", ".", "nurse", "doctor", "chef")
 NAMES = ("doctor", "driver", "friend", "girl", "boy", "man", "woman", "person")
-# Kills a search again and again, each time after it has written something, then lets it end.
-NURSERY = """
-import os, random, signal, sys, time
-from glob import glob
-import torch, transformers.models.bert.modeling_bert
-from biaslab.commands.search_prompts import search_prompts
-from biaslab.tasks.baselines import prompt_search
-
-torch.set_num_threads(1)
-prompt_search._EVERY, prompt_search._CHUNK = 0.0, 1
-model, text, output = sys.argv[1:]
-
-def written():
-    return len(glob(output + ".part/shard*"))
-
-def search():
-    search_prompts(model, vocabulary=12, beam=6, depth=3, sources=[text], output=output)
-
-kills = 0
-while kills < 6 and not os.path.exists(output):
-    before, child = written(), os.fork()
-    if not child:
-        search()
-        os._exit(0)
-    while written() <= before and not os.path.exists(output):
-        time.sleep(0.001)
-    time.sleep(random.uniform(0, 0.02))
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    kills += 1
-assert kills > 1, "the search was through before it could be killed"
-search()
-"""
 
 
 @pytest.fixture(scope="module")
@@ -152,14 +121,15 @@ def test_bad_input(lab, tmp_path):
         search(lab, output, name="causal")
 
 
-def test_killed_search_gives_the_same_file(lab, tmp_path, monkeypatch):
-    output = tmp_path / "killed.json"
-    arguments = [str(lab / "model"), str(lab / "text.txt"), str(output)]
-    subprocess.run([sys.executable, "-c", NURSERY, *arguments], check=True, capture_output=True)
+def test_a_search_that_breaks_off_again_and_again_gives_the_same_file(lab, tmp_path, monkeypatch):
+    monkeypatch.setattr("biaslab.tasks.baselines.prompt_search._EVERY", 0.0)
     monkeypatch.setattr("biaslab.tasks.baselines.prompt_search._CHUNK", 1)
-    undisturbed = search(lab, tmp_path / "whole.json", vocabulary=12, beam=6, depth=3)
-    assert json.loads(output.read_text()) == undisturbed
-    assert sorted(os.listdir(tmp_path)) == ["killed.json", "whole.json"]
+    few = {"vocabulary": 12, "beam": 6, "depth": 3}
+    run = partial(search, lab, tmp_path / "broken.json", **few)
+    breaks = next(files for files in range(100) if not break_off(run, files, monkeypatch))
+    assert breaks >= 4
+    assert json.loads((tmp_path / "broken.json").read_text()) == search(lab, tmp_path / "whole.json", **few)
+    assert sorted(os.listdir(tmp_path)) == ["broken.json", "whole.json"]
 
 
 def test_help_needs_no_torch():

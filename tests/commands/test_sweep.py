@@ -52,7 +52,7 @@ def test_choice():
     assert not keeps(less, base, 100)
 
 
-def test_sweep(lab, workdir, tiny_cache, monkeypatch, capsys):
+def test_sweep(lab, workdir, tiny_cache, few_prompts, monkeypatch, capsys):
     arguments = [
         "sweep", "--model", str(lab / "model"), "--text", str(lab / "text.txt"), "--sentences", "3", "--seeds", "2",
         "--selections", "[guarded, paper]", "--guards", f"[stereoset, 'stereoset+{lab / 'text.txt'}']",

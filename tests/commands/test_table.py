@@ -13,7 +13,6 @@ from faults import break_off
 
 from biaslab.commands.rows import ROWS, cut, intersection
 from biaslab.commands.table import checked_rows, table
-from biaslab.data.presets import PRESETS
 from biaslab.data.prompts import PromptDataModule
 from biaslab.errors import InputError
 from biaslab.evaluation.findings import Findings
@@ -25,10 +24,8 @@ NEURON_ROWS = [row for row in ROWS if row.startswith(("union", "intersection", "
 
 
 @pytest.fixture
-def place(workdir, tiny_cache, monkeypatch) -> Path:
+def place(workdir, tiny_cache, few_prompts) -> Path:
     """A working folder, with tiny data sets in the cache, and few prompts."""
-    few = {"dimensions": ["gender", "age"], "kinds": ["negative"], "modifiers": 1}
-    monkeypatch.setitem(PRESETS, "small", PRESETS["small"]._replace(data=PRESETS["small"].data | few))
     return workdir
 
 

@@ -604,7 +604,7 @@ def test_all_colours_are_named():
     assert ":focus-visible" in rest
 
 
-def test_real_runs_are_read(lab, workdir, tiny_cache):
+def test_real_runs_are_read(lab, workdir, tiny_cache, few_prompts):
     """Runs of tiny models, as the commands write them today."""
     text, model = str(lab / "text.txt"), str(lab / "model")
     main(["debias", "--model", model, "--source", "prompts", "--contrast", text, "--text", text, "--stereoset",
