@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import re
 import socket
@@ -30,6 +31,7 @@ from biaslab.data.words import TEMPLATES
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # as the program does: the same bits in each process
+multiprocessing.set_forkserver_preload(["torch", "pytorch_lightning", "transformers.models.bert.modeling_bert"])
 torch.set_num_threads(1)  # tiny models; two threads would only wait for each other
 
 SHARED = Path(__file__).parents[2] / "shared"  # the golden data lies beside the repository, where it lies at all
@@ -150,7 +152,8 @@ def run_two_processes(function: Callable[[int, int, str], None], folder: Path) -
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(function, args=(port, str(folder)), nprocs=2)
+    arguments = (port, str(folder))
+    torch.multiprocessing.start_processes(function, arguments, nprocs=2, start_method="forkserver")
 
 
 def golden(*parts: str) -> Path:
