@@ -84,7 +84,7 @@ def test_second_run_never_overwrites_the_first(lab, workdir):
 
 
 def test_domain_weights_choose_by_domain(lab, workdir):
-    dimensions = ["--data.dimensions", "[gender, ethnicity]", "--model.count", "4"]
+    dimensions = ["--data.dimensions", "[gender, ethnicity]", "--data.kinds", "[negative]", "--model.count", "4"]
     for number, weights in enumerate(("null", "{gender: 1.0}", "{race: 1.0}", "{gender: 1.0, race: 0.0}")):
         attribute(lab, *dimensions, "--model.domain_weights", weights)
         neurons = NeuronSet.load(workdir / f"runs/attribute/version_{number}/neurons.json")
