@@ -17,6 +17,7 @@ import torch.multiprocessing
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from tokenizers.trainers import BpeTrainer
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
@@ -28,6 +29,7 @@ from transformers import (
 
 from biaslab.data.presets import PRESETS
 from biaslab.data.words import TEMPLATES
+from biaslab.models.architectures import ARCHITECTURES
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # as the program does: the same bits in each process
@@ -35,8 +37,8 @@ multiprocessing.set_forkserver_preload(["torch", "pytorch_lightning", "transform
 torch.set_num_threads(1)  # tiny models; two threads would only wait for each other
 
 SHARED = Path(__file__).parents[2] / "shared"  # the golden data lies beside the repository, where it lies at all
-MASKED = ("bert", "roberta", "mpnet", "distilbert")
-CAUSAL = ("gpt2", "llama", "mistral", "qwen2", "gemma2", "gpt_neox")
+MASKED = tuple(name for name, entry in ARCHITECTURES.items() if entry.masked)
+CAUSAL = tuple(name for name, entry in ARCHITECTURES.items() if not entry.masked)
 _SIZES = {
     "default": {
         "hidden_size": 32,
@@ -55,7 +57,7 @@ def make_model(model_type: str, vocab_size: int = 100, seed: int = 0) -> PreTrai
     """A random model of the architecture, three layers of 48 neurons, in evaluation mode."""
     torch.manual_seed(seed)
     sizes = _SIZES.get(model_type, _SIZES["default"])
-    extra = _GROUPED if model_type in ("llama", "mistral", "qwen2", "gemma2") else {}
+    extra = _GROUPED if hasattr(CONFIG_MAPPING[model_type](), "num_key_value_heads") else {}
     special = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     config = AutoConfig.for_model(
         model_type, vocab_size=vocab_size, max_position_embeddings=64, **sizes, **extra, **special

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from biaslab import __main__ as program
+from biaslab.models.architectures import ARCHITECTURES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -18,6 +19,13 @@ COMMANDS = [line.partition(" #")[0].strip() for line in README.splitlines() if l
 def test_five_everyday_commands():
     (section,) = re.findall(r"## Everyday commands\n(.*?)\n## ", README, re.DOTALL)
     assert section.count("\nbiaslab ") == 5
+
+
+@pytest.mark.parametrize("kind", ["masked", "causal"])
+def test_supported_types_are_those_of_the_table(kind):
+    (line,) = re.findall(rf"^\| {kind} \| (.*) \|$", README, re.MULTILINE)
+    types = [name for name, entry in ARCHITECTURES.items() if entry.masked is (kind == "masked")]
+    assert re.sub(r" \(.*?\)", "", line).split(", ") == types
 
 
 def test_cluster_lines_are_understood(tmp_path, monkeypatch, capsys):

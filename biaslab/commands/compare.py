@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from biaslab.commands.cards import SCORES, read_scores
-from biaslab.data.presets import GUARD_WEIGHT, PRESETS
+from biaslab.data.presets import GUARD_WEIGHT, PRESETS, Selection
 from biaslab.errors import InputError
 from biaslab.evaluation.findings import OVERALL, Findings, write_csv
 from biaslab.neurons.neuron_set import NeuronSet
@@ -26,7 +26,7 @@ def compare(
     a: str,
     b: str,
     preset: Literal["small", "paper"] = "small",
-    selection: Literal["paper", "ranked", "guarded"] = "guarded",
+    selection: Selection = "guarded",
     source: Literal["prompts", "contrast", "both"] = "both",
     count: int | None = None,
     guard_weight: float = GUARD_WEIGHT,

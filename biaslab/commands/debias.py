@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from biaslab.data.presets import CONTRAST, CONTRAST_LIMIT, DIMENSIONS, GUARD_WEIGHT, KINDS, MODIFIERS
+from biaslab.data.presets import CONTRAST, CONTRAST_LIMIT, DIMENSIONS, GUARD_WEIGHT, KINDS, MODIFIERS, Selection
 from biaslab.errors import require_positive
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ HALF = 0.5  # a softer suppression, printed beside: it keeps much of the effect 
 
 def debias(
     model: str = "minilm-mlm",
-    selection: Literal["paper", "ranked", "guarded"] = "guarded",
+    selection: Selection = "guarded",
     source: Literal["prompts", "contrast", "both"] = "both",
     contrast: str | Sequence[str] = CONTRAST,
     count: int | None = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,20 +37,18 @@ class Treatment:
 
     @property
     def on_neurons(self) -> dict[str, Any]:
-        """What is done to the neurons, for a cache key: without neurons, factor and positions mean nothing."""
-        if self.neurons is None:
-            return {}
-        return {"neurons": list(self.neurons), "factor": self.factor, "positions": self.positions}
+        """What is done beside other weights, for a cache key: without neurons, factor and positions mean nothing."""
+        done = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "checkpoint"}
+        if self.neurons is not None:
+            return done | {"neurons": list(self.neurons)}
+        return {name: value for name, value in done.items() if name not in ("neurons", "factor", "positions")}
 
     def facts(self) -> dict[str, Any]:
         """Return what tells the treatment from others, for files: neurons by their fingerprint."""
-        return {
-            "neurons": None if self.neurons is None else self.neurons.fingerprint,
-            "count": len(self.neurons or ()),
-            "factor": self.factor,
-            "positions": self.positions,
-            "checkpoint": None if self.checkpoint is None else self.checkpoint.name,
-        }
+        others = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "neurons"}
+        neurons = None if self.neurons is None else self.neurons.fingerprint
+        checkpoint = None if self.checkpoint is None else self.checkpoint.name
+        return {"neurons": neurons, "count": len(self.neurons or ()), **others, "checkpoint": checkpoint}
 
     def weights_of(self, model: PreTrainedModel) -> PreTrainedModel:
         """Return the model with the treatment's weights: itself, or a copy with those of the checkpoint."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 from typing import NamedTuple
 
@@ -156,6 +156,12 @@ def guarded(scores: Tensor, guard: Tensor, count: int, weight: float = 1.0) -> N
         raise InputError(f"`scores` is expected to have a positive score but its largest is {float(scores.max())}.")
     need = guard.clamp_min(0)
     return ranked(scores / scores.max() - weight * need / need.max().clamp_min(torch.finfo(need.dtype).tiny), count)
+
+
+BY_SCORES: dict[str, Callable[..., NeuronSet]] = {  # called with (scores, count=...)
+    "ranked": ranked,
+    "guarded": guarded,
+}
 
 
 def _check_scores(name: str, scores: Tensor) -> None:

@@ -15,6 +15,7 @@ from biaslab.attribution.gaps import Gap, attribute_gaps
 from biaslab.attribution.integration import GapAttribution, Inputs, TokenBudget
 from biaslab.attribution.quadrature import Steps, integration_rule
 from biaslab.data import contrast
+from biaslab.data.presets import Selection
 from biaslab.data.prompts import is_divided
 from biaslab.errors import InputError
 from biaslab.metrics.neuron_selection import NeuronSelection
@@ -27,7 +28,6 @@ from biaslab.tasks.base import ResumableTask
 from biaslab.tasks.selecting import Collected, require_known
 from biaslab.tasks.shards import Collector
 
-Selection = Literal["paper", "ranked", "guarded"]
 Source = Literal["prompts", "contrast", "both"]
 WITHOUT_EFFECT = ("trust_remote_code", "token_budget", "save_every")  # on the result
 
@@ -240,7 +240,7 @@ class Attribution(ResumableTask):
         if selection == "paper":
             neurons, subsets, provenance["settings"]["shares_used"] = collected.paper(settings["share"])
         else:
-            neurons, subsets = collected.best(selection == "guarded", settings)
+            neurons, subsets = collected.best(selection, settings)
         return neurons.with_details(subsets, provenance)
 
     def residual(self) -> tuple[float, float]:

@@ -19,7 +19,7 @@ from biaslab.data.stereoset import DOMAINS
 from biaslab.errors import InputError
 from biaslab.metrics.neuron_selection import NeuronSelection
 from biaslab.neurons.neuron_set import NeuronSet
-from biaslab.neurons.selection import guarded, paper, ranked
+from biaslab.neurons.selection import BY_SCORES, paper
 
 DEFAULT_SHARE_OF_NEURONS = 0.02
 DIMENSION_OF = {"gender": "gender", "profession": "occupation", "race": "ethnicity", "religion": "religion"}
@@ -48,16 +48,21 @@ class Collected(NamedTuple):
             subsets[dimension] = NeuronSet(chain.from_iterable(members), metric.shape)
         return NeuronSet(chain.from_iterable(chosen.values()), metric.shape), subsets, shares
 
-    def best(self, is_guarded: bool, settings: Mapping[str, Any]) -> tuple[NeuronSet, dict[str, NeuronSet]]:
+    def best(self, selection: str, settings: Mapping[str, Any]) -> tuple[NeuronSet, dict[str, NeuronSet]]:
         """Return the neurons of the largest scores, and those of each pair and dimension.
 
         Args:
-            is_guarded: whether what ordinary sentences need counts against a neuron.
+            selection: a key of :data:`biaslab.neurons.selection.BY_SCORES`.
             settings: of :class:`biaslab.tasks.attribution.Attribution`: "count", "guard_weight", "guard", "source" and
                 "domain_weights".
         """
-        guard = self._guard(settings["guard"]) if is_guarded else None
-        best = partial(_best, guard=guard, count=settings["count"], weight=settings["guard_weight"])
+        rule = BY_SCORES[selection]
+        if selection == "guarded":
+            rule = partial(rule, guard=self._guard(settings["guard"]), weight=settings["guard_weight"])
+
+        def best(scores: Tensor) -> NeuronSet:
+            return rule(scores, count=settings["count"] or round(DEFAULT_SHARE_OF_NEURONS * scores.numel()))
+
         # a pair has no prompts, and NaN scores, where the trainer limits the batches
         scores = zip(self.prompts.pairs, self.prompts.pair_scores(), strict=True)
         named = {name: own for name, own in scores if not own.isnan().any()}
@@ -146,11 +151,6 @@ def require_known(settings: Mapping[str, Any], source: contrast.Contrast, pairs:
                 f"`domain_weights` is expected to name domains that there are prompts for, but {dimension} is not "
                 "among the `dimensions`. Add it to the data, or leave the domain out."
             )
-
-
-def _best(scores: Tensor, guard: Tensor | None, count: int | None, weight: float) -> NeuronSet:
-    count = count or round(DEFAULT_SHARE_OF_NEURONS * scores.numel())
-    return ranked(scores, count) if guard is None else guarded(scores, guard, count, weight)
 
 
 def _dimensions(pairs: Iterable[str]) -> list[str]:

@@ -83,6 +83,6 @@ def test_bad_steps(steps):
 
 def test_bad_rule():
     with pytest.raises(InputError, match="`quadrature` is expected to be one of"):
-        nodes_and_weights("simpson", 4)
+        nodes_and_weights("unknown", 4)
     with pytest.raises(InputError, match="at least 2"):
         nodes_and_weights("trapezoid", 1)

@@ -1,6 +1,8 @@
 """One way to judge a model: each answer kept by what it depends on, each treatment applied where it was measured."""
 
 import copy
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -71,6 +73,20 @@ def test_each_answer_is_kept_by_what_it_depends_on(model_and_tokenizer, tmp_path
     weights = make_model("bert", model.config.vocab_size, seed=1)
     evaluate(weights, tokenizer, arms()[:1], [measure], cache)
     assert measure.asked == 4 + 3 + 1
+
+
+def test_another_field_of_a_treatment_is_part_of_its_key_and_facts():
+    """Else its answers would be those of the untouched model, read from the cache."""
+
+    @dataclass(frozen=True)
+    class Tempered(Treatment):
+        temperature: float = 1.0
+
+    assert Treatment(factor=0.5).on_neurons == Treatment(checkpoint=Path("c")).on_neurons == {}
+    expected = {"neurons": [tuple(neuron) for neuron in NEURONS], "factor": 0.5, "positions": "all"}
+    assert Treatment(NEURONS, 0.5).on_neurons == expected
+    assert Tempered(temperature=2.0).on_neurons == {"temperature": 2.0}
+    assert Tempered(temperature=2.0).facts() == {**Treatment().facts(), "temperature": 2.0}
 
 
 def test_a_damaged_answer_is_asked_for_again(model_and_tokenizer, tmp_path):

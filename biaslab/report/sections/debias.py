@@ -64,11 +64,12 @@ def _question(run: Run) -> str:
     settings, facts = findings.settings, findings.facts
     shape = None if run.neurons is None else run.neurons.shape
     count, total = facts["neurons"]["count"], 0 if shape is None else shape[0] * shape[1]
+    chosen = _SELECTIONS.get(settings["selection"], f"by the rule {settings['selection']}")
     share = f" of {number(total, 0)} ({number(100 * count / total)} %)" if total else ""
     return (
         f"Which feed-forward neurons of {findings.model} carry bias of {listed(settings['dimensions'])}, and what "
         f"changes when they are {_how(findings)}? {number(facts['prompts'], 0)} prompts were attributed; {count} "
-        f"neurons{share} were chosen {_SELECTIONS[settings['selection']]}. The model was judged before and after on "
+        f"neurons{share} were chosen {chosen}. The model was judged before and after on "
         f"StereoSet's {number(facts['clusters'], 0)} clusters, on {number(facts['held_out_prompts'], 0)} prompts that "
         "were not used to find the neurons, and on ordinary text."
     )
