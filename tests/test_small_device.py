@@ -11,6 +11,7 @@ from torch.utils import backend_registration
 
 from biaslab.attribution.gaps import attribute_gaps
 from biaslab.evaluation.scoring import score_pairs, target_log_probabilities
+from biaslab.metrics.crows_pairs import PairScores
 from biaslab.metrics.neuron_selection import NeuronSelection
 from biaslab.metrics.quality import IntegrationQuality
 from biaslab.neurons.suppression import suppressed
@@ -72,6 +73,19 @@ def metrics(device):
     assert quality.compute() == figures.compute()
 
 
+def pair_scores(device):
+    """Scores come from the CPU in float64; what is gathered lies on the device."""
+    scores = torch.randn(6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    examples = torch.tensor([3, 0, 5, 0, 2, 1])
+    plain, metric = PairScores(), PairScores().to(device)
+    for rows in torch.arange(6).split(4):
+        plain.update(scores[rows], examples[rows])
+        metric.update(scores[rows], examples[rows].to(device))
+    assert {state.device for state in (*metric.scores, *metric.examples)} == {device}
+    for collected, expected in zip(metric.compute(), plain.compute(), strict=True):
+        assert torch.equal(collected, expected)
+
+
 def judging(device):
     ids, position, targets = a_batch()
     model = make_model("gpt2")
@@ -90,5 +104,5 @@ def judging(device):
 if __name__ == "__main__":
     from reference.small_device import DEVICE
 
-    for part in (metrics, judging, attribution):
+    for part in (metrics, pair_scores, judging, attribution):
         part(DEVICE)
