@@ -65,10 +65,7 @@ def negative_log_likelihoods(
 
 
 def perplexity(likelihoods: Tensor) -> Tensor:
-    """Return exp(mean negative log-likelihood a token).
-
-    Args:
-        likelihoods: negative log-likelihood and number of tokens of each sentence, ``[..., sentence, 2]``.
+    """Return exp(mean negative log-likelihood a token) of :func:`negative_log_likelihoods`, ``[..., sentence, 2]``.
 
     >>> perplexity(torch.tensor([[3 * math.log(50), 3.0], [5 * math.log(50), 5.0]])).round(decimals=3)
     tensor(50.)
@@ -78,10 +75,6 @@ def perplexity(likelihoods: Tensor) -> Tensor:
 
 
 def perplexity_samples(likelihoods: Tensor) -> Samples:
-    """Return the perplexity, and its bootstrap over sentences.
-
-    Args:
-        likelihoods: ``[sentence, 2]``, see :func:`negative_log_likelihoods`.
-    """
+    """Return the perplexity of :func:`negative_log_likelihoods`, and its bootstrap over sentences."""
     resamples = perplexity(likelihoods[draw(len(likelihoods))])
     return Samples(perplexity(likelihoods)[None], resamples[:, None])

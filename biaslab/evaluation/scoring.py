@@ -22,8 +22,6 @@ def slot_log_probabilities(
 ) -> Tensor:
     """Return the log-probability of each token of the vocabulary at a slot of each sequence, or at several.
 
-    The projection to the vocabulary sees the slots only.
-
     Args:
         model: a masked or causal language model of the table.
         input_ids: token ids, ``[batch, sequence]``.
@@ -52,7 +50,7 @@ def target_log_probabilities(model: PreTrainedModel, batch: Mapping[str, Any]) -
     """Return the log-probability of each demographic in the slot.
 
     Args:
-        model: a masked or causal language model of the table.
+        model: as :func:`slot_log_probabilities`.
         batch: of prompts, as :class:`biaslab.data.prompts.PromptDataModule` makes them.
 
     Returns:
@@ -123,18 +121,13 @@ def score_clusters(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
     _require_kind(model, batch["rule"])
     scores = torch.zeros(batch["pieces"].numel(), device=batch["pieces"].device)
     for group in batch["inputs"]:
-        scores.index_add_(0, group["candidate"], _values(model, group, batch))
+        if batch["rule"] == "causal":
+            bits = sequence_log2_probabilities(model, group["input_ids"], batch["start_id"])
+            values = bits.mean(1).exp2()[group["row"]]
+        else:
+            values = _at_slots(model, group)
+        scores.index_add_(0, group["candidate"], values.exp() if batch["rule"] == "authors" else values)
     return torch.div(scores.view(-1, 3), batch["pieces"])
-
-
-def _values(model: PreTrainedModel, group: Mapping[str, Tensor], batch: Mapping[str, Any]) -> Tensor:
-    """Return what each piece (of a causal model: each sentence) adds to its candidate, ``[piece]``."""
-    if batch["rule"] == "causal":
-        bits = sequence_log2_probabilities(model, group["input_ids"], batch["start_id"])
-        return bits.mean(1).exp2()[group["row"]]
-    log_probabilities = slot_log_probabilities(model, group["input_ids"], group["position"])
-    chosen = log_probabilities[group["row"], group["target_ids"]]
-    return chosen if batch["rule"] == "pll" else chosen.exp()
 
 
 @torch.no_grad()
@@ -146,7 +139,7 @@ def score_pairs(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
     the sum over all of the sentence's tokens, as :func:`sequence_log2_probabilities` has them.
 
     Args:
-        model: a language model of the kind that the batch was made for.
+        model: as :func:`score_clusters`.
         batch: whole pairs, as :class:`biaslab.data.crows_pairs.CrowsPairsDataModule` makes them.
 
     Returns:
@@ -154,7 +147,7 @@ def score_pairs(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
         the CPU; at most 0, higher is likelier.
 
     Raises:
-        InputError: if the batch was made for the other kind of model.
+        InputError: as :func:`score_clusters`.
 
     Reference:
         Nangia et al. 2020, section 3, and the authors' script.
@@ -162,7 +155,12 @@ def score_pairs(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
     _require_kind(model, batch["rule"])
     scores = torch.zeros(2 * len(batch["examples"]), dtype=torch.float64)
     for group in batch["inputs"]:
-        scores.index_add_(0, group["candidate"].cpu(), _nats(model, group, batch))
+        if batch["rule"] == "causal":
+            bits = sequence_log2_probabilities(model, group["input_ids"], batch["start_id"]).cpu().double()
+            nats = bits.sum(1)[group["row"].cpu()] * math.log(2)
+        else:
+            nats = _at_slots(model, group).cpu().double()
+        scores.index_add_(0, group["candidate"].cpu(), nats)
     return scores.view(-1, 2)
 
 
@@ -175,10 +173,7 @@ def _require_kind(model: PreTrainedModel, rule: str) -> None:
         )
 
 
-def _nats(model: PreTrainedModel, group: Mapping[str, Tensor], batch: Mapping[str, Any]) -> Tensor:
-    """Return what each token (of a causal model: each sentence) adds to its sentence, float64, ``[token]``."""
-    if batch["rule"] == "causal":
-        bits = sequence_log2_probabilities(model, group["input_ids"], batch["start_id"]).cpu().double()
-        return bits.sum(1)[group["row"].cpu()] * math.log(2)
+def _at_slots(model: PreTrainedModel, group: Mapping[str, Tensor]) -> Tensor:
+    """Return the log-probability of each token that is asked for, ``[token]``."""
     log_probabilities = slot_log_probabilities(model, group["input_ids"], group["position"])
-    return log_probabilities[group["row"], group["target_ids"]].cpu().double()
+    return log_probabilities[group["row"], group["target_ids"]]
