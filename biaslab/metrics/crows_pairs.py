@@ -146,11 +146,7 @@ class PairScores(ExampleMetric):
         self.add_rows(scores=torch.zeros(0, 2, dtype=torch.long), examples=torch.zeros(0, dtype=torch.long))
 
     def update(self, scores: Tensor, examples: Tensor) -> None:
-        """Add pairs.
-
-        Args:
-            scores: as :func:`crows_pairs_score`, ``[pair, 2]``.
-            examples: integer id of each pair, ``[pair]``.
+        """Add pairs: scores as :func:`crows_pairs_score`, and integer ids of the pairs, ``[pair]``.
 
         Raises:
             InputError: if an argument has another shape or type, or if a score is NaN.

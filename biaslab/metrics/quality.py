@@ -15,18 +15,11 @@ _COLUMNS = 7  # batch, sum of residuals, of sizes, worst ratio, sum of nodes, mo
 
 
 class Quality(NamedTuple):
-    """Figures on the integrals of a run.
+    """Figures on the integrals of a run."""
 
-    Attributes:
-        mean: sum of the completeness residuals' sizes, relative to the scores' L1 norm.
-        worst: the largest of a prompt and pair, likewise.
-        nodes: of the quadrature, on average.
-        most_nodes: at most.
-    """
-
-    mean: float
-    worst: float
-    nodes: float
+    mean: float  # sum of the completeness residuals' sizes, relative to the scores' L1 norm
+    worst: float  # the largest of a prompt and pair, likewise
+    nodes: float  # of the quadrature, on average
     most_nodes: int
 
 
@@ -34,9 +27,6 @@ class IntegrationQuality(RowMetric):
     """Collects the completeness residuals, and the numbers of nodes, of batches.
 
     Its figures do not depend on the order in which batches are added, nor on how many processes add them.
-
-    Args:
-        kwargs: see ``torchmetrics.Metric``.
 
     >>> metric = IntegrationQuality()
     >>> residual, size = torch.tensor([[[0.5, -0.5], [0.0, 0.0]]]), torch.tensor([[[50.0, 50.0], [10.0, 90.0]]])

@@ -36,11 +36,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
 
 
 def open_checkpoint(path: str) -> dict[str, Any]:
-    """Read a checkpoint of any task without executing anything in it.
-
-    Raises:
-        InputError: if it can't be read.
-    """
+    """Read a checkpoint of any task as :func:`read_checkpoint` does."""
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, LookupError, ValueError, pickle.UnpicklingError) as error:
@@ -52,12 +48,7 @@ def open_checkpoint(path: str) -> dict[str, Any]:
 
 
 def load_weights(model: PreTrainedModel, state: Mapping[str, Tensor], path: str) -> None:
-    """Load the language model's weights of a checkpoint, all of them.
-
-    Args:
-        model: the model that was trained, of the same shape.
-        state: the checkpoint's "state_dict".
-        path: of the checkpoint, for the error.
+    """Load all of the language model's weights from the "state_dict" of the checkpoint at ``path``.
 
     Raises:
         InputError: if they are not this model's.
@@ -109,14 +100,7 @@ def _public(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, card: str = "") -> None:
-    """Write a checkpoint folder that loads with plain transformers, all of it or nothing.
-
-    Args:
-        model: with the weights as they are to be.
-        tokenizer: the model's.
-        folder: new or empty.
-        card: its README.md.
-    """
+    """Write a new or empty folder that loads with plain transformers, all of it or nothing; the card as README.md."""
     beside = next(parent for parent in folder.parents if parent.exists())
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=beside) as temporary:
         whole = Path(temporary, folder.name)

@@ -26,12 +26,7 @@ _SHA256 = "2f29a84c453b3b4f39276709eafef36f1c4e74651032d59c7f8b568c5e460183"  # 
 
 
 class LowRank(nn.Module):
-    """A weight plus a trainable low-rank update: ``W + up @ down``.
-
-    Args:
-        weight: the frozen weight, ``[out, in]``.
-        rank: of the update.
-    """
+    """A frozen weight ``[out, in]`` plus a trainable low-rank update: ``W + up @ down``."""
 
     def __init__(self, weight: Tensor, rank: int) -> None:
         super().__init__()
@@ -46,11 +41,10 @@ class LowRank(nn.Module):
 def untrained(rank: int, attention: str = "sdpa") -> BertForMaskedLM:
     """Return MiniLM as a masked language model with a new adapter: the encoder unchanged, the head nearly the identity.
 
-    Only the adapter requires gradients: the low-rank updates, the encoder's biases and norms, and the head.
+    Only the adapter requires gradients.
     """
     folder = assets.fetch(ENCODER)
-    config = BertConfig.from_pretrained(folder, attn_implementation=attention)
-    model = BertForMaskedLM(config)
+    model = BertForMaskedLM(BertConfig.from_pretrained(folder, attn_implementation=attention))
     model.eval()
     encoder = load_file(folder / "model.safetensors")
     for name in ("pooler.dense.weight", "pooler.dense.bias", "embeddings.position_ids"):  # no part of a masked model
