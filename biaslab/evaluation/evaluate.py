@@ -21,11 +21,7 @@ from biaslab.store import Artifacts, computed_by, digest, load_tensors, save_ten
 class Evaluation:
     """Treatments of a model, measured; the answers are kept on disk by what they depend on.
 
-    Args:
-        model: untreated.
-        tokenizer: the model's.
-        measures: what is asked.
-        cache: where answers are kept; None for nowhere.
+    The arguments are those of :func:`evaluate`.
     """
 
     def __init__(
@@ -33,7 +29,7 @@ class Evaluation:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         measures: Sequence[Measure],
-        cache: Artifacts | None = None,
+        cache: Artifacts | None,
     ) -> None:
         self.model, self.tokenizer, self.measures, self.cache = model, tokenizer, measures, cache
         self.rows: list[Row] = []
@@ -125,7 +121,7 @@ def evaluate(
         tokenizer: the model's.
         rows: what is done to it; an iterator may find neurons or train weights as it goes.
         measures: what is asked.
-        cache: as :class:`Evaluation`; with one, the same command goes on where it was killed.
+        cache: where answers are kept, so that the same command goes on where it was killed; None for nowhere.
         on_row: called with each row that is measured.
 
     Raises:

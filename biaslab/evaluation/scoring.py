@@ -30,8 +30,7 @@ def slot_log_probabilities(
         attention_mask: 1 for tokens, 0 for padding, ``[batch, sequence]``; None where nothing is padded.
 
     Returns:
-        Natural logarithms in float32 whatever the model's type, ``[batch, vocabulary]`` or
-        ``[batch, slot, vocabulary]``; at most 0.
+        Natural logarithms, float32 whatever the model's type, ``[batch, vocabulary]`` or ``[batch, slot, vocabulary]``.
 
     Raises:
         InputError: if ``position`` does not hold places for each sequence.
@@ -47,15 +46,14 @@ def slot_log_probabilities(
 
 
 def target_log_probabilities(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
-    """Return the log-probability of each demographic in the slot.
+    """Return the natural log-probability of each demographic in the slot: of several tokens the sum.
 
     Args:
         model: as :func:`slot_log_probabilities`.
         batch: of prompts, as :class:`biaslab.data.prompts.PromptDataModule` makes them.
 
     Returns:
-        Natural logarithms in float64, of a word of several tokens their sum, ``[batch, target]``; on the CPU, since
-        not every device has float64.
+        ``[batch, target]``, float64, and so on the CPU: not every device has that.
     """
     logs = []
     for inputs in (batch, *batch.get("longer", ())):
@@ -67,7 +65,7 @@ def target_log_probabilities(model: PreTrainedModel, batch: Mapping[str, Any]) -
 
 
 def sequence_log2_probabilities(model: PreTrainedModel, input_ids: Tensor, start_id: int) -> Tensor:
-    """Return log₂ of each token's probability after the tokens before it, under a causal model.
+    """Return log₂ of each token's probability after the tokens before it under a causal model, ``[batch, sequence]``.
 
     As in StereoSet's own script, the first token is conditioned on the start token alone, and the later ones on the
     tokens of the sequence alone, without the start token.
@@ -76,9 +74,6 @@ def sequence_log2_probabilities(model: PreTrainedModel, input_ids: Tensor, start
         model: a causal language model of the table.
         input_ids: token ids without special tokens, ``[batch, sequence]``; nothing is padded.
         start_id: id of the start token.
-
-    Returns:
-        Logarithms in bits, float32, ``[batch, sequence]``; at most 0.
     """
     start = torch.full((1, 1), start_id, device=input_ids.device)
     first = _logits(model, start)[0, 0].float().log_softmax(-1)[input_ids[:, :1]]  # [batch, 1]
@@ -109,8 +104,7 @@ def score_clusters(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
             the pieces, each given all others) or "causal" (2 to the mean log₂ probability of the sentence's tokens).
 
     Returns:
-        Scores of the stereotype, the anti-stereotype and the unrelated candidate, float32, ``[cluster, 3]``; higher is
-        likelier.
+        Scores of the stereotype, the anti-stereotype and the unrelated candidate, float32, ``[cluster, 3]``.
 
     Raises:
         InputError: if the batch was made for the other kind of model.
@@ -143,8 +137,7 @@ def score_pairs(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
         batch: whole pairs, as :class:`biaslab.data.crows_pairs.CrowsPairsDataModule` makes them.
 
     Returns:
-        Scores of the more and of the less stereotyping sentence, in nats, float64 (sums of float32), ``[pair, 2]``, on
-        the CPU; at most 0, higher is likelier.
+        Scores of the more and of the less stereotyping sentence, nats in float64 on the CPU, ``[pair, 2]``.
 
     Raises:
         InputError: as :func:`score_clusters`.

