@@ -69,7 +69,7 @@ class Scored(Measure):
     """Scores of numbered examples, in scopes that are sets of examples.
 
     Args:
-        data: whose batches are asked.
+        data: a data module, set up for "test", whose batches are asked.
         examples: in the order of their numbers.
         scopes: of each example, beside "overall".
     """
@@ -119,11 +119,7 @@ class Scored(Measure):
 
 
 class StereoSet(Scored):
-    """SS, LMS and ICAT, overall and by domain.
-
-    Args:
-        data: a :class:`biaslab.data.stereoset.StereoSetDataModule`, set up for "test".
-    """
+    """SS, LMS and ICAT of a :class:`biaslab.data.stereoset.StereoSetDataModule`, overall and by domain."""
 
     name, columns, counted = "stereoset", 3, "clusters"
 
@@ -143,11 +139,7 @@ class StereoSet(Scored):
 
 
 class CrowsPairs(Scored):
-    """How often the more stereotyping sentence is likelier, overall and by category.
-
-    Args:
-        data: a :class:`biaslab.data.crows_pairs.CrowsPairsDataModule`, set up for "test".
-    """
+    """The score of a :class:`biaslab.data.crows_pairs.CrowsPairsDataModule`, overall and by category."""
 
     name, columns, counted = "crows_pairs", 2, "pairs"
 
@@ -210,12 +202,7 @@ class Gaps(Measure):
 
 
 class Perplexity(Measure):
-    """Perplexity on ordinary sentences; pseudo-perplexity of a masked model.
-
-    Args:
-        sentences: at least one.
-        seeds: of a row with several seeds, so many are measured; each takes long.
-    """
+    """Perplexity on ordinary sentences (of a masked model pseudo-perplexity), of at most so many seeds of a row."""
 
     name = "perplexity"
 

@@ -73,7 +73,7 @@ def frames(masked: bool, wordings: Sequence[Wording] = WORDINGS) -> list[str]:
 
 
 def _common_token(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], word: str) -> int | None:
-    """Return the one token that the word is in all the texts' slots; None if there is none such."""
+    """Return the one token that the word is in all the texts' slots, if any."""
     found = {token_in_place(tokenizer, text, word) for text in texts}
     return found.pop() if len(found) == 1 else None
 
@@ -151,11 +151,11 @@ class Spread(NamedTuple):
 
 
 def spread(values: Tensor, deals: int = 1000, seed: int = 0) -> Spread:
-    """Return how the mean over the actions moves with the wording.
+    """Return how the mean over the actions of values ``[wording, action]`` moves with the wording.
 
     Args:
-        values: ``[wording, action]``, of two wordings or more.
-        deals: how often the values are dealt at random.
+        values: of two wordings or more.
+        deals: how often they are dealt at random.
         seed: of the deals.
 
     >>> spread(torch.tensor([[0.0, 0.0], [100.0, 100.0]]))[:3]

@@ -140,9 +140,8 @@ class NeuronSelection(RowMetric):
         """Return what was collected; of several processes it is gathered once, and kept until the next update.
 
         Returns:
-            "scores" ``[pair, layer, neuron]``, see :meth:`pair_scores`; "counts" and "silent" ``[pair]``, the number of
-            prompts, and of those among them that vote for nothing; "prompts" ``[prompt, 3]`` and "votes" ``[vote, 4]``,
-            for :func:`biaslab.neurons.selection.paper`.
+            "scores", see :meth:`pair_scores`; "counts" and "silent" ``[pair]``, the number of prompts, and of those
+            that vote for nothing; "prompts" ``[prompt, 3]`` and "votes" ``[vote, 4]``.
         """
         scores = _double(self.sums) / _ONE / _double(self.counts)[:, None, None]
         rows = {name: self.collected(name) for name in ("prompts", "votes")}

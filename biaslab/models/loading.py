@@ -134,8 +134,7 @@ def _first_line(error: Exception) -> str:
 def load_tokenizer(model_name: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model: an asset's name (``minilm-mlm`` has its encoder's), a folder, or a hub id.
 
-    Of a causal model it has no mask token, even where its files name one: the architecture decides of which kind a
-    model is, and :func:`biaslab.models.tokens.is_masked` tells it by the tokenizer.
+    A causal model's has no mask token, even where its files name one: ``is_masked`` tells the kind of model by it.
 
     Raises:
         InputError: if none can be had, or if a masked model's has no mask token.

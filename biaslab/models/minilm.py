@@ -1,8 +1,7 @@
 """minilm-mlm: a masked language model that needs no hub — MiniLM's encoder and an adapter that biaslab trained.
 
 The encoder is a checksummed asset; the adapter (a language-model head, and low-rank updates of the encoder's linear
-maps with its biases and norms) is package data. Both are merged into a plain ``BertForMaskedLM`` when the model is
-loaded.
+maps with its biases and norms) is package data. Loading merges both into a plain ``BertForMaskedLM``.
 """
 
 from __future__ import annotations

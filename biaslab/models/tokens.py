@@ -66,7 +66,7 @@ def token_in_place(tokenizer: PreTrainedTokenizerBase, text: str, word: str) -> 
 def tokens_in_place(tokenizer: PreTrainedTokenizerBase, text: str, word: str) -> tuple[int, ...] | None:
     """Return the tokens that ``word`` becomes in the text's slot; None if one is unknown, or the text's change with it.
 
-    Whether the word needs a leading space is the tokenizer's own matter: the filled text is compared with the slot's.
+    The filled text is compared with the slot's, so that a leading space is the tokenizer's own matter.
     """
     slot = encode_slot(tokenizer, text)
     if is_masked(tokenizer):
