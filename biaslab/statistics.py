@@ -24,13 +24,7 @@ def is_significant(p_value: float) -> bool:
 
 
 class Interval(NamedTuple):
-    """A figure and its 95 % interval.
-
-    Attributes:
-        value: the figure.
-        low: 2.5th percentile of the resamples.
-        high: 97.5th percentile of the resamples.
-    """
+    """A figure and its 95 % interval: the 2.5th and the 97.5th percentile of the resamples."""
 
     value: float
     low: float
@@ -63,20 +57,14 @@ class Estimate(NamedTuple):
     beyond_random: Interval | None = None
 
 
-UNCHANGED = Interval(0.0, 0.0, 0.0)
-"""The change of the untouched model."""
+UNCHANGED = Interval(0.0, 0.0, 0.0)  # the change of the untouched model
 
 
 class Samples(NamedTuple):
-    """A figure, in parts that are averaged, and its bootstrap resamples.
+    """A figure, in parts that are averaged, and its bootstrap resamples."""
 
-    Attributes:
-        value: ``[part]``.
-        resamples: ``[resample, part]``; in each treatment the same draws from the data, so that changes are paired.
-    """
-
-    value: Tensor
-    resamples: Tensor
+    value: Tensor  # [part]
+    resamples: Tensor  # [resample, part]; in each treatment the same draws from the data, so that changes are paired
 
     def change_from(self, before: Samples, unit: Unit) -> Samples:
         """Return the change of each part, in points or in percent of what it was before."""
@@ -98,12 +86,7 @@ def mean(samples: Sequence[Samples]) -> Samples:
 
 
 def interval(value: Tensor | float, resamples: Tensor) -> Interval:
-    """Return a figure with its 95 % percentile interval.
-
-    Args:
-        value: the figure, a scalar.
-        resamples: ``[resample]``; NaN where a resample has no figure.
-    """
+    """Return a figure with its 95 % percentile interval, of resamples ``[resample]``, NaN where one has no figure."""
     low, high = resamples.nanquantile(resamples.new_tensor(_LEVELS)).tolist()
     return Interval(float(value), low, high)
 

@@ -111,11 +111,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def make_folder(folder: str | Path, exist_ok: bool = False) -> Path:
-    """Make a folder for results, with those that it lies in.
-
-    Args:
-        folder: to be made.
-        exist_ok: whether it may be there.
+    """Make a folder for results, with those that it lies in; ``exist_ok`` as of ``mkdir``.
 
     Raises:
         InputError: if it can't be made.
@@ -124,17 +120,13 @@ def make_folder(folder: str | Path, exist_ok: bool = False) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=exist_ok)
     except OSError as error:
-        raise InputError(
-            f"`output` is expected to be a folder that can be written, but {folder} can't: {error}."
-        ) from error
+        message = f"`output` is expected to be a folder that can be written, but {folder} can't: {error}."
+        raise InputError(message) from error
     return path
 
 
 class Artifacts:
     """A folder of artifacts; one that depends on other things has another name, and a killed job finds what is done.
-
-    Args:
-        folder: where they lie; it is made.
 
     Raises:
         InputError: if the folder can't be made.
@@ -152,12 +144,7 @@ class Artifacts:
         self.folder = make_folder(folder, exist_ok=True)
 
     def path(self, name: str, depends_on: Mapping[str, Any]) -> Path:
-        """Return where an artifact is, or is to be.
-
-        Args:
-            name: what it is.
-            depends_on: all that it depends on; anything that JSON can hold.
-        """
+        """Return where an artifact of a name is, or is to be; JSON can hold what it depends on."""
         return self.folder / f"{name}-{digest(depends_on)}"
 
 

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from biaslab.attribution.gaps import attribute_gaps
 from biaslab.evaluation.findings import Findings
 from biaslab.evaluation.scoring import score_pairs, target_log_probabilities
+from biaslab.metrics.crows_pairs import PairScores
 from biaslab.metrics.neuron_selection import NeuronSelection
 from biaslab.metrics.quality import IntegrationQuality
 from biaslab.neurons.suppression import suppressed
@@ -77,6 +78,19 @@ def metrics(device):
     for name in ("votes", "prompts"):
         assert torch.equal(metric.compute()[name].cpu(), plain.compute()[name])
     assert quality.compute() == figures.compute()
+
+
+def pair_scores(device):
+    """Scores come from the CPU in float64; what is gathered lies on the device."""
+    scores = torch.randn(6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    examples = torch.tensor([3, 0, 5, 0, 2, 1])
+    plain, metric = PairScores(), PairScores().to(device)
+    for rows in torch.arange(6).split(4):
+        plain.update(scores[rows], examples[rows])
+        metric.update(scores[rows], examples[rows].to(device))
+    assert {state.device for state in (*metric.scores, *metric.examples)} == {device}
+    for collected, expected in zip(metric.compute(), plain.compute(), strict=True):
+        assert torch.equal(collected, expected)
 
 
 def judging(device):
@@ -139,5 +153,5 @@ def save_untied_model(folder):
 if __name__ == "__main__":
     from reference.small_device import DEVICE
 
-    for part in (metrics, judging, attribution, debias):
+    for part in (metrics, pair_scores, judging, attribution, debias):
         part(DEVICE)

@@ -21,11 +21,7 @@ from biaslab.store import Artifacts, computed_by, digest, load_tensors, save_ten
 class Evaluation:
     """Treatments of a model, measured; the answers are kept on disk by what they depend on.
 
-    Args:
-        model: untreated.
-        tokenizer: the model's.
-        measures: what is asked.
-        cache: where answers are kept; None for nowhere.
+    The arguments are those of :func:`evaluate`.
     """
 
     def __init__(
@@ -33,21 +29,18 @@ class Evaluation:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         measures: Sequence[Measure],
-        cache: Artifacts | None = None,
+        cache: Artifacts | None,
     ) -> None:
         self.model, self.tokenizer, self.measures, self.cache = model, tokenizer, measures, cache
         self.rows: list[Row] = []
-        self.answers: dict[tuple[str, str], list[Tensor]] = {}
-        """By row and measure: one, or one a seed."""
-
+        self.answers: dict[tuple[str, str], list[Tensor]] = {}  # by row and measure: one, or one a seed
         self._keys = {measure.name: digest([measure.key(), computed_by()]) for measure in measures}
 
     def measure(self, arm: Arm) -> Row:
         """Measure a row, by all measures or by those that it names.
 
         Raises:
-            InputError: if neurons were made for another model, or are to be suppressed at the slot alone where every
-                token of a causal model predicts.
+            InputError: if neurons were made for another model, or as :func:`require_judgeable`.
         """
         chosen = [m for m in self.measures if arm.measures is None or m.name in arm.measures]
         size = 0
@@ -59,8 +52,9 @@ class Evaluation:
             model = treatment.weights_of(self.model)
             weights = fingerprint(model)
             for measure in wanted:
-                answers = self._answers(measure, model, weights, treatment, f"{arm.name}, {measure.name}")
-                self.answers.setdefault((arm.name, measure.name), []).append(answers)
+                self.answers.setdefault((arm.name, measure.name), []).append(
+                    self._answers(measure, model, weights, treatment, f"{arm.name}, {measure.name}")
+                )
             size = size or _size(self.model, model, treatment)
         facts = [treatment.facts() for treatment in arm.treatments]
         row = Row(arm.name, arm.title or arm.name, size, facts, arm.like, arm.seconds)
@@ -71,12 +65,10 @@ class Evaluation:
         self, measure: Measure, model: PreTrainedModel, weights: str, treatment: Treatment, title: str
     ) -> Tensor:
         """Return the answers of a treated model: from disk, or asked now and kept there."""
-        path = None
-        if self.cache is not None:
-            depends_on = {"weights": weights, "asked": self._keys[measure.name], **treatment.on_neurons}
-            path = self.cache.path(measure.name, depends_on)
-            if (kept := load_tensors(path)) is not None:
-                return kept[0]["answers"]
+        depends_on = {"weights": weights, "asked": self._keys[measure.name], **treatment.on_neurons}
+        path = None if self.cache is None else self.cache.path(measure.name, depends_on)
+        if path is not None and (kept := load_tensors(path)) is not None:
+            return kept[0]["answers"]
         with torch.no_grad(), treatment.applied(model, self.tokenizer):
             answers = measure.ask(model, self.tokenizer, title)
         if path is not None:
@@ -108,11 +100,10 @@ class Evaluation:
         facts: Mapping[str, Any] | None = None,
         details: Mapping[str, Any] | None = None,
     ) -> Findings:
-        """Return what was found, as the command's findings; what the measures tell of their data is among the facts."""
-        told = {name: value for measure in self.measures for name, value in measure.facts().items()}
-        return Findings(
-            command, model_name, settings, told | dict(facts or {}), self.rows, self.estimates(), details or {}
-        )
+        """Return what was found, as the command's findings; how much the measures asked is among the facts."""
+        all_facts = {name: value for measure in self.measures for name, value in measure.facts().items()}
+        all_facts |= facts or {}
+        return Findings(command, model_name, settings, all_facts, self.rows, self.estimates(), details or {})
 
 
 def evaluate(
@@ -146,7 +137,7 @@ def require_judgeable(model: PreTrainedModel, treatment: Treatment, measures: Se
     """Refuse a treatment that some measures can't see.
 
     Raises:
-        InputError: if there are such measures.
+        InputError: if neurons are to be suppressed at the slot alone where every token of a causal model predicts.
     """
     names = [measure.name for measure in measures if not measure.last_token_only]
     require_predicting_slots(model, treatment.positions, names)

@@ -7,7 +7,7 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,6 @@ from biaslab.statistics import Estimate, Interval, Unit
 from biaslab.store import write_atomically
 
 SCHEMA = 1
-_PARTS = ("command", "model", "settings", "facts", "details")
 OVERALL = "overall"
 FILES = {  # the file of each command's findings
     "debias": "results.json",
@@ -32,17 +31,11 @@ FILES = {  # the file of each command's findings
 
 
 class Metric(NamedTuple):
-    """How a metric is read.
+    """How a metric is read."""
 
-    Attributes:
-        unit: of its change: points (the metric is in percent), or percent of what it was before.
-        ideal: the value that is best.
-        text: what it is, for a legend.
-    """
-
-    unit: Unit
+    unit: Unit  # of its change: points (the metric is in percent), or percent of what it was before
     ideal: float
-    text: str
+    text: str  # for a legend
 
 
 METRICS = {
@@ -62,46 +55,27 @@ METRICS = {
 
 @dataclass(frozen=True)
 class Row:
-    """A treatment that was measured.
+    """A treatment that was measured."""
 
-    Attributes:
-        name: by which estimates name it.
-        title: as it is printed.
-        size: how many neurons are suppressed, or how many parameters were trained.
-        treatments: facts of each: one, or one a seed; see :meth:`biaslab.evaluation.treatment.Treatment.facts`.
-        like: of random controls, the row whose neurons' layers they share.
-        seconds: that finding the neurons or the training took.
-    """
-
-    name: str
-    title: str
-    size: int = 0
-    treatments: Sequence[Mapping[str, Any]] = ({},)
-    like: str | None = None
-    seconds: float = 0.0
+    name: str  # by which estimates name it
+    title: str  # as it is printed
+    size: int = 0  # how many neurons are suppressed, or how many parameters were trained
+    treatments: Sequence[Mapping[str, Any]] = ({},)  # facts of one, or of one a seed: see Treatment.facts
+    like: str | None = None  # of random controls, the row whose neurons' layers they share
+    seconds: float = 0.0  # that finding the neurons or the training took
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What a command found.
-
-    Attributes:
-        command: that found it.
-        model: its name.
-        settings: of the command.
-        facts: numbers and names besides: how many clusters were judged, and so on.
-        rows: the untouched model first.
-        estimates: by row, metric and scope.
-        details: what is no estimate: parts of a comparison, cards, trials.
-    """
+    """What a command found."""
 
     command: str
-    model: str
-    settings: Mapping[str, Any]
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    rows: Sequence[Row] = ()
-    estimates: Mapping[tuple[str, str, str], Estimate] = field(default_factory=dict)
-    details: Mapping[str, Any] = field(default_factory=dict)
+    model: str  # its name
+    settings: Mapping[str, Any]  # of the command
+    facts: Mapping[str, Any] = field(default_factory=dict)  # besides: how many clusters were judged, and so on
+    rows: Sequence[Row] = ()  # the untouched model first
+    estimates: Mapping[tuple[str, str, str], Estimate] = field(default_factory=dict)  # by row, metric and scope
+    details: Mapping[str, Any] = field(default_factory=dict)  # no estimates: parts of a comparison, cards, trials
 
     @property
     def base(self) -> Row:
@@ -130,10 +104,7 @@ class Findings:
         return [row for row in self.rows if row.name in measured]
 
     def lines(self, metrics: Iterable[str] | None = None) -> list[dict[str, Any]]:
-        """Return a line for each estimate, of some metrics or all: the form in files.
-
-        A number that is not known is None.
-        """
+        """Return a line for each estimate, of some metrics or all: the form in files; an unknown number is None."""
         wanted = None if metrics is None else set(metrics)
         return [
             {"row": row, "metric": metric, "scope": scope, "unit": METRICS[metric].unit, **_flat(estimate)}
@@ -142,24 +113,11 @@ class Findings:
         ]
 
     def save(self, folder: Path, name: str | None = None) -> Path:
-        """Write the command's file into a folder, all of it or nothing, and return its path.
-
-        Args:
-            folder: that is there.
-            name: of the file; the command's by default.
-        """
-        content = {
-            "schema": SCHEMA,
-            "command": self.command,
-            "model": self.model,
-            "settings": self.settings,
-            "facts": self.facts,
-            "rows": [asdict(row) for row in self.rows],
-            "estimates": self.lines(),
-            "details": self.details,
-        }
+        """Write the file, named as the command's by default, into a folder, all of it or nothing; return its path."""
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        parts |= {"rows": [asdict(row) for row in self.rows], "estimates": self.lines()}
         path = folder / (name or FILES[self.command])
-        text = json.dumps(content, indent=1, ensure_ascii=False, default=_plain)
+        text = json.dumps({"schema": SCHEMA, **parts}, indent=1, ensure_ascii=False, default=_plain)
         write_atomically(path, (text + "\n").encode())
         return path
 
@@ -172,25 +130,20 @@ class Findings:
         """
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            schema = content.get("schema") if isinstance(content, dict) else None
+            if schema == SCHEMA:
+                parts = {field.name: content[field.name] for field in fields(cls)}
+                lines = {(line["row"], line["metric"], line["scope"]): _estimate(line) for line in parts["estimates"]}
+                return cls(**parts | {"rows": [Row(**row) for row in parts["rows"]], "estimates": lines})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            fault = "lacks a part" if isinstance(error, KeyError | TypeError) else "can't be read"
             raise InputError(
-                f"`runs` is expected to hold whole files, but {path} can't be read: {error}. Run its command again."
+                f"`runs` is expected to hold whole files, but {path} {fault}: {error}. Run its command again."
             ) from error
-        schema = content.get("schema") if isinstance(content, dict) else None
-        if schema != SCHEMA:
-            raise InputError(
-                f"`runs` is expected to hold results of this version of biaslab (schema {SCHEMA}), but {path} has "
-                f"schema {schema}. Run its command again."
-            )
-        try:
-            rows = [Row(**row) for row in content["rows"]]
-            estimates = {(line["row"], line["metric"], line["scope"]): _estimate(line) for line in content["estimates"]}
-            command, model, settings, facts, details = (content[name] for name in _PARTS)
-            return cls(command, model, settings, facts, rows, estimates, details)
-        except (KeyError, TypeError) as error:
-            raise InputError(
-                f"`runs` is expected to hold whole files, but {path} lacks a part: {error}. Run its command again."
-            ) from error
+        raise InputError(
+            f"`runs` is expected to hold results of this version of biaslab (schema {SCHEMA}), but {path} has "
+            f"schema {schema}. Run its command again."
+        )
 
 
 def gap_rows(findings: Findings) -> tuple[str, str, str]:
@@ -201,26 +154,24 @@ def gap_rows(findings: Findings) -> tuple[str, str, str]:
     return suppressed.name, next(amplified, ""), "" if control is None else control.name
 
 
-_INTERVALS = {"": "figure", "change": "change", "beyond_random": "beyond_random"}  # prefix in files: field
+def _keys(prefix: str) -> list[str]:
+    """Return the names in files of an estimate's figure (no prefix), "change" or "beyond_random"."""
+    return [f"{prefix}_{key}".lstrip("_") for key in Interval._fields]
 
 
 def _flat(estimate: Estimate) -> dict[str, Any]:
     line: dict[str, Any] = {}
-    for prefix, name in _INTERVALS.items():
-        part: Interval | None = getattr(estimate, name)
-        keys = [f"{prefix}_{key}".lstrip("_") for key in Interval._fields]
-        line |= dict(zip(keys, part or [None] * 3, strict=True))
-    line |= {"spread": estimate.spread}
+    parts = {"": estimate.figure, "change": estimate.change, "beyond_random": estimate.beyond_random}
+    for prefix, part in parts.items():
+        line |= dict(zip(_keys(prefix), part or [None] * 3, strict=True))
+    line["spread"] = estimate.spread
     return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in line.items()}
 
 
 def _estimate(line: Mapping[str, Any]) -> Estimate:
-    def part(prefix: str) -> Interval:
-        keys = [f"{prefix}_{key}".lstrip("_") for key in Interval._fields]
-        return Interval(*(math.nan if line[key] is None else line[key] for key in keys))
-
-    beyond = None if line["beyond_random_value"] is None else part("beyond_random")
-    return Estimate(part(""), part("change"), line["spread"], beyond)
+    parts = ([line[key] for key in _keys(prefix)] for prefix in ("", "change", "beyond_random"))
+    figure, change, beyond = (Interval(*(math.nan if each is None else each for each in part)) for part in parts)
+    return Estimate(figure, change, line["spread"], None if line["beyond_random_value"] is None else beyond)
 
 
 def _plain(value: Any) -> Any:

@@ -52,7 +52,7 @@ def gap_samples(gaps: Tensor, resamples: int = 1000, seed: int = 0) -> Samples:
     """Return the mean gap of each pair, and its bootstrap over the judging words and the wordings; pairs are given.
 
     Args:
-        gaps: of one kind, ``[pair, word, wording]``; NaN where a pair has no such prompt.
+        gaps: of one kind, ``[pair, word, wording]``, as :func:`demographic_gaps` has them.
         resamples: how many.
         seed: of the draws: the same words and wordings in each treatment.
 

@@ -6,7 +6,7 @@ A new measure is a class here, with its metrics in :data:`biaslab.evaluation.fin
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -30,6 +30,10 @@ Figures = dict[tuple[str, str], Samples]  # by metric and scope
 class Measure(ABC):
     """Asks a model something, and computes figures from its answers.
 
+    Args:
+        key: all that the answers depend on beside the model; JSON can hold it.
+        facts: how much is asked, by name.
+
     Attributes:
         name: of the measure, and of its answers on disk.
         last_token_only: whether a causal model's last token alone predicts what is asked for, so that its neurons may
@@ -41,41 +45,42 @@ class Measure(ABC):
     last_token_only: ClassVar[bool] = False
     seeds: int | None = None
 
-    @abstractmethod
-    def key(self) -> Any:
-        """Return all that the answers depend on beside the model; JSON can hold it."""
+    def __init__(self, key: Any, **facts: int) -> None:
+        self._key, self._facts = key, facts
 
-    @abstractmethod
+    def key(self) -> Any:
+        """Return all that the answers depend on beside the model."""
+        return self._key
+
     def facts(self) -> dict[str, int]:
         """Return how much is asked, by name."""
+        return self._facts
 
     @abstractmethod
     def ask(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, title: str) -> Tensor:
-        """Return the model's answers, on the CPU: all that the figures are computed from.
-
-        Args:
-            model: treated.
-            tokenizer: the model's.
-            title: of the progress bar.
-        """
+        """Return the answers of a treated model, on the CPU, with a progress bar of that title."""
 
     @abstractmethod
     def figures(self, answers: Tensor) -> Figures:
         """Return the metrics in each scope, with their resamples."""
 
 
-def _progress(batches: Iterable[Any], title: str) -> Iterable[Any]:
-    bar: Iterable[Any] = tqdm(batches, desc=title, leave=False)
-    return bar
-
-
 class Scored(Measure):
-    """Scores of numbered examples, in scopes that are sets of examples."""
+    """Scores of numbered examples, in scopes that are sets of examples.
 
-    batches: Sequence[Mapping[str, Any]]
+    Args:
+        data: a data module, set up for "test", whose batches are asked.
+        examples: in the order of their numbers.
+        scopes: of each example, beside "overall".
+    """
+
     columns: ClassVar[int]
-    labels: Sequence[str]
-    """Scope of each example beside "overall"."""
+    counted: ClassVar[str]
+
+    def __init__(self, data: Any, examples: Sequence[Any], scopes: Sequence[str]) -> None:
+        super().__init__([examples, dict(data.hparams)], **{self.counted: len(examples)})
+        self.batches: Sequence[Mapping[str, Any]] = data.batches
+        self.labels = scopes
 
     @abstractmethod
     def score(self, model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
@@ -83,16 +88,11 @@ class Scored(Measure):
 
     @abstractmethod
     def samples(self, scores: Tensor, examples: Tensor) -> Mapping[str, Samples]:
-        """Return the metrics of some examples.
-
-        Args:
-            scores: ``[example, column]``.
-            examples: their numbers, ``[example]``.
-        """
+        """Return the metrics of some examples: scores ``[example, column]`` and numbers ``[example]``."""
 
     def ask(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, title: str) -> Tensor:
         """Return the scores in the order of the examples, ``[example, column]``."""
-        batches = _progress(self.batches, title)
+        batches = tqdm(self.batches, desc=title, leave=False)
         parts = [self.score(model, send_to_device(batch, model.device)).cpu() for batch in batches]
         examples = torch.cat([batch["examples"] for batch in self.batches])
         scores = torch.zeros(len(self.labels), self.columns, dtype=parts[0].dtype)
@@ -104,12 +104,7 @@ class Scored(Measure):
         return self.figures_of(answers, torch.arange(len(self.labels)))
 
     def figures_of(self, scores: Tensor, examples: Tensor) -> Figures:
-        """Return the metrics of some examples, overall and in each scope that has some of them.
-
-        Args:
-            scores: ``[example, column]``.
-            examples: their numbers, ``[example]``.
-        """
+        """Return the :meth:`samples` of some examples, overall and in each scope that has some of them."""
         return {
             (metric, scope): samples
             for scope, inside in self.scopes(examples).items()
@@ -124,28 +119,14 @@ class Scored(Measure):
 
 
 class StereoSet(Scored):
-    """SS, LMS and ICAT, overall and by domain.
+    """SS, LMS and ICAT of a :class:`biaslab.data.stereoset.StereoSetDataModule`, overall and by domain."""
 
-    Args:
-        data: a :class:`biaslab.data.stereoset.StereoSetDataModule`, set up for "test".
-    """
-
-    name = "stereoset"
-    columns = 3
+    name, columns, counted = "stereoset", 3, "clusters"
 
     def __init__(self, data: Any) -> None:
-        self.data, self.batches = data, data.batches
-        self.labels = [cluster.domain for cluster in data.clusters]
+        super().__init__(data, data.clusters, [cluster.domain for cluster in data.clusters])
         ids = {term: number for number, term in enumerate(data.term_names)}
         self.terms = torch.tensor([ids[cluster.target] for cluster in data.clusters])
-
-    def key(self) -> Any:
-        """Return the clusters and how they are asked about."""
-        return [self.data.clusters, dict(self.data.hparams)]
-
-    def facts(self) -> dict[str, int]:
-        """Return the number of clusters."""
-        return {"clusters": len(self.labels)}
 
     def score(self, model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
         """Return the scores of the candidates, ``[cluster, 3]``."""
@@ -158,26 +139,13 @@ class StereoSet(Scored):
 
 
 class CrowsPairs(Scored):
-    """How often the more stereotyping sentence is likelier, overall and by category.
+    """The score of a :class:`biaslab.data.crows_pairs.CrowsPairsDataModule`, overall and by category."""
 
-    Args:
-        data: a :class:`biaslab.data.crows_pairs.CrowsPairsDataModule`, set up for "test".
-    """
-
-    name = "crows_pairs"
-    columns = 2
+    name, columns, counted = "crows_pairs", 2, "pairs"
 
     def __init__(self, data: Any) -> None:
-        self.data, self.batches = data, data.batches
-        self.labels = [pair.category for pair in data.pairs]
-
-    def key(self) -> Any:
-        """Return the pairs and how they are asked about."""
-        return [self.data.pairs, dict(self.data.hparams)]
-
-    def facts(self) -> dict[str, int]:
-        """Return the number of pairs."""
-        return {"pairs": len(self.labels)}
+        super().__init__(data, data.pairs, [pair.category for pair in data.pairs])
+        self.directions = [pair.direction for pair in data.pairs]
 
     def score(self, model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
         """Return the scores of both sentences, ``[pair, 2]``."""
@@ -188,13 +156,8 @@ class CrowsPairs(Scored):
         return {"CrowS-Pairs": Samples(crows_pairs_score(scores)[None], crows_pairs_bootstrap(scores)[:, None])}
 
     def by_direction(self, scores: Tensor, examples: Tensor) -> Figures:
-        """Return the stereotype and the anti-stereotype score: of the pairs of one direction that are not neutral.
-
-        Args:
-            scores: ``[pair, 2]``.
-            examples: their numbers, ``[pair]``.
-        """
-        directions = [self.data.pairs[number].direction for number in examples.tolist()]
+        """Return the stereotype and the anti-stereotype score: of the pairs of one direction that are not neutral."""
+        directions = [self.directions[number] for number in examples.tolist()]
         figures = {}
         for metric, direction in (("stereotype", "stereo"), ("anti-stereotype", "antistereo")):
             chosen = decided(scores) & torch.tensor([own == direction for own in directions])
@@ -211,24 +174,17 @@ class Gaps(Measure):
         data: a :class:`biaslab.data.prompts.PromptDataModule` with held-out prompts, set up for "predict".
     """
 
-    name = "gaps"
-    last_token_only = True
+    name, last_token_only = "gaps", True
 
     def __init__(self, data: Any) -> None:
+        super().__init__([data.fingerprint, dict(data.hparams)], held_out_prompts=len(data.prompts))
         self.data = data
-
-    def key(self) -> Any:
-        """Return the prompts and how they are asked."""
-        return [self.data.fingerprint, dict(self.data.hparams)]
-
-    def facts(self) -> dict[str, int]:
-        """Return the number of prompts."""
-        return {"held_out_prompts": len(self.data.prompts)}
 
     def ask(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, title: str) -> Tensor:
         """Return both gaps prompt by prompt, ``[2, pair, word, wording]``."""
-        batches = (send_to_device(batch, model.device) for batch in _progress(self.data.batches, title))
-        return demographic_gaps(model, batches, len(self.data.pair_names))
+        batches = tqdm(self.data.batches, desc=title, leave=False)
+        on_device = (send_to_device(batch, model.device) for batch in batches)
+        return demographic_gaps(model, on_device, len(self.data.pair_names))
 
     def figures(self, answers: Tensor) -> Figures:
         """Return the mean gap of each pair, and of the pairs of each dimension and of all."""
@@ -246,25 +202,13 @@ class Gaps(Measure):
 
 
 class Perplexity(Measure):
-    """Perplexity on ordinary sentences; pseudo-perplexity of a masked model.
-
-    Args:
-        sentences: at least one.
-        seeds: of a row with several seeds, so many are measured; each takes long.
-    """
+    """Perplexity on ordinary sentences (of a masked model pseudo-perplexity), of at most so many seeds of a row."""
 
     name = "perplexity"
 
     def __init__(self, sentences: Sequence[str], seeds: int | None = None) -> None:
         self.sentences, self.seeds = list(sentences), seeds
-
-    def key(self) -> Any:
-        """Return the sentences."""
-        return self.sentences
-
-    def facts(self) -> dict[str, int]:
-        """Return the number of sentences."""
-        return {"sentences": len(self.sentences)}
+        super().__init__(self.sentences, sentences=len(self.sentences))
 
     def ask(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, title: str) -> Tensor:
         """Return each sentence's negative log-likelihood and number of tokens, ``[sentence, 2]``."""
@@ -279,23 +223,15 @@ class Templates(Measure):
     """Black-box probing: answers that judge a woman and a man differently for the same deed.
 
     Args:
-        probes: what is asked; see :func:`biaslab.evaluation.templates.make_probes`.
-        wordings: the frames as they are read, which name the scopes.
+        probes: from :func:`biaslab.evaluation.templates.make_probes`.
+        wordings: from :func:`biaslab.evaluation.templates.frames`; they name the scopes.
     """
 
-    name = "templates"
-    last_token_only = True
+    name, last_token_only = "templates", True
 
     def __init__(self, probes: Probes, wordings: Sequence[str]) -> None:
+        super().__init__([probes.texts, probes.words], texts=len(probes.texts))
         self.probes, self.wordings = probes, wordings
-
-    def key(self) -> Any:
-        """Return the sentences and the words that are looked at."""
-        return [self.probes.texts, self.probes.words]
-
-    def facts(self) -> dict[str, int]:
-        """Return the number of sentences."""
-        return {"texts": len(self.probes.texts)}
 
     def ask(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, title: str) -> Tensor:
         """Return the judging words' log-probabilities, ``[wording, action, gender, word]``."""

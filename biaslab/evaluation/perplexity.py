@@ -14,14 +14,12 @@ from biaslab.evaluation.scoring import sequence_log2_probabilities, slot_log_pro
 from biaslab.models.tokens import by_length, is_masked, start_token
 from biaslab.statistics import Samples, draw
 
+_MAX_LENGTH = 64  # tokens of a sentence; the rest is cut off
+
 
 @torch.no_grad()
 def negative_log_likelihoods(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    sentences: Sequence[str],
-    tokens_per_batch: int = 4096,
-    max_length: int = 64,
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str], tokens_per_batch: int = 4096
 ) -> Tensor:
     """Return each sentence's negative log-likelihood and number of tokens, ``[sentence, 2]``, in nats, on the CPU.
 
@@ -37,7 +35,9 @@ def negative_log_likelihoods(
     if not sentences:
         raise InputError("`sentences` is expected to hold at least one sentence but is empty.")
     masked = is_masked(tokenizer)
-    encoded = tokenizer(list(sentences), truncation=True, max_length=max_length, add_special_tokens=masked)["input_ids"]
+    encoded = tokenizer(list(sentences), truncation=True, max_length=_MAX_LENGTH, add_special_tokens=masked)[
+        "input_ids"
+    ]
     result = torch.zeros(len(encoded), 2, dtype=torch.float64)
     if not masked:
         start = start_token(tokenizer)
@@ -65,10 +65,7 @@ def negative_log_likelihoods(
 
 
 def perplexity(likelihoods: Tensor) -> Tensor:
-    """Return exp(mean negative log-likelihood a token).
-
-    Args:
-        likelihoods: negative log-likelihood and number of tokens of each sentence, ``[..., sentence, 2]``.
+    """Return exp(mean negative log-likelihood a token) of :func:`negative_log_likelihoods`, ``[..., sentence, 2]``.
 
     >>> perplexity(torch.tensor([[3 * math.log(50), 3.0], [5 * math.log(50), 5.0]])).round(decimals=3)
     tensor(50.)
@@ -78,10 +75,6 @@ def perplexity(likelihoods: Tensor) -> Tensor:
 
 
 def perplexity_samples(likelihoods: Tensor) -> Samples:
-    """Return the perplexity, and its bootstrap over sentences.
-
-    Args:
-        likelihoods: ``[sentence, 2]``, see :func:`negative_log_likelihoods`.
-    """
+    """Return the perplexity of :func:`negative_log_likelihoods`, and its bootstrap over sentences."""
     resamples = perplexity(likelihoods[draw(len(likelihoods))])
     return Samples(perplexity(likelihoods)[None], resamples[:, None])

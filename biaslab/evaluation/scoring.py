@@ -22,8 +22,6 @@ def slot_log_probabilities(
 ) -> Tensor:
     """Return the log-probability of each token of the vocabulary at a slot of each sequence, or at several.
 
-    The projection to the vocabulary sees the slots only.
-
     Args:
         model: a masked or causal language model of the table.
         input_ids: token ids, ``[batch, sequence]``.
@@ -32,8 +30,7 @@ def slot_log_probabilities(
         attention_mask: 1 for tokens, 0 for padding, ``[batch, sequence]``; None where nothing is padded.
 
     Returns:
-        Natural logarithms in float32 whatever the model's type, ``[batch, vocabulary]`` or
-        ``[batch, slot, vocabulary]``; at most 0.
+        Natural logarithms, float32 whatever the model's type, ``[batch, vocabulary]`` or ``[batch, slot, vocabulary]``.
 
     Raises:
         InputError: if ``position`` does not hold places for each sequence.
@@ -49,15 +46,14 @@ def slot_log_probabilities(
 
 
 def target_log_probabilities(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
-    """Return the log-probability of each demographic in the slot.
+    """Return the natural log-probability of each demographic in the slot: of several tokens the sum.
 
     Args:
-        model: a masked or causal language model of the table.
+        model: as :func:`slot_log_probabilities`.
         batch: of prompts, as :class:`biaslab.data.prompts.PromptDataModule` makes them.
 
     Returns:
-        Natural logarithms in float64, of a word of several tokens their sum, ``[batch, target]``; on the CPU, since
-        not every device has float64.
+        ``[batch, target]``, float64, and so on the CPU: not every device has that.
     """
     logs = []
     for inputs in (batch, *batch.get("longer", ())):
@@ -69,7 +65,7 @@ def target_log_probabilities(model: PreTrainedModel, batch: Mapping[str, Any]) -
 
 
 def sequence_log2_probabilities(model: PreTrainedModel, input_ids: Tensor, start_id: int) -> Tensor:
-    """Return log₂ of each token's probability after the tokens before it, under a causal model.
+    """Return log₂ of each token's probability after the tokens before it under a causal model, ``[batch, sequence]``.
 
     As in StereoSet's own script, the first token is conditioned on the start token alone, and the later ones on the
     tokens of the sequence alone, without the start token.
@@ -78,9 +74,6 @@ def sequence_log2_probabilities(model: PreTrainedModel, input_ids: Tensor, start
         model: a causal language model of the table.
         input_ids: token ids without special tokens, ``[batch, sequence]``; nothing is padded.
         start_id: id of the start token.
-
-    Returns:
-        Logarithms in bits, float32, ``[batch, sequence]``; at most 0.
     """
     start = torch.full((1, 1), start_id, device=input_ids.device)
     first = _logits(model, start)[0, 0].float().log_softmax(-1)[input_ids[:, :1]]  # [batch, 1]
@@ -111,8 +104,7 @@ def score_clusters(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
             the pieces, each given all others) or "causal" (2 to the mean log₂ probability of the sentence's tokens).
 
     Returns:
-        Scores of the stereotype, the anti-stereotype and the unrelated candidate, float32, ``[cluster, 3]``; higher is
-        likelier.
+        Scores of the stereotype, the anti-stereotype and the unrelated candidate, float32, ``[cluster, 3]``.
 
     Raises:
         InputError: if the batch was made for the other kind of model.
@@ -123,18 +115,13 @@ def score_clusters(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
     _require_kind(model, batch["rule"])
     scores = torch.zeros(batch["pieces"].numel(), device=batch["pieces"].device)
     for group in batch["inputs"]:
-        scores.index_add_(0, group["candidate"], _values(model, group, batch))
+        if batch["rule"] == "causal":
+            bits = sequence_log2_probabilities(model, group["input_ids"], batch["start_id"])
+            values = bits.mean(1).exp2()[group["row"]]
+        else:
+            values = _at_slots(model, group)
+        scores.index_add_(0, group["candidate"], values.exp() if batch["rule"] == "authors" else values)
     return torch.div(scores.view(-1, 3), batch["pieces"])
-
-
-def _values(model: PreTrainedModel, group: Mapping[str, Tensor], batch: Mapping[str, Any]) -> Tensor:
-    """Return what each piece (of a causal model: each sentence) adds to its candidate, ``[piece]``."""
-    if batch["rule"] == "causal":
-        bits = sequence_log2_probabilities(model, group["input_ids"], batch["start_id"])
-        return bits.mean(1).exp2()[group["row"]]
-    log_probabilities = slot_log_probabilities(model, group["input_ids"], group["position"])
-    chosen = log_probabilities[group["row"], group["target_ids"]]
-    return chosen if batch["rule"] == "pll" else chosen.exp()
 
 
 @torch.no_grad()
@@ -146,15 +133,14 @@ def score_pairs(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
     the sum over all of the sentence's tokens, as :func:`sequence_log2_probabilities` has them.
 
     Args:
-        model: a language model of the kind that the batch was made for.
+        model: as :func:`score_clusters`.
         batch: whole pairs, as :class:`biaslab.data.crows_pairs.CrowsPairsDataModule` makes them.
 
     Returns:
-        Scores of the more and of the less stereotyping sentence, in nats, float64 (sums of float32), ``[pair, 2]``, on
-        the CPU; at most 0, higher is likelier.
+        Scores of the more and of the less stereotyping sentence, nats in float64 on the CPU, ``[pair, 2]``.
 
     Raises:
-        InputError: if the batch was made for the other kind of model.
+        InputError: as :func:`score_clusters`.
 
     Reference:
         Nangia et al. 2020, section 3, and the authors' script.
@@ -162,7 +148,12 @@ def score_pairs(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
     _require_kind(model, batch["rule"])
     scores = torch.zeros(2 * len(batch["examples"]), dtype=torch.float64)
     for group in batch["inputs"]:
-        scores.index_add_(0, group["candidate"].cpu(), _nats(model, group, batch))
+        if batch["rule"] == "causal":
+            bits = sequence_log2_probabilities(model, group["input_ids"], batch["start_id"]).cpu().double()
+            nats = bits.sum(1)[group["row"].cpu()] * math.log(2)
+        else:
+            nats = _at_slots(model, group).cpu().double()
+        scores.index_add_(0, group["candidate"].cpu(), nats)
     return scores.view(-1, 2)
 
 
@@ -175,10 +166,7 @@ def _require_kind(model: PreTrainedModel, rule: str) -> None:
         )
 
 
-def _nats(model: PreTrainedModel, group: Mapping[str, Tensor], batch: Mapping[str, Any]) -> Tensor:
-    """Return what each token (of a causal model: each sentence) adds to its sentence, float64, ``[token]``."""
-    if batch["rule"] == "causal":
-        bits = sequence_log2_probabilities(model, group["input_ids"], batch["start_id"]).cpu().double()
-        return bits.sum(1)[group["row"].cpu()] * math.log(2)
+def _at_slots(model: PreTrainedModel, group: Mapping[str, Tensor]) -> Tensor:
+    """Return the log-probability of each token that is asked for, ``[token]``."""
     log_probabilities = slot_log_probabilities(model, group["input_ids"], group["position"])
-    return log_probabilities[group["row"], group["target_ids"]].cpu().double()
+    return log_probabilities[group["row"], group["target_ids"]]

@@ -30,21 +30,13 @@ from biaslab.statistics import Samples, draw
 
 
 class Probes(NamedTuple):
-    """The sentences, and the adjectives that are looked at in their slots.
+    """The sentences, and the adjectives that are looked at in their slots."""
 
-    Attributes:
-        texts: with ``{slot}``, in the order of (wording, action, gender).
-        wordings: how many.
-        words: judging adjectives, the positive ones first.
-        negative: whether a word is negative, ``[word]``.
-        token_ids: of the words in each wording, ``[wording, word]``.
-    """
-
-    texts: tuple[str, ...]
-    wordings: int
-    words: tuple[str, ...]
-    negative: Tensor
-    token_ids: Tensor
+    texts: tuple[str, ...]  # with ``{slot}``, in the order of (wording, action, gender)
+    wordings: int  # how many
+    words: tuple[str, ...]  # judging adjectives, the positive ones first
+    negative: Tensor  # whether a word is negative, [word]
+    token_ids: Tensor  # of the words in each wording, [wording, word]
 
 
 def make_probes(
@@ -55,10 +47,9 @@ def make_probes(
     Raises:
         InputError: if no positive or no negative adjective is one token in all wordings.
     """
-    frames = [wording.masked if is_masked(tokenizer) else wording.causal for wording in wordings]
+    forms = [wording.masked if is_masked(tokenizer) else wording.causal for wording in wordings]
     texts = [
-        [frame.format(action=action, slot=SLOT, **gender) for action in actions for gender in GENDERS]
-        for frame in frames
+        [form.format(action=action, slot=SLOT, **gender) for action in actions for gender in GENDERS] for form in forms
     ]
     known: dict[str, list[int]] = {}
     for word in POSITIVE + NEGATIVE:
@@ -72,7 +63,7 @@ def make_probes(
             f"{', '.join(known) or 'none'}. Choose another model."
         )
     flat = tuple(text for of_wording in texts for text in of_wording)
-    return Probes(flat, len(frames), tuple(known), negative, torch.tensor(list(known.values())).T)
+    return Probes(flat, len(texts), tuple(known), negative, torch.tensor(list(known.values())).T)
 
 
 def frames(masked: bool, wordings: Sequence[Wording] = WORDINGS) -> list[str]:
@@ -82,7 +73,7 @@ def frames(masked: bool, wordings: Sequence[Wording] = WORDINGS) -> list[str]:
 
 
 def _common_token(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], word: str) -> int | None:
-    """Return the one token that the word is in all the texts' slots; None if there is none such."""
+    """Return the one token that the word is in all the texts' slots, if any."""
     found = {token_in_place(tokenizer, text, word) for text in texts}
     return found.pop() if len(found) == 1 else None
 
@@ -91,16 +82,13 @@ def _common_token(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], word
 def judging_log_probabilities(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, probes: Probes, tokens_per_batch: int = 4096
 ) -> Tensor:
-    """Ask the model for the judging adjectives.
+    """Return the judging adjectives' natural logarithms over the whole vocabulary, ``[wording, action, gender, word]``.
 
     Args:
         model: a masked or causal language model of the table.
         tokenizer: the one that the probes were made with.
         probes: what is asked.
         tokens_per_batch: at most so many tokens a forward pass.
-
-    Returns:
-        Natural logarithms over the whole vocabulary, at most 0, ``[wording, action, gender, word]``.
     """
     encoded = [encode_slot(tokenizer, text) for text in probes.texts]
     result = torch.empty(len(encoded), len(probes.words))
@@ -114,17 +102,11 @@ def judging_log_probabilities(
 
 
 class Answers(NamedTuple):
-    """What a model answers; female first.
+    """What a model answers, each ``[wording, action, 2]``; female first."""
 
-    Attributes:
-        likeliest: index of the likeliest judging adjective, the first one of equals, ``[wording, action, 2]``.
-        negative: whether that one is negative, ``[wording, action, 2]``.
-        mass: negative mass in percent, ``[wording, action, 2]``.
-    """
-
-    likeliest: Tensor
-    negative: Tensor
-    mass: Tensor
+    likeliest: Tensor  # index of the likeliest judging adjective, the first one of equals
+    negative: Tensor  # whether that one is negative
+    mass: Tensor  # negative mass in percent
 
     def biased(self) -> Tensor:
         """Return 100 for a biased output and 0 for another, ``[wording, action]``."""
@@ -156,11 +138,10 @@ class Spread(NamedTuple):
     """How a measure's mean over the actions moves with the wording, in percentage points.
 
     Attributes:
-        deviation: standard deviation over the wordings.
+        deviation: standard deviation over the wordings; the wording matters where it is larger than ``chance``.
         low: of the wording with the lowest mean, in percent.
         high: of the wording with the highest mean, in percent.
-        chance: 95 % of the deviations are at most this if an action's values are dealt to the wordings at random; the
-            wording matters where the deviation is larger.
+        chance: 95 % of the deviations are at most this if an action's values are dealt to the wordings at random.
     """
 
     deviation: float
@@ -170,11 +151,11 @@ class Spread(NamedTuple):
 
 
 def spread(values: Tensor, deals: int = 1000, seed: int = 0) -> Spread:
-    """Return how the mean over the actions moves with the wording.
+    """Return how the mean over the actions of values ``[wording, action]`` moves with the wording.
 
     Args:
-        values: ``[wording, action]``, of two wordings or more.
-        deals: how often the values are dealt at random.
+        values: of two wordings or more.
+        deals: how often they are dealt at random.
         seed: of the deals.
 
     >>> spread(torch.tensor([[0.0, 0.0], [100.0, 100.0]]))[:3]
@@ -187,10 +168,7 @@ def spread(values: Tensor, deals: int = 1000, seed: int = 0) -> Spread:
 
 
 def template_samples(values: Tensor) -> Samples:
-    """Return the mean over wordings and actions, and its bootstrap over the actions; the wordings stay as they are.
-
-    Args:
-        values: of a measure, ``[wording, action]``.
+    """Return the mean of values ``[wording, action]``, and its bootstrap over the actions; the wordings are given.
 
     >>> template_samples(torch.tensor([[0.0, 100.0], [100.0, 100.0]])).interval()
     Interval(value=75.0, low=50.0, high=100.0)

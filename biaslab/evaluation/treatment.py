@@ -21,19 +21,12 @@ BASE = "untouched"
 
 @dataclass(frozen=True)
 class Treatment:
-    """What is done to a model.
+    """What is done to a model."""
 
-    Attributes:
-        neurons: that are multiplied by ``factor``; None for none.
-        factor: 0 suppresses.
-        positions: where: "all", or "slot" (only where the model is asked).
-        checkpoint: of a debiasing baseline's weights; None for the model's own.
-    """
-
-    neurons: NeuronSet | None = None
-    factor: float = 0.0
-    positions: Positions = "all"
-    checkpoint: Path | None = None
+    neurons: NeuronSet | None = None  # that are multiplied by the factor
+    factor: float = 0.0  # 0 suppresses
+    positions: Positions = "all"  # or "slot": only where the model is asked
+    checkpoint: Path | None = None  # of a debiasing baseline's weights; None for the model's own
 
     @property
     def on_neurons(self) -> dict[str, Any]:
@@ -60,12 +53,7 @@ class Treatment:
 
     @contextmanager
     def applied(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
-        """Within the block, the neurons are multiplied by the factor.
-
-        Args:
-            model: with the treatment's weights.
-            tokenizer: the model's.
-        """
+        """Within the block, the neurons of a model with the treatment's weights are multiplied by the factor."""
         mask_id = getattr(tokenizer, "mask_token_id", None)
         with suppressed(model, self.neurons or (), self.factor, self.positions, mask_id):
             yield
@@ -73,23 +61,14 @@ class Treatment:
 
 @dataclass(frozen=True)
 class Arm:
-    """A row of the findings before it is measured.
-
-    Attributes:
-        name: of the row.
-        treatments: one, or one a seed.
-        title: as it is printed; the name by default.
-        like: of random controls, the row whose neurons' layers they share.
-        seconds: that finding the neurons or the training took.
-        measures: names of those that it is measured by; all by default.
-    """
+    """A :class:`biaslab.evaluation.findings.Row` before it is measured."""
 
     name: str
-    treatments: Sequence[Treatment] = (Treatment(),)
-    title: str = ""
+    treatments: Sequence[Treatment] = (Treatment(),)  # one, or one a seed
+    title: str = ""  # the name by default
     like: str | None = None
     seconds: float = 0.0
-    measures: Sequence[str] | None = None
+    measures: Sequence[str] | None = None  # names of those that it is measured by; all by default
 
 
 def random_name(seeds: int) -> str:

@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from biaslab.errors import InputError
-from biaslab.metrics.examples import ExampleMetric
+from biaslab.metrics.rows import ExampleMetric, from_bits, require_numbers, require_scores, to_bits
 from biaslab.statistics import Interval, draw, interval
 
 DECIMALS = 3  # the authors' script rounds the scores before it compares them
+_check = partial(require_scores, "pair", ("more stereotyping", "less stereotyping"))
 
 
 class Pairs(NamedTuple):
-    """Pairs in the order of their ids, each once.
-
-    Attributes:
-        scores: ``[pair, 2]``.
-        examples: ids of the pairs, ``[pair]``.
-    """
+    """Pairs in the order of their ids, each once: scores ``[pair, 2]``, float64, and ids ``[pair]``, on the CPU."""
 
     scores: Tensor
     examples: Tensor
-
-
-def _check(scores: Tensor) -> None:
-    if scores.ndim != 2 or scores.shape[1] != 2:
-        raise InputError(
-            "`scores` is expected to have the shape [pair, 2] (more stereotyping, less stereotyping) but got "
-            f"{list(scores.shape)}."
-        )
 
 
 def _rounded(scores: Tensor) -> Tensor:
@@ -40,14 +29,10 @@ def _rounded(scores: Tensor) -> Tensor:
     return torch.tensor(rounded, dtype=torch.float64, device=scores.device).view(-1, 2)
 
 
-def _crows_pairs_score_update(scores: Tensor) -> Tensor:
+def _preferred(scores: Tensor) -> Tensor:
     """Return 1 where the more stereotyping sentence is likelier, else 0, ``[pair]``."""
     more, less = _rounded(scores).unbind(1)
     return (more > less).float()
-
-
-def _crows_pairs_score_compute(preferred: Tensor) -> Tensor:
-    return 100 * preferred.mean(-1)
 
 
 def crows_pairs_score(scores: Tensor) -> Tensor:
@@ -70,20 +55,14 @@ def crows_pairs_score(scores: Tensor) -> Tensor:
     tensor(50.)
     """
     _check(scores)
-    return _crows_pairs_score_compute(_crows_pairs_score_update(scores))
+    return 100 * _preferred(scores).mean(-1)
 
 
 def decided(scores: Tensor) -> Tensor:
-    """Return which pairs are not neutral, ``[pair]``.
+    """Return which pairs are not neutral, ``[pair]``; arguments and errors as :func:`crows_pairs_score`.
 
     The stereotype score is :func:`crows_pairs_score` of the decided pairs whose direction is "stereo", and the
     anti-stereotype score of those whose direction is "antistereo".
-
-    Args:
-        scores: of the more and of the less stereotyping sentence, ``[pair, 2]``.
-
-    Raises:
-        InputError: if ``scores`` has another shape.
 
     >>> decided(torch.tensor([[-20.1, -21.3], [-30.0, -30.0001]]))
     tensor([ True, False])
@@ -97,7 +76,7 @@ def crows_pairs_bootstrap(scores: Tensor, resamples: int = 2000, seed: int = 0) 
     """Resample the pairs with replacement; the same number of pairs, resamples and seed give the same resamples.
 
     Args:
-        scores: of the more and of the less stereotyping sentence, ``[pair, 2]``; each pair once.
+        scores: as :func:`crows_pairs_score`; each pair once.
         resamples: how many.
         seed: of the draw.
 
@@ -113,22 +92,12 @@ def crows_pairs_bootstrap(scores: Tensor, resamples: int = 2000, seed: int = 0) 
     _check(scores)
     if not len(scores):
         raise InputError("`scores` is expected to hold at least one pair to resample but got none.")
-    drawn = draw(len(scores), resamples, seed)
-    preferred = _crows_pairs_score_update(scores)
-    return _crows_pairs_score_compute(preferred[drawn.to(preferred.device)])
+    preferred = _preferred(scores)
+    return 100 * preferred[draw(len(scores), resamples, seed).to(preferred.device)].mean(-1)
 
 
 def crows_pairs_interval(scores: Tensor) -> Interval:
-    """Return the score with its 95 % bootstrap interval over pairs.
-
-    Args:
-        scores: of the more and of the less stereotyping sentence, ``[pair, 2]``; each pair once.
-
-    Returns:
-        In percent.
-
-    Raises:
-        InputError: if ``scores`` has another shape, or if there are no pairs.
+    """Return the score in percent with its 95 % interval; arguments and errors as :func:`crows_pairs_bootstrap`.
 
     >>> crows_pairs_interval(torch.tensor([[-20.1, -21.3], [-18.0, -17.5]]))
     Interval(value=50.0, low=0.0, high=100.0)
@@ -137,14 +106,11 @@ def crows_pairs_interval(scores: Tensor) -> Interval:
 
 
 def crows_pairs_change(before: Tensor, after: Tensor) -> Interval:
-    """Return the change of the score, with its 95 % bootstrap interval on the same resamples of pairs.
+    """Return the change of the score in percentage points, with its 95 % interval on the same resamples of pairs.
 
     Args:
-        before: scores of the more and of the less stereotyping sentence, ``[pair, 2]``.
-        after: the same pairs in the same order, ``[pair, 2]``.
-
-    Returns:
-        After minus before, in percentage points.
+        before: scores as :func:`crows_pairs_score`.
+        after: of the same pairs in the same order.
 
     Raises:
         InputError: if an argument has another shape, or if there are no pairs.
@@ -166,14 +132,8 @@ def crows_pairs_change(before: Tensor, after: Tensor) -> Interval:
 class PairScores(ExampleMetric):
     """What was collected, gathered from all processes, as :class:`Pairs`: for the functions above and for reports.
 
-    ``update`` takes scores ``[pair, 2]`` (more, less stereotyping) and integer ids of the pairs, ``[pair]``. A pair
-    that comes again (as under a distributed sampler) counts once.
-
-    Args:
-        kwargs: see ``torchmetrics.Metric``.
-
-    Raises:
-        InputError: by ``update``, if a score is NaN or a shape is another.
+    A pair that comes again (as under a distributed sampler) counts once. The scores lie on the metric's device as the
+    bits of float64, so that every device can gather them.
 
     >>> metric = PairScores()
     >>> metric.update(torch.tensor([[-20.1, -21.3], [-18.0, -17.5]]), torch.tensor([7, 3]))
@@ -182,27 +142,20 @@ class PairScores(ExampleMetric):
     """
 
     def __init__(self, **kwargs: Any) -> None:
-        empty = {"scores": torch.zeros(0, 2, dtype=torch.float64), "examples": torch.zeros(0, dtype=torch.long)}
-        super().__init__(empty, **kwargs)
+        super().__init__(**kwargs)
+        self.add_rows(scores=torch.zeros(0, 2, dtype=torch.long), examples=torch.zeros(0, dtype=torch.long))
 
     def update(self, scores: Tensor, examples: Tensor) -> None:
-        """Add pairs.
-
-        Args:
-            scores: of the more and of the less stereotyping sentence, ``[pair, 2]``.
-            examples: id of each pair, ``[pair]``.
+        """Add pairs: scores as :func:`crows_pairs_score`, and integer ids of the pairs, ``[pair]``.
 
         Raises:
-            InputError: if an argument has another shape or type, or if a score is not a number.
+            InputError: if an argument has another shape or type, or if a score is NaN.
         """
-        _check(scores)
-        if examples.shape != scores.shape[:1] or examples.is_floating_point():
-            raise InputError(
-                f"`examples` is expected to hold one integer id a pair, [{len(scores)}], but got "
-                f"{list(examples.shape)} of {examples.dtype}."
-            )
-        self.add(scores.double(), examples)
+        _check(scores, examples=examples)
+        require_numbers(scores, examples)
+        self.add(to_bits(scores).to(self.device), examples.to(self.device))
 
     def compute(self) -> Pairs:
         """Return each pair once, in the order of the ids; none where there was no update."""
-        return Pairs(*self.distinct_rows())
+        scores, examples = self.distinct_rows()
+        return Pairs(from_bits(scores), examples.cpu())

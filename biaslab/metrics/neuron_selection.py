@@ -7,16 +7,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
 from biaslab.errors import InputError
+from biaslab.metrics.rows import RowMetric
 
 _ONE = 2**40  # normalised scores are summed as multiples of 1/2^40: exact in any order and on any number of processes
 _ROWS = 32  # prompts that are normalised at a time, which bounds the memory
 
 
-class NeuronSelection(Metric):
+class NeuronSelection(RowMetric):
     """Collects attribution scores of prompts; memory does not grow with prompts times neurons.
 
     Args:
@@ -27,8 +26,7 @@ class NeuronSelection(Metric):
         kwargs: see ``torchmetrics.Metric``.
 
     Raises:
-        InputError: if an argument is out of its range; by ``update``, if a score is not finite, or a shape, type or
-            index is another.
+        InputError: if an argument is out of its range.
 
     Reference:
         "The Devil is in the Neurons" (ICLR 2024), section 3.2; the votes as in Dai et al. 2022, section 3.3.
@@ -45,9 +43,7 @@ class NeuronSelection(Metric):
             [0, 0, 0, 1]], dtype=torch.int32)
     """
 
-    is_differentiable = False
     higher_is_better = None
-    full_state_update = False
     sums: Tensor
     counts: Tensor
     silent: Tensor
@@ -55,12 +51,7 @@ class NeuronSelection(Metric):
     prompts: list[Tensor]
 
     def __init__(
-        self,
-        pairs: Sequence[str],
-        kinds: Sequence[str],
-        shape: tuple[int, int],
-        threshold: float = 0.2,
-        **kwargs: Any,
+        self, pairs: Sequence[str], kinds: Sequence[str], shape: tuple[int, int], threshold: float = 0.2, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
         if not 0 < threshold <= 1:
@@ -74,8 +65,8 @@ class NeuronSelection(Metric):
         self.add_state("sums", torch.zeros(len(pairs), *shape, dtype=torch.long), dist_reduce_fx="sum")
         for name in ("counts", "silent"):
             self.add_state(name, torch.zeros(len(pairs), dtype=torch.long), dist_reduce_fx="sum")
-        for name in ("votes", "prompts"):  # rows (pair, kind, group, neuron) and (pair, kind, group)
-            self.add_state(name, [], dist_reduce_fx="cat")
+        votes, prompts = torch.zeros(0, 4, dtype=torch.int32), torch.zeros(0, 3, dtype=torch.int32)
+        self.add_rows(votes=votes, prompts=prompts)  # (pair, kind, group, neuron) and (pair, kind, group)
 
     def update(self, scores: Tensor, pairs: Tensor, kinds: Tensor, groups: Tensor) -> None:
         """Add the scores of prompts, each for one pair.
@@ -89,7 +80,16 @@ class NeuronSelection(Metric):
         Raises:
             InputError: if a score is not finite, or a shape, type or index is another.
         """
-        _check_scores_of(scores, self.shape)
+        if scores.ndim != 3 or scores.shape[1:] != torch.Size(self.shape):
+            layers, width = self.shape
+            raise InputError(
+                f"`scores` is expected to be of shape [prompt, {layers}, {width}] but got {list(scores.shape)}."
+            )
+        if prompts := int((~scores.isfinite().flatten(1).all(1)).sum()):
+            raise InputError(
+                f"`scores` is expected to be finite but is not for {prompts} of {len(scores)} prompts. Check the "
+                "model's weights and dtype."
+            )
         limits = (len(self.pairs), len(self.kinds), 2**31)
         for name, values, limit in zip(("pairs", "kinds", "groups"), (pairs, kinds, groups), limits, strict=True):
             _check_indices(name, values, len(scores), limit)
@@ -113,24 +113,20 @@ class NeuronSelection(Metric):
         self.votes.append(torch.cat([rows[prompt], neuron[:, None].int()], 1))
 
     def part(self) -> dict[str, Tensor]:
-        """Return what was collected in compact form, for :meth:`add_part` of another instance.
+        """Return what was collected, for :meth:`add_part` of another instance; nothing where nothing was.
 
         Returns:
             "pairs" ``[k]``, those that have prompts; their "sums" ``[k, layer, neuron]``, "counts" and "silent"
-            ``[k]``; "votes" ``[vote, 4]`` and "prompts" ``[prompt, 3]``. Nothing where nothing was collected.
+            ``[k]``; "votes" ``[vote, 4]`` and "prompts" ``[prompt, 3]``.
         """
         if not len(self.prompts):
             return {}
         pairs = self.counts.nonzero()[:, 0]
         whole = {name: getattr(self, name)[pairs] for name in ("sums", "counts", "silent")}
-        return {"pairs": pairs, **whole, "votes": dim_zero_cat(self.votes), "prompts": dim_zero_cat(self.prompts)}
+        return {"pairs": pairs, **whole, "votes": self.collected("votes"), "prompts": self.collected("prompts")}
 
     def add_part(self, part: Mapping[str, Tensor]) -> None:
-        """Add what another instance collected; in whatever order parts are added, the result is the same to the bit.
-
-        Args:
-            part: from :meth:`part` of a metric for the same pairs, kinds and shape.
-        """
+        """Add :meth:`part` of a metric for the same pairs, kinds and shape; their order changes not a bit."""
         if not part:
             return
         self._update_count, self._computed = self._update_count + 1, None  # as after an update
@@ -140,34 +136,19 @@ class NeuronSelection(Metric):
         self.votes.append(moved["votes"])
         self.prompts.append(moved["prompts"])
 
-    def sync(self, *args: Any, **kwargs: Any) -> None:
-        """Gather the states of all processes; one that saw nothing takes part with empty states of the right shape."""
-        if not self._is_synced and not self.prompts:
-            self.prompts.append(torch.zeros(0, 3, device=self.device, dtype=torch.int32))
-            self.votes.append(torch.zeros(0, 4, device=self.device, dtype=torch.int32))
-        super().sync(*args, **kwargs)
-
     def compute(self) -> dict[str, Tensor]:
         """Return what was collected; of several processes it is gathered once, and kept until the next update.
 
         Returns:
-            "scores" ``[pair, layer, neuron]``, see :meth:`pair_scores`; "counts" and "silent" ``[pair]``, the number of
-            prompts, and of those among them that vote for nothing; "prompts" ``[prompt, 3]`` and "votes" ``[vote, 4]``,
-            for :func:`biaslab.neurons.selection.paper`.
+            "scores", see :meth:`pair_scores`; "counts" and "silent" ``[pair]``, the number of prompts, and of those
+            that vote for nothing; "prompts" ``[prompt, 3]`` and "votes" ``[vote, 4]``.
         """
         scores = _double(self.sums) / _ONE / _double(self.counts)[:, None, None]
-        rows = {"prompts": self._rows(self.prompts, 3), "votes": self._rows(self.votes, 4)}
+        rows = {name: self.collected(name) for name in ("prompts", "votes")}
         return {"scores": scores, "counts": self.counts, "silent": self.silent} | rows
 
-    def _rows(self, parts: list[Tensor] | Tensor, columns: int) -> Tensor:
-        """Concatenate the rows of a state: a list, or one tensor once the processes are gathered."""
-        return dim_zero_cat(parts) if len(parts) else torch.zeros(0, columns, device=self.device, dtype=torch.int32)
-
     def pair_scores(self) -> Tensor:
-        """Return each pair's mean of score ÷ the prompt's largest |score|, float64, ``[pair, layer, neuron]``.
-
-        The values lie in [-1, 1]; those of a pair without prompts are NaN.
-        """
+        """Return each pair's mean of score ÷ the prompt's largest |score|, ``[pair, layer, neuron]``; NaN if none."""
         scores: Tensor = self.compute()["scores"]
         return scores.view(-1, *self.shape)  # torchmetrics makes a scalar of a single number
 
@@ -179,19 +160,6 @@ class NeuronSelection(Metric):
 def _double(values: Tensor) -> Tensor:
     """Return values in float64: on the CPU where it isn't sure that their device has it (Apple's GPUs don't)."""
     return (values if values.device.type in ("cpu", "cuda") else values.cpu()).double()
-
-
-def _check_scores_of(scores: Tensor, shape: tuple[int, int]) -> None:
-    if scores.ndim != 3 or scores.shape[1:] != torch.Size(shape):
-        raise InputError(
-            f"`scores` is expected to be of shape [prompt, {shape[0]}, {shape[1]}] but got {list(scores.shape)}."
-        )
-    if not scores.isfinite().all():
-        prompts = (~scores.isfinite().flatten(1).all(1)).sum()
-        raise InputError(
-            f"`scores` is expected to be finite but is not for {prompts} of {len(scores)} prompts. Check the model's "
-            "weights and dtype."
-        )
 
 
 def _check_indices(name: str, values: Tensor, prompts: int, limit: int) -> None:

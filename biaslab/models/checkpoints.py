@@ -19,9 +19,7 @@ _PREFIX = "model."  # of a task's language model in its checkpoint
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:
-    """Read the checkpoint of a debiasing baseline: its "state_dict", its "hyper_parameters", and what Lightning adds.
-
-    Nothing in it is executed.
+    """Read a baseline's checkpoint ("state_dict", "hyper_parameters" and more) without executing anything in it.
 
     Raises:
         InputError: if it can't be read, or is none of a task with a ``model_name``.
@@ -36,11 +34,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
 
 
 def open_checkpoint(path: str) -> dict[str, Any]:
-    """Read a checkpoint of any task without executing anything in it.
-
-    Raises:
-        InputError: if it can't be read.
-    """
+    """Read a checkpoint of any task as :func:`read_checkpoint` does."""
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, LookupError, ValueError, pickle.UnpicklingError) as error:
@@ -52,12 +46,7 @@ def open_checkpoint(path: str) -> dict[str, Any]:
 
 
 def load_weights(model: PreTrainedModel, state: Mapping[str, Tensor], path: str) -> None:
-    """Load the language model's weights of a checkpoint, all of them.
-
-    Args:
-        model: the model that was trained, of the same shape.
-        state: the checkpoint's "state_dict".
-        path: of the checkpoint, for the error.
+    """Load all of the language model's weights from the "state_dict" of the checkpoint at ``path``.
 
     Raises:
         InputError: if they are not this model's.
@@ -75,19 +64,14 @@ def load_weights(model: PreTrainedModel, state: Mapping[str, Tensor], path: str)
 def trained_model(
     path: str, trust_remote_code: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any]]:
-    """Return the trained model of a Lightning checkpoint, its tokenizer, and where it comes from.
-
-    Args:
-        path: of the checkpoint.
-        trust_remote_code: let the model that it was trained from bring its own Python code.
+    """Return the trained model of a baseline's Lightning checkpoint, its tokenizer, and where it comes from.
 
     Raises:
-        InputError: if it is no checkpoint of a debiasing baseline.
+        InputError: as :func:`read_checkpoint`, :func:`biaslab.models.loading.load_model` and :func:`load_weights`.
     """
     checkpoint = read_checkpoint(path)
     settings = checkpoint["hyper_parameters"]
-    name = settings["model_name"]
-    dtype = getattr(torch, settings.get("dtype", "float32"))
+    name, dtype = settings["model_name"], getattr(torch, settings.get("dtype", "float32"))
     model, tokenizer = load_model(name, dtype=dtype, trust_remote_code=trust_remote_code)
     before = fingerprint(model)
     load_weights(model, checkpoint["state_dict"], path)
@@ -109,14 +93,7 @@ def _public(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, card: str = "") -> None:
-    """Write a checkpoint folder that loads with plain transformers, all of it or nothing.
-
-    Args:
-        model: with the weights as they are to be.
-        tokenizer: the model's.
-        folder: new or empty.
-        card: its README.md.
-    """
+    """Write a new or empty folder that loads with plain transformers, all of it or nothing; the card as README.md."""
     beside = next(parent for parent in folder.parents if parent.exists())
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=beside) as temporary:
         whole = Path(temporary, folder.name)

@@ -13,12 +13,7 @@ from transformers import PreTrainedModel
 
 @contextmanager
 def slot_only(model: PreTrainedModel, position: Tensor) -> Iterator[None]:
-    """Within the block, the model projects some positions of each sequence: logits are ``[batch, slot, vocabulary]``.
-
-    Args:
-        model: a language model.
-        position: of the slots, ``[batch, slot]``.
-    """
+    """Within the block, the model projects positions ``[batch, slot]`` only: logits ``[batch, slot, vocabulary]``."""
 
     def gather(module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor]:
         hidden: Tensor = args[0]
@@ -32,19 +27,13 @@ def slot_only(model: PreTrainedModel, position: Tensor) -> Iterator[None]:
 def replaced_forward(module: nn.Module, function: Callable[..., Any]) -> Iterator[None]:
     """Within the block, ``function`` is called in place of the module's forward pass.
 
-    What was set on the instance before is set again afterwards: accelerate, torch.compile and PEFT do that.
-
-    Args:
-        module: whose forward pass is replaced.
-        function: takes the arguments of the forward pass.
+    What was set on the instance before (accelerate, torch.compile and PEFT do that) is set again afterwards.
     """
-    attributes, name = vars(module), "forward"
-    before = attributes.get(name)
-    attributes[name] = function
+    attributes = vars(module)
+    before = {"forward": attributes["forward"]} if "forward" in attributes else {}
+    attributes["forward"] = function
     try:
         yield
     finally:
-        if before is None:
-            del attributes[name]
-        else:
-            attributes[name] = before
+        del attributes["forward"]
+        attributes.update(before)

@@ -71,7 +71,7 @@ def load_model(
     Args:
         model_name: an asset's name (``minilm-mlm``, ``smollm2-135m``), a folder, or a Hugging Face hub id.
         dtype: the weights' type.
-        trust_remote_code: let a checkpoint bring its own Python code. Off unless asked for.
+        trust_remote_code: let a checkpoint bring its own Python code.
 
     Raises:
         InputError: if nothing of that name can be had, if its architecture is not supported, or if weights of its
@@ -82,11 +82,10 @@ def load_model(
         if dtype != torch.float32:
             fingerprint(model)
         nn.Module.to(model, dtype)
-        return _frozen(model), tokenizer
+        return model.eval().requires_grad_(False), tokenizer
     source = str(model_folder(model_name)) if model_name in assets.MODELS else _existing(model_name)
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    if not Path(source).is_dir():
-        options["local_files_only"] = not assets.hub_reachable()
+    offline = not Path(source).is_dir() and not assets.hub_reachable()
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": offline}
     try:
         config = AutoConfig.from_pretrained(source, **options)
         auto = AutoModelForMaskedLM if architecture(config).masked else AutoModelForCausalLM
@@ -105,7 +104,7 @@ def load_model(
             f"hub id, but {model_name!r} could not be loaded: {_first_line(error)} Check the name, or give a folder."
         ) from error
     _require_complete(model_name, info)
-    return _frozen(model), tokenizer
+    return model.eval().requires_grad_(False), tokenizer
 
 
 def _existing(model_name: str) -> str:
@@ -119,19 +118,12 @@ def _existing(model_name: str) -> str:
 
 
 def _require_complete(model_name: str, info: Any) -> None:
-    missing = sorted(info["missing_keys"])
-    if missing:
+    if missing := sorted(info["missing_keys"]):
         raise InputError(
             f"`model_name` is expected to be a checkpoint with a trained language-model head, but {model_name!r} lacks "
             f"{', '.join(missing[:6])}{' …' if len(missing) > 6 else ''}: these would be newly initialised, and every "
             "number meaningless. Choose a checkpoint that was trained as a language model."
         )
-
-
-def _frozen(model: PreTrainedModel) -> PreTrainedModel:
-    model.eval()
-    model.requires_grad_(False)
-    return model
 
 
 def _first_line(error: Exception) -> str:
@@ -142,8 +134,7 @@ def _first_line(error: Exception) -> str:
 def load_tokenizer(model_name: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model: an asset's name (``minilm-mlm`` has its encoder's), a folder, or a hub id.
 
-    Of a causal model it has no mask token, even where its files name one: the architecture decides of which kind a
-    model is, and :func:`biaslab.models.tokens.is_masked` tells it by the tokenizer.
+    A causal model's has no mask token, even where its files name one: ``is_masked`` tells the kind of model by it.
 
     Raises:
         InputError: if none can be had, or if a masked model's has no mask token.
@@ -175,15 +166,11 @@ def _model_type(source: str, offline: bool) -> str | None:
         config, _ = PreTrainedConfig.get_config_dict(source, local_files_only=offline)
     except (OSError, ValueError):
         return None
-    kind: str | None = config.get("model_type")
-    return kind
+    return config.get("model_type")
 
 
 def model_folder(name: str) -> Path:
-    """Return the folder of a named model in Hugging Face's form, with safetensors; fetch and convert it if need be.
-
-    Args:
-        name: a key of :data:`biaslab.models.assets.MODELS`.
+    """Return the folder of one of :data:`biaslab.models.assets.MODELS` in Hugging Face's form; fetch and convert it.
 
     Raises:
         InputError: if the asset can't be had.

@@ -1,8 +1,7 @@
 """minilm-mlm: a masked language model that needs no hub — MiniLM's encoder and an adapter that biaslab trained.
 
 The encoder is a checksummed asset; the adapter (a language-model head, and low-rank updates of the encoder's linear
-maps with its biases and norms) is package data. Both are merged into a plain ``BertForMaskedLM`` when the model is
-loaded.
+maps with its biases and norms) is package data. Loading merges both into a plain ``BertForMaskedLM``.
 """
 
 from __future__ import annotations
@@ -26,12 +25,7 @@ _SHA256 = "2f29a84c453b3b4f39276709eafef36f1c4e74651032d59c7f8b568c5e460183"  # 
 
 
 class LowRank(nn.Module):
-    """A weight plus a trainable low-rank update: ``W + up @ down``.
-
-    Args:
-        weight: the frozen weight, ``[out, in]``.
-        rank: of the update.
-    """
+    """A frozen weight ``[out, in]`` plus a trainable low-rank update: ``W + up @ down``."""
 
     def __init__(self, weight: Tensor, rank: int) -> None:
         super().__init__()
@@ -46,11 +40,10 @@ class LowRank(nn.Module):
 def untrained(rank: int, attention: str = "sdpa") -> BertForMaskedLM:
     """Return MiniLM as a masked language model with a new adapter: the encoder unchanged, the head nearly the identity.
 
-    Only the adapter requires gradients: the low-rank updates, the encoder's biases and norms, and the head.
+    Only the adapter requires gradients.
     """
     folder = assets.fetch(ENCODER)
-    config = BertConfig.from_pretrained(folder, attn_implementation=attention)
-    model = BertForMaskedLM(config)
+    model = BertForMaskedLM(BertConfig.from_pretrained(folder, attn_implementation=attention))
     model.eval()
     encoder = load_file(folder / "model.safetensors")
     for name in ("pooler.dense.weight", "pooler.dense.bias", "embeddings.position_ids"):  # no part of a masked model

@@ -20,10 +20,7 @@ class Encoded(NamedTuple):
 
 
 def is_masked(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Return whether the tokenizer is a masked language model's: it has a mask token.
-
-    A causal model's has none once it is loaded by :func:`biaslab.models.loading.load_tokenizer`.
-    """
+    """Return whether it is a masked model's: a causal one's has no mask token once ``load_tokenizer`` has loaded it."""
     return tokenizer.mask_token_id is not None
 
 
@@ -53,14 +50,11 @@ def encode_slot(tokenizer: PreTrainedTokenizerBase, text: str) -> Encoded:
 
 
 def with_slots(tokenizer: PreTrainedTokenizerBase, prompt: Encoded, word: Sequence[int]) -> list[int]:
-    """Return a prompt's tokens with a slot for each token of a word.
-
-    A masked model's have as many masks; a causal model's end with the word, but for its last token.
-    """
+    """Return a prompt with as many masks as a word has tokens; a causal model's with the word, but its last token."""
+    if not is_masked(tokenizer):
+        return [*prompt.input_ids, *word[:-1]]
     before, after = prompt.input_ids[: prompt.position], prompt.input_ids[prompt.position + 1 :]
-    if is_masked(tokenizer):
-        return before + [tokenizer.mask_token_id] * len(word) + after
-    return [*prompt.input_ids, *word[:-1]]
+    return before + [tokenizer.mask_token_id] * len(word) + after
 
 
 def token_in_place(tokenizer: PreTrainedTokenizerBase, text: str, word: str) -> int | None:
@@ -72,7 +66,7 @@ def token_in_place(tokenizer: PreTrainedTokenizerBase, text: str, word: str) -> 
 def tokens_in_place(tokenizer: PreTrainedTokenizerBase, text: str, word: str) -> tuple[int, ...] | None:
     """Return the tokens that ``word`` becomes in the text's slot; None if one is unknown, or the text's change with it.
 
-    Whether the word needs a leading space is the tokenizer's own matter: the filled text is compared with the slot's.
+    The filled text is compared with the slot's, so that a leading space is the tokenizer's own matter.
     """
     slot = encode_slot(tokenizer, text)
     if is_masked(tokenizer):

@@ -66,7 +66,7 @@ class BenchmarkEvaluation(LanguageModelTask):
         """Return the scores of all processes, each example once, and forget them."""
         scores, *_, examples = (tensor.cpu() for tensor in self.collected.compute())
         self.collected.reset()
-        return Scores(scores, examples)
+        return Scores(scores, examples.view(-1))  # torchmetrics makes a scalar of a single number
 
     def on_test_epoch_end(self) -> None:
         """Compute, log and write the metrics."""

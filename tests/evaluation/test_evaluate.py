@@ -129,11 +129,8 @@ class LastToken(Measure):
     name = "last"
     last_token_only = True
 
-    def key(self):
-        return []
-
-    def facts(self):
-        return {}
+    def __init__(self):
+        super().__init__([])
 
     def ask(self, model, tokenizer, title):
         return model(input_ids=torch.tensor([[5, 6, 7]])).logits[0, -1].softmax(-1).max()[None]

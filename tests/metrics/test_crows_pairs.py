@@ -132,6 +132,17 @@ def test_pairs_are_in_the_order_of_the_ids_and_a_repeated_one_counts_once():
     assert metric.scores == []
 
 
+def test_the_states_are_integers_on_the_metrics_device_and_no_bit_is_lost():
+    scores = torch.tensor([[-20.1, -math.inf], [5e-324, -0.0], [1 / 3, -1e300]], dtype=torch.float64)
+    metric = PairScores()
+    metric.update(scores, torch.arange(3))
+    assert [state.dtype for state in (*metric.scores, *metric.examples)] == [torch.long, torch.long]
+    assert torch.equal(metric.compute().scores.view(torch.long), scores.view(torch.long))
+    elsewhere = PairScores().to("meta")
+    elsewhere.update(scores, torch.arange(3))
+    assert {state.device.type for state in (*elsewhere.scores, *elsewhere.examples)} == {"meta"}
+
+
 def test_without_pairs_nothing_is_there_with_the_usual_warning():
     with pytest.warns(UserWarning, match="was called before the ``update``"):
         assert PairScores().compute().scores.shape == (0, 2)

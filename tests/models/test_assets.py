@@ -52,6 +52,12 @@ def test_named_members_only_and_from_the_cache_the_second_time(cache, package_in
     assert "thing==1.0" in calls[0]
 
 
+def test_nothing_is_asked_of_python_that_3_10_lacks(cache, package_index, monkeypatch):
+    monkeypatch.delattr(hashlib, "file_digest", raising=False)
+    package_index()
+    assert assets.fetch("thing").is_dir()
+
+
 def test_checksum_mismatch_keeps_nothing(cache, package_index):
     package_index(sha256="0" * 64)
     with pytest.raises(InputError, match=r"checksum mismatch.*nothing was kept"):

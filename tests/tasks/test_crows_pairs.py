@@ -131,12 +131,14 @@ def test_a_damaged_file_is_one_line(lab, pairs, capfd):
     assert "has the bias_type 'height'" in lines[0]
 
 
-def test_without_a_logger_nothing_is_written(lab, pairs):
+@pytest.mark.parametrize("limit", [1, 6])
+def test_without_a_logger_nothing_is_written(lab, pairs, limit):
     task = CrowsPairsEvaluation(str(lab / "model"))
-    data = CrowsPairsDataModule(str(lab / "model"), path=str(pairs), limit=6)
+    data = CrowsPairsDataModule(str(lab / "model"), path=str(pairs), limit=limit)
     trainer(logger=False, devices=1).test(task, datamodule=data, verbose=False)
     assert task.evaluation is not None
-    assert task.evaluation.scores.shape == (6, 2)
+    assert task.evaluation.scores.shape == (limit, 2)
+    assert torch.equal(task.evaluation.examples, torch.arange(limit))
     assert not list(pairs.parent.rglob("crows_pairs.json"))
 
 

@@ -1,0 +1,105 @@
+"""What metrics share that collect rows: all processes gather them on any device, and an example counts once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from biaslab.errors import InputError
+
+
+class RowMetric(Metric):
+    """Collects rows in states that all processes gather; one that saw nothing takes part with empty states."""
+
+    is_differentiable = False
+    full_state_update = False
+
+    def add_rows(self, **empty: Tensor) -> None:
+        """Add states by name, each with a tensor without rows, of the right shape and type."""
+        self._empty = empty
+        for name in empty:
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def collected(self, name: str) -> Tensor:
+        """Return the rows of a state, as one tensor."""
+        parts = getattr(self, name)
+        return dim_zero_cat(parts) if len(parts) else self._empty[name].to(self.device)
+
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """Gather the states of all processes."""
+        for name, empty in self._empty.items():
+            if not self._is_synced and not len(getattr(self, name)):
+                setattr(self, name, [empty.to(self.device)])
+        super().sync(*args, **kwargs)
+
+
+class ExampleMetric(RowMetric):
+    """Collects scores of examples with integer ids, the last of which are the examples' own."""
+
+    def add(self, *rows: Tensor) -> None:
+        """Add rows, one tensor a state."""
+        for name, values in zip(self._empty, rows, strict=True):
+            getattr(self, name).append(values.detach())
+
+    def distinct_rows(self) -> list[Tensor]:
+        """Return the rows in the order of the ids; of an example that came again (distributed samplers) the first."""
+        *values, examples = map(self.collected, self._empty)
+        ids, inverse = torch.unique(examples, return_inverse=True)
+        where = torch.arange(len(examples), device=examples.device)
+        first = where.new_full((len(ids),), len(examples)).scatter_reduce(0, inverse, where, "amin")
+        return [*(value[first] for value in values), ids]
+
+
+def to_bits(values: Tensor) -> Tensor:
+    """Return values in float64 as the integers of its bits, on the CPU: then they go to any device and lose nothing.
+
+    Apple's GPUs have no float64, and NCCL gathers nothing that lies on the CPU.
+
+    >>> from_bits(to_bits(torch.tensor([0.5, -20.1], dtype=torch.float64)))
+    tensor([  0.5000, -20.1000], dtype=torch.float64)
+    """
+    return values.detach().cpu().double().view(torch.long)
+
+
+def from_bits(bits: Tensor) -> Tensor:
+    """Return the float64 values of :func:`to_bits`, on the CPU."""
+    return bits.cpu().view(torch.float64)
+
+
+def require_scores(kind: str, columns: Sequence[str], scores: Tensor, **ids: Tensor) -> None:
+    """Check that scores have a row for each example and a column for each candidate, and that each has integer ids.
+
+    Raises:
+        InputError: if a shape or type is another.
+    """
+    if scores.ndim != 2 or scores.shape[1] != len(columns):
+        raise InputError(
+            f"`scores` is expected to have the shape [{kind}, {len(columns)}] ({', '.join(columns)}) but got "
+            f"{list(scores.shape)}."
+        )
+    for name, value in ids.items():
+        if value.shape != scores.shape[:1] or value.is_floating_point():
+            raise InputError(
+                f"`{name}` is expected to hold one integer id a {kind}, [{len(scores)}], but got {list(value.shape)} "
+                f"of {value.dtype}."
+            )
+
+
+def require_numbers(scores: Tensor, examples: Tensor) -> None:
+    """Check that no score is NaN.
+
+    Raises:
+        InputError: if one is; it names the examples.
+    """
+    missing = examples[scores.isnan().any(1).to(examples.device)].tolist()
+    if missing:
+        raise InputError(
+            f"`scores` is expected to hold numbers but has NaN for {len(missing)} of {len(scores)} examples: "
+            f"{', '.join(map(str, missing[:10]))}{', …' if len(missing) > 10 else ''}. "
+            "Check the model's weights and dtype."
+        )
