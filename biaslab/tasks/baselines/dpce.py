@@ -19,11 +19,11 @@ _CHOSEN = {"first": slice(0, 1), "last": slice(-1, None), "all": slice(None)}
 
 
 class DPCE(DebiasingTask):
-    """Debias contextual embeddings, and keep them near the original ones.
+    """Debias contextual embeddings, and keep them near the original ones; the language-model head stays as it is.
 
-    Every batch is of one kind. On target words the loss is ``alpha`` times the squared inner product of their hidden
-    state with each group's mean one; on sentences with attribute words it is ``beta`` times the mean squared distance
-    of all hidden states from those of a frozen copy of the original model. The language-model head stays as it is.
+    On a batch of target words the loss is ``alpha`` times the squared inner product of their hidden state with each
+    group's mean one; on one of sentences with attribute words it is ``beta`` times the mean squared distance of all
+    hidden states from those of a frozen copy of the original model.
 
     Args:
         alpha: weight of the orthogonality.
@@ -76,10 +76,7 @@ class DPCE(DebiasingTask):
     def group_vectors(self) -> Tensor:
         """Return the mean hidden state of each group's attribute words in the training sentences, without dropout.
 
-        Each rank sees its share of the sentences, and all get the same result.
-
-        Returns:
-            ``[group, layer, hidden]``, the groups being ``GROUPS``.
+        Each rank sees its share of the sentences, and all get the same result, ``[group, layer, hidden]``.
         """
         training = self.model.training
         self.model.eval()
@@ -96,11 +93,7 @@ class DPCE(DebiasingTask):
         return reduce(sums, reduce_op="sum") / reduce(counts, reduce_op="sum")[:, None, None]
 
     def loss(self, batch: Any) -> Tensor:
-        """Return the batch's part of the loss, a scalar: the first part for target words, else the second.
-
-        Args:
-            batch: see :func:`biaslab.data.attribute_sentences.collate`.
-        """
+        """Return the loss of a batch of one kind, which :func:`biaslab.data.attribute_sentences.collate` made."""
         hidden = _hidden(self.model.base_model, batch)
         if batch["kind"] == TARGET:
             return self._association(hidden, batch) * float(self.hparams["alpha"])
@@ -122,9 +115,8 @@ class DPCE(DebiasingTask):
 
     def _drift(self, hidden: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Return the mean squared difference from the original model, over layers, tokens and dimensions."""
-        (original,) = self._original
         with torch.no_grad():
-            before = _hidden(original.to(self.device), batch)
+            before = _hidden(self._original[0].to(self.device), batch)
         tokens = batch["attention_mask"].bool()
         return nn.functional.mse_loss(hidden[:, tokens], before[:, tokens])
 

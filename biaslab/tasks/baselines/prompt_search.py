@@ -27,8 +27,8 @@ from biaslab.models.heads import replaced_forward, slot_only
 from biaslab.models.loading import best_device, fingerprint, load_model
 from biaslab.models.tokens import SLOT, token_in_place
 from biaslab.store import write_atomically
-from biaslab.tasks.baselines.divergence import DIVERGENCES, Divergence, DivergenceName
-from biaslab.tasks.shards import Ledger, Shards
+from biaslab.tasks.baselines.divergence import DIVERGENCES, Divergence
+from biaslab.tasks.shards import Ledger, Shards, differences
 
 PAIRS = {"gender": SEARCH_PAIRS, "race": RACE_PAIRS}
 _CHUNK = 32  # prompts that are scored, and counted as done, at once
@@ -36,10 +36,9 @@ _EVERY = 30.0  # seconds between two writes of what is done
 
 
 class PromptScorer:
-    """How far apart the answers of a frozen model are after a prompt: the mean over word pairs of a divergence.
+    """How far apart a frozen model's answers to "w PROMPT [MASK]." are for the words w of a pair: the mean over pairs.
 
-    The model is asked "w PROMPT [MASK]." for both words of each pair, and its answer is the distribution over the
-    target words alone.
+    An answer is the distribution over the target words alone.
 
     Args:
         model: a masked language model of the table.
@@ -79,45 +78,31 @@ class PromptScorer:
         """Return the score of each prompt, ``[prompt, length] -> [prompt]``, in nats, float32; at least 0."""
         words = len(self.before)
         prompt = prompts.repeat_interleave(words, 0)
-        input_ids = torch.cat(
-            [self.before.repeat(len(prompts), 1), prompt, self.after.repeat(len(prompts), 1)], 1
-        )  # [prompt * pair * 2, sequence]
+        before, after = self.before.repeat(len(prompts), 1), self.after.repeat(len(prompts), 1)
+        input_ids = torch.cat([before, prompt, after], 1)  # [prompt * pair * 2, sequence]
         rows = max(1, self.token_budget // input_ids.shape[1])
-        with projecting_onto(self.model, self.target_ids):
-            answers = torch.cat([self._answers(part) for part in input_ids.split(rows)])
+        slot = torch.tensor([[self.before.shape[1] + prompts.shape[1]]], device=self.model.device)
+        with projecting_onto(self.model, self.target_ids), slot_only(self.model, slot):
+            logits = (self.model(input_ids=part.to(slot.device)).logits[:, 0] for part in input_ids.split(rows))
+            answers = torch.cat([part.float().log_softmax(-1) for part in logits])  # of the targets among themselves
         first, second = answers.view(len(prompts), words // 2, 2, -1).unbind(2)  # [prompt, pair, target]
         return self.divergence(first, second).mean(1).cpu()
-
-    def _answers(self, input_ids: Tensor) -> Tensor:
-        """Return the log-probabilities of the targets among themselves, ``[row, target]``."""
-        slot = input_ids.shape[1] - self.after.shape[1]
-        position = torch.full((len(input_ids), 1), slot, device=self.model.device)
-        with slot_only(self.model, position):
-            logits: Tensor = self.model(input_ids=input_ids.to(self.model.device)).logits[:, 0]
-        return logits.float().log_softmax(-1)
 
 
 @contextmanager
 def projecting_onto(model: PreTrainedModel, token_ids: Tensor) -> Iterator[None]:
     """Within the block, a masked model's logits are those of some tokens alone: ``[..., token]``.
 
-    The projection to the vocabulary is most of a short sequence's cost. Every masked model of the table ends with a
-    linear map, so that leaving rows out changes no other.
+    The projection to the vocabulary, the last linear map of each masked model, is most of a short sequence's cost.
     """
     head: Any = model.get_output_embeddings()
     weight, bias = head.weight[token_ids], None if head.bias is None else head.bias[token_ids]
-    wrapped = vars(head).get("forward")  # by accelerate, for one
     with replaced_forward(head, lambda hidden: F.linear(hidden, weight, bias)):
         yield
-        if wrapped is not None:
-            head.forward = wrapped
 
 
 class Best:
-    """The best candidates so far, in bounded memory; a :class:`biaslab.store.Collector`.
-
-    Args:
-        size: how many are kept.
+    """The ``size`` best candidates so far, as a :class:`biaslab.tasks.shards.Collector`.
 
     >>> best = Best(2)
     >>> best.update(torch.tensor([0.1, 0.3, 0.2, 0.3]), torch.arange(4))
@@ -146,16 +131,16 @@ class Best:
         return {"scores": self.scores, "candidates": self.candidates}
 
     def add_part(self, part: Mapping[str, Tensor], /) -> None:
-        """Add what another one kept, or the nothing that another level's shard has."""
+        """Add what another one kept; another level's shard has nothing."""
         if part:
             self.update(part["scores"], part["candidates"])
 
 
 class Level(NamedTuple):
-    """The best prompts of one length."""
+    """The best prompts of one length, the best first: their tokens ``[prompt, length]`` and scores ``[prompt]``."""
 
-    prompts: Tensor  # their tokens, the best first, [prompt, length]
-    scores: Tensor  # [prompt]
+    prompts: Tensor
+    scores: Tensor
 
 
 def beam_search(
@@ -171,7 +156,7 @@ def beam_search(
     """Return the best prompts of each level; a search goes on where it was killed, with the same result.
 
     Level 1 are all words of the vocabulary; each further level extends the best prompts of the one before by every
-    word, on the right. Candidates are numbered prompt by prompt, word by word, and of equal scores the first wins.
+    word, on the right. Of equal scores the first wins, prompt by prompt and word by word.
 
     Args:
         score: gives the score of each prompt, ``[prompt, length] -> [prompt]``.
@@ -222,17 +207,13 @@ def level_sizes(vocabulary: int, beam: int, depth: int) -> list[int]:
 class Space(NamedTuple):
     """What is searched, all of it words of one token."""
 
-    vocabulary: dict[str, int]  # tokens of the words that prompts are made from, by word
+    vocabulary: dict[str, int]  # tokens of the words that prompts are made from
     pairs: list[tuple[str, str]]  # whose words are compared
-    targets: dict[str, int]  # tokens of the words that the model may answer, by word
+    targets: dict[str, int]  # tokens of the words that the model may answer
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, pairs: str, sources: Sequence[str], vocabulary: int) -> Space:
-        """Choose the words that a tokenizer knows.
-
-        Raises:
-            InputError: if it knows too few.
-        """
+        """Choose the words that a tokenizer knows; if it knows too few, that is an InputError."""
         known = single_token_pairs(tokenizer, PAIRS[pairs])
         targets = dict(_known(tokenizer, TARGETS, f"a {SLOT}."))
         if not known or len(targets) < 2:
@@ -289,14 +270,10 @@ def _known(tokenizer: PreTrainedTokenizerBase, words: Iterable[str], place: str)
 def search(
     model: str, sources: Sequence[str], path: Path, trust_remote_code: bool, settings: Mapping[str, Any]
 ) -> list[dict[str, Any]] | None:
-    """Search, or go on with a search that was killed, and write the prompts that come of it as JSON.
+    """Search, or go on with a search that was killed, and write the prompts to ``path`` as JSON.
 
-    Args:
-        model: an asset's name, a folder or a hub id.
-        sources: what words are counted in.
-        path: of the file.
-        trust_remote_code: let a checkpoint bring its own Python code.
-        settings: "pairs", "vocabulary", "beam", "depth", "divergence" and "token_budget".
+    The arguments are those of ``biaslab search-prompts``; ``settings`` are "pairs", "vocabulary", "beam", "depth",
+    "divergence" and "token_budget".
 
     Returns:
         The prompts, each with its "text", "score" and "level"; None where the file holds this search's result.
@@ -307,13 +284,11 @@ def search(
     loaded, tokenizer = load_model(model, trust_remote_code=trust_remote_code)
     nn.Module.to(loaded, best_device())
     space = Space.of(tokenizer, settings["pairs"], sources, settings["vocabulary"])
-    configuration = {"model": model, "fingerprint": fingerprint(loaded)} | {
-        "settings": {**settings, "sources": list(sources), "words": space.digest()}
-    }
+    words = {"sources": list(sources), "words": space.digest()}
+    configuration = {"model": model, "fingerprint": fingerprint(loaded), "settings": {**settings, **words}}
     if _is_written(path, configuration):
         return None
-    name: DivergenceName = settings["divergence"]
-    scorer = space.scorer(loaded, tokenizer, DIVERGENCES[name], settings["token_budget"])
+    scorer = space.scorer(loaded, tokenizer, DIVERGENCES[settings["divergence"]], settings["token_budget"])
     shards = Shards(path.with_name(f"{path.name}.part"))
     shards.open({**configuration, "chunk": _CHUNK})
     if not shards.lock():
@@ -346,14 +321,10 @@ def _is_written(path: Path, configuration: Mapping[str, Any]) -> bool:
     except (OSError, ValueError, TypeError, KeyError):
         there = {}
     here = {**configuration, **configuration["settings"]}
-    differences = [
-        f"{name} is {there.get(name, 'missing')} there and {here[name]} here"
-        for name in here
-        if name != "settings" and there.get(name) != here[name]
-    ]
-    if differences:
+    del here["settings"]
+    if differing := differences({name: there[name] for name in here if name in there}, here):
         raise InputError(
             f"`output` is expected to be new, or the result of this very search, but {path} is another one's: "
-            f"{', '.join(differences)}. Choose another file."
+            f"{differing}. Choose another file."
         )
     return True

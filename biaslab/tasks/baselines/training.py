@@ -1,4 +1,4 @@
-"""What debiasing baselines share: a language model is trained, its best weights are kept, and it is judged later."""
+"""What debiasing baselines share: a language model is trained, and judged later."""
 
 from __future__ import annotations
 
@@ -41,9 +41,8 @@ class Training(LightningModule, ABC):
 
     def configure_optimizers(self) -> Any:
         """Return AdamW and its schedule."""
-        options = {
-            name: self.hparams[name] for name in ("lr", "weight_decay", "warmup", "decay") if name in self.hparams
-        }
+        names = ("lr", "weight_decay", "warmup", "decay")
+        options = {name: self.hparams[name] for name in names if name in self.hparams}
         return scheduled_adamw(self.model.parameters(), int(self.trainer.estimated_stepping_batches), **options)
 
 
@@ -97,21 +96,19 @@ class DebiasingTask(Training, StereoSetEvaluation):
 def scheduled_adamw(
     parameters: Iterable[nn.Parameter], steps: int, lr: float, weight_decay: float, warmup: float, decay: bool = True
 ) -> dict[str, Any]:
-    """Return AdamW with a linear warm-up and a linear decay, as ``configure_optimizers`` is to return it.
+    """Return AdamW and its schedule, as ``configure_optimizers`` is to return them.
 
     Args:
         parameters: of which those that require a gradient are trained.
         steps: of the whole training.
-        lr: peak learning rate.
+        lr: peak learning rate, after a linear warm-up.
         weight_decay: of the matrices.
         warmup: share of the steps, at least one of them where it is not 0.
-        decay: whether the learning rate falls to zero after the warm-up.
+        decay: whether the learning rate falls linearly to zero after the warm-up.
     """
     trained = [p for p in parameters if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
+    matrices, others = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
     rise = max(1, round(warmup * steps))
 
     def factor(step: int) -> float:
