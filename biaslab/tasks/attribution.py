@@ -96,11 +96,9 @@ class Attribution(ResumableTask):
         super().__init__(model_name, dtype, trust_remote_code)
         self.save_hyperparameters()
         self.shape = ffn_shape(self.model)
-        if count is not None and not 0 < count <= self.shape[0] * self.shape[1]:
-            raise InputError(
-                f"`count` is expected to lie between 1 and the model's {self.shape[0] * self.shape[1]} neurons but "
-                f"got {count}."
-            )
+        neurons = self.shape[0] * self.shape[1]
+        if count is not None and not 0 < count <= neurons:
+            raise InputError(f"`count` is expected to lie between 1 and the model's {neurons} neurons but got {count}.")
         self.quality = IntegrationQuality()
 
     def setup(self, stage: str) -> None:
@@ -133,18 +131,13 @@ class Attribution(ResumableTask):
         return {key: value for key, value in self.hparams.items() if key in names}
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> Tensor | None:
-        """Attribute a batch of prompts times interpolation nodes.
-
-        Returns:
-            Scores, ``[batch, pair, layer, neuron]``; None for a batch that an earlier run has finished.
-        """
+        """Return a batch's scores, ``[batch, pair, layer, neuron]``; None where an earlier run has finished it."""
         if self.trainer.received_sigterm:  # Lightning takes note of the signal, and goes on
             raise KeyboardInterrupt
         if batch["number"] in self.finished:
             return None
         is_prompt = dataloader_idx == 0
-        result = self._attribute(batch, is_prompt)
-        if result is None:
+        if (result := self._attribute(batch, is_prompt)) is None:
             return None
         self._require_finite(batch, result.scores)
         with nullcontext() if self.ledger is None else self.ledger.item(batch["number"]):
@@ -157,24 +150,15 @@ class Attribution(ResumableTask):
         """Attribute a batch with the task's settings.
 
         Args:
-            batch: as :class:`biaslab.data.prompts.PromptDataModule` makes them.
+            batch: of :class:`biaslab.data.prompts.PromptDataModule`.
             is_prompt: whether it is one of prompts; the gaps of the contrast set are signed.
             layers: that are attributed; all by default.
         """
-        return attribute_gaps(
-            self.model,
-            batch["input_ids"],
-            batch["position"],
-            batch["target_ids"],
-            batch["pairs"],
-            steps=self.hparams["steps"],
-            quadrature=self.hparams["quadrature"],
-            gap=self.hparams["gap"] if is_prompt else "signed",
-            tolerance=self.hparams["tolerance"],
-            layers=layers,
-            budget=self.budget,
-            longer=[Inputs(**inputs) for inputs in batch.get("longer", ())],
-        )
+        inputs = [batch[name] for name in ("input_ids", "position", "target_ids", "pairs")]
+        options = {name: self.hparams[name] for name in ("steps", "quadrature", "gap", "tolerance")}
+        options |= {"longer": [Inputs(**longer) for longer in batch.get("longer", ())]}
+        options |= {"layers": layers, "budget": self.budget} | ({} if is_prompt else {"gap": "signed"})
+        return attribute_gaps(self.model, *inputs, **options)
 
     def _attribute(self, batch: dict[str, Any], is_prompt: bool) -> GapAttribution | None:
         """Attribute a batch, or this process's layers of it; None where another process has the sum of them."""
@@ -199,12 +183,8 @@ class Attribution(ResumableTask):
         prompts, pairs = result.scores.shape[:2]
         metric = self.prompts if is_prompt else self.contrast
         assert metric is not None
-        metric.update(
-            result.scores.flatten(0, 1),
-            batch["pair"].repeat(prompts),
-            batch["kind"].repeat_interleave(pairs),
-            batch["group"].repeat_interleave(pairs),
-        )
+        kinds, groups = (batch[name].repeat_interleave(pairs) for name in ("kind", "group"))
+        metric.update(result.scores.flatten(0, 1), batch["pair"].repeat(prompts), kinds, groups)
         if is_prompt:
             self.quality.update(batch["number"], result.residual, result.scores.abs().sum(-1), result.nodes)
 
@@ -230,9 +210,9 @@ class Attribution(ResumableTask):
         """Return the bias neurons of the prompts seen so far, with the sets of each pair and dimension.
 
         Args:
-            selection: "paper", "ranked" or "guarded".
-            changes: other values than the task's for the arguments that matter after the pass: ``share``, ``count``,
-                ``guard_weight``, ``guard``, ``source`` and ``domain_weights``.
+            selection: as the task's.
+            changes: other values than the task's for ``share``, ``count``, ``guard_weight``, ``guard``, ``source`` and
+                ``domain_weights``.
         """
         settings = self._settings() | changes
         collected = Collected(self.prompts, self.contrast, self.data.hparams["contrast"])
@@ -245,8 +225,7 @@ class Attribution(ResumableTask):
 
     def residual(self) -> tuple[float, float]:
         """Return the completeness residual relative to the scores' L1 norm: on average, and the worst."""
-        quality = self.quality.compute()
-        return quality.mean, quality.worst
+        return self.quality.compute()[:2]
 
     def summary(self) -> str:
         """Return a line about what was attributed and how well."""
@@ -258,14 +237,10 @@ class Attribution(ResumableTask):
         )
 
     def _provenance(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        quality = self.quality.compute()
+        quality, (layers, width) = self.quality.compute(), self.shape
+        model = {"name": self.hparams["model_name"], "fingerprint": fingerprint(self.model)}
         return {
-            "model": {
-                "name": self.hparams["model_name"],
-                "fingerprint": fingerprint(self.model),
-                "layers": self.shape[0],
-                "width": self.shape[1],
-            },
+            "model": {**model, "layers": layers, "width": width},
             "settings": {key: value for key, value in settings.items() if key != "model_name"},
             "data": {
                 "fingerprint": self.data.fingerprint,
@@ -281,9 +256,7 @@ class Attribution(ResumableTask):
 
 
 def layers_of(rank: int, processes: int, layers: int) -> list[int]:
-    """Return the layers that a process attributes where all work on the same prompts.
-
-    A layer costs the more, the more layers come after it: they are dealt out to and fro.
+    """Return the layers that a process attributes, dealt out to and fro: early ones cost more than late ones.
 
     >>> [layers_of(rank, 2, 6) for rank in (0, 1)]
     [[0, 3, 4], [1, 2, 5]]

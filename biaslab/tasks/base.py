@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 
@@ -29,33 +29,27 @@ class LanguageModelTask(LightningModule):
     def __init__(self, model_name: str = "minilm-mlm", dtype: str = "float32", trust_remote_code: bool = False) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.model, self.tokenizer = load_model(
-            model_name, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
-        )
+        weights = getattr(torch, dtype)
+        self.model, self.tokenizer = load_model(model_name, dtype=weights, trust_remote_code=trust_remote_code)
 
     @property
     def folder(self) -> Path:
-        """See :func:`run_folder`."""
+        """The run's folder; all processes ask together."""
         return run_folder(self.trainer)
 
     @property
     def data(self) -> Any:
         """The run's data module."""
-        module: LightningDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
-        return module
+        return self.trainer.datamodule  # type: ignore[attr-defined]
 
 
 def run_folder(trainer: Trainer) -> Path:
     """Return the run's folder: where the logger writes, else the trainer's root; all processes ask together."""
-    own = logger_folder(trainer)
-    return Path(trainer.log_dir or trainer.default_root_dir) if own is None else own
+    return logger_folder(trainer) or Path(trainer.log_dir or trainer.default_root_dir)
 
 
 def logger_folder(trainer: Trainer) -> Path | None:
-    """Return the folder of a run whose logger names none, such as that of a tracking server: one of the run's own.
-
-    None where the logger has a ``log_dir``, or there is no logger.
-    """
+    """Return a folder for a run whose logger, such as a tracking server's, has no ``log_dir``; else None."""
     logger = trainer.logger
     if logger is None or getattr(logger, "log_dir", None):
         return None
@@ -67,15 +61,11 @@ class ResumableTask(LanguageModelTask, ABC):
 
     A subclass opens the ledger when it has its metrics, leaves out the batches that are ``finished``, and gathers at
     the end. See :class:`biaslab.tasks.base.LanguageModelTask` for the arguments.
-
-    Attributes:
-        last_file: that a run writes into its folder; one that has it is finished.
-        run_folder: once the ledger is open.
-        ledger: None without a logger.
-        finished: numbers of the batches that an earlier run has finished.
     """
 
-    last_file: ClassVar[str]
+    last_file: ClassVar[str]  # that a run writes into its folder; one that has it is finished
+    ledger: Ledger | None = None  # none without a logger
+    finished: set[int]  # numbers of the batches that an earlier run has finished
 
     @abstractmethod
     def configuration(self) -> dict[str, Any]:
@@ -96,18 +86,13 @@ class ResumableTask(LanguageModelTask, ABC):
             )
 
     def open_ledger(self, collectors: Mapping[str, Collector], every: float) -> None:
-        """Find what is finished in the run's folder.
-
-        Args:
-            collectors: the metrics that the batches update, by name.
-            every: seconds after which what is finished is written.
-        """
-        self.ledger: Ledger | None = None
-        self.finished: set[int] = set()
+        """Find what is finished in the run's folder; the arguments are those of a ledger."""
+        self.ledger = None
+        self.finished = set()
         self.run_folder = folder = self.folder  # asked for once, by all processes together
         if self.trainer.logger is None:
             return
-        shards = Shards(folder / "shards", report=print)
+        shards = Shards(folder / "shards")
         if self.trainer.is_global_zero:
             shards.open(self.configuration())
             if not shards.lock():
@@ -144,16 +129,14 @@ class ResumableTask(LanguageModelTask, ABC):
 
 
 class _Interruption(Callback):
-    """Writes what is finished when a run is broken off, and says how to go on."""
-
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Keep what is finished; of an interruption by the user, say so."""
-        ledger = getattr(pl_module, "ledger", None)
-        if not isinstance(ledger, Ledger) or (isinstance(exception, InputError) and "`folder`" in str(exception)):
+        """Keep what is finished; of an interruption by the user, say how to go on."""
+        assert isinstance(pl_module, ResumableTask)
+        ledger = pl_module.ledger
+        if ledger is None or (isinstance(exception, InputError) and "`folder`" in str(exception)):
             return
         ledger.write()
         if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero:
-            assert isinstance(pl_module, ResumableTask)
             done = len(ledger.shards.finished())
             print(
                 f"\nStopped after {done} of {pl_module.batches()} batches, kept in {pl_module.run_folder}. Run the "
@@ -168,12 +151,5 @@ def single_trainer(logger: TensorBoardLogger | bool, *callbacks: Callback) -> Tr
         logger: gives the run its folder; False for none.
         callbacks: beside the progress bar.
     """
-    return Trainer(
-        accelerator="auto",
-        devices=1,
-        logger=logger,
-        callbacks=[TQDMProgressBar(), *callbacks],
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        inference_mode=False,
-    )
+    options: dict[str, Any] = {"enable_checkpointing": False, "enable_model_summary": False, "inference_mode": False}
+    return Trainer(devices=1, logger=logger, callbacks=[TQDMProgressBar(), *callbacks], **options)

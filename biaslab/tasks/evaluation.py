@@ -41,13 +41,9 @@ class BenchmarkEvaluation(LanguageModelTask):
     measure: Scored
     evaluation: Scores | None = None
 
-    def __init__(self, model_name: str = "minilm-mlm", dtype: str = "float32", trust_remote_code: bool = False) -> None:
-        super().__init__(model_name, dtype, trust_remote_code)
-        self.collected = self.collected_by()
-
     def on_test_start(self) -> None:
         """Make the measure of the run's data."""
-        self.measure = self.measured_by(self.data)
+        self.measure, self.collected = self.measured_by(self.data), self.collected_by().to(self.device)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Score the examples of a batch."""

@@ -30,8 +30,7 @@ _Content = TypeVar("_Content")
 class Shards:
     """A folder of shards: each has the numbers of some finished items, and the tensors that belong to them.
 
-    Shards are only ever added, each under a name of its own, so that any number of processes write at once. A process
-    may be killed at any moment; what it has written stays.
+    Each shard has a name of its own, so that any number of processes write at once, and may be killed at any moment.
 
     Args:
         folder: where the shards are; :meth:`open` makes it.
@@ -56,8 +55,7 @@ class Shards:
             configuration: all that the result depends on; anything that JSON can hold.
 
         Raises:
-            InputError: if the folder belongs to another configuration, naming each setting that differs; if it holds
-                files but no configuration; if it can't be read or written.
+            InputError: if the folder holds another configuration, or files but none, or can't be read or written.
         """
         path, text = self._folder / _CONFIGURATION, json.dumps(configuration, indent=1)
         with writing(self._folder):
@@ -86,7 +84,7 @@ class Shards:
 
         Args:
             items: the numbers of the finished items, from 0, each once.
-            tensors: what belongs to them, by name, of any shape; kept on the CPU.
+            tensors: what belongs to them, by name, of any shape.
 
         Raises:
             InputError: if the items are no such numbers, or the folder can't be written.
@@ -102,12 +100,9 @@ class Shards:
         write_atomically(self._folder / f"shard-{items[0]:06d}-{digest[:12]}.safetensors", content)
 
     def read(self) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
-        """Read the shards in the order of their first items; those that are damaged are removed and reported.
+        """Yield each shard's items and tensors in the order of the first items; damaged ones are removed and reported.
 
-        An item that two processes have finished comes once.
-
-        Yields:
-            The numbers of a shard's items, and its tensors by name.
+        Of shards with the same items, which two processes have finished, one comes.
 
         Raises:
             InputError: if the folder can't be read, or two shards share only some of their items.
@@ -132,10 +127,7 @@ class Shards:
         return {item for items, _ in self.read() for item in items}
 
     def clear(self) -> None:
-        """Remove the shards, what killed processes left of theirs, and the folder; call it when the result is written.
-
-        A folder that can't be removed, such as one that has got other files too, is reported and does no harm.
-        """
+        """Remove the shards and the folder when the result is written; report a folder that can't be removed."""
         try:
             own = [name for name in self._names() if _OWN.fullmatch(name)]
             for name in [*own, _CONFIGURATION]:  # that one last: shards without it would be refused
