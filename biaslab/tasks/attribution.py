@@ -147,13 +147,7 @@ class Attribution(ResumableTask):
     def attribute(
         self, batch: Mapping[str, Any], is_prompt: bool = True, layers: Sequence[int] | None = None
     ) -> GapAttribution:
-        """Attribute a batch with the task's settings.
-
-        Args:
-            batch: of :class:`biaslab.data.prompts.PromptDataModule`.
-            is_prompt: whether it is one of prompts; the gaps of the contrast set are signed.
-            layers: that are attributed; all by default.
-        """
+        """Attribute a batch of prompts, or of the contrast set, whose gaps are signed; in all layers by default."""
         inputs = [batch[name] for name in ("input_ids", "position", "target_ids", "pairs")]
         options = {name: self.hparams[name] for name in ("steps", "quadrature", "gap", "tolerance")}
         options |= {"longer": [Inputs(**longer) for longer in batch.get("longer", ())]}
@@ -211,8 +205,7 @@ class Attribution(ResumableTask):
 
         Args:
             selection: as the task's.
-            changes: other values than the task's for ``share``, ``count``, ``guard_weight``, ``guard``, ``source`` and
-                ``domain_weights``.
+            changes: of settings that matter after the pass, from ``share`` to ``domain_weights``.
         """
         settings = self._settings() | changes
         collected = Collected(self.prompts, self.contrast, self.data.hparams["contrast"])

@@ -25,21 +25,14 @@ class BenchmarkEvaluation(LanguageModelTask):
     """Score a benchmark's examples; log its metrics overall and by scope, and write them with their intervals.
 
     See :class:`biaslab.tasks.base.LanguageModelTask` for the arguments.
-
-    Attributes:
-        benchmark: the findings' command.
-        measured_by: the measure, made from the run's data as ``measure``.
-        collected_by: the metric that gathers the scores of all processes.
-        ids: of a batch, what the metric takes beside the scores; the examples' numbers last.
-        evaluation: the scores, after the test.
     """
 
-    benchmark: ClassVar[str]
-    measured_by: ClassVar[type[Any]]
-    collected_by: ClassVar[type[ClusterScores] | type[PairScores]]
-    ids: ClassVar[tuple[str, ...]] = ("examples",)
+    benchmark: ClassVar[str]  # the findings' command
+    measured_by: ClassVar[type[Any]]  # makes the measure from the run's data
+    collected_by: ClassVar[type[ClusterScores] | type[PairScores]]  # gathers the scores of all processes
+    ids: ClassVar[tuple[str, ...]] = ("examples",)  # of a batch, what is collected too; the examples' numbers last
     measure: Scored
-    evaluation: Scores | None = None
+    evaluation: Scores | None = None  # known after the test
 
     def on_test_start(self) -> None:
         """Make the measure of the run's data."""
@@ -78,10 +71,7 @@ class BenchmarkEvaluation(LanguageModelTask):
 
 
 class StereoSetEvaluation(BenchmarkEvaluation):
-    """Score StereoSet's candidates; log SS, LMS and ICAT overall and by domain, and write ``stereoset.json``.
-
-    The scores stay at ``evaluation``. See :class:`biaslab.tasks.base.LanguageModelTask` for the arguments.
-    """
+    """Score StereoSet's candidates; log SS, LMS and ICAT overall and by domain, and write ``stereoset.json``."""
 
     benchmark, measured_by, collected_by, ids = "stereoset", StereoSet, ClusterScores, ("terms", "examples")
 
@@ -90,7 +80,6 @@ class CrowsPairsEvaluation(BenchmarkEvaluation):
     """Score CrowS-Pairs' sentences; log the score overall and by category, and write ``crows_pairs.json``.
 
     The stereotype and the anti-stereotype score, of the pairs of one direction without the neutral ones, come beside.
-    The scores stay at ``evaluation``. See :class:`biaslab.tasks.base.LanguageModelTask` for the arguments.
     """
 
     benchmark, measured_by, collected_by = "crows-pairs", CrowsPairs, PairScores

@@ -6,7 +6,6 @@ b is how much a neuron widens the gap between demographics, and g what ordinary 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -47,7 +46,11 @@ class Collected(NamedTuple):
         The settings are those of :class:`biaslab.tasks.attribution.Attribution`.
         """
         guard = self._guard(settings["guard"]) if is_guarded else None
-        best = partial(_best, guard=guard, count=settings["count"], weight=settings["guard_weight"])
+
+        def best(scores: Tensor) -> NeuronSet:
+            count = settings["count"] or round(DEFAULT_SHARE_OF_NEURONS * scores.numel())
+            return ranked(scores, count) if guard is None else guarded(scores, guard, count, settings["guard_weight"])
+
         # a pair has no prompts, and NaN scores, where the trainer limits the batches
         scores = zip(self.prompts.pairs, self.prompts.pair_scores(), strict=True)
         named = {name: own for name, own in scores if not own.isnan().any()}
@@ -102,16 +105,10 @@ class Collected(NamedTuple):
 
 
 def require_known(settings: Mapping[str, Any], source: contrast.Contrast, pairs: Iterable[str]) -> None:
-    """Refuse settings that ask for what there is not.
-
-    Args:
-        settings: of :class:`biaslab.tasks.attribution.Attribution`.
-        source: what the contrast set is made from; None without one.
-        pairs: names of the prompts' pairs.
+    """Refuse settings of an attribution that need a contrast set of another source, or prompts of other pairs.
 
     Raises:
-        InputError: if a selection needs a contrast set that is missing, or a name is not among the contrast set's
-            sources or the dimensions of the prompts.
+        InputError: naming the setting.
     """
     sources = contrast.sources_of(source)
     if not sources and (settings["selection"] == "guarded" or settings["source"] != "prompts"):
@@ -132,11 +129,6 @@ def require_known(settings: Mapping[str, Any], source: contrast.Contrast, pairs:
                 f"`domain_weights` is expected to name domains that there are prompts for, but {dimension} is not "
                 "among the `dimensions`. Add it to the data, or leave the domain out."
             )
-
-
-def _best(scores: Tensor, guard: Tensor | None, count: int | None, weight: float) -> NeuronSet:
-    count = count or round(DEFAULT_SHARE_OF_NEURONS * scores.numel())
-    return ranked(scores, count) if guard is None else guarded(scores, guard, count, weight)
 
 
 def _dimensions(pairs: Iterable[str]) -> list[str]:

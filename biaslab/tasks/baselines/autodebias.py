@@ -24,9 +24,6 @@ class AutoDebias(DebiasingTask):
         decay: whether it falls to zero.
         **options: see :class:`biaslab.tasks.baselines.training.DebiasingTask`.
 
-    Raises:
-        InputError: if the model is causal, or an argument is out of its range.
-
     Reference:
         Guo, Yang and Abbasi 2022 ("Auto-Debias: Debiasing Masked Language Models with Automated Biased Prompts").
     """

@@ -26,9 +26,6 @@ class CounterfactualAugmentation(DebiasingTask):
         warmup: share of the steps in which the learning rate rises, linearly.
         **options: see :class:`biaslab.tasks.baselines.training.DebiasingTask`.
 
-    Raises:
-        InputError: if the model is a causal one, or an argument is out of its range.
-
     Reference:
         Qian et al. 2022 (PANDA), whose data this is; the model that they trained with it from scratch is another one.
     """

@@ -34,9 +34,6 @@ class DPCE(DebiasingTask):
             squares, so that products of opposite signs do not cancel.
         **options: see :class:`biaslab.tasks.baselines.training.DebiasingTask`.
 
-    Raises:
-        InputError: if an argument is out of its range.
-
     Reference:
         Kaneko and Bollegala, Debiasing Pre-trained Contextualised Embeddings, EACL 2021, equations 1 to 4.
     """
@@ -60,8 +57,7 @@ class DPCE(DebiasingTask):
         self.model.base_model.requires_grad_(True)  # the loss does not reach the head
         original = copy.deepcopy(self.model.base_model).eval().requires_grad_(False)
         self._original = (original,)  # in a tuple: no part of the checkpoint
-        self.vectors: Tensor | None = None
-        """Mean hidden state of each group's attribute words, ``[group, layer, hidden]``; of the epoch's start."""
+        self.vectors: Tensor | None = None  # of the groups, at the epoch's start
 
     def on_train_epoch_start(self) -> None:
         """Compute the groups' vectors anew."""

@@ -41,15 +41,12 @@ class PromptScorer:
     An answer is the distribution over the target words alone.
 
     Args:
-        model: a masked language model of the table.
+        model: a masked language model of the table; a causal one is an InputError.
         inputs: tokens of "w [MASK].", with special tokens, ``[pair, 2, sequence]``.
         position: of the mask in them.
         target_ids: tokens of the target words, ``[target]``.
         divergence: of two distributions given by log-probabilities.
         token_budget: at most so many tokens travel together, but at least one sequence.
-
-    Raises:
-        InputError: if the model is causal.
 
     Reference:
         Guo, Yang and Abbasi 2022 ("Auto-Debias"), section 3.1 and algorithm 1.
@@ -159,7 +156,7 @@ def beam_search(
     word, on the right. Of equal scores the first wins, prompt by prompt and word by word.
 
     Args:
-        score: gives the score of each prompt, ``[prompt, length] -> [prompt]``.
+        score: of each prompt, ``[prompt, length] -> [prompt]``.
         vocabulary: tokens that prompts are made from, ``[word]``.
         beam: how many prompts of each level are kept and extended.
         depth: words of the longest prompts.
@@ -229,10 +226,6 @@ class Space(NamedTuple):
             )
         return cls(words, known, targets)
 
-    def digest(self) -> str:
-        """Return 16 hexadecimal digits that change with any of the words."""
-        return hashlib.sha256(json.dumps(self).encode()).hexdigest()[:16]
-
     def scorer(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, divergence: Divergence, token_budget: int
     ) -> PromptScorer:
@@ -252,10 +245,8 @@ class Space(NamedTuple):
 
 def frequent_words(sources: Sequence[str]) -> list[str]:
     """Return the lower-case words of ordinary text, the most frequent first, equally frequent ones by the alphabet."""
-    counts: Counter[str] = Counter()
-    for source in sources:
-        for sentence in read_sentences(source, "train"):
-            counts.update(re.findall(r"(?<![\w'-])[a-z]+(?![\w'-])", sentence))
+    sentences = (sentence for source in sources for sentence in read_sentences(source, "train"))
+    counts = Counter(word for sentence in sentences for word in re.findall(r"(?<![\w'-])[a-z]+(?![\w'-])", sentence))
     return sorted(counts, key=lambda word: (-counts[word], word))
 
 
@@ -272,8 +263,7 @@ def search(
 ) -> list[dict[str, Any]] | None:
     """Search, or go on with a search that was killed, and write the prompts to ``path`` as JSON.
 
-    The arguments are those of ``biaslab search-prompts``; ``settings`` are "pairs", "vocabulary", "beam", "depth",
-    "divergence" and "token_budget".
+    The arguments, and the ``settings`` by name, are the options of ``biaslab search-prompts``.
 
     Returns:
         The prompts, each with its "text", "score" and "level"; None where the file holds this search's result.
@@ -284,7 +274,7 @@ def search(
     loaded, tokenizer = load_model(model, trust_remote_code=trust_remote_code)
     nn.Module.to(loaded, best_device())
     space = Space.of(tokenizer, settings["pairs"], sources, settings["vocabulary"])
-    words = {"sources": list(sources), "words": space.digest()}
+    words = {"sources": list(sources), "words": hashlib.sha256(json.dumps(space).encode()).hexdigest()[:16]}
     configuration = {"model": model, "fingerprint": fingerprint(loaded), "settings": {**settings, **words}}
     if _is_written(path, configuration):
         return None
@@ -313,11 +303,11 @@ def search(
 
 def _is_written(path: Path, configuration: Mapping[str, Any]) -> bool:
     """Return whether a file is the result of this very search; what differs is an InputError."""
+    if not path.exists():
+        return False
     try:
         there = json.loads(path.read_text(encoding="utf-8"))
         there = {**there, **there["settings"]}
-    except FileNotFoundError:
-        return False
     except (OSError, ValueError, TypeError, KeyError):
         there = {}
     here = {**configuration, **configuration["settings"]}

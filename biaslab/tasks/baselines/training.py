@@ -96,15 +96,9 @@ class DebiasingTask(Training, StereoSetEvaluation):
 def scheduled_adamw(
     parameters: Iterable[nn.Parameter], steps: int, lr: float, weight_decay: float, warmup: float, decay: bool = True
 ) -> dict[str, Any]:
-    """Return AdamW and its schedule, as ``configure_optimizers`` is to return them.
+    """Return AdamW and its schedule for a training of so many steps, as ``configure_optimizers`` is to return them.
 
-    Args:
-        parameters: of which those that require a gradient are trained.
-        steps: of the whole training.
-        lr: peak learning rate, after a linear warm-up.
-        weight_decay: of the matrices.
-        warmup: share of the steps, at least one of them where it is not 0.
-        decay: whether the learning rate falls linearly to zero after the warm-up.
+    The other arguments are those of :class:`DebiasingTask`; parameters that require no gradient are left out.
     """
     trained = [p for p in parameters if p.requires_grad]
     matrices, others = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim < 2]
