@@ -6,9 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from inspect import signature
+from pathlib import Path
 from typing import Any, Literal
 
 import safetensors.torch
+from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from biaslab.attribution.gaps import Gap, attribute_gaps
@@ -23,16 +25,16 @@ from biaslab.models.architectures import ffn_shape
 from biaslab.models.loading import fingerprint
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.store import computed_by, versions, write_atomically
-from biaslab.tasks.base import ResumableTask
+from biaslab.tasks.base import LanguageModelTask, logger_folder
 from biaslab.tasks.selecting import Collected, require_known
-from biaslab.tasks.shards import Collector
+from biaslab.tasks.shards import Collector, Ledger, Shards
 
 Selection = Literal["paper", "ranked", "guarded"]
 Source = Literal["prompts", "contrast", "both"]
 WITHOUT_EFFECT = ("trust_remote_code", "token_budget", "save_every")  # on the result
 
 
-class Attribution(ResumableTask):
+class Attribution(LanguageModelTask):
     """Attribute the gap between demographics to neurons (IG²), select the bias neurons, and write ``neurons.json``.
 
     Args:
@@ -64,9 +66,9 @@ class Attribution(ResumableTask):
         "The Devil is in the Neurons" (ICLR 2024), sections 3.2 and 3.3.
     """
 
-    last_file = "neurons.json"
-    result: tuple[NeuronSet, Tensor] | None = None
-    """The neurons and the pairs' scores, ``[pair, layer, neuron]``, that the main process has written."""
+    last_file = "neurons.json"  # a run that has written it is finished
+    ledger: Ledger | None = None  # none without a logger
+    result: tuple[NeuronSet, Tensor] | None = None  # what the main process has written; scores [pair, layer, neuron]
 
     def __init__(
         self,
@@ -101,6 +103,24 @@ class Attribution(ResumableTask):
             raise InputError(f"`count` is expected to lie between 1 and the model's {neurons} neurons but got {count}.")
         self.quality = IntegrationQuality()
 
+    def configure_callbacks(self) -> list[Callback]:
+        """Let a broken-off run end at a clean place, and say how to go on."""
+        return [_Interruption()]
+
+    def prepare_data(self) -> None:
+        """Refuse a folder of another run, before the logger writes into it."""
+        if not self.trainer.is_global_zero or self.trainer.logger is None:
+            return
+        folder = logger_folder(self.trainer) or Path(getattr(self.trainer.logger, "log_dir", ""))
+        if (folder / "shards").exists():
+            self.data.setup("predict")
+            Shards(folder / "shards").open(self.configuration())
+        elif (folder / self.last_file).exists():
+            raise InputError(
+                f"`version` is expected to name a folder for a new run, but {folder} holds a finished one. Choose "
+                "another, or remove that one."
+            )
+
     def setup(self, stage: str) -> None:
         """Prepare the selection for the pairs of the data."""
         source = self.data.hparams["contrast"]
@@ -113,7 +133,36 @@ class Attribution(ResumableTask):
             self.contrast = NeuronSelection(contrast.pairs_of(source), ["contrast"], self.shape, threshold)
             collectors["contrast"] = self.contrast
         self.quality.reset()
-        self.open_ledger(collectors, self.hparams["save_every"])
+        self._open_ledger(collectors)
+
+    def _open_ledger(self, collectors: Mapping[str, Collector]) -> None:
+        """Find the batches that an earlier run in this folder has finished."""
+        self.ledger, self.finished = None, set[int]()
+        self.run_folder = folder = self.folder  # asked for once, by all processes together
+        if self.trainer.logger is None:
+            return
+        shards = Shards(folder / "shards")
+        if self.trainer.is_global_zero:
+            shards.open(self.configuration())
+            if not shards.lock():
+                raise InputError(
+                    f"`version` is expected to name a folder that no other run works in, but one works in {folder}. "
+                    "Wait for it, or choose another."
+                )
+            self.finished = shards.finished()
+            if self.finished:
+                print(f"Resuming in {folder}: {len(self.finished)} of {self.batches()} batches are finished.")
+        self.finished = self.trainer.strategy.broadcast(self.finished)
+        if not (folder / "shards").exists():
+            raise InputError(
+                f"`save_dir` is expected to lie on a file system that all nodes share, but node "
+                f"{self.trainer.node_rank} does not see {folder}. Choose another."
+            )
+        self.ledger = Ledger(collectors, shards, self.hparams["save_every"])
+
+    def batches(self) -> int:
+        """Return how many batches there are, of the prompts and the contrast set."""
+        return len(self.data.batches) + len(self.data.contrast_batches)
 
     def configuration(self) -> dict[str, Any]:
         """Return all that the result depends on."""
@@ -126,7 +175,6 @@ class Attribution(ResumableTask):
         }
 
     def _settings(self) -> dict[str, Any]:
-        """Return the arguments that the result depends on."""
         names = set(signature(Attribution).parameters) - set(WITHOUT_EFFECT)
         return {key: value for key, value in self.hparams.items() if key in names}
 
@@ -184,7 +232,11 @@ class Attribution(ResumableTask):
 
     def on_predict_epoch_end(self) -> None:
         """Select the neurons and, where a logger gives the run a folder, write the files, the neurons last."""
-        self.gather_finished()
+        if self.ledger is not None:
+            self.ledger.write()
+            self.trainer.strategy.barrier()
+            if self.trainer.is_global_zero:
+                self.ledger.gather()  # what all processes have finished, those of earlier runs too
         neurons, scores, summary = self.select(self.hparams["selection"]), self.prompts.pair_scores(), self.summary()
         if not self.trainer.is_global_zero or self.ledger is None:  # what comes before gathers from all ranks
             return
@@ -246,6 +298,22 @@ class Attribution(ResumableTask):
             "nodes": {"mean": _rounded(quality.nodes), "most": quality.most_nodes},
             "versions": versions(),
         }
+
+
+class _Interruption(Callback):
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Keep what is finished; of an interruption by the user, say how to go on."""
+        assert isinstance(pl_module, Attribution)
+        ledger = pl_module.ledger
+        if ledger is None or (isinstance(exception, InputError) and "`folder`" in str(exception)):
+            return
+        ledger.write()
+        if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero:
+            done = len(ledger.shards.finished())
+            print(
+                f"\nStopped after {done} of {pl_module.batches()} batches, kept in {pl_module.run_folder}. Run the "
+                "same command to resume."
+            )
 
 
 def layers_of(rank: int, processes: int, layers: int) -> list[int]:

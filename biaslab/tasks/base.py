@@ -1,20 +1,16 @@
-"""What tasks share: the language model, and passes that may be broken off, which the same command goes on with."""
+"""What tasks share: the language model, the run's folder, and a trainer for jobs beside the LightningCLI."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from biaslab.errors import InputError
 from biaslab.models.loading import load_model
-from biaslab.tasks.shards import Collector, Ledger, Shards
 
 
 class LanguageModelTask(LightningModule):
@@ -54,94 +50,6 @@ def logger_folder(trainer: Trainer) -> Path | None:
     if logger is None or getattr(logger, "log_dir", None):
         return None
     return Path(logger.save_dir or trainer.default_root_dir, str(logger.name or "run"), str(logger.version or 0))
-
-
-class ResumableTask(LanguageModelTask, ABC):
-    """Keep what a prediction pass collects from its batches in shards, where a logger gives the run a folder.
-
-    A subclass opens the ledger when it has its metrics, leaves out the batches that are ``finished``, and gathers at
-    the end. See :class:`biaslab.tasks.base.LanguageModelTask` for the arguments.
-    """
-
-    last_file: ClassVar[str]  # that a run writes into its folder; one that has it is finished
-    ledger: Ledger | None = None  # none without a logger
-    finished: set[int]  # numbers of the batches that an earlier run has finished
-
-    @abstractmethod
-    def configuration(self) -> dict[str, Any]:
-        """Return all that the result depends on; the data is set up."""
-
-    def prepare_data(self) -> None:
-        """Refuse a folder of another run, before the logger writes into it."""
-        if not self.trainer.is_global_zero or self.trainer.logger is None:
-            return
-        folder = logger_folder(self.trainer) or Path(getattr(self.trainer.logger, "log_dir", ""))
-        if (folder / "shards").exists():
-            self.data.setup("predict")
-            Shards(folder / "shards").open(self.configuration())
-        elif (folder / self.last_file).exists():
-            raise InputError(
-                f"`version` is expected to name a folder for a new run, but {folder} holds a finished one. Choose "
-                "another, or remove that one."
-            )
-
-    def open_ledger(self, collectors: Mapping[str, Collector], every: float) -> None:
-        """Find what is finished in the run's folder; the arguments are those of a ledger."""
-        self.ledger = None
-        self.finished = set()
-        self.run_folder = folder = self.folder  # asked for once, by all processes together
-        if self.trainer.logger is None:
-            return
-        shards = Shards(folder / "shards")
-        if self.trainer.is_global_zero:
-            shards.open(self.configuration())
-            if not shards.lock():
-                raise InputError(
-                    f"`version` is expected to name a folder that no other run works in, but one works in {folder}. "
-                    "Wait for it, or choose another."
-                )
-            self.finished = shards.finished()
-            if self.finished:
-                print(f"Resuming in {folder}: {len(self.finished)} of {self.batches()} batches are finished.")
-        self.finished = self.trainer.strategy.broadcast(self.finished)
-        if not (folder / "shards").exists():
-            raise InputError(
-                f"`save_dir` is expected to lie on a file system that all nodes share, but node "
-                f"{self.trainer.node_rank} does not see {folder}. Choose another."
-            )
-        self.ledger = Ledger(collectors, shards, every)
-
-    def batches(self) -> int:
-        """Return how many batches there are, of the prompts and the contrast set."""
-        return len(self.data.batches) + len(self.data.contrast_batches)
-
-    def gather_finished(self) -> None:
-        """Fill the main process's metrics with what all processes have finished, those of earlier runs too."""
-        if self.ledger is not None:
-            self.ledger.write()
-            self.trainer.strategy.barrier()
-            if self.trainer.is_global_zero:
-                self.ledger.gather()
-
-    def configure_callbacks(self) -> list[Callback]:
-        """Let a broken-off run end at a clean place, and say how to go on."""
-        return [_Interruption()]
-
-
-class _Interruption(Callback):
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Keep what is finished; of an interruption by the user, say how to go on."""
-        assert isinstance(pl_module, ResumableTask)
-        ledger = pl_module.ledger
-        if ledger is None or (isinstance(exception, InputError) and "`folder`" in str(exception)):
-            return
-        ledger.write()
-        if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero:
-            done = len(ledger.shards.finished())
-            print(
-                f"\nStopped after {done} of {pl_module.batches()} batches, kept in {pl_module.run_folder}. Run the "
-                "same command to resume."
-            )
 
 
 def single_trainer(logger: TensorBoardLogger | bool, *callbacks: Callback) -> Trainer:

@@ -34,7 +34,7 @@ class Shards:
 
     Args:
         folder: where the shards are; :meth:`open` makes it.
-        report: gets a line for each thing that the user should know of, such as a damaged shard.
+        report: gets a line for a damaged shard, or a folder that can't be removed.
 
     >>> import tempfile, torch
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -127,7 +127,7 @@ class Shards:
         return {item for items, _ in self.read() for item in items}
 
     def clear(self) -> None:
-        """Remove the shards and the folder when the result is written; report a folder that can't be removed."""
+        """Remove the shards and, where nothing else is in it, the folder; call it when the result is written."""
         try:
             own = [name for name in self._names() if _OWN.fullmatch(name)]
             for name in [*own, _CONFIGURATION]:  # that one last: shards without it would be refused
@@ -241,13 +241,7 @@ class Collector(Protocol):
 
 
 class Ledger:
-    """Keeps what metrics collect from numbered items in shards, so that it survives the process.
-
-    Args:
-        collectors: the metrics, by name.
-        shards: where their parts go.
-        every: seconds between two shards, at least.
-    """
+    """Keeps what metrics, by name, collect from numbered items: a shard after so many seconds, or later."""
 
     def __init__(self, collectors: Mapping[str, Collector], shards: Shards, every: float) -> None:
         self.collectors, self.shards, self.every = collectors, shards, every

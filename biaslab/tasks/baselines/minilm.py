@@ -39,7 +39,7 @@ class AdapterTraining(Training):
 
     def on_fit_end(self) -> None:
         """Write the adapter beside the logs."""
-        folder = run_folder(self.trainer)  # asks all ranks
+        path = run_folder(self.trainer) / "adapter.safetensors"  # asks all ranks
         if self.trainer.is_global_zero:
-            adapter.save(self.model, folder / "adapter.safetensors")
-            print(f"Adapter written to {folder / 'adapter.safetensors'}.")
+            adapter.save(self.model, path)
+            print(f"Adapter written to {path}.")

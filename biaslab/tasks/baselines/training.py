@@ -57,8 +57,7 @@ class DebiasingTask(Training, StereoSetEvaluation):
         weight_decay: of the matrices; biases and norms have none.
         warmup: share of the steps in which the learning rate rises, linearly.
         decay: whether it falls linearly to zero afterwards.
-        dtype: the weights' type.
-        trust_remote_code: let a checkpoint bring its own Python code.
+        **options: see :class:`biaslab.tasks.base.LanguageModelTask`.
 
     Raises:
         InputError: if an argument is out of its range, or the model is causal and the subclass is ``masked_only``.
@@ -73,14 +72,13 @@ class DebiasingTask(Training, StereoSetEvaluation):
         weight_decay: float = 0.0,
         warmup: float = 0.0,
         decay: bool = True,
-        dtype: str = "float32",
-        trust_remote_code: bool = False,
+        **options: Any,
     ) -> None:
         if not lr > 0:
             raise InputError(f"`lr` is expected to be positive but got {lr}.")
         if not 0 <= warmup < 1:
             raise InputError(f"`warmup` is expected to lie in [0, 1) but got {warmup}.")
-        super().__init__(model_name, dtype, trust_remote_code)
+        super().__init__(model_name, **options)
         if self.masked_only and not architecture(self.model).masked:
             raise InputError(
                 f"`model_name` is expected to be a masked language model but {model_name!r} is a causal one. Choose a "
