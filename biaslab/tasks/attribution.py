@@ -166,13 +166,8 @@ class Attribution(LanguageModelTask):
 
     def configuration(self) -> dict[str, Any]:
         """Return all that the result depends on."""
-        return {
-            "model": self._settings(),
-            "weights": fingerprint(self.model),
-            "data": dict(self.data.hparams),
-            "prompts": self.data.fingerprint,
-            "versions": computed_by(),
-        }
+        data = {"data": dict(self.data.hparams), "prompts": self.data.fingerprint}
+        return {"model": self._settings(), "weights": fingerprint(self.model), **data, "versions": computed_by()}
 
     def _settings(self) -> dict[str, Any]:
         names = set(signature(Attribution).parameters) - set(WITHOUT_EFFECT)
@@ -213,8 +208,7 @@ class Attribution(LanguageModelTask):
         return GapAttribution(scores, result.gap, residual, nodes) if rank == 0 else None
 
     def _require_finite(self, batch: dict[str, Any], scores: Tensor) -> None:
-        bad = (~scores.flatten(1).isfinite().all(1)).nonzero()[:, 0].tolist()
-        if bad:
+        if bad := (~scores.flatten(1).isfinite().all(1)).nonzero()[:, 0].tolist():
             text = self.tokenizer.decode(batch["input_ids"][bad[0]])
             raise InputError(
                 f"`model_name` is expected to give finite attribution scores, but {len(bad)} prompts of a batch have "
@@ -283,6 +277,7 @@ class Attribution(LanguageModelTask):
 
     def _provenance(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         quality, (layers, width) = self.quality.compute(), self.shape
+        mean, worst, nodes = (float(f"{figure:.3g}") for figure in (quality.mean, quality.worst, quality.nodes))
         model = {"name": self.hparams["model_name"], "fingerprint": fingerprint(self.model)}
         return {
             "model": {**model, "layers": layers, "width": width},
@@ -294,8 +289,8 @@ class Attribution(LanguageModelTask):
                 "silent": int(self.prompts.compute()["silent"].sum()),  # prompts times pairs that vote for nothing
                 "contrast": self.data.hparams["contrast"],
             },
-            "residual": {"mean": _rounded(quality.mean), "worst": _rounded(quality.worst)},
-            "nodes": {"mean": _rounded(quality.nodes), "most": quality.most_nodes},
+            "residual": {"mean": mean, "worst": worst},
+            "nodes": {"mean": nodes, "most": quality.most_nodes},
             "versions": versions(),
         }
 
@@ -324,7 +319,3 @@ def layers_of(rank: int, processes: int, layers: int) -> list[int]:
     """
     round_trip = [*range(processes), *reversed(range(processes))]
     return [layer for layer in range(layers) if round_trip[layer % len(round_trip)] == rank]
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.3g}")

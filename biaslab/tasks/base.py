@@ -53,11 +53,6 @@ def logger_folder(trainer: Trainer) -> Path | None:
 
 
 def single_trainer(logger: TensorBoardLogger | bool, *callbacks: Callback) -> Trainer:
-    """Return a trainer on one device, for jobs beside the LightningCLI; it keeps no checkpoint, and gradients work.
-
-    Args:
-        logger: gives the run its folder; False for none.
-        callbacks: beside the progress bar.
-    """
+    """Return a trainer on one device, for jobs beside the LightningCLI; it keeps no checkpoint, and gradients work."""
     options: dict[str, Any] = {"enable_checkpointing": False, "enable_model_summary": False, "inference_mode": False}
     return Trainer(devices=1, logger=logger, callbacks=[TQDMProgressBar(), *callbacks], **options)

@@ -22,10 +22,7 @@ class Scores(NamedTuple):
 
 
 class BenchmarkEvaluation(LanguageModelTask):
-    """Score a benchmark's examples; log its metrics overall and by scope, and write them with their intervals.
-
-    See :class:`biaslab.tasks.base.LanguageModelTask` for the arguments.
-    """
+    """Score a benchmark's examples; log its metrics overall and by scope, and write them with their intervals."""
 
     benchmark: ClassVar[str]  # the findings' command
     measured_by: ClassVar[type[Any]]  # makes the measure from the run's data

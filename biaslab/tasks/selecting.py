@@ -41,10 +41,7 @@ class Collected(NamedTuple):
         return NeuronSet(chain.from_iterable(chosen.values()), metric.shape), subsets, shares
 
     def best(self, is_guarded: bool, settings: Mapping[str, Any]) -> tuple[NeuronSet, dict[str, NeuronSet]]:
-        """Return the neurons of the largest scores, guarded or not, and those of each pair and dimension.
-
-        The settings are those of :class:`biaslab.tasks.attribution.Attribution`.
-        """
+        """Return the neurons of the largest scores by the task's settings, and those of each pair and dimension."""
         guard = self._guard(settings["guard"]) if is_guarded else None
 
         def best(scores: Tensor) -> NeuronSet:
@@ -105,11 +102,7 @@ class Collected(NamedTuple):
 
 
 def require_known(settings: Mapping[str, Any], source: contrast.Contrast, pairs: Iterable[str]) -> None:
-    """Refuse settings of an attribution that need a contrast set of another source, or prompts of other pairs.
-
-    Raises:
-        InputError: naming the setting.
-    """
+    """Refuse an attribution's settings that need another contrast set, or prompts of other pairs (InputError)."""
     sources = contrast.sources_of(source)
     if not sources and (settings["selection"] == "guarded" or settings["source"] != "prompts"):
         raise InputError(

@@ -49,10 +49,7 @@ class Shards:
         self._folder, self._report, self._held = Path(folder), report, ExitStack()
 
     def open(self, configuration: Mapping[str, Any]) -> None:
-        """Make the folder, or check that it belongs to this very computation.
-
-        Args:
-            configuration: all that the result depends on; anything that JSON can hold.
+        """Make the folder of a configuration that JSON can hold, or check that it is this very one's.
 
         Raises:
             InputError: if the folder holds another configuration, or files but none, or can't be read or written.
@@ -83,11 +80,8 @@ class Shards:
         """Write a shard, all of it or nothing; once this returns, it outlives a kill and a power failure.
 
         Args:
-            items: the numbers of the finished items, from 0, each once.
+            items: the numbers of the finished items, from 0, each once; others are an InputError.
             tensors: what belongs to them, by name, of any shape.
-
-        Raises:
-            InputError: if the items are no such numbers, or the folder can't be written.
         """
         if not items or min(items) < 0 or len(set(items)) < len(items):
             raise InputError(f"`items` is expected to be one or more different numbers from 0 but got {items}.")
@@ -100,9 +94,7 @@ class Shards:
         write_atomically(self._folder / f"shard-{items[0]:06d}-{digest[:12]}.safetensors", content)
 
     def read(self) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
-        """Yield each shard's items and tensors in the order of the first items; damaged ones are removed and reported.
-
-        Of shards with the same items, which two processes have finished, one comes.
+        """Yield each shard's items and tensors by first item, the same items once; remove and report damaged shards.
 
         Raises:
             InputError: if the folder can't be read, or two shards share only some of their items.
@@ -176,11 +168,7 @@ def is_locked(folder: Path) -> bool:
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """Return the settings that differ in words, or nothing.
-
-    >>> differences({"steps": 4, "seed": 0}, {"steps": 6, "seed": 0})
-    'steps is 4 there and 6 here'
-    """
+    """Return the settings that differ, such as "steps is 4 there and 6 here"; nothing where none does."""
     return ", ".join(
         f"{name} is {there.get(name, 'missing')} there and {here.get(name, 'missing')} here"
         for name in {**there, **here}

@@ -70,10 +70,7 @@ class DPCE(DebiasingTask):
 
     @torch.no_grad()
     def group_vectors(self) -> Tensor:
-        """Return the mean hidden state of each group's attribute words in the training sentences, without dropout.
-
-        Each rank sees its share of the sentences, and all get the same result, ``[group, layer, hidden]``.
-        """
+        """Return the groups' mean hidden states of attribute words on all ranks, ``[group, layer, hidden]``."""
         training = self.model.training
         self.model.eval()
         config = self.model.config
@@ -93,7 +90,10 @@ class DPCE(DebiasingTask):
         hidden = _hidden(self.model.base_model, batch)
         if batch["kind"] == TARGET:
             return self._association(hidden, batch) * float(self.hparams["alpha"])
-        return self._drift(hidden, batch) * float(self.hparams["beta"])
+        with torch.no_grad():
+            before = _hidden(self._original[0].to(self.device), batch)
+        tokens = batch["attention_mask"].bool()
+        return nn.functional.mse_loss(hidden[:, tokens], before[:, tokens]) * float(self.hparams["beta"])
 
     def _association(self, hidden: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Return the squared inner products with the groups' vectors, averaged, and summed over the groups."""
@@ -108,13 +108,6 @@ class DPCE(DebiasingTask):
         products = products.flatten(1)
         averaged = products.mean(1) ** 2 if self.hparams["form"] == "released" else (products**2).mean(1)
         return averaged.sum() + 0 * hidden[-1].sum()  # reaches all layers, as DDP demands, though few may be chosen
-
-    def _drift(self, hidden: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        """Return the mean squared difference from the original model, over layers, tokens and dimensions."""
-        with torch.no_grad():
-            before = _hidden(self._original[0].to(self.device), batch)
-        tokens = batch["attention_mask"].bool()
-        return nn.functional.mse_loss(hidden[:, tokens], before[:, tokens])
 
 
 def _hidden(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:

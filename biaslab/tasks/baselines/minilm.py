@@ -23,8 +23,7 @@ class AdapterTraining(Training):
     def __init__(self, rank: int = 64, lr: float = 1e-3, weight_decay: float = 0.01, warmup: float = 0.05) -> None:
         super().__init__()
         self.save_hyperparameters()
-        # Eager attention is the quickest for short sentences on a CPU. The model stays in evaluation mode, without
-        # dropout: the corpus is seen less than twice.
+        # Eager attention is the quickest for short sentences. There is no dropout: the corpus is seen less than twice.
         self.model = adapter.untrained(rank, attention="eager")
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:

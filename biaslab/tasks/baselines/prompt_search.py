@@ -38,13 +38,11 @@ _EVERY = 30.0  # seconds between two writes of what is done
 class PromptScorer:
     """How far apart a frozen model's answers to "w PROMPT [MASK]." are for the words w of a pair: the mean over pairs.
 
-    An answer is the distribution over the target words alone.
-
     Args:
         model: a masked language model of the table; a causal one is an InputError.
         inputs: tokens of "w [MASK].", with special tokens, ``[pair, 2, sequence]``.
         position: of the mask in them.
-        target_ids: tokens of the target words, ``[target]``.
+        target_ids: tokens of the target words, ``[target]``; an answer is a distribution over them alone.
         divergence: of two distributions given by log-probabilities.
         token_budget: at most so many tokens travel together, but at least one sequence.
 
@@ -88,10 +86,7 @@ class PromptScorer:
 
 @contextmanager
 def projecting_onto(model: PreTrainedModel, token_ids: Tensor) -> Iterator[None]:
-    """Within the block, a masked model's logits are those of some tokens alone: ``[..., token]``.
-
-    The projection to the vocabulary, the last linear map of each masked model, is most of a short sequence's cost.
-    """
+    """Within the block, a masked model's logits are those of some tokens alone, ``[..., token]``, which is faster."""
     head: Any = model.get_output_embeddings()
     weight, bias = head.weight[token_ids], None if head.bias is None else head.bias[token_ids]
     with replaced_forward(head, lambda hidden: F.linear(hidden, weight, bias)):

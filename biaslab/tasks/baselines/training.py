@@ -49,8 +49,6 @@ class Training(LightningModule, ABC):
 class DebiasingTask(Training, StereoSetEvaluation):
     """Train a language model with the loss of a subclass; ``biaslab test --ckpt_path`` then judges it on StereoSet.
 
-    The model trains with its dropout; parameters that a subclass freezes stay as they are.
-
     Args:
         model_name: an asset's name, a folder or a hub id.
         lr: peak learning rate of AdamW.
