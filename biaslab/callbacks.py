@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from biaslab.errors import InputError
+from biaslab.evaluation.treatment import Positions, Treatment
 from biaslab.neurons.neuron_set import NeuronSet
-from biaslab.neurons.suppression import require_predicting_slots, suppressed
+from biaslab.neurons.suppression import require_predicting_slots
 
 
 class NeuronSuppression(Callback):
     """Suppress (or amplify) neurons while a model is validated, tested, or predicts; training is left alone.
-
-    The hooks are installed when the loop starts, and removed when it ends, well or not.
 
     Args:
         neurons: a set, or the path of a neuron file. It must have been made for the model's weights.
@@ -25,49 +24,40 @@ class NeuronSuppression(Callback):
             is refused where a causal model is tested or validated: it is judged on whole sentences.
 
     Raises:
-        InputError: if ``positions`` is neither; when the loop starts, if the neurons can't be read or are not those of
-            ``pl_module.model``.
+        InputError: if ``positions`` is neither; as a loop starts, if the neurons can't be read or are another model's.
 
     Reference:
         "The Devil is in the Neurons" (ICLR 2024), section 3.3.
     """
 
     def __init__(
-        self,
-        neurons: str | Path | NeuronSet | None = None,
-        factor: float = 0.0,
-        positions: Literal["all", "slot"] = "all",
+        self, neurons: str | Path | NeuronSet | None = None, factor: float = 0.0, positions: Positions = "all"
     ) -> None:
         if positions not in ("all", "slot"):
             raise InputError(f'`positions` is expected to be "all" or "slot" but got {positions!r}.')
         self.neurons, self.factor, self.positions = neurons, factor, positions
         self._hooks = ExitStack()
 
-    def _install(self, pl_module: LightningModule, judges: bool) -> None:
+    def _install(self, trainer: Trainer, pl_module: LightningModule, judges: bool = True) -> None:
         if self.neurons is None:
             raise InputError(
                 "`neurons` is expected to be a neuron file but is missing. Give --trainer.callbacks.neurons PATH."
             )
         neurons = self.neurons if isinstance(self.neurons, NeuronSet) else NeuronSet.load(self.neurons)
         model: Any = pl_module.model
+        tokenizer: Any = getattr(pl_module, "tokenizer", None)
         neurons.require_model(model)
         require_predicting_slots(model, self.positions, [type(pl_module).__name__] if judges else [])
         self._remove()
-        mask_token_id = getattr(getattr(pl_module, "tokenizer", None), "mask_token_id", None)
-        self._hooks.enter_context(suppressed(model, neurons, self.factor, self.positions, mask_token_id))
+        self._hooks.enter_context(Treatment(neurons, self.factor, self.positions).applied(model, tokenizer))
 
     def _remove(self, *_: Any, **__: Any) -> None:
         self._hooks.close()
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Install the hooks."""
-        self._install(pl_module, judges=True)
-
-    on_test_start = on_validation_start
-
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Install the hooks."""
-        self._install(pl_module, judges=False)
+        self._install(trainer, pl_module, judges=False)
 
+    on_validation_start = on_test_start = _install
     # an exception ends the loop without its end hook
     on_validation_end = on_test_end = on_predict_end = on_exception = teardown = _remove

@@ -6,9 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from inspect import signature
+from pathlib import Path
 from typing import Any, Literal
 
 import safetensors.torch
+from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from biaslab.attribution.gaps import Gap, attribute_gaps
@@ -24,15 +26,15 @@ from biaslab.models.architectures import ffn_shape
 from biaslab.models.loading import fingerprint
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.store import computed_by, versions, write_atomically
-from biaslab.tasks.base import ResumableTask
+from biaslab.tasks.base import LanguageModelTask, logger_folder
 from biaslab.tasks.selecting import Collected, require_known
-from biaslab.tasks.shards import Collector
+from biaslab.tasks.shards import Collector, Ledger, Shards
 
 Source = Literal["prompts", "contrast", "both"]
 WITHOUT_EFFECT = ("trust_remote_code", "token_budget", "save_every")  # on the result
 
 
-class Attribution(ResumableTask):
+class Attribution(LanguageModelTask):
     """Attribute the gap between demographics to neurons (IG²), select the bias neurons, and write ``neurons.json``.
 
     Args:
@@ -64,9 +66,9 @@ class Attribution(ResumableTask):
         "The Devil is in the Neurons" (ICLR 2024), sections 3.2 and 3.3.
     """
 
-    last_file = "neurons.json"
-    result: tuple[NeuronSet, Tensor] | None = None
-    """The neurons and the pairs' scores, ``[pair, layer, neuron]``, that the main process has written."""
+    last_file = "neurons.json"  # a run that has written it is finished
+    ledger: Ledger | None = None  # none without a logger
+    result: tuple[NeuronSet, Tensor] | None = None  # what the main process has written; scores [pair, layer, neuron]
 
     def __init__(
         self,
@@ -96,12 +98,28 @@ class Attribution(ResumableTask):
         super().__init__(model_name, dtype, trust_remote_code)
         self.save_hyperparameters()
         self.shape = ffn_shape(self.model)
-        if count is not None and not 0 < count <= self.shape[0] * self.shape[1]:
-            raise InputError(
-                f"`count` is expected to lie between 1 and the model's {self.shape[0] * self.shape[1]} neurons but "
-                f"got {count}."
-            )
+        neurons = self.shape[0] * self.shape[1]
+        if count is not None and not 0 < count <= neurons:
+            raise InputError(f"`count` is expected to lie between 1 and the model's {neurons} neurons but got {count}.")
         self.quality = IntegrationQuality()
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Let a broken-off run end at a clean place, and say how to go on."""
+        return [_Interruption()]
+
+    def prepare_data(self) -> None:
+        """Refuse a folder of another run, before the logger writes into it."""
+        if not self.trainer.is_global_zero or self.trainer.logger is None:
+            return
+        folder = logger_folder(self.trainer) or Path(getattr(self.trainer.logger, "log_dir", ""))
+        if (folder / "shards").exists():
+            self.data.setup("predict")
+            Shards(folder / "shards").open(self.configuration())
+        elif (folder / self.last_file).exists():
+            raise InputError(
+                f"`version` is expected to name a folder for a new run, but {folder} holds a finished one. Choose "
+                "another, or remove that one."
+            )
 
     def setup(self, stage: str) -> None:
         """Prepare the selection for the pairs of the data."""
@@ -115,36 +133,54 @@ class Attribution(ResumableTask):
             self.contrast = NeuronSelection(contrast.pairs_of(source), ["contrast"], self.shape, threshold)
             collectors["contrast"] = self.contrast
         self.quality.reset()
-        self.open_ledger(collectors, self.hparams["save_every"])
+        self._open_ledger(collectors)
+
+    def _open_ledger(self, collectors: Mapping[str, Collector]) -> None:
+        """Find the batches that an earlier run in this folder has finished."""
+        self.ledger, self.finished = None, set[int]()
+        self.run_folder = folder = self.folder  # asked for once, by all processes together
+        if self.trainer.logger is None:
+            return
+        shards = Shards(folder / "shards")
+        if self.trainer.is_global_zero:
+            shards.open(self.configuration())
+            if not shards.lock():
+                raise InputError(
+                    f"`version` is expected to name a folder that no other run works in, but one works in {folder}. "
+                    "Wait for it, or choose another."
+                )
+            self.finished = shards.finished()
+            if self.finished:
+                print(f"Resuming in {folder}: {len(self.finished)} of {self.batches()} batches are finished.")
+        self.finished = self.trainer.strategy.broadcast(self.finished)
+        if not (folder / "shards").exists():
+            raise InputError(
+                f"`save_dir` is expected to lie on a file system that all nodes share, but node "
+                f"{self.trainer.node_rank} does not see {folder}. Choose another."
+            )
+        self.ledger = Ledger(collectors, shards, self.hparams["save_every"])
+
+    def batches(self) -> int:
+        """Return how many batches there are, of the prompts and the contrast set."""
+        return len(self.data.batches) + len(self.data.contrast_batches)
 
     def configuration(self) -> dict[str, Any]:
         """Return all that the result depends on."""
-        return {
-            "model": self._settings(),
-            "weights": fingerprint(self.model),
-            "data": dict(self.data.hparams),
-            "prompts": self.data.fingerprint,
-            "versions": computed_by(),
-        }
+        data = {"data": dict(self.data.hparams), "prompts": self.data.fingerprint}
+        return {"model": self._settings(), "weights": fingerprint(self.model), **data, "versions": computed_by()}
 
     def _settings(self) -> dict[str, Any]:
-        """Return the arguments that the result depends on."""
         names = set(signature(Attribution).parameters) - set(WITHOUT_EFFECT)
         return {key: value for key, value in self.hparams.items() if key in names}
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> Tensor | None:
-        """Attribute a batch of prompts times interpolation nodes.
-
-        Returns:
-            Scores, ``[batch, pair, layer, neuron]``; None for a batch that an earlier run has finished.
-        """
+        """Return a batch's scores, ``[batch, pair, layer, neuron]``; None where an earlier run has finished it."""
         if self.trainer.received_sigterm:  # Lightning takes note of the signal, and goes on
             raise KeyboardInterrupt
         if batch["number"] in self.finished:
             return None
         is_prompt = dataloader_idx == 0
-        result = self._attribute(batch, is_prompt)
-        if result is None:
+        if (result := self._attribute(batch, is_prompt)) is None:
             return None
         self._require_finite(batch, result.scores)
         with nullcontext() if self.ledger is None else self.ledger.item(batch["number"]):
@@ -154,27 +190,12 @@ class Attribution(ResumableTask):
     def attribute(
         self, batch: Mapping[str, Any], is_prompt: bool = True, layers: Sequence[int] | None = None
     ) -> GapAttribution:
-        """Attribute a batch with the task's settings.
-
-        Args:
-            batch: as :class:`biaslab.data.prompts.PromptDataModule` makes them.
-            is_prompt: whether it is one of prompts; the gaps of the contrast set are signed.
-            layers: that are attributed; all by default.
-        """
-        return attribute_gaps(
-            self.model,
-            batch["input_ids"],
-            batch["position"],
-            batch["target_ids"],
-            batch["pairs"],
-            steps=self.hparams["steps"],
-            quadrature=self.hparams["quadrature"],
-            gap=self.hparams["gap"] if is_prompt else "signed",
-            tolerance=self.hparams["tolerance"],
-            layers=layers,
-            budget=self.budget,
-            longer=[Inputs(**inputs) for inputs in batch.get("longer", ())],
-        )
+        """Attribute a batch of prompts, or of the contrast set, whose gaps are signed; in all layers by default."""
+        inputs = [batch[name] for name in ("input_ids", "position", "target_ids", "pairs")]
+        options = {name: self.hparams[name] for name in ("steps", "quadrature", "gap", "tolerance")}
+        options |= {"longer": [Inputs(**longer) for longer in batch.get("longer", ())]}
+        options |= {"layers": layers, "budget": self.budget} | ({} if is_prompt else {"gap": "signed"})
+        return attribute_gaps(self.model, *inputs, **options)
 
     def _attribute(self, batch: dict[str, Any], is_prompt: bool) -> GapAttribution | None:
         """Attribute a batch, or this process's layers of it; None where another process has the sum of them."""
@@ -187,8 +208,7 @@ class Attribution(ResumableTask):
         return GapAttribution(scores, result.gap, residual, nodes) if rank == 0 else None
 
     def _require_finite(self, batch: dict[str, Any], scores: Tensor) -> None:
-        bad = (~scores.flatten(1).isfinite().all(1)).nonzero()[:, 0].tolist()
-        if bad:
+        if bad := (~scores.flatten(1).isfinite().all(1)).nonzero()[:, 0].tolist():
             text = self.tokenizer.decode(batch["input_ids"][bad[0]])
             raise InputError(
                 f"`model_name` is expected to give finite attribution scores, but {len(bad)} prompts of a batch have "
@@ -199,18 +219,18 @@ class Attribution(ResumableTask):
         prompts, pairs = result.scores.shape[:2]
         metric = self.prompts if is_prompt else self.contrast
         assert metric is not None
-        metric.update(
-            result.scores.flatten(0, 1),
-            batch["pair"].repeat(prompts),
-            batch["kind"].repeat_interleave(pairs),
-            batch["group"].repeat_interleave(pairs),
-        )
+        kinds, groups = (batch[name].repeat_interleave(pairs) for name in ("kind", "group"))
+        metric.update(result.scores.flatten(0, 1), batch["pair"].repeat(prompts), kinds, groups)
         if is_prompt:
             self.quality.update(batch["number"], result.residual, result.scores.abs().sum(-1), result.nodes)
 
     def on_predict_epoch_end(self) -> None:
         """Select the neurons and, where a logger gives the run a folder, write the files, the neurons last."""
-        self.gather_finished()
+        if self.ledger is not None:
+            self.ledger.write()
+            self.trainer.strategy.barrier()
+            if self.trainer.is_global_zero:
+                self.ledger.gather()  # what all processes have finished, those of earlier runs too
         neurons, scores, summary = self.select(self.hparams["selection"]), self.prompts.pair_scores(), self.summary()
         if not self.trainer.is_global_zero or self.ledger is None:  # what comes before gathers from all ranks
             return
@@ -230,9 +250,8 @@ class Attribution(ResumableTask):
         """Return the bias neurons of the prompts seen so far, with the sets of each pair and dimension.
 
         Args:
-            selection: "paper", "ranked" or "guarded".
-            changes: other values than the task's for the arguments that matter after the pass: ``share``, ``count``,
-                ``guard_weight``, ``guard``, ``source`` and ``domain_weights``.
+            selection: as the task's.
+            changes: of settings that matter after the pass, from ``share`` to ``domain_weights``.
         """
         settings = self._settings() | changes
         collected = Collected(self.prompts, self.contrast, self.data.hparams["contrast"])
@@ -245,8 +264,7 @@ class Attribution(ResumableTask):
 
     def residual(self) -> tuple[float, float]:
         """Return the completeness residual relative to the scores' L1 norm: on average, and the worst."""
-        quality = self.quality.compute()
-        return quality.mean, quality.worst
+        return self.quality.compute()[:2]
 
     def summary(self) -> str:
         """Return a line about what was attributed and how well."""
@@ -258,14 +276,11 @@ class Attribution(ResumableTask):
         )
 
     def _provenance(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        quality = self.quality.compute()
+        quality, (layers, width) = self.quality.compute(), self.shape
+        mean, worst, nodes = (float(f"{figure:.3g}") for figure in (quality.mean, quality.worst, quality.nodes))
+        model = {"name": self.hparams["model_name"], "fingerprint": fingerprint(self.model)}
         return {
-            "model": {
-                "name": self.hparams["model_name"],
-                "fingerprint": fingerprint(self.model),
-                "layers": self.shape[0],
-                "width": self.shape[1],
-            },
+            "model": {**model, "layers": layers, "width": width},
             "settings": {key: value for key, value in settings.items() if key != "model_name"},
             "data": {
                 "fingerprint": self.data.fingerprint,
@@ -274,23 +289,33 @@ class Attribution(ResumableTask):
                 "silent": int(self.prompts.compute()["silent"].sum()),  # prompts times pairs that vote for nothing
                 "contrast": self.data.hparams["contrast"],
             },
-            "residual": {"mean": _rounded(quality.mean), "worst": _rounded(quality.worst)},
-            "nodes": {"mean": _rounded(quality.nodes), "most": quality.most_nodes},
+            "residual": {"mean": mean, "worst": worst},
+            "nodes": {"mean": nodes, "most": quality.most_nodes},
             "versions": versions(),
         }
 
 
-def layers_of(rank: int, processes: int, layers: int) -> list[int]:
-    """Return the layers that a process attributes where all work on the same prompts.
+class _Interruption(Callback):
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Keep what is finished; of an interruption by the user, say how to go on."""
+        assert isinstance(pl_module, Attribution)
+        ledger = pl_module.ledger
+        if ledger is None or (isinstance(exception, InputError) and "`folder`" in str(exception)):
+            return
+        ledger.write()
+        if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero:
+            done = len(ledger.shards.finished())
+            print(
+                f"\nStopped after {done} of {pl_module.batches()} batches, kept in {pl_module.run_folder}. Run the "
+                "same command to resume."
+            )
 
-    A layer costs the more, the more layers come after it: they are dealt out to and fro.
+
+def layers_of(rank: int, processes: int, layers: int) -> list[int]:
+    """Return the layers that a process attributes, dealt out to and fro: early ones cost more than late ones.
 
     >>> [layers_of(rank, 2, 6) for rank in (0, 1)]
     [[0, 3, 4], [1, 2, 5]]
     """
     round_trip = [*range(processes), *reversed(range(processes))]
     return [layer for layer in range(layers) if round_trip[layer % len(round_trip)] == rank]
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.3g}")

@@ -1,20 +1,16 @@
-"""What tasks share: the language model, and passes that may be broken off, which the same command goes on with."""
+"""What tasks share: the language model, the run's folder, and a trainer for jobs beside the LightningCLI."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from biaslab.errors import InputError
 from biaslab.models.loading import load_model
-from biaslab.tasks.shards import Collector, Ledger, Shards
 
 
 class LanguageModelTask(LightningModule):
@@ -29,151 +25,34 @@ class LanguageModelTask(LightningModule):
     def __init__(self, model_name: str = "minilm-mlm", dtype: str = "float32", trust_remote_code: bool = False) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.model, self.tokenizer = load_model(
-            model_name, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
-        )
+        weights = getattr(torch, dtype)
+        self.model, self.tokenizer = load_model(model_name, dtype=weights, trust_remote_code=trust_remote_code)
 
     @property
     def folder(self) -> Path:
-        """See :func:`run_folder`."""
+        """The run's folder; all processes ask together."""
         return run_folder(self.trainer)
 
     @property
     def data(self) -> Any:
         """The run's data module."""
-        module: LightningDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
-        return module
+        return self.trainer.datamodule  # type: ignore[attr-defined]
 
 
 def run_folder(trainer: Trainer) -> Path:
     """Return the run's folder: where the logger writes, else the trainer's root; all processes ask together."""
-    own = logger_folder(trainer)
-    return Path(trainer.log_dir or trainer.default_root_dir) if own is None else own
+    return logger_folder(trainer) or Path(trainer.log_dir or trainer.default_root_dir)
 
 
 def logger_folder(trainer: Trainer) -> Path | None:
-    """Return the folder of a run whose logger names none, such as that of a tracking server: one of the run's own.
-
-    None where the logger has a ``log_dir``, or there is no logger.
-    """
+    """Return a folder for a run whose logger, such as a tracking server's, has no ``log_dir``; else None."""
     logger = trainer.logger
     if logger is None or getattr(logger, "log_dir", None):
         return None
     return Path(logger.save_dir or trainer.default_root_dir, str(logger.name or "run"), str(logger.version or 0))
 
 
-class ResumableTask(LanguageModelTask, ABC):
-    """Keep what a prediction pass collects from its batches in shards, where a logger gives the run a folder.
-
-    A subclass opens the ledger when it has its metrics, leaves out the batches that are ``finished``, and gathers at
-    the end. See :class:`biaslab.tasks.base.LanguageModelTask` for the arguments.
-
-    Attributes:
-        last_file: that a run writes into its folder; one that has it is finished.
-        run_folder: once the ledger is open.
-        ledger: None without a logger.
-        finished: numbers of the batches that an earlier run has finished.
-    """
-
-    last_file: ClassVar[str]
-
-    @abstractmethod
-    def configuration(self) -> dict[str, Any]:
-        """Return all that the result depends on; the data is set up."""
-
-    def prepare_data(self) -> None:
-        """Refuse a folder of another run, before the logger writes into it."""
-        if not self.trainer.is_global_zero or self.trainer.logger is None:
-            return
-        folder = logger_folder(self.trainer) or Path(getattr(self.trainer.logger, "log_dir", ""))
-        if (folder / "shards").exists():
-            self.data.setup("predict")
-            Shards(folder / "shards").open(self.configuration())
-        elif (folder / self.last_file).exists():
-            raise InputError(
-                f"`version` is expected to name a folder for a new run, but {folder} holds a finished one. Choose "
-                "another, or remove that one."
-            )
-
-    def open_ledger(self, collectors: Mapping[str, Collector], every: float) -> None:
-        """Find what is finished in the run's folder.
-
-        Args:
-            collectors: the metrics that the batches update, by name.
-            every: seconds after which what is finished is written.
-        """
-        self.ledger: Ledger | None = None
-        self.finished: set[int] = set()
-        self.run_folder = folder = self.folder  # asked for once, by all processes together
-        if self.trainer.logger is None:
-            return
-        shards = Shards(folder / "shards", report=print)
-        if self.trainer.is_global_zero:
-            shards.open(self.configuration())
-            if not shards.lock():
-                raise InputError(
-                    f"`version` is expected to name a folder that no other run works in, but one works in {folder}. "
-                    "Wait for it, or choose another."
-                )
-            self.finished = shards.finished()
-            if self.finished:
-                print(f"Resuming in {folder}: {len(self.finished)} of {self.batches()} batches are finished.")
-        self.finished = self.trainer.strategy.broadcast(self.finished)
-        if not (folder / "shards").exists():
-            raise InputError(
-                f"`save_dir` is expected to lie on a file system that all nodes share, but node "
-                f"{self.trainer.node_rank} does not see {folder}. Choose another."
-            )
-        self.ledger = Ledger(collectors, shards, every)
-
-    def batches(self) -> int:
-        """Return how many batches there are, of the prompts and the contrast set."""
-        return len(self.data.batches) + len(self.data.contrast_batches)
-
-    def gather_finished(self) -> None:
-        """Fill the main process's metrics with what all processes have finished, those of earlier runs too."""
-        if self.ledger is not None:
-            self.ledger.write()
-            self.trainer.strategy.barrier()
-            if self.trainer.is_global_zero:
-                self.ledger.gather()
-
-    def configure_callbacks(self) -> list[Callback]:
-        """Let a broken-off run end at a clean place, and say how to go on."""
-        return [_Interruption()]
-
-
-class _Interruption(Callback):
-    """Writes what is finished when a run is broken off, and says how to go on."""
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Keep what is finished; of an interruption by the user, say so."""
-        ledger = getattr(pl_module, "ledger", None)
-        if not isinstance(ledger, Ledger) or (isinstance(exception, InputError) and "`folder`" in str(exception)):
-            return
-        ledger.write()
-        if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero:
-            assert isinstance(pl_module, ResumableTask)
-            done = len(ledger.shards.finished())
-            print(
-                f"\nStopped after {done} of {pl_module.batches()} batches, kept in {pl_module.run_folder}. Run the "
-                "same command to resume."
-            )
-
-
 def single_trainer(logger: TensorBoardLogger | bool, *callbacks: Callback) -> Trainer:
-    """Return a trainer on one device, for jobs beside the LightningCLI; it keeps no checkpoint, and gradients work.
-
-    Args:
-        logger: gives the run its folder; False for none.
-        callbacks: beside the progress bar.
-    """
-    return Trainer(
-        accelerator="auto",
-        devices=1,
-        logger=logger,
-        callbacks=[TQDMProgressBar(), *callbacks],
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        inference_mode=False,
-    )
+    """Return a trainer on one device, for jobs beside the LightningCLI; it keeps no checkpoint, and gradients work."""
+    options: dict[str, Any] = {"enable_checkpointing": False, "enable_model_summary": False, "inference_mode": False}
+    return Trainer(devices=1, logger=logger, callbacks=[TQDMProgressBar(), *callbacks], **options)

@@ -15,72 +15,46 @@ from biaslab.tasks.base import LanguageModelTask
 
 
 class Scores(NamedTuple):
-    """What a benchmark asked for, gathered from all processes, in the order of the examples.
-
-    Attributes:
-        scores: ``[example, column]``.
-        examples: their numbers, ``[example]``.
-    """
+    """A benchmark's scores ``[example, column]`` of all processes, and the numbers of the examples, ``[example]``."""
 
     scores: Tensor
     examples: Tensor
 
 
 class BenchmarkEvaluation(LanguageModelTask):
-    """Score a benchmark's examples; log its metrics overall and by scope, and write them with their intervals.
+    """Score a benchmark's examples; log its metrics overall and by scope, and write them with their intervals."""
 
-    The scores stay at ``evaluation``. See :class:`biaslab.tasks.base.LanguageModelTask` for the arguments.
-    """
-
-    benchmark: ClassVar[str]
-    """As the findings' command."""
-
-    measured_by: ClassVar[type[Any]]
-    """The measure, made from the run's data."""
-
-    collected_by: ClassVar[type[ClusterScores] | type[PairScores]]
-    """The metric that gathers the scores of all processes."""
-
-    ids: ClassVar[tuple[str, ...]] = ("examples",)
-    """Of a batch, what the metric takes beside the scores; the examples' numbers last."""
-
+    benchmark: ClassVar[str]  # the findings' command
+    measured_by: ClassVar[type[Any]]  # makes the measure from the run's data
+    collected_by: ClassVar[type[ClusterScores] | type[PairScores]]  # gathers the scores of all processes
+    ids: ClassVar[tuple[str, ...]] = ("examples",)  # of a batch, what is collected too; the examples' numbers last
     measure: Scored
-    """Of the run's data."""
-
-    evaluation: Scores | None = None
-
-    def __init__(self, model_name: str = "minilm-mlm", dtype: str = "float32", trust_remote_code: bool = False) -> None:
-        super().__init__(model_name, dtype, trust_remote_code)
-        self.collected = self.collected_by()
+    evaluation: Scores | None = None  # known after the test
 
     def on_test_start(self) -> None:
         """Make the measure of the run's data."""
-        self.measure = self.measured_by(self.data)
+        self.measure, self.collected = self.measured_by(self.data), self.collected_by().to(self.device)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Score the examples of a batch."""
         scores = self.measure.score(self.model, batch)
         self.collected.update(scores, *(batch[name].to(scores.device) for name in self.ids))
 
-    def gathered(self) -> Scores:
-        """Return the scores of all processes, each example once, and forget them."""
-        scores, *_, examples = (tensor.cpu() for tensor in self.collected.compute())
-        self.collected.reset()
-        return Scores(scores, examples.view(-1))  # torchmetrics makes a scalar of a single number
-
     def on_test_epoch_end(self) -> None:
-        """Compute, log and write the metrics."""
-        scores = self.evaluation = self.gathered()
-        figures = {key: samples.interval() for key, samples in self.figures(*scores).items()}
-        self.log_dict(
-            {f"{scope}/{metric}": figure.value for (metric, scope), figure in figures.items()}, rank_zero_only=True
-        )
+        """Gather each example's scores once; compute, log and write the metrics."""
+        scores, *_, examples = (tensor.cpu() for tensor in self.collected.compute())
+        examples = examples.view(-1)  # torchmetrics makes a scalar of a single number
+        self.collected.reset()
+        self.evaluation = Scores(scores, examples)
+        figures = {key: samples.interval() for key, samples in self.figures(scores, examples).items()}
+        values = {f"{scope}/{metric}": figure.value for (metric, scope), figure in figures.items()}
+        self.log_dict(values, rank_zero_only=True)
         folder = self.folder  # asks all ranks
         if self.trainer.is_global_zero and self.trainer.logger is not None:
             folder.mkdir(parents=True, exist_ok=True)
             name = self.hparams["model_name"]
             estimates = {("model", *key): Estimate(figure, UNCHANGED) for key, figure in figures.items()}
-            rows, facts = [Row("model", name)], {**self.measure.facts(), **self.counts(*scores)}
+            rows, facts = [Row("model", name)], {**self.measure.facts(), **self.counts(scores, examples)}
             settings = {key: value for key, value in self.hparams.items() if not key.startswith("_")}
             path = Findings(self.benchmark, name, settings, facts, rows, estimates).save(folder)
             print(f"Metrics with their 95 % intervals written to {path}.")
@@ -95,24 +69,18 @@ class BenchmarkEvaluation(LanguageModelTask):
 
 
 class StereoSetEvaluation(BenchmarkEvaluation):
-    """Score StereoSet's candidates; log SS, LMS and ICAT overall and by domain, and write ``stereoset.json``.
+    """Score StereoSet's candidates; log SS, LMS and ICAT overall and by domain, and write ``stereoset.json``."""
 
-    The scores stay at ``evaluation``. See :class:`biaslab.tasks.base.LanguageModelTask` for the arguments.
-    """
-
-    benchmark = "stereoset"
-    measured_by, collected_by, ids = StereoSet, ClusterScores, ("terms", "examples")
+    benchmark, measured_by, collected_by, ids = "stereoset", StereoSet, ClusterScores, ("terms", "examples")
 
 
 class CrowsPairsEvaluation(BenchmarkEvaluation):
     """Score CrowS-Pairs' sentences; log the score overall and by category, and write ``crows_pairs.json``.
 
     The stereotype and the anti-stereotype score, of the pairs of one direction without the neutral ones, come beside.
-    The scores stay at ``evaluation``. See :class:`biaslab.tasks.base.LanguageModelTask` for the arguments.
     """
 
-    benchmark = "crows-pairs"
-    measured_by, collected_by = CrowsPairs, PairScores
+    benchmark, measured_by, collected_by = "crows-pairs", CrowsPairs, PairScores
     measure: CrowsPairs
 
     def figures(self, scores: Tensor, examples: Tensor) -> Figures:

@@ -1,7 +1,6 @@
-"""Which neurons are bias neurons, of the scores of prompts and of a contrast set.
+"""Which neurons are bias neurons: those that the prompts vote for, or those with the largest b(n) - λ·g(n).
 
-Those that the prompts vote for; or those with the largest b(n) - λ·g(n), where b is how much a neuron widens the gap
-between demographics, and g what ordinary sentences need of it.
+b is how much a neuron widens the gap between demographics, and g what ordinary sentences need of it.
 """
 
 from __future__ import annotations
@@ -33,15 +32,9 @@ class Collected(NamedTuple):
     source: contrast.Contrast
 
     def paper(self, share: float) -> tuple[NeuronSet, dict[str, NeuronSet], dict[str, dict[str, float]]]:
-        """Return the neurons that the prompts vote for, those of each pair and dimension, and the shares used.
-
-        Args:
-            share: of a group's prompts that must keep the neuron.
-        """
-        metric, collected = self.prompts, self.prompts.compute()
-        chosen, shares = paper(
-            collected["prompts"], collected["votes"], metric.pairs, metric.kinds, metric.shape, share
-        )
+        """Return the neurons that the prompts vote for, those of each pair and dimension, and the shares used."""
+        metric, rows = self.prompts, self.prompts.compute()
+        chosen, shares = paper(rows["prompts"], rows["votes"], metric.pairs, metric.kinds, metric.shape, share)
         subsets = dict(chosen)
         for dimension in _dimensions(chosen):
             members = (own for name, own in chosen.items() if name.startswith(f"{dimension}/"))
@@ -49,13 +42,7 @@ class Collected(NamedTuple):
         return NeuronSet(chain.from_iterable(chosen.values()), metric.shape), subsets, shares
 
     def best(self, selection: str, settings: Mapping[str, Any]) -> tuple[NeuronSet, dict[str, NeuronSet]]:
-        """Return the neurons of the largest scores, and those of each pair and dimension.
-
-        Args:
-            selection: a key of :data:`biaslab.neurons.selection.BY_SCORES`.
-            settings: of :class:`biaslab.tasks.attribution.Attribution`: "count", "guard_weight", "guard", "source" and
-                "domain_weights".
-        """
+        """Return the neurons of the largest scores by a rule of BY_SCORES, and those of each pair and dimension."""
         rule = BY_SCORES[selection]
         if selection == "guarded":
             rule = partial(rule, guard=self._guard(settings["guard"]), weight=settings["guard_weight"])
@@ -98,13 +85,11 @@ class Collected(NamedTuple):
         return self.prompts.pair_scores()[rows].nanmean(0)
 
     def _guard(self, wanted: Sequence[str] | None) -> Tensor:
-        """Return g(n): the sum of the sources', each scaled to a maximum of 1, ``[layer, neuron]``.
-
-        What plain text needs are neurons that lower the fitting word, too: they hold others in balance.
-        """
+        """Return g(n): the sum of the sources', each scaled to a maximum of 1, ``[layer, neuron]``."""
         guards = []
         for source in wanted or contrast.sources_of(self.source):
             guard = self._contrast_scores([name for name in contrast.pairs_of(source) if "/guard/" in name])
+            # plain text needs neurons that lower the fitting word, too: they hold others in balance
             guard = guard.clamp_min(0) if source == "stereoset" else guard.abs()
             guards.append(guard / guard.max().clamp_min(torch.finfo(guard.dtype).tiny))
         return torch.stack(guards).sum(0)
@@ -119,28 +104,16 @@ class Collected(NamedTuple):
 
 
 def require_known(settings: Mapping[str, Any], source: contrast.Contrast, pairs: Iterable[str]) -> None:
-    """Refuse settings that ask for what there is not.
-
-    Args:
-        settings: of :class:`biaslab.tasks.attribution.Attribution`: "selection", "source", "guard" and
-            "domain_weights".
-        source: what the contrast set is made from; None without one.
-        pairs: names of the prompts' pairs.
-
-    Raises:
-        InputError: if a selection needs a contrast set that is missing, or a name is not among the contrast set's
-            sources or the dimensions of the prompts.
-    """
-    needs = settings["selection"] == "guarded" or settings["source"] != "prompts"
-    if needs and not contrast.sources_of(source):
+    """Refuse an attribution's settings that need another contrast set, or prompts of other pairs (InputError)."""
+    sources = contrast.sources_of(source)
+    if not sources and (settings["selection"] == "guarded" or settings["source"] != "prompts"):
         raise InputError(
             "`contrast` is expected to name a contrast set for this selection but is None. Give the data one."
         )
-    if settings["source"] != "prompts" and "stereoset" not in contrast.sources_of(source):
+    if settings["source"] != "prompts" and "stereoset" not in sources:
         raise InputError(f'`contrast` is expected to have "stereoset" for this source but got {source!r}.')
-    for name, known in (("guard", contrast.sources_of(source)), ("domain_weights", list(DIMENSION_OF))):
-        unknown = [value for value in settings[name] or () if value not in known]
-        if unknown:
+    for name, known in (("guard", sources), ("domain_weights", list(DIMENSION_OF))):
+        if unknown := [value for value in settings[name] or () if value not in known]:
             raise InputError(
                 f"`{name}` is expected to be of {', '.join(known) or 'nothing'} but got {', '.join(unknown)}."
             )

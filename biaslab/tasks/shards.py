@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import operator
 import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import safetensors.torch
 import torch
-from filelock import FileLock
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -26,17 +24,17 @@ _CONFIGURATION, _LOCK = "configuration.json", ".lock"
 _SHARD = re.compile(r"shard-(\d+)-[0-9a-f]+\.safetensors")
 _OWN = re.compile(rf"{_SHARD.pattern}|\.(shard-.+|configuration\.json)\.\w+\.tmp")
 _SHARE = 0.02  # of the time so far: the longer a run, the rarer its shards, so that there are never many
+_Content = TypeVar("_Content")
 
 
 class Shards:
     """A folder of shards: each has the numbers of some finished items, and the tensors that belong to them.
 
-    Shards are only ever added, each under a name of its own, so that any number of processes write at once. A process
-    may be killed at any moment; what it has written stays.
+    Each shard has a name of its own, so that any number of processes write at once, and may be killed at any moment.
 
     Args:
         folder: where the shards are; :meth:`open` makes it.
-        report: gets a line for each thing that the user should know of, such as a damaged shard.
+        report: gets a line for a damaged shard, or a folder that can't be removed.
 
     >>> import tempfile, torch
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -48,29 +46,23 @@ class Shards:
     """
 
     def __init__(self, folder: str | Path, report: Callable[[str], None] = print) -> None:
-        self._folder = Path(folder)
-        self._report = report
-        self._lock: FileLock | None = None
+        self._folder, self._report, self._held = Path(folder), report, ExitStack()
 
     def open(self, configuration: Mapping[str, Any]) -> None:
-        """Make the folder, or check that it belongs to this very computation.
-
-        Args:
-            configuration: all that the result depends on; anything that JSON can hold.
+        """Make the folder of a configuration that JSON can hold, or check that it is this very one's.
 
         Raises:
-            InputError: if the folder belongs to another configuration, naming each setting that differs; if it holds
-                files but no configuration; if it can't be read or written.
+            InputError: if the folder holds another configuration, or files but none, or can't be read or written.
         """
         path, text = self._folder / _CONFIGURATION, json.dumps(configuration, indent=1)
         with writing(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
         others = [name for name in self._names() if not name.startswith(".")]
         # read after the listing: other processes' shards come after their configuration
-        if (content := _content(path)) is None and not others:
+        if (content := _read(Path.read_bytes, path)) is None and not others:
             write_atomically(path, text.encode())
-            content = _content(path)  # it may be that of another process, which was later
-        if problem := f"holds {min(others)} and no {_CONFIGURATION}" if content is None else _difference(content, text):
+            content = _read(Path.read_bytes, path)  # it may be that of another process, which was later
+        if problem := f"holds {min(others)} and no {_CONFIGURATION}" if content is None else _problem(content, text):
             raise InputError(
                 f"`folder` is expected to be new, or that of the same configuration, but {self._folder} {problem}. "
                 "Choose another folder, or remove that one."
@@ -78,45 +70,31 @@ class Shards:
 
     def lock(self) -> bool:
         """Keep other runs away while this process lives; call it after :meth:`open`. Return False if another has it."""
-        if self._lock is None:
-            with writing(self._folder):
-                self._lock = acquired(self._folder / _LOCK)
-        return self._lock is not None
-
-    def unlock(self) -> None:
-        """Let other runs in."""
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+        with writing(self._folder):
+            lock = acquired(self._folder / _LOCK)
+        if lock is not None:
+            self._held.callback(lock.release)
+        return lock is not None
 
     def write(self, items: Sequence[int], tensors: Mapping[str, Tensor]) -> None:
         """Write a shard, all of it or nothing; once this returns, it outlives a kill and a power failure.
 
         Args:
-            items: the numbers of the finished items, from 0, each once.
-            tensors: what belongs to them, by name, of any shape; kept on the CPU.
-
-        Raises:
-            InputError: if the items are no such numbers, or the folder can't be written.
+            items: the numbers of the finished items, from 0, each once; others are an InputError.
+            tensors: what belongs to them, by name, of any shape.
         """
-        numbers = [operator.index(item) for item in items]
-        if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
-            raise InputError(f"`items` is expected to be one or more different numbers from 0 but got {numbers}.")
+        if not items or min(items) < 0 or len(set(items)) < len(items):
+            raise InputError(f"`items` is expected to be one or more different numbers from 0 but got {items}.")
         copies = {  # safetensors refuses tensors that share memory, or that are not contiguous
             name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
             for name, tensor in tensors.items()
         }
-        digest = _digest(numbers, copies)
-        content = safetensors.torch.save(copies, {"items": json.dumps(numbers), "sha256": digest})
-        write_atomically(self._folder / f"shard-{numbers[0]:06d}-{digest[:12]}.safetensors", content)
+        digest = _digest(items, copies)
+        content = safetensors.torch.save(copies, {"items": json.dumps(items), "sha256": digest})
+        write_atomically(self._folder / f"shard-{items[0]:06d}-{digest[:12]}.safetensors", content)
 
     def read(self) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
-        """Read the shards in the order of their first items; those that are damaged are removed and reported.
-
-        An item that two processes have finished comes once.
-
-        Yields:
-            The numbers of a shard's items, and its tensors by name.
+        """Yield each shard's items and tensors by first item, the same items once; remove and report damaged shards.
 
         Raises:
             InputError: if the folder can't be read, or two shards share only some of their items.
@@ -141,34 +119,28 @@ class Shards:
         return {item for items, _ in self.read() for item in items}
 
     def clear(self) -> None:
-        """Remove the shards, what killed processes left of theirs, and the folder; call it when the result is written.
-
-        A folder that can't be removed, such as one that has got other files too, is reported and does no harm.
-        """
+        """Remove the shards and, where nothing else is in it, the folder; call it when the result is written."""
         try:
             own = [name for name in self._names() if _OWN.fullmatch(name)]
             for name in [*own, _CONFIGURATION]:  # that one last: shards without it would be refused
                 (self._folder / name).unlink(missing_ok=True)
-            self.unlock()  # only now: another run would find its shards removed
+            self._held.close()  # only now: another run would find its shards removed
             (self._folder / _LOCK).unlink(missing_ok=True)
             with suppress(FileNotFoundError):
                 self._folder.rmdir()
         except (OSError, InputError) as error:
             self._report(f"{self._folder} is no longer needed but can't be removed: {error}")
         finally:
-            self.unlock()
+            self._held.close()
 
     def _names(self) -> list[str]:
-        with _reading(self._folder), suppress(FileNotFoundError):
-            return os.listdir(self._folder)
-        return []
+        return _read(os.listdir, self._folder) or []
 
     def _load(self, path: Path) -> tuple[list[int], dict[str, Tensor]] | None:
         """Read a shard, or remove and report it if it is damaged."""
-        content = _content(path)
+        content = _read(Path.read_bytes, path)
         if content is None:  # another process found it damaged, too
             return None
-        altered = (SafetensorError, ValueError, TypeError, KeyError, RecursionError)  # not a lack of memory
         items, problem = None, "checksum mismatch"
         try:
             metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
@@ -176,7 +148,7 @@ class Shards:
             tensors = safetensors.torch.load(content)
             if metadata["sha256"] == _digest(items, tensors):
                 return items, tensors
-        except altered:
+        except (SafetensorError, ValueError, TypeError, KeyError, RecursionError):  # not a lack of memory
             problem = "truncated, or no safetensors file"
         with writing(path):
             path.unlink(missing_ok=True)
@@ -195,6 +167,28 @@ def is_locked(folder: Path) -> bool:
     return lock is None
 
 
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """Return the settings that differ, such as "steps is 4 there and 6 here"; nothing where none does."""
+    return ", ".join(
+        f"{name} is {there.get(name, 'missing')} there and {here.get(name, 'missing')} here"
+        for name in {**there, **here}
+        if there.get(name) != here.get(name)
+    )
+
+
+def _read(read: Callable[[Path], _Content], path: Path) -> _Content | None:
+    """Return what is read of a path; None where there is none."""
+    try:
+        return read(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InputError(
+            f"`folder` is expected to be readable, but {path} can't be read: {error.strerror or error}. Make it "
+            "readable, or remove it; the same command then recomputes its items."
+        ) from error
+
+
 def _digest(items: Any, tensors: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 of the items and of each tensor's name, dtype, shape and bytes, in the order of the names."""
     ordered = sorted(tensors.items())
@@ -204,18 +198,13 @@ def _digest(items: Any, tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _difference(there: bytes, here: str) -> str:
+def _problem(there: bytes, here: str) -> str:
     """Return what keeps a folder's configuration from being this one; nothing if they are the same."""
     try:
-        old, new = _settings(json.loads(there.decode())), _settings(json.loads(here))
+        differing = differences(_settings(json.loads(there.decode())), _settings(json.loads(here)))
     except (json.JSONDecodeError, UnicodeDecodeError):
         return f"has a damaged {_CONFIGURATION}"
-    differences = [
-        f"{name} is {old.get(name, 'missing')} there and {new.get(name, 'missing')} here"
-        for name in old | new
-        if old.get(name) != new.get(name)
-    ]
-    return f"belongs to another one: {', '.join(differences)}" if differences else ""
+    return f"belongs to another one: {differing}" if differing else ""
 
 
 def _settings(value: Any, name: str = "") -> dict[str, str]:
@@ -224,12 +213,6 @@ def _settings(value: Any, name: str = "") -> dict[str, str]:
         return {name: json.dumps(value, ensure_ascii=False, sort_keys=True)}
     parts = (_settings(part, f"{name}.{key}" if name else key) for key, part in value.items())
     return {dotted: text for part in parts for dotted, text in part.items()}
-
-
-def _content(path: Path) -> bytes | None:
-    with _reading(path), suppress(FileNotFoundError):
-        return path.read_bytes()
-    return None
 
 
 class Collector(Protocol):
@@ -246,13 +229,7 @@ class Collector(Protocol):
 
 
 class Ledger:
-    """Keeps what metrics collect from numbered items in shards, so that it survives the process.
-
-    Args:
-        collectors: the metrics, by name.
-        shards: where their parts go.
-        every: seconds between two shards, at least.
-    """
+    """Keeps what metrics, by name, collect from numbered items: a shard after so many seconds, or later."""
 
     def __init__(self, collectors: Mapping[str, Collector], shards: Shards, every: float) -> None:
         self.collectors, self.shards, self.every = collectors, shards, every
@@ -287,14 +264,3 @@ class Ledger:
             for name, collector in self.collectors.items():
                 start = f"{name}."
                 collector.add_part({key[len(start) :]: t for key, t in tensors.items() if key.startswith(start)})
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"`folder` is expected to be readable, but {path} can't be read: {error.strerror or error}. Make it "
-            "readable, or remove it; the same command then recomputes its items."
-        ) from error

@@ -15,8 +15,7 @@ from biaslab.tasks.baselines.training import DebiasingTask
 class AutoDebias(DebiasingTask):
     """Bring the model's answers for the two words of a pair together, over the whole vocabulary.
 
-    The prompts come from :func:`biaslab.tasks.baselines.prompt_search.search`. Nothing holds the model to what it
-    knows of language: a fall of LMS is expected.
+    Nothing holds the model to what it knows of language: a fall of LMS is expected.
 
     Args:
         model_name: an asset's name, a folder or a hub id; of a masked language model.
@@ -24,9 +23,6 @@ class AutoDebias(DebiasingTask):
         lr: learning rate of AdamW.
         decay: whether it falls to zero.
         **options: see :class:`biaslab.tasks.baselines.training.DebiasingTask`.
-
-    Raises:
-        InputError: if the model is causal, or an argument is out of its range.
 
     Reference:
         Guo, Yang and Abbasi 2022 ("Auto-Debias: Debiasing Masked Language Models with Automated Biased Prompts").
@@ -47,11 +43,7 @@ class AutoDebias(DebiasingTask):
         self.divergence = DIVERGENCES[divergence]
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """Return the mean divergence of the answers for both words, in nats.
-
-        Args:
-            batch: of :class:`biaslab.data.prompt_pairs.PromptPairDataModule`.
-        """
+        """Return the mean divergence of the answers for both words, in nats."""
         input_ids, position = batch["input_ids"].flatten(0, 1), batch["position"].repeat_interleave(2)
         answers = slot_log_probabilities(self.model, input_ids, position).unflatten(0, (-1, 2))
         return self.divergence(answers[:, 0], answers[:, 1]).mean()

@@ -17,7 +17,7 @@ from biaslab.tasks.baselines.training import DebiasingTask
 class CounterfactualAugmentation(DebiasingTask):
     """Go on with the training of a masked language model on passages and their counterfactuals.
 
-    What the training sees is the data module's matter, and so is the control: the same budget on the originals alone.
+    The data module chooses what is seen; the control is the same budget on the originals alone.
 
     Args:
         model_name: an asset's name, a folder or a hub id, of a masked language model.
@@ -25,9 +25,6 @@ class CounterfactualAugmentation(DebiasingTask):
         weight_decay: of the matrices; biases and norms have none.
         warmup: share of the steps in which the learning rate rises, linearly.
         **options: see :class:`biaslab.tasks.baselines.training.DebiasingTask`.
-
-    Raises:
-        InputError: if the model is a causal one, or an argument is out of its range.
 
     Reference:
         Qian et al. 2022 (PANDA), whose data this is; the model that they trained with it from scratch is another one.
@@ -46,11 +43,7 @@ class CounterfactualAugmentation(DebiasingTask):
         super().__init__(model_name, lr, weight_decay, warmup, **options)
 
     def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Return the mean negative log-likelihood of the tokens that are asked for, in nats.
-
-        Args:
-            batch: ``input_ids`` and ``labels``, ``[batch, sequence]``; labels are -100 where nothing is asked.
-        """
+        """Return the mean negative log-likelihood, in nats, of the tokens that have a label other than -100."""
         masked = batch["labels"] != -100
         with _projected(self.model, masked):
             logits = self.model(input_ids=batch["input_ids"]).logits[0]  # [masked, vocabulary]
@@ -59,10 +52,7 @@ class CounterfactualAugmentation(DebiasingTask):
 
 @contextmanager
 def _projected(model: PreTrainedModel, tokens: Tensor) -> Iterator[None]:
-    """Within the block, the language-model head sees some tokens only: logits are ``[1, token, vocabulary]``.
-
-    The projection to the vocabulary takes as long as all layers of a small model, were it made for every token.
-    """
+    """Within the block, the language-model head sees some tokens only, for speed: logits ``[1, token, vocabulary]``."""
 
     def gather(module: nn.Module, args: Any, output: BaseModelOutput) -> BaseModelOutput:
         return BaseModelOutput(last_hidden_state=output["last_hidden_state"][tokens][None])

@@ -17,8 +17,7 @@ _LINEAR = 20.0  # from here on tanh x is ±1 and log cosh x is |x| - log 2, to t
 def jensen_shannon(log_p: Tensor, log_q: Tensor) -> Tensor:
     r"""Return the Jensen–Shannon divergence ½KL(p‖m) + ½KL(q‖m) with m = (p + q)/2.
 
-    With x = ½(log p - log q) it equals Σ m·(x·tanh x - log cosh x): no term is negative, and nothing cancels where p
-    and q are close.
+    With x = ½(log p - log q) it is Σ m·(x·tanh x - log cosh x), where nothing cancels though p and q are close.
 
     Args:
         log_p: logarithms of probabilities, finite, ``[..., outcome]``; not below float32 if small values matter.
@@ -34,37 +33,25 @@ def jensen_shannon(log_p: Tensor, log_q: Tensor) -> Tensor:
     >>> round(float(jensen_shannon(p.log(), q.log())), 4)
     0.1017
     """
-    mean, x = _mean_and_half_log_ratio(log_p, log_q)
+    mean, x = (log_p.exp() + log_q.exp()) / 2, (log_p - log_q) / 2
     x = x.clamp(-_LINEAR, _LINEAR)  # beyond, both terms grow alike
     return (mean * (x * torch.tanh(x) - _log_cosh(x))).sum(-1)
 
 
 def reversed_jensen_shannon(log_p: Tensor, log_q: Tensor) -> Tensor:
-    r"""Return ½KL(m‖p) + ½KL(m‖q) with m = (p + q)/2: what the authors' released code computes.
+    r"""Return ½KL(m‖p) + ½KL(m‖q) = Σ m·log cosh x; arguments, m and x as in :func:`jensen_shannon`.
 
-    In it the arguments of the two divergences are the other way round than in :func:`jensen_shannon`. It equals
-    Σ m·log cosh x with x = ½(log p - log q), and together with the Jensen–Shannon divergence ¼(KL(p‖q) + KL(q‖p)).
-
-    Args:
-        log_p: logarithms of probabilities, finite, ``[..., outcome]``; not below float32 if small values matter.
-        log_q: the other distribution's.
-
-    Returns:
-        In nats, ``[...]``; 0 for equal distributions, without an upper bound; symmetric.
+    This is what the authors' released code computes: in nats, symmetric, 0 for equal distributions, and without an
+    upper bound. The sum of both divergences is ¼(KL(p‖q) + KL(q‖p)).
 
     >>> p, q = torch.tensor([0.5, 0.5]), torch.tensor([0.9, 0.1])
     >>> round(float(reversed_jensen_shannon(p.log(), q.log())), 4)
     0.118
     """
-    mean, x = _mean_and_half_log_ratio(log_p, log_q)
-    return (mean * _log_cosh(x)).sum(-1)
+    return ((log_p.exp() + log_q.exp()) / 2 * _log_cosh((log_p - log_q) / 2)).sum(-1)
 
 
 DIVERGENCES: dict[str, Divergence] = {"jensen_shannon": jensen_shannon, "reversed": reversed_jensen_shannon}
-
-
-def _mean_and_half_log_ratio(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
-    return (log_p.exp() + log_q.exp()) / 2, (log_p - log_q) / 2
 
 
 def _log_cosh(x: Tensor) -> Tensor:

@@ -19,11 +19,11 @@ _CHOSEN = {"first": slice(0, 1), "last": slice(-1, None), "all": slice(None)}
 
 
 class DPCE(DebiasingTask):
-    """Debias contextual embeddings, and keep them near the original ones.
+    """Debias contextual embeddings, and keep them near the original ones; the language-model head stays as it is.
 
-    Every batch is of one kind. On target words the loss is ``alpha`` times the squared inner product of their hidden
-    state with each group's mean one; on sentences with attribute words it is ``beta`` times the mean squared distance
-    of all hidden states from those of a frozen copy of the original model. The language-model head stays as it is.
+    On a batch of target words the loss is ``alpha`` times the squared inner product of their hidden state with each
+    group's mean one; on one of sentences with attribute words it is ``beta`` times the mean squared distance of all
+    hidden states from those of a frozen copy of the original model.
 
     Args:
         alpha: weight of the orthogonality.
@@ -33,9 +33,6 @@ class DPCE(DebiasingTask):
         form: "released" squares the mean of the inner products over batch and layers; "paper" takes the mean of their
             squares, so that products of opposite signs do not cancel.
         **options: see :class:`biaslab.tasks.baselines.training.DebiasingTask`.
-
-    Raises:
-        InputError: if an argument is out of its range.
 
     Reference:
         Kaneko and Bollegala, Debiasing Pre-trained Contextualised Embeddings, EACL 2021, equations 1 to 4.
@@ -60,8 +57,7 @@ class DPCE(DebiasingTask):
         self.model.base_model.requires_grad_(True)  # the loss does not reach the head
         original = copy.deepcopy(self.model.base_model).eval().requires_grad_(False)
         self._original = (original,)  # in a tuple: no part of the checkpoint
-        self.vectors: Tensor | None = None
-        """Mean hidden state of each group's attribute words, ``[group, layer, hidden]``; of the epoch's start."""
+        self.vectors: Tensor | None = None  # of the groups, at the epoch's start
 
     def on_train_epoch_start(self) -> None:
         """Compute the groups' vectors anew."""
@@ -74,13 +70,7 @@ class DPCE(DebiasingTask):
 
     @torch.no_grad()
     def group_vectors(self) -> Tensor:
-        """Return the mean hidden state of each group's attribute words in the training sentences, without dropout.
-
-        Each rank sees its share of the sentences, and all get the same result.
-
-        Returns:
-            ``[group, layer, hidden]``, the groups being ``GROUPS``.
-        """
+        """Return the groups' mean hidden states of attribute words on all ranks, ``[group, layer, hidden]``."""
         training = self.model.training
         self.model.eval()
         config = self.model.config
@@ -96,15 +86,14 @@ class DPCE(DebiasingTask):
         return reduce(sums, reduce_op="sum") / reduce(counts, reduce_op="sum")[:, None, None]
 
     def loss(self, batch: Any) -> Tensor:
-        """Return the batch's part of the loss, a scalar: the first part for target words, else the second.
-
-        Args:
-            batch: see :func:`biaslab.data.attribute_sentences.collate`.
-        """
+        """Return the loss of a batch of one kind, which :func:`biaslab.data.attribute_sentences.collate` made."""
         hidden = _hidden(self.model.base_model, batch)
         if batch["kind"] == TARGET:
             return self._association(hidden, batch) * float(self.hparams["alpha"])
-        return self._drift(hidden, batch) * float(self.hparams["beta"])
+        with torch.no_grad():
+            before = _hidden(self._original[0].to(self.device), batch)
+        tokens = batch["attention_mask"].bool()
+        return nn.functional.mse_loss(hidden[:, tokens], before[:, tokens]) * float(self.hparams["beta"])
 
     def _association(self, hidden: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Return the squared inner products with the groups' vectors, averaged, and summed over the groups."""
@@ -119,14 +108,6 @@ class DPCE(DebiasingTask):
         products = products.flatten(1)
         averaged = products.mean(1) ** 2 if self.hparams["form"] == "released" else (products**2).mean(1)
         return averaged.sum() + 0 * hidden[-1].sum()  # reaches all layers, as DDP demands, though few may be chosen
-
-    def _drift(self, hidden: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        """Return the mean squared difference from the original model, over layers, tokens and dimensions."""
-        (original,) = self._original
-        with torch.no_grad():
-            before = _hidden(original.to(self.device), batch)
-        tokens = batch["attention_mask"].bool()
-        return nn.functional.mse_loss(hidden[:, tokens], before[:, tokens])
 
 
 def _hidden(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:

@@ -23,8 +23,7 @@ class AdapterTraining(Training):
     def __init__(self, rank: int = 64, lr: float = 1e-3, weight_decay: float = 0.01, warmup: float = 0.05) -> None:
         super().__init__()
         self.save_hyperparameters()
-        # Eager attention is the quickest for short sentences on a CPU. The model stays in evaluation mode, without
-        # dropout: the corpus is seen less than twice.
+        # Eager attention is the quickest for short sentences. There is no dropout: the corpus is seen less than twice.
         self.model = adapter.untrained(rank, attention="eager")
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
@@ -39,7 +38,7 @@ class AdapterTraining(Training):
 
     def on_fit_end(self) -> None:
         """Write the adapter beside the logs."""
-        folder = run_folder(self.trainer)  # asks all ranks
+        path = run_folder(self.trainer) / "adapter.safetensors"  # asks all ranks
         if self.trainer.is_global_zero:
-            adapter.save(self.model, folder / "adapter.safetensors")
-            print(f"Adapter written to {folder / 'adapter.safetensors'}.")
+            adapter.save(self.model, path)
+            print(f"Adapter written to {path}.")

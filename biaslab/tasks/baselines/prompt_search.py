@@ -27,8 +27,8 @@ from biaslab.models.heads import replaced_forward, slot_only
 from biaslab.models.loading import best_device, fingerprint, load_model
 from biaslab.models.tokens import SLOT, token_in_place
 from biaslab.store import write_atomically
-from biaslab.tasks.baselines.divergence import DIVERGENCES, Divergence, DivergenceName
-from biaslab.tasks.shards import Ledger, Shards
+from biaslab.tasks.baselines.divergence import DIVERGENCES, Divergence
+from biaslab.tasks.shards import Ledger, Shards, differences
 
 PAIRS = {"gender": SEARCH_PAIRS, "race": RACE_PAIRS}
 _CHUNK = 32  # prompts that are scored, and counted as done, at once
@@ -36,21 +36,15 @@ _EVERY = 30.0  # seconds between two writes of what is done
 
 
 class PromptScorer:
-    """How far apart the answers of a frozen model are after a prompt: the mean over word pairs of a divergence.
-
-    The model is asked "w PROMPT [MASK]." for both words of each pair, and its answer is the distribution over the
-    target words alone.
+    """How far apart a frozen model's answers to "w PROMPT [MASK]." are for the words w of a pair: the mean over pairs.
 
     Args:
-        model: a masked language model of the table.
+        model: a masked language model of the table; a causal one is an InputError.
         inputs: tokens of "w [MASK].", with special tokens, ``[pair, 2, sequence]``.
         position: of the mask in them.
-        target_ids: tokens of the target words, ``[target]``.
+        target_ids: tokens of the target words, ``[target]``; an answer is a distribution over them alone.
         divergence: of two distributions given by log-probabilities.
         token_budget: at most so many tokens travel together, but at least one sequence.
-
-    Raises:
-        InputError: if the model is causal.
 
     Reference:
         Guo, Yang and Abbasi 2022 ("Auto-Debias"), section 3.1 and algorithm 1.
@@ -79,45 +73,28 @@ class PromptScorer:
         """Return the score of each prompt, ``[prompt, length] -> [prompt]``, in nats, float32; at least 0."""
         words = len(self.before)
         prompt = prompts.repeat_interleave(words, 0)
-        input_ids = torch.cat(
-            [self.before.repeat(len(prompts), 1), prompt, self.after.repeat(len(prompts), 1)], 1
-        )  # [prompt * pair * 2, sequence]
+        before, after = self.before.repeat(len(prompts), 1), self.after.repeat(len(prompts), 1)
+        input_ids = torch.cat([before, prompt, after], 1)  # [prompt * pair * 2, sequence]
         rows = max(1, self.token_budget // input_ids.shape[1])
-        with projecting_onto(self.model, self.target_ids):
-            answers = torch.cat([self._answers(part) for part in input_ids.split(rows)])
+        slot = torch.tensor([[self.before.shape[1] + prompts.shape[1]]], device=self.model.device)
+        with projecting_onto(self.model, self.target_ids), slot_only(self.model, slot):
+            logits = (self.model(input_ids=part.to(slot.device)).logits[:, 0] for part in input_ids.split(rows))
+            answers = torch.cat([part.float().log_softmax(-1) for part in logits])  # of the targets among themselves
         first, second = answers.view(len(prompts), words // 2, 2, -1).unbind(2)  # [prompt, pair, target]
         return self.divergence(first, second).mean(1).cpu()
-
-    def _answers(self, input_ids: Tensor) -> Tensor:
-        """Return the log-probabilities of the targets among themselves, ``[row, target]``."""
-        slot = input_ids.shape[1] - self.after.shape[1]
-        position = torch.full((len(input_ids), 1), slot, device=self.model.device)
-        with slot_only(self.model, position):
-            logits: Tensor = self.model(input_ids=input_ids.to(self.model.device)).logits[:, 0]
-        return logits.float().log_softmax(-1)
 
 
 @contextmanager
 def projecting_onto(model: PreTrainedModel, token_ids: Tensor) -> Iterator[None]:
-    """Within the block, a masked model's logits are those of some tokens alone: ``[..., token]``.
-
-    The projection to the vocabulary is most of a short sequence's cost. Every masked model of the table ends with a
-    linear map, so that leaving rows out changes no other.
-    """
+    """Within the block, a masked model's logits are those of some tokens alone, ``[..., token]``, which is faster."""
     head: Any = model.get_output_embeddings()
     weight, bias = head.weight[token_ids], None if head.bias is None else head.bias[token_ids]
-    wrapped = vars(head).get("forward")  # by accelerate, for one
     with replaced_forward(head, lambda hidden: F.linear(hidden, weight, bias)):
         yield
-        if wrapped is not None:
-            head.forward = wrapped
 
 
 class Best:
-    """The best candidates so far, in bounded memory; a :class:`biaslab.store.Collector`.
-
-    Args:
-        size: how many are kept.
+    """The ``size`` best candidates so far, as a :class:`biaslab.tasks.shards.Collector`.
 
     >>> best = Best(2)
     >>> best.update(torch.tensor([0.1, 0.3, 0.2, 0.3]), torch.arange(4))
@@ -146,16 +123,16 @@ class Best:
         return {"scores": self.scores, "candidates": self.candidates}
 
     def add_part(self, part: Mapping[str, Tensor], /) -> None:
-        """Add what another one kept, or the nothing that another level's shard has."""
+        """Add what another one kept; another level's shard has nothing."""
         if part:
             self.update(part["scores"], part["candidates"])
 
 
 class Level(NamedTuple):
-    """The best prompts of one length."""
+    """The best prompts of one length, the best first: their tokens ``[prompt, length]`` and scores ``[prompt]``."""
 
-    prompts: Tensor  # their tokens, the best first, [prompt, length]
-    scores: Tensor  # [prompt]
+    prompts: Tensor
+    scores: Tensor
 
 
 def beam_search(
@@ -171,10 +148,10 @@ def beam_search(
     """Return the best prompts of each level; a search goes on where it was killed, with the same result.
 
     Level 1 are all words of the vocabulary; each further level extends the best prompts of the one before by every
-    word, on the right. Candidates are numbered prompt by prompt, word by word, and of equal scores the first wins.
+    word, on the right. Of equal scores the first wins, prompt by prompt and word by word.
 
     Args:
-        score: gives the score of each prompt, ``[prompt, length] -> [prompt]``.
+        score: of each prompt, ``[prompt, length] -> [prompt]``.
         vocabulary: tokens that prompts are made from, ``[word]``.
         beam: how many prompts of each level are kept and extended.
         depth: words of the longest prompts.
@@ -222,17 +199,13 @@ def level_sizes(vocabulary: int, beam: int, depth: int) -> list[int]:
 class Space(NamedTuple):
     """What is searched, all of it words of one token."""
 
-    vocabulary: dict[str, int]  # tokens of the words that prompts are made from, by word
+    vocabulary: dict[str, int]  # tokens of the words that prompts are made from
     pairs: list[tuple[str, str]]  # whose words are compared
-    targets: dict[str, int]  # tokens of the words that the model may answer, by word
+    targets: dict[str, int]  # tokens of the words that the model may answer
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, pairs: str, sources: Sequence[str], vocabulary: int) -> Space:
-        """Choose the words that a tokenizer knows.
-
-        Raises:
-            InputError: if it knows too few.
-        """
+        """Choose the words that a tokenizer knows; if it knows too few, that is an InputError."""
         known = single_token_pairs(tokenizer, PAIRS[pairs])
         targets = dict(_known(tokenizer, TARGETS, f"a {SLOT}."))
         if not known or len(targets) < 2:
@@ -247,10 +220,6 @@ class Space(NamedTuple):
                 f"{vocabulary}. Take fewer words, or more text."
             )
         return cls(words, known, targets)
-
-    def digest(self) -> str:
-        """Return 16 hexadecimal digits that change with any of the words."""
-        return hashlib.sha256(json.dumps(self).encode()).hexdigest()[:16]
 
     def scorer(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, divergence: Divergence, token_budget: int
@@ -271,10 +240,8 @@ class Space(NamedTuple):
 
 def frequent_words(sources: Sequence[str]) -> list[str]:
     """Return the lower-case words of ordinary text, the most frequent first, equally frequent ones by the alphabet."""
-    counts: Counter[str] = Counter()
-    for source in sources:
-        for sentence in read_sentences(source, "train"):
-            counts.update(re.findall(r"(?<![\w'-])[a-z]+(?![\w'-])", sentence))
+    sentences = (sentence for source in sources for sentence in read_sentences(source, "train"))
+    counts = Counter(word for sentence in sentences for word in re.findall(r"(?<![\w'-])[a-z]+(?![\w'-])", sentence))
     return sorted(counts, key=lambda word: (-counts[word], word))
 
 
@@ -289,14 +256,9 @@ def _known(tokenizer: PreTrainedTokenizerBase, words: Iterable[str], place: str)
 def search(
     model: str, sources: Sequence[str], path: Path, trust_remote_code: bool, settings: Mapping[str, Any]
 ) -> list[dict[str, Any]] | None:
-    """Search, or go on with a search that was killed, and write the prompts that come of it as JSON.
+    """Search, or go on with a search that was killed, and write the prompts to ``path`` as JSON.
 
-    Args:
-        model: an asset's name, a folder or a hub id.
-        sources: what words are counted in.
-        path: of the file.
-        trust_remote_code: let a checkpoint bring its own Python code.
-        settings: "pairs", "vocabulary", "beam", "depth", "divergence" and "token_budget".
+    The arguments, and the ``settings`` by name, are the options of ``biaslab search-prompts``.
 
     Returns:
         The prompts, each with its "text", "score" and "level"; None where the file holds this search's result.
@@ -307,13 +269,11 @@ def search(
     loaded, tokenizer = load_model(model, trust_remote_code=trust_remote_code)
     nn.Module.to(loaded, best_device())
     space = Space.of(tokenizer, settings["pairs"], sources, settings["vocabulary"])
-    configuration = {"model": model, "fingerprint": fingerprint(loaded)} | {
-        "settings": {**settings, "sources": list(sources), "words": space.digest()}
-    }
+    words = {"sources": list(sources), "words": hashlib.sha256(json.dumps(space).encode()).hexdigest()[:16]}
+    configuration = {"model": model, "fingerprint": fingerprint(loaded), "settings": {**settings, **words}}
     if _is_written(path, configuration):
         return None
-    name: DivergenceName = settings["divergence"]
-    scorer = space.scorer(loaded, tokenizer, DIVERGENCES[name], settings["token_budget"])
+    scorer = space.scorer(loaded, tokenizer, DIVERGENCES[settings["divergence"]], settings["token_budget"])
     shards = Shards(path.with_name(f"{path.name}.part"))
     shards.open({**configuration, "chunk": _CHUNK})
     if not shards.lock():
@@ -338,22 +298,18 @@ def search(
 
 def _is_written(path: Path, configuration: Mapping[str, Any]) -> bool:
     """Return whether a file is the result of this very search; what differs is an InputError."""
+    if not path.exists():
+        return False
     try:
         there = json.loads(path.read_text(encoding="utf-8"))
         there = {**there, **there["settings"]}
-    except FileNotFoundError:
-        return False
     except (OSError, ValueError, TypeError, KeyError):
         there = {}
     here = {**configuration, **configuration["settings"]}
-    differences = [
-        f"{name} is {there.get(name, 'missing')} there and {here[name]} here"
-        for name in here
-        if name != "settings" and there.get(name) != here[name]
-    ]
-    if differences:
+    del here["settings"]
+    if differing := differences({name: there[name] for name in here if name in there}, here):
         raise InputError(
             f"`output` is expected to be new, or the result of this very search, but {path} is another one's: "
-            f"{', '.join(differences)}. Choose another file."
+            f"{differing}. Choose another file."
         )
     return True

@@ -1,4 +1,4 @@
-"""What debiasing baselines share: a language model is trained, its best weights are kept, and it is judged later."""
+"""What debiasing baselines share: a language model is trained, and judged later."""
 
 from __future__ import annotations
 
@@ -41,16 +41,13 @@ class Training(LightningModule, ABC):
 
     def configure_optimizers(self) -> Any:
         """Return AdamW and its schedule."""
-        options = {
-            name: self.hparams[name] for name in ("lr", "weight_decay", "warmup", "decay") if name in self.hparams
-        }
+        names = ("lr", "weight_decay", "warmup", "decay")
+        options = {name: self.hparams[name] for name in names if name in self.hparams}
         return scheduled_adamw(self.model.parameters(), int(self.trainer.estimated_stepping_batches), **options)
 
 
 class DebiasingTask(Training, StereoSetEvaluation):
     """Train a language model with the loss of a subclass; ``biaslab test --ckpt_path`` then judges it on StereoSet.
-
-    The model trains with its dropout; parameters that a subclass freezes stay as they are.
 
     Args:
         model_name: an asset's name, a folder or a hub id.
@@ -58,8 +55,7 @@ class DebiasingTask(Training, StereoSetEvaluation):
         weight_decay: of the matrices; biases and norms have none.
         warmup: share of the steps in which the learning rate rises, linearly.
         decay: whether it falls linearly to zero afterwards.
-        dtype: the weights' type.
-        trust_remote_code: let a checkpoint bring its own Python code.
+        **options: see :class:`biaslab.tasks.base.LanguageModelTask`.
 
     Raises:
         InputError: if an argument is out of its range, or the model is causal and the subclass is ``masked_only``.
@@ -74,14 +70,13 @@ class DebiasingTask(Training, StereoSetEvaluation):
         weight_decay: float = 0.0,
         warmup: float = 0.0,
         decay: bool = True,
-        dtype: str = "float32",
-        trust_remote_code: bool = False,
+        **options: Any,
     ) -> None:
         if not lr > 0:
             raise InputError(f"`lr` is expected to be positive but got {lr}.")
         if not 0 <= warmup < 1:
             raise InputError(f"`warmup` is expected to lie in [0, 1) but got {warmup}.")
-        super().__init__(model_name, dtype, trust_remote_code)
+        super().__init__(model_name, **options)
         if self.masked_only and not architecture(self.model).masked:
             raise InputError(
                 f"`model_name` is expected to be a masked language model but {model_name!r} is a causal one. Choose a "
@@ -97,21 +92,13 @@ class DebiasingTask(Training, StereoSetEvaluation):
 def scheduled_adamw(
     parameters: Iterable[nn.Parameter], steps: int, lr: float, weight_decay: float, warmup: float, decay: bool = True
 ) -> dict[str, Any]:
-    """Return AdamW with a linear warm-up and a linear decay, as ``configure_optimizers`` is to return it.
+    """Return AdamW and its schedule for a training of so many steps, as ``configure_optimizers`` is to return them.
 
-    Args:
-        parameters: of which those that require a gradient are trained.
-        steps: of the whole training.
-        lr: peak learning rate.
-        weight_decay: of the matrices.
-        warmup: share of the steps, at least one of them where it is not 0.
-        decay: whether the learning rate falls to zero after the warm-up.
+    The other arguments are those of :class:`DebiasingTask`; parameters that require no gradient are left out.
     """
     trained = [p for p in parameters if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
+    matrices, others = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
     rise = max(1, round(warmup * steps))
 
     def factor(step: int) -> float:
