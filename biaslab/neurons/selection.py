@@ -21,15 +21,10 @@ _TINY = 1e-9  # 0.28 * 25 is 7.000000000000001, and 7 of 25 prompts are enough
 
 
 class Votes(NamedTuple):
-    """What the paper's rule selects.
+    """What the paper's rule selects."""
 
-    Attributes:
-        neurons: by the name of the pair.
-        shares: the share that was used, by the name of the pair and the kind of modifier.
-    """
-
-    neurons: dict[str, NeuronSet]
-    shares: dict[str, dict[str, float]]
+    neurons: dict[str, NeuronSet]  # by the name of the pair
+    shares: dict[str, dict[str, float]]  # that were used, by the name of the pair and the kind of modifier
 
 
 def paper(
@@ -91,20 +86,17 @@ def _keep(prompts: Tensor, votes: Tensor, share: float, neurons: int) -> tuple[l
     keys, counts = torch.unique(group * neurons + votes[:, 1], return_counts=True)
     sizes = sizes[keys // neurons]  # prompts of each candidate's group
     for _ in range(ROUNDS):
-        share = _adapted(share, int(_kept(counts, sizes, share).sum()) / len(groups))
+        mean = int(_kept(counts, sizes, share).sum()) / len(groups)  # neurons that a group keeps
+        if mean < FEWEST and share - SHARE_STEP > _TINY:
+            share = round(share - SHARE_STEP, 6)
+        elif mean > MOST:
+            share = min(1.0, round(share + SHARE_STEP, 6))
     kept, by_groups = torch.unique(keys[_kept(counts, sizes, share)] % neurons, return_counts=True)
     return kept[by_groups >= math.ceil(MIN_GROUPS * len(groups))].tolist(), share
 
 
 def _kept(counts: Tensor, sizes: Tensor, share: float) -> Tensor:
     return counts >= (share * sizes.double() - _TINY).ceil().clamp_min(MIN_PROMPTS)
-
-
-def _adapted(share: float, mean: float) -> float:
-    """Return the share for the next round, given how many neurons a group keeps on average."""
-    if mean < FEWEST:
-        return round(share - SHARE_STEP, 6) if share - SHARE_STEP > _TINY else share
-    return min(1.0, round(share + SHARE_STEP, 6)) if mean > MOST else share
 
 
 def ranked(scores: Tensor, count: int) -> NeuronSet:
