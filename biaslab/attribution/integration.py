@@ -20,7 +20,7 @@ _log = logging.getLogger("biaslab")
 
 
 class TokenBudget:
-    """How many tokens, times the layers that they pass through, are computed at once: 8,192 take 400 MB for BERT-base."""
+    """How many tokens, times the layers that they pass through, are computed at once; 8,192: 400 MB for BERT-base."""
 
     def __init__(self, tokens: int = 8192) -> None:
         require_positive(token_budget=tokens)
@@ -83,10 +83,7 @@ def wanted_sums(pairs: Tensor, targets: Sequence[int]) -> list[Sums]:
     """Return as few sums of targets as make up all pairs, for each of the inputs that the targets are divided among.
 
     Nine differences make up all 45 pairs of ten targets; across inputs, or of a single target, each is needed alone.
-
-    Args:
-        pairs: indices of targets, ``[pair, 2]`` or ``[pair, 1]``.
-        targets: how many each of the inputs has.
+    ``pairs`` are indices of targets, ``[pair, 2]`` or ``[pair, 1]``; ``targets`` is how many each of the inputs has.
 
     >>> [sums.directions.tolist() for sums in wanted_sums(torch.tensor([[0, 1], [1, 2]]), [2, 1])]
     [[[1.0, -1.0], [0.0, 1.0]], [[-1.0]]]
@@ -139,7 +136,7 @@ class _Paths:
             Probabilities ``[path, node, target]``, and the gradients of each direction with respect to the layer's
             feed-forward output at the slots, ``[path, node, direction, slot, hidden]`` (empty if not wanted).
         """
-        has_one = bool(len(self.gradients_at_one)) or not gradients
+        has_one = len(self.gradients_at_one) > 0 or not gradients
         known = [has_one and value == 1 for value in alpha.tolist()]
         probabilities = self.at_one.new_empty(len(row), len(alpha), self.target_ids.shape[1])
         directions = self.directions if gradients else None

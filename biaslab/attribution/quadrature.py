@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -30,12 +31,9 @@ def _clenshaw_curtis(steps: int) -> tuple[Tensor, Tensor]:
     return nodes, weights_up_to(nodes, torch.ones(1, dtype=torch.float64))[0]
 
 
-def _riemann(shift: float) -> Callable[[int], tuple[Tensor, Tensor]]:
-    def rule(steps: int) -> tuple[Tensor, Tensor]:
-        nodes = (torch.arange(steps, dtype=torch.float64) + shift) / steps
-        return nodes, torch.full_like(nodes, 1 / steps)
-
-    return rule
+def _riemann(shift: float, steps: int) -> tuple[Tensor, Tensor]:
+    nodes = (torch.arange(steps, dtype=torch.float64) + shift) / steps
+    return nodes, torch.full_like(nodes, 1 / steps)
 
 
 def _trapezoid(steps: int) -> tuple[Tensor, Tensor]:
@@ -47,9 +45,9 @@ def _trapezoid(steps: int) -> tuple[Tensor, Tensor]:
 QUADRATURES: dict[str, Callable[[int], tuple[Tensor, Tensor]]] = {
     "gauss_legendre": _gauss_legendre,
     "clenshaw_curtis": _clenshaw_curtis,
-    "riemann_left": _riemann(0.0),
-    "riemann_middle": _riemann(0.5),
-    "riemann_right": _riemann(1.0),
+    "riemann_left": partial(_riemann, 0.0),
+    "riemann_middle": partial(_riemann, 0.5),
+    "riemann_right": partial(_riemann, 1.0),
     "trapezoid": _trapezoid,
 }
 _WITH_ENDS = {"clenshaw_curtis": "Clenshaw-Curtis", "trapezoid": "trapezoid"}  # whose nodes include 0 and 1
@@ -83,9 +81,7 @@ def nodes_and_weights(quadrature: str, steps: int) -> tuple[Tensor, Tensor]:
 def weights_up_to(nodes: Tensor, ends: Tensor) -> Tensor:
     """Return weights that integrate the polynomial through the nodes' values from 0 to each end, ``[end, node]``.
 
-    Args:
-        nodes: distinct, in [0, 1], crowded at the ends as those of a Gauss rule are, float64, ``[node]``.
-        ends: in [0, 1], float64, ``[end]``.
+    All is float64 and in [0, 1]; the nodes, ``[node]``, are crowded at its ends as those of a Gauss rule are.
 
     >>> weights_up_to(torch.tensor([0.0, 1.0]).double(), torch.tensor([0.5, 1.0]).double())
     tensor([[0.3750, 0.1250],
@@ -98,12 +94,9 @@ def weights_up_to(nodes: Tensor, ends: Tensor) -> Tensor:
 
 
 def interpolate(points: Tensor, values: Tensor, at: Tensor) -> Tensor:
-    """Return the values of polynomials, each at its own place, ``[polynomial]``, by the second barycentric formula.
+    """Return the values of polynomials, each at its own place, by the second barycentric formula, ``[polynomial]``.
 
-    Args:
-        points: distinct, ``[point]``.
-        values: of each polynomial at the points, ``[polynomial, point]``.
-        at: where each one is evaluated, ``[polynomial]``.
+    ``values`` are those at the ``points``, which are distinct, ``[polynomial, point]``.
 
     >>> points = torch.tensor([0.0, 0.5, 1.0]).double()
     >>> interpolate(points, (points**2)[None], torch.tensor([0.25]).double())
@@ -122,12 +115,9 @@ def signed_weights(nodes: Tensor, points: Tensor, values: Tensor) -> Tensor:
     """Return weights that integrate sign(v(α))·g(α) from 0 to 1 for each v, given g at the nodes, ``[function, node]``.
 
     Between two points where v differs in sign, the place where the polynomial through v's values is zero divides the
-    interval; on each side the polynomial through g's values is integrated. So a kink of |v| costs no further node.
-
-    Args:
-        nodes: of an interpolatory rule, float64, ``[node]``.
-        points: ascending from 0 to 1, float64, ``[point]``.
-        values: v at the points, float64, ``[function, point]``.
+    interval; on each side the polynomial through g's values is integrated. So a kink of |v| costs no further node. All
+    is float64: the nodes, those of an interpolatory rule; the points, ascending from 0 to 1; and v's values there,
+    ``[function, point]``.
 
     >>> nodes, _ = nodes_and_weights("gauss_legendre", 3)
     >>> points = torch.tensor([0.0, 1.0]).double()
@@ -168,8 +158,7 @@ class Rule(NamedTuple):
     def weights_of(self, gaps: Tensor, at_zero: Tensor, at_one: Tensor, absolute: bool) -> Tensor:
         """Return the weights for gaps at the nodes, ``[path, pair, node]``, in their type and on their device.
 
-        Those of absolute gaps also carry the sign of the gap, which at the ends, with the neurons at zero and as they
-        are, is ``at_zero`` and ``at_one``, ``[path, pair]``.
+        If ``absolute``, they carry the gap's sign, of which the gaps at α = 0 and 1, ``[path, pair]``, tell more.
         """
         weights = self.weights.to(gaps.dtype).to(gaps.device).expand_as(gaps)  # not every device has float64
         if not absolute or self.quadrature not in INTERPOLATORY:

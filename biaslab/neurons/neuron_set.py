@@ -89,9 +89,7 @@ class NeuronSet(Set[Neuron]):
     ) -> NeuronSet:
         """Return the same neurons with these named subsets and this provenance instead of the old ones.
 
-        Args:
-            subsets: sets of neurons of the same shape by name; they need not lie within this one.
-            provenance: anything that JSON can hold; see :attr:`provenance`.
+        Subsets have the same shape, but need not lie within this set; provenance is anything that JSON can hold.
         """
         result = NeuronSet(self, self._shape)
         result._subsets = {name: NeuronSet(neurons, self._shape) for name, neurons in (subsets or {}).items()}
@@ -261,11 +259,8 @@ def _parse_neurons(pairs: Any, shape: tuple[int, int] | None, place: str) -> lis
     found: dict[Neuron, int] = {}
     for number, pair in enumerate(pairs):
         neuron = _neuron(pair, shape, f"`{place}[{number}]`")
-        if neuron in found:
-            raise InputError(
-                f"`{place}[{number}]` is expected to come once but {list(neuron)} is also at {found[neuron]}."
-            )
-        found[neuron] = number
+        if (first := found.setdefault(neuron, number)) != number:
+            raise InputError(f"`{place}[{number}]` is expected to come once but {list(neuron)} is also at {first}.")
     return list(found)
 
 

@@ -93,15 +93,10 @@ def compare_scopes(a: NeuronSet, b: NeuronSet, same_neurons: bool) -> dict[str, 
 
 
 def compare_sets(a: NeuronSet, b: NeuronSet, same_neurons: bool) -> Comparison:
-    """Compare two sets of known shape.
-
-    Args:
-        a: the first.
-        b: the second; of the same shape where neurons are compared.
-        same_neurons: whether neuron indices correspond between the models; else only the layers are compared.
+    """Compare two sets of known shape; if neuron indices do not correspond between the models, only their layers.
 
     Raises:
-        InputError: if a shape is not known.
+        InputError: if a shape is not known, or neurons are compared and the shapes differ.
 
     >>> a = NeuronSet([(0, 1), (0, 2), (1, 5)], shape=(2, 10))
     >>> b = NeuronSet([(0, 2), (1, 5), (1, 6)], shape=(2, 10))
@@ -257,10 +252,8 @@ def rank_correlations(
 ) -> dict[str, dict[str, Any]]:
     """Return the rank correlation of mean scores by scope: "rank_correlation" and "rank_correlation_layers".
 
-    Args:
-        first: scores of each pair, "dimension/pair", ``[layer, neuron]``.
-        second: likewise; the mean is over the pairs that both have.
-        scopes: "overall" or dimensions; one without pairs is left out.
+    Scores are those of each pair, "dimension/pair", ``[layer, neuron]``; their mean is over the pairs that both have.
+    Scopes are "overall" or dimensions; one without pairs is left out.
     """
     ranks = {}
     for scope in scopes:

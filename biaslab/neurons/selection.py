@@ -38,8 +38,7 @@ def paper(
     """Return the neurons of each pair by the paper's votes: those of any kind of modifier.
 
     A group keeps the neurons that ``share`` of its prompts and at least 3 vote for; a kind of modifier those that 10 %
-    of its groups keep. The share is lowered (raised) while the groups keep fewer than 2 (more than 5) neurons on
-    average.
+    of its groups keep. The share falls (rises) while the groups keep fewer than 2 (more than 5) neurons on average.
 
     Args:
         prompts: pair, kind and group of each prompt, ``[prompt, 3]``.
@@ -100,11 +99,7 @@ def _kept(counts: Tensor, sizes: Tensor, share: float) -> Tensor:
 
 
 def ranked(scores: Tensor, count: int) -> NeuronSet:
-    """Return the neurons with the largest scores; of equal ones those that come first in the order of (layer, index).
-
-    Args:
-        scores: ``[layer, neuron]``.
-        count: how many neurons.
+    """Return the neurons with the largest scores, ``[layer, neuron]``; of equal ones the first by (layer, index).
 
     Raises:
         InputError: if a score is NaN, or ``count`` is not between 1 and the number of neurons.
@@ -154,7 +149,5 @@ def _check_scores(name: str, scores: Tensor) -> None:
     if scores.ndim != 2 or not scores.numel():
         raise InputError(f"`{name}` is expected to be of shape [layer, neuron] but got {list(scores.shape)}.")
     if scores.isnan().any():
-        raise InputError(
-            f"`{name}` is expected to hold numbers but has {int(scores.isnan().sum())} NaN. A pair without prompts has "
-            "no scores: attribute all of them."
-        )
+        why = "A pair without prompts has no scores: attribute all of them."
+        raise InputError(f"`{name}` is expected to hold numbers but has {int(scores.isnan().sum())} NaN. {why}")

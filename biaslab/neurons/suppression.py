@@ -169,10 +169,7 @@ def _scaling(indices: Sequence[int], factor: float, width: int, places: _Places 
 def require_predicting_slots(model: PreTrainedModel, positions: str, measured_by: Sequence[str]) -> None:
     """Refuse to judge whole sentences of a causal model with neurons that are suppressed at the last token alone.
 
-    Args:
-        model: a model of the table.
-        positions: "all" or "slot".
-        measured_by: names of what asks for whole sentences; none where only the last token is asked.
+    ``measured_by`` names what asks for whole sentences; it is empty where only the last token is asked.
 
     Raises:
         InputError: in that case: the last token's output predicts nothing, and the model would be judged as untouched.
