@@ -18,16 +18,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from biaslab.attribution.integration import (
-    GapAttribution,
-    Inputs,
-    Integration,
-    Paths,
-    Sums,
-    TokenBudget,
-    out_of_memory,
-    wanted_sums,
-)
+from biaslab.attribution.integration import GapAttribution, Inputs, Integration, TokenBudget, out_of_memory, wanted_sums
 from biaslab.attribution.quadrature import Steps, integration_rule
 from biaslab.errors import InputError
 from biaslab.models.architectures import ffn_shape
@@ -93,16 +84,9 @@ def integrated_gap_gradients(
         IG^2(w_j) = \bar w_j \int_0^1
             \partial |P(d_1 | \alpha \bar w) - P(d_2 | \alpha \bar w)| / \partial w_j \, d\alpha
 
-    Args:
-        model: a masked or causal language model of the table.
-        input_ids: token ids, ``[batch, sequence]``.
-        position: of the slot, ``[batch]``: a masked model's mask token, a causal model's last token before the slot.
-        target_ids: token ids of the two demographics, ``[batch, 2]``.
-        attention_mask: 1 for tokens, 0 for padding, ``[batch, sequence]``; None where nothing is padded.
-        steps: number of nodes, or "auto"; see :func:`integrated_gradients`.
-        quadrature: see :func:`biaslab.attribution.quadrature.nodes_and_weights`; for a fixed number of steps.
-        gap: "absolute", the paper's; or "signed", which is IG(first) - IG(second), as in the authors' released code.
-        tolerance: of steps="auto".
+    Arguments are those of :func:`integrated_gradients`, but ``target_ids`` are the two demographics' token ids,
+    ``[batch, 2]``, and ``gap`` is "absolute", the paper's, or "signed": IG(first) - IG(second), as in the authors'
+    released code.
 
     Returns:
         Scores, ``[batch, layer, neuron]``; positive where the neuron widens the gap. A layer's scores sum to the gap
@@ -114,11 +98,10 @@ def integrated_gap_gradients(
     Reference:
         "The Devil is in the Neurons" (ICLR 2024), equation 3.
     """
-    if target_ids.ndim != 2 or target_ids.shape[1] != 2:
-        raise InputError(f"`target_ids` is expected to be of shape [batch, 2] but got {list(target_ids.shape)}.")
-    pairs = torch.tensor([[0, 1]], device=target_ids.device)
+    _require_shape("target_ids", "[batch, 2]", target_ids, target_ids.ndim == 2 and target_ids.shape[1] == 2)
+    pair = torch.tensor([[0, 1]], device=target_ids.device)
     return attribute_gaps(
-        model, input_ids, position, target_ids, pairs, attention_mask, steps, quadrature, gap, tolerance
+        model, input_ids, position, target_ids, pair, attention_mask, steps, quadrature, gap, tolerance
     ).scores[:, 0]
 
 
@@ -139,25 +122,17 @@ def attribute_gaps(
 ) -> GapAttribution:
     """Compute IG² for several pairs of the same targets: one forward serves all, one backward each target but one.
 
-    Args:
-        model: a masked or causal language model of the table.
-        input_ids: token ids, ``[batch, sequence]``.
-        position: of the slot, ``[batch]``; of the slots of words of several tokens, ``[batch, slot]``.
-        target_ids: token ids of the demographics, ``[batch, target]``, or ``[batch, target, slot]``.
-        pairs: which two targets form a pair, ``[pair, 2]``, indices into the target axis; or single targets,
-            ``[pair, 1]``, whose own probabilities are attributed (IG, no gap).
-        attention_mask: as in :func:`integrated_gap_gradients`; so are ``steps``, ``quadrature`` and ``gap``.
-        steps: number of nodes, or "auto".
-        quadrature: the rule.
-        gap: "absolute" or "signed". Where an absolute gap changes its sign within the interval, it is divided there.
-        tolerance: of steps="auto".
-        layers: those that are attributed; the scores of the others are 0. All by default.
-        budget: how much travels together; halved where memory runs out.
-        longer: the same prompts with other numbers of slots, for demographics of so many tokens: their targets follow
-            on the target axis, in this order.
+    Arguments are those of :func:`integrated_gap_gradients`, where an absolute gap that changes its sign divides the
+    interval, and:
 
-    Returns:
-        Scores, gaps, the completeness residual, and how many nodes were needed.
+    - position: of the slots of words of several tokens, ``[batch, slot]``; then ``target_ids`` are ``[batch, target,
+      slot]``.
+    - pairs: which two targets form a pair, ``[pair, 2]``, indices into the target axis; or single targets,
+      ``[pair, 1]``, whose own probabilities are attributed (IG, no gap).
+    - layers: those that are attributed; the scores of the others are 0. All by default.
+    - budget: how much travels together; halved where memory runs out.
+    - longer: the same prompts with other numbers of slots, for demographics of so many tokens: their targets follow on
+      the target axis, in this order.
     """
     if gap not in ("absolute", "signed"):
         raise InputError(f'`gap` is expected to be "absolute" or "signed" but got {gap!r}.')
@@ -165,15 +140,9 @@ def attribute_gaps(
     for inputs in every:
         _check(model, inputs)
     rule = integration_rule(steps, quadrature, tolerance)
-    device, dtype = input_ids.device, torch.float64 if model.dtype == torch.float64 else torch.float32
     sums = wanted_sums(pairs, [inputs.target_ids.shape[1] for inputs in every])
-    used = [
-        (inputs.with_slots(), Sums(*(tensor.to(dtype).to(device) for tensor in parts)))
-        for inputs, parts in zip(every, sums, strict=True)
-        if len(parts.directions)
-    ]
     depth, length = ffn_shape(model)[0], max(inputs.input_ids.shape[1] for inputs in every)
-    wanted = torch.tensor(sorted(range(depth) if layers is None else layers), dtype=torch.long).to(device)
+    wanted = torch.tensor(sorted(range(depth) if layers is None else layers), dtype=torch.long).to(input_ids.device)
     budget = budget or TokenBudget()
     results: list[GapAttribution] = []
     start = 0
@@ -181,43 +150,33 @@ def attribute_gaps(
         rows = slice(start, start + max(1, budget.tokens // (length * depth)))
         memory_ran_out = False
         try:
-            paths = [Paths(model, part.rows(rows), s.directions, budget, 1.0 in rule.nodes) for part, s in used]
-            results.append(Integration(paths, [s.pairs for _, s in used], wanted, gap == "absolute").run(rule))
+            parts = [(each.with_slots().rows(rows), s) for each, s in zip(every, sums, strict=True)]
+            results.append(Integration(model, parts, wanted, rule, gap == "absolute", budget).run())
             start = rows.stop
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
             memory_ran_out = True
-        paths = []  # and outside of the handler: nothing of a failed attempt is kept alive
-        if memory_ran_out:
+        if memory_ran_out:  # outside of the handler, which keeps what the failed attempt held
             budget.halve(least=length)
     return GapAttribution(*(torch.cat(tensors) for tensors in zip(*results, strict=True)))
 
 
 def _check(model: PreTrainedModel, inputs: Inputs) -> None:
     input_ids, position, target_ids, attention_mask = inputs
-    if input_ids.ndim != 2:
-        raise InputError(f"`input_ids` is expected to be of shape [batch, sequence] but got {list(input_ids.shape)}.")
+    _require_shape("input_ids", "[batch, sequence]", input_ids, input_ids.ndim == 2)
     batch, sequence = input_ids.shape
     if not batch:
         raise InputError("`input_ids` is expected to hold a sequence or more but is empty.")
-    if position.ndim not in (1, 2) or len(position) != batch:
-        raise InputError(
-            f"`position` is expected to be of shape [batch] = [{batch}] or [batch, slot] but got "
-            f"{list(position.shape)}."
-        )
+    fits = position.ndim in (1, 2) and len(position) == batch
+    _require_shape("position", f"[batch] = [{batch}] or [batch, slot]", position, fits)
     slots = position.shape[1:]
-    if target_ids.ndim != 2 + len(slots) or len(target_ids) != batch or target_ids.shape[2:] != slots:
-        names, sizes = ("[batch, target, slot]", slots) if slots else ("[batch, target]", ())
-        expected = ", ".join(map(str, (batch, "target", *sizes)))
-        raise InputError(
-            f"`target_ids` is expected to be of shape {names} = [{expected}] but got {list(target_ids.shape)}."
-        )
-    if attention_mask is not None and attention_mask.shape != input_ids.shape:
-        raise InputError(
-            f"`attention_mask` is expected to be of shape [batch, sequence] = [{batch}, {sequence}] but got "
-            f"{list(attention_mask.shape)}."
-        )
+    sizes = ", ".join(map(str, (batch, "target", *slots)))
+    fits = target_ids.ndim == 2 + len(slots) and len(target_ids) == batch and target_ids.shape[2:] == slots
+    _require_shape("target_ids", f"[batch, target{', slot' if slots else ''}] = [{sizes}]", target_ids, fits)
+    if attention_mask is not None:
+        fits = attention_mask.shape == input_ids.shape
+        _require_shape("attention_mask", f"[batch, sequence] = [{batch}, {sequence}]", attention_mask, fits)
     if not (int(position.min()) >= 0 and int(position.max()) < sequence):
         raise InputError(f"`position` is expected to lie within the {sequence} tokens but got {position.tolist()}.")
     ffn_shape(model)  # refuses an architecture that is not in the table
@@ -225,3 +184,8 @@ def _check(model: PreTrainedModel, inputs: Inputs) -> None:
         raise RuntimeError(
             "Attribution needs gradients: use torch.no_grad, or Trainer(inference_mode=False), not inference_mode."
         )
+
+
+def _require_shape(name: str, expected: str, tensor: Tensor, fits: bool) -> None:
+    if not fits:
+        raise InputError(f"`{name}` is expected to be of shape {expected} but got {list(tensor.shape)}.")

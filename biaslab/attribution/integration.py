@@ -13,32 +13,21 @@ from transformers import PreTrainedModel
 from biaslab.attribution.quadrature import INTERPOLATORY, MOST_NODES, Rule
 from biaslab.attribution.replay import go_on, record
 from biaslab.errors import InputError, require_positive
-from biaslab.models.architectures import down_weight, ffn_modules, loaded
+from biaslab.models.architectures import down_weight, ffn_modules, ffn_shape, loaded
 
 _NOISE = 16  # times the resolution of the probabilities: a residual below it says nothing
 _log = logging.getLogger("biaslab")
 
 
 class TokenBudget:
-    """How many tokens, times the layers that they pass through, are computed at once.
-
-    Args:
-        tokens: that many; 8,192 take some 400 MB for BERT-base.
-    """
+    """How many tokens, times the layers that they pass through, are computed at once; 8,192: 400 MB for BERT-base."""
 
     def __init__(self, tokens: int = 8192) -> None:
         require_positive(token_budget=tokens)
         self.tokens = tokens
 
     def halve(self, least: int) -> None:
-        """Continue with half of it, after memory ran out.
-
-        Args:
-            least: tokens of a single sequence.
-
-        Raises:
-            InputError: if memory ran out on a single sequence.
-        """
+        """Continue with half of it after memory ran out, unless that was on a single sequence of ``least`` tokens."""
         if self.tokens <= least:
             raise InputError(
                 f"Out of memory on a single sequence of {least} tokens. Use a smaller model, a lower-precision dtype, "
@@ -75,19 +64,12 @@ class Inputs(NamedTuple):
 
 
 class GapAttribution(NamedTuple):
-    """IG² of a batch, and what a run reports about it.
+    """IG² of a batch, and what a run reports about it."""
 
-    Attributes:
-        scores: ``[batch, pair, layer, neuron]``.
-        gap: the gap that is attributed, with the neurons as they are, ``[batch, pair]``.
-        residual: sum of a layer's scores minus (gap at α = 1 minus gap at α = 0), ``[batch, pair, layer]``; 0 if exact.
-        nodes: of the quadrature, ``[batch, layer]``.
-    """
-
-    scores: Tensor
-    gap: Tensor
-    residual: Tensor
-    nodes: Tensor
+    scores: Tensor  # [batch, pair, layer, neuron]
+    gap: Tensor  # that is attributed, with the neurons as they are, [batch, pair]
+    residual: Tensor  # a layer's sum of scores - (gap at α = 1 - gap at α = 0), [batch, pair, layer]; 0 if exact
+    nodes: Tensor  # of the quadrature, [batch, layer]
 
 
 class Sums(NamedTuple):
@@ -100,12 +82,8 @@ class Sums(NamedTuple):
 def wanted_sums(pairs: Tensor, targets: Sequence[int]) -> list[Sums]:
     """Return as few sums of targets as make up all pairs, for each of the inputs that the targets are divided among.
 
-    Of ten targets of the same inputs nine differences will do for all 45 pairs; of a pair whose targets belong to two
-    inputs, or of a single target, each needs its target alone.
-
-    Args:
-        pairs: indices of targets, ``[pair, 2]`` or ``[pair, 1]``.
-        targets: how many each of the inputs has.
+    Nine differences make up all 45 pairs of ten targets; across inputs, or of a single target, each is needed alone.
+    ``pairs`` are indices of targets, ``[pair, 2]`` or ``[pair, 1]``; ``targets`` is how many each of the inputs has.
 
     >>> [sums.directions.tolist() for sums in wanted_sums(torch.tensor([[0, 1], [1, 2]]), [2, 1])]
     [[[1.0, -1.0], [0.0, 1.0]], [[-1.0]]]
@@ -132,25 +110,14 @@ def _independent(gaps: Tensor) -> list[int]:
     return chosen
 
 
-class Paths:
-    """The paths of each layer of a recorded batch.
-
-    Args:
-        model: a model of the table.
-        inputs: the batch.
-        directions: sums of the targets' probabilities that are differentiated, ``[direction, target]``.
-        budget: how much travels together.
-        with_one: also record the gradients at α = 1, which takes one backward pass for all layers.
-    """
+class _Paths:
+    """The paths of each layer of a batch with one number of slots; ``with_one``: record the gradients at α = 1."""
 
     def __init__(
         self, model: PreTrainedModel, inputs: Inputs, directions: Tensor, budget: TokenBudget, with_one: bool
     ) -> None:
         self.model, self.budget, self.target_ids, self.directions = model, budget, inputs.target_ids, directions
-        self.recording, self.at_one, self.gradients_at_one = record(
-            model, inputs.input_ids, inputs.position, inputs.attention_mask, inputs.target_ids,
-            directions if with_one else None,
-        )  # fmt: skip
+        self.recording, self.at_one, self.gradients_at_one = record(model, *inputs, directions if with_one else None)
         self.weights: list[Tensor] = []
         biases: list[Tensor] = []
         for module in ffn_modules(model):
@@ -163,21 +130,16 @@ class Paths:
         self.biases = torch.stack(biases)  # [layer, hidden]
 
     def evaluate(self, row: Tensor, layer: Tensor, alpha: Tensor, gradients: bool = True) -> tuple[Tensor, Tensor]:
-        """Evaluate at the same values of α on several paths.
-
-        Args:
-            row: the sequence of each path, ``[path]``.
-            layer: the layer of each path, ``[path]``.
-            alpha: ``[node]``.
-            gradients: whether they are wanted.
+        """Evaluate at the same values of α, ``[node]``, on several paths, each a row and a layer, ``[path]``.
 
         Returns:
             Probabilities ``[path, node, target]``, and the gradients of each direction with respect to the layer's
             feed-forward output at the slots, ``[path, node, direction, slot, hidden]`` (empty if not wanted).
         """
-        has_one = bool(len(self.gradients_at_one)) or not gradients
-        known = (alpha == 1).tolist() if has_one else [False] * len(alpha)
+        has_one = len(self.gradients_at_one) > 0 or not gradients
+        known = [has_one and value == 1 for value in alpha.tolist()]
         probabilities = self.at_one.new_empty(len(row), len(alpha), self.target_ids.shape[1])
+        directions = self.directions if gradients else None
         shape = (len(row), len(alpha), len(self.directions), *self.outputs.shape[2:])
         slopes = self.at_one.new_empty(shape if gradients else 0)
         if any(known):
@@ -191,7 +153,11 @@ class Paths:
         node = nodes.repeat(len(row))
         for part in self._parts(layer[path]):
             at = path[part], node[part]
-            probabilities[at], gradient = self._evaluate(row[at[0]], layer[at[0]], alpha[at[1]], gradients)
+            rows, place = row[at[0]], layer[at[0]]
+            values = alpha[at[1], None, None] * self.outputs[rows, place] + self.biases[place][:, None]
+            probabilities[at], gradient = go_on(
+                self.model, self.recording, place.cpu(), rows, values, self.target_ids[rows], directions
+            )
             if gradients:
                 slopes[at] = gradient.transpose(0, 1)
         return probabilities, slopes
@@ -206,57 +172,57 @@ class Paths:
         sizes = torch.unique_consecutive(part, return_counts=True)[1]
         return list(order.to(layer.device).split(sizes.tolist()))
 
-    def _evaluate(self, row: Tensor, layer: Tensor, alpha: Tensor, gradients: bool) -> tuple[Tensor, Tensor]:
-        values = alpha[:, None, None] * self.outputs[row, layer] + self.biases[layer][:, None]
-        directions = self.directions if gradients else None
-        return go_on(self.model, self.recording, layer.cpu(), row, values, self.target_ids[row], directions)
-
     def scores(self, integrals: Tensor, row: Tensor, layer: int) -> Tensor:
-        """Return w̄·W₂ᵀ(integral) of paths of one layer, summed over the slots, ``[path, pair, neuron]``.
-
-        Args:
-            integrals: of the gradients, ``[path, pair, slot, hidden]``.
-            row: the sequence of each path, ``[path]``.
-            layer: the layer.
-        """
+        """Return w̄·W₂ᵀ(integral), ``[path, pair, neuron]``, of a layer's integrals, ``[path, pair, slot, hidden]``."""
         activations = self.recording.activations[layer][row].to(integrals.dtype)  # [path, slot, neuron]
         return (activations[:, None] * (integrals @ self.weights[layer].to(integrals.dtype))).sum(2)
 
 
 class Integration:
-    """The integrals of a recorded batch; a path is one prompt and layer.
+    """The integrals of a batch, whose ``parts`` have one number of slots each; a path is one prompt and layer.
 
-    Args:
-        paths: of the batch, with one number of slots after another.
-        pairs: each as a sum of the directions, ``[pair, direction]``, for each of them.
-        layers: that are attributed, ``[layer]``.
-        absolute: whether the size of a pair's gap is attributed.
+    With ``absolute``, the size of a pair's gap is attributed; ``rule`` is the first one; ``layers`` are ``[layer]``.
     """
 
-    def __init__(self, paths: Sequence[Paths], pairs: Sequence[Tensor], layers: Tensor, absolute: bool) -> None:
-        self.paths, self.pairs, self.absolute = paths, pairs, absolute
-        self.of_targets = torch.cat([sums @ p.directions for sums, p in zip(pairs, paths, strict=True)], 1)
-        at_one = torch.cat([p.at_one for p in paths], 1)  # [batch, target]
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        parts: Sequence[tuple[Inputs, Sums]],
+        layers: Tensor,
+        rule: Rule,
+        absolute: bool,
+        budget: TokenBudget,
+    ) -> None:
+        self.rule, self.absolute = rule, absolute
+        dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
+        self.paths: list[_Paths] = []
+        self.pairs: list[Tensor] = []  # as sums of the directions of each of the paths, [pair, direction]
+        for inputs, sums in parts:
+            if len(sums.directions):
+                directions, pairs = (tensor.to(dtype).to(layers.device) for tensor in sums)
+                self.paths.append(_Paths(model, inputs, directions, budget, 1.0 in rule.nodes))
+                self.pairs.append(pairs)
+        self.of_targets = torch.cat([s @ p.directions for s, p in zip(self.pairs, self.paths, strict=True)], 1)
+        at_one = torch.cat([p.at_one for p in self.paths], 1)  # [batch, target]
         batch = len(at_one)
         self.layer = layers.repeat_interleave(batch)  # of each path
         self.row = torch.arange(batch, device=layers.device).repeat(len(layers))
         self.gap_at_one = at_one @ self.of_targets.T  # [batch, pair]
-        depth, width = len(paths[0].weights), paths[0].weights[0].shape[1]
-        self.scores = at_one.new_zeros(batch, len(pairs[0]), depth, width)
-        self.residual = at_one.new_zeros(batch, len(pairs[0]), depth)
+        depth, width = ffn_shape(model)
+        self.scores = at_one.new_zeros(batch, len(self.of_targets), depth, width)
+        self.residual = at_one.new_zeros(batch, len(self.of_targets), depth)
         self.nodes = torch.zeros(batch, depth, dtype=torch.long, device=layers.device)
 
-    def run(self, rule: Rule) -> GapAttribution:
+    def run(self) -> GapAttribution:
         """Integrate by the rule, and by finer ones where its tolerance asks for it."""
-        path = torch.arange(len(self.row), device=self.row.device)
+        rule, path = self.rule, torch.arange(len(self.row), device=self.row.device)
         probabilities, gradients = self._evaluate(path, rule.nodes)
         if rule.nodes[0] == 0:
             at_zero = probabilities[:, 0]
         else:
             at_zero = self._evaluate(path, rule.nodes.new_zeros(1), gradients=False)[0][:, 0]
-        while True:
-            left = self._integrate(rule, path, probabilities, gradients, at_zero)
-            if not len(left) or len(rule.nodes) >= MOST_NODES:
+        while len(left := self._integrate(rule, path, probabilities, gradients, at_zero)):
+            if len(rule.nodes) >= MOST_NODES:
                 break
             path, at_zero = path[left], at_zero[left]
             nested, rule = rule.adaptive, rule.finer()
@@ -280,7 +246,7 @@ class Integration:
         row, layer = self.row[path], self.layer[path]
         gaps = (probabilities @ self.of_targets.T).transpose(1, 2)  # [path, pair, node]
         ends = at_zero @ self.of_targets.T, self.gap_at_one[row]  # [path, pair]
-        weights = rule.signed_weights_of(gaps, *ends) if self.absolute else rule.weights_of(gaps)
+        weights = rule.weights_of(gaps, *ends, self.absolute)
         change = ends[1].abs() - ends[0].abs() if self.absolute else ends[1] - ends[0]
         integrals = []  # [path, pair, slot, hidden]
         for pairs, slopes in zip(self.pairs, gradients, strict=True):

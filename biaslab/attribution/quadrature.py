@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -25,24 +26,17 @@ def _gauss_legendre(steps: int) -> tuple[Tensor, Tensor]:
 
 
 def _clenshaw_curtis(steps: int) -> tuple[Tensor, Tensor]:
-    if steps < 2:
-        raise InputError(f"`steps` is expected to be at least 2 for the Clenshaw-Curtis rule but got {steps}.")
     nodes = (1 - torch.cos(math.pi * torch.arange(steps, dtype=torch.float64) / (steps - 1))) / 2
     nodes[steps // 2 :] = 1 - nodes[: steps - steps // 2].flip(0)  # exactly symmetric: the middle is 0.5
     return nodes, weights_up_to(nodes, torch.ones(1, dtype=torch.float64))[0]
 
 
-def _riemann(shift: float) -> Callable[[int], tuple[Tensor, Tensor]]:
-    def rule(steps: int) -> tuple[Tensor, Tensor]:
-        nodes = (torch.arange(steps, dtype=torch.float64) + shift) / steps
-        return nodes, torch.full_like(nodes, 1 / steps)
-
-    return rule
+def _riemann(shift: float, steps: int) -> tuple[Tensor, Tensor]:
+    nodes = (torch.arange(steps, dtype=torch.float64) + shift) / steps
+    return nodes, torch.full_like(nodes, 1 / steps)
 
 
 def _trapezoid(steps: int) -> tuple[Tensor, Tensor]:
-    if steps < 2:
-        raise InputError(f"`steps` is expected to be at least 2 for the trapezoid rule but got {steps}.")
     weights = torch.full((steps,), 1 / (steps - 1), dtype=torch.float64)
     weights[[0, -1]] /= 2
     return torch.linspace(0, 1, steps, dtype=torch.float64), weights
@@ -51,11 +45,12 @@ def _trapezoid(steps: int) -> tuple[Tensor, Tensor]:
 QUADRATURES: dict[str, Callable[[int], tuple[Tensor, Tensor]]] = {
     "gauss_legendre": _gauss_legendre,
     "clenshaw_curtis": _clenshaw_curtis,
-    "riemann_left": _riemann(0.0),
-    "riemann_middle": _riemann(0.5),
-    "riemann_right": _riemann(1.0),
+    "riemann_left": partial(_riemann, 0.0),
+    "riemann_middle": partial(_riemann, 0.5),
+    "riemann_right": partial(_riemann, 1.0),
     "trapezoid": _trapezoid,
 }
+_WITH_ENDS = {"clenshaw_curtis": "Clenshaw-Curtis", "trapezoid": "trapezoid"}  # whose nodes include 0 and 1
 INTERPOLATORY = ("gauss_legendre", "clenshaw_curtis")  # the polynomial through their nodes is near the integrand
 
 
@@ -71,28 +66,26 @@ def nodes_and_weights(quadrature: str, steps: int) -> tuple[Tensor, Tensor]:
     Raises:
         InputError: for another name, or a number of steps that is not a positive integer.
 
-    Example:
-        >>> nodes_and_weights("riemann_left", 4)[0].tolist()
-        [0.0, 0.25, 0.5, 0.75]
+    >>> nodes_and_weights("riemann_left", 4)[0].tolist()
+    [0.0, 0.25, 0.5, 0.75]
     """
     if quadrature not in QUADRATURES:
         raise InputError(f"`quadrature` is expected to be one of {', '.join(QUADRATURES)} but got {quadrature!r}.")
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise InputError(f"`steps` is expected to be a positive integer but got {steps!r}.")
+    if steps < 2 and quadrature in _WITH_ENDS:
+        raise InputError(f"`steps` is expected to be at least 2 for the {_WITH_ENDS[quadrature]} rule but got {steps}.")
     return QUADRATURES[quadrature](steps)
 
 
 def weights_up_to(nodes: Tensor, ends: Tensor) -> Tensor:
     """Return weights that integrate the polynomial through the nodes' values from 0 to each end, ``[end, node]``.
 
-    Args:
-        nodes: distinct, in [0, 1], float64, ``[node]``; crowded at the ends as those of a Gauss rule are.
-        ends: in [0, 1], float64, ``[end]``.
+    All is float64 and in [0, 1]; the nodes, ``[node]``, are crowded at its ends as those of a Gauss rule are.
 
-    Example:
-        >>> weights_up_to(torch.tensor([0.0, 1.0]).double(), torch.tensor([0.5, 1.0]).double())
-        tensor([[0.3750, 0.1250],
-                [0.5000, 0.5000]], dtype=torch.float64)
+    >>> weights_up_to(torch.tensor([0.0, 1.0]).double(), torch.tensor([0.5, 1.0]).double())
+    tensor([[0.3750, 0.1250],
+            [0.5000, 0.5000]], dtype=torch.float64)
     """
     count = len(nodes)
     basis = np.linalg.inv(legendre.legvander(2 * nodes.numpy() - 1, count - 1))  # [degree, node]
@@ -101,20 +94,13 @@ def weights_up_to(nodes: Tensor, ends: Tensor) -> Tensor:
 
 
 def interpolate(points: Tensor, values: Tensor, at: Tensor) -> Tensor:
-    """Evaluate polynomials given by their values, by the second barycentric formula.
+    """Return the values of polynomials, each at its own place, by the second barycentric formula, ``[polynomial]``.
 
-    Args:
-        points: distinct, ``[point]``.
-        values: of each polynomial at the points, ``[polynomial, point]``.
-        at: where each one is evaluated, ``[polynomial]``.
+    ``values`` are those at the ``points``, which are distinct, ``[polynomial, point]``.
 
-    Returns:
-        Values, ``[polynomial]``.
-
-    Example:
-        >>> points = torch.tensor([0.0, 0.5, 1.0]).double()
-        >>> interpolate(points, (points**2)[None], torch.tensor([0.25]).double())
-        tensor([0.0625], dtype=torch.float64)
+    >>> points = torch.tensor([0.0, 0.5, 1.0]).double()
+    >>> interpolate(points, (points**2)[None], torch.tensor([0.25]).double())
+    tensor([0.0625], dtype=torch.float64)
     """
     differences = points[:, None] - points
     differences.fill_diagonal_(1)
@@ -126,25 +112,18 @@ def interpolate(points: Tensor, values: Tensor, at: Tensor) -> Tensor:
 
 
 def signed_weights(nodes: Tensor, points: Tensor, values: Tensor) -> Tensor:
-    """Return weights that integrate sign(v(α))·g(α) from 0 to 1, given g at the nodes, for each v.
+    """Return weights that integrate sign(v(α))·g(α) from 0 to 1 for each v, given g at the nodes, ``[function, node]``.
 
     Between two points where v differs in sign, the place where the polynomial through v's values is zero divides the
-    interval; on each side the polynomial through g's values is integrated. So a kink of |v| costs no further node.
+    interval; on each side the polynomial through g's values is integrated. So a kink of |v| costs no further node. All
+    is float64: the nodes, those of an interpolatory rule; the points, ascending from 0 to 1; and v's values there,
+    ``[function, point]``.
 
-    Args:
-        nodes: of an interpolatory rule, float64, ``[node]``.
-        points: ascending from 0 to 1, float64, ``[point]``.
-        values: v at the points, float64, ``[function, point]``.
-
-    Returns:
-        Weights, float64, ``[function, node]``.
-
-    Example:
-        >>> nodes, _ = nodes_and_weights("gauss_legendre", 3)
-        >>> points = torch.tensor([0.0, 1.0]).double()
-        >>> weights = signed_weights(nodes, points, torch.tensor([[-0.25, 0.75], [0.5, 1.0]]).double())
-        >>> weights.sum(1)  # of g = 1: 3/4 - 1/4, and 1
-        tensor([0.5000, 1.0000], dtype=torch.float64)
+    >>> nodes, _ = nodes_and_weights("gauss_legendre", 3)
+    >>> points = torch.tensor([0.0, 1.0]).double()
+    >>> weights = signed_weights(nodes, points, torch.tensor([[-0.25, 0.75], [0.5, 1.0]]).double())
+    >>> weights.sum(1)  # of g = 1: 3/4 - 1/4, and 1
+    tensor([0.5000, 1.0000], dtype=torch.float64)
     """
     function, interval = (values[:, 1:] * values[:, :-1] < 0).nonzero(as_tuple=True)  # one entry a root, ascending
     low, high = points[interval], points[interval + 1]
@@ -176,20 +155,14 @@ class Rule(NamedTuple):
             steps = 2 * steps - 1
         return Rule("clenshaw_curtis", *nodes_and_weights("clenshaw_curtis", steps), self.tolerance, adaptive=True)
 
-    def weights_of(self, gaps: Tensor) -> Tensor:
-        """Return the weights for gaps at the nodes, ``[path, pair, node]``, in their type and on their device."""
-        return self.weights.to(gaps.dtype).to(gaps.device).expand_as(gaps)  # not every device has float64
+    def weights_of(self, gaps: Tensor, at_zero: Tensor, at_one: Tensor, absolute: bool) -> Tensor:
+        """Return the weights for gaps at the nodes, ``[path, pair, node]``, in their type and on their device.
 
-    def signed_weights_of(self, gaps: Tensor, at_zero: Tensor, at_one: Tensor) -> Tensor:
-        """Return weights that also carry the sign of the gap, ``[path, pair, node]``.
-
-        Args:
-            gaps: at the nodes, ``[path, pair, node]``.
-            at_zero: the gaps with the neurons at zero, ``[path, pair]``.
-            at_one: the gaps with the neurons as they are, ``[path, pair]``.
+        If ``absolute``, they carry the gap's sign, of which the gaps at α = 0 and 1, ``[path, pair]``, tell more.
         """
-        if self.quadrature not in INTERPOLATORY:
-            return self.weights_of(gaps) * gaps.sign()
+        weights = self.weights.to(gaps.dtype).to(gaps.device).expand_as(gaps)  # not every device has float64
+        if not absolute or self.quadrature not in INTERPOLATORY:
+            return weights * gaps.sign() if absolute else weights
         inner = (self.nodes > 0) & (self.nodes < 1)
         points = torch.cat([self.nodes.new_zeros(1), self.nodes[inner], self.nodes.new_ones(1)])
         values = torch.cat([at_zero[..., None], gaps[..., inner.to(gaps.device)], at_one[..., None]], -1)

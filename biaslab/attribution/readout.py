@@ -21,20 +21,12 @@ class Readout(NamedTuple):
 
 
 def read_slots(
-    model: PreTrainedModel,
-    run: Callable[[], Any],
-    position: Tensor,
-    target_ids: Tensor,
-    directions: Tensor | None,
+    model: PreTrainedModel, run: Callable[[], Any], position: Tensor, target_ids: Tensor, directions: Tensor | None
 ) -> Readout:
     r"""Run the model; read the targets' probabilities at the slots, and their gradients before the output embeddings.
 
-    Args:
-        model: whose output embeddings are watched.
-        run: runs it, and returns its output.
-        position: of the slots, ``[item, slot]``.
-        target_ids: ``[item, target, slot]``.
-        directions: sums of targets that are differentiated, ``[direction, target]``; None for none.
+    ``run`` runs it and returns its output; ``position`` is that of the slots, ``[item, slot]``; ``target_ids`` are
+    ``[item, target, slot]``; ``directions`` are sums of targets to be differentiated, ``[direction, target]``, if any.
 
     With z = Wh + b, logits f(z) (f is the identity, or caps them) and p = softmax(f(z)) at each slot, P is the product
     of the target's tokens' probabilities, and its gradient at a slot whose token is t is
@@ -73,23 +65,14 @@ def read_slots(
 
 
 def backward(readout: Readout, leaves: Sequence[Tensor]) -> list[Tensor]:
-    """Return each direction's gradient with respect to each leaf, ``[direction, item, slot, hidden]``.
-
-    Args:
-        readout: from :func:`read_slots`.
-        leaves: that the model's hidden states were made from.
-    """
+    """Return each direction's gradient with respect to each leaf of the graph, ``[direction, item, slot, hidden]``."""
     directions = len(readout.gradients[0])
     parts: list[list[Tensor]] = []
-    for direction in range(directions):
+    for direction, starts in enumerate(zip(*readout.gradients, strict=True)):
         # float16 can't hold the gradient of a probability of 1e-6: it travels as a number near 1
-        starts = [gradient[direction] for gradient in readout.gradients]
         scale = 2.0 ** -torch.stack([start.abs().amax() for start in starts]).amax().clamp_min(1e-30).log2().floor()
-        gradients = torch.autograd.grad(
-            readout.hidden,
-            leaves,
-            [(start * scale).to(hidden.dtype) for start, hidden in zip(starts, readout.hidden, strict=True)],
-            retain_graph=direction < directions - 1,
-        )
+        scaled = [(start * scale).to(hidden.dtype) for start, hidden in zip(starts, readout.hidden, strict=True)]
+        kept = direction < directions - 1
+        gradients = torch.autograd.grad(readout.hidden, leaves, scaled, retain_graph=kept)
         parts.append([gradient.to(scale.dtype) / scale for gradient in gradients])
     return [torch.stack(gradients) for gradients in zip(*parts, strict=True)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -43,35 +44,29 @@ def record(
     model: PreTrainedModel,
     input_ids: Tensor,
     position: Tensor,
-    attention_mask: Tensor | None,
     target_ids: Tensor,
-    directions: Tensor | None = None,
+    attention_mask: Tensor | None,
+    directions: Tensor | None,
 ) -> tuple[Recording, Tensor, Tensor]:
     """Run the model once and keep what :func:`go_on` needs to go on from any layer.
 
-    Args:
-        model: a model of the table.
-        input_ids: token ids, ``[batch, sequence]``.
-        position: of the slots in each sequence, ``[batch, slot]``.
-        attention_mask: 1 for tokens, 0 for padding, ``[batch, sequence]``; None where nothing is padded.
-        target_ids: whose probabilities are wanted, a token a slot, ``[batch, target, slot]``.
-        directions: sums of probabilities to be differentiated, ``[direction, target]``; None for no gradients.
+    Arguments are those of :class:`biaslab.attribution.integration.Inputs`, and sums of probabilities to be
+    differentiated, ``[direction, target]``; None for no gradients.
 
     Returns:
         The recording, the probabilities ``[batch, target]``, and each direction's gradient with respect to each layer's
         feed-forward output at the slots, ``[direction, batch, layer, slot, hidden]`` (empty without directions).
     """
-    cache: Cache | None = None
+    options: dict[str, Any] = without_cache(model)
     slots = position.shape[1]
     if _slots_are_last(model, input_ids, position, attention_mask):
         with torch.no_grad():
-            cache = model.base_model(input_ids=input_ids[:, :-slots], use_cache=True).past_key_values
+            before = model.base_model(input_ids=input_ids[:, :-slots], use_cache=True)
+        options = {"past_key_values": before.past_key_values, "use_cache": True}
         input_ids, position = input_ids[:, -slots:], position - (input_ids.shape[1] - slots)
-    states: list[Tensor] = []
     arguments: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-    attended: list[Tensor] = []
-    activations: list[Tensor] = []
-    leaves: list[Tensor] = []
+    outputs: list[Any] = []
+    states, attended, activations, leaves = ([], [], [], [])
     rows = torch.arange(len(input_ids), device=input_ids.device)[:, None]
 
     def keep_call(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -86,30 +81,21 @@ def record(
         return output.index_put((rows, position), leaves[-1], accumulate=True)
 
     with ExitStack() as stack, torch.set_grad_enabled(directions is not None):
+        enter = stack.enter_context
         for layer, attention, ffn in zip(layers(model), attention_modules(model), ffn_modules(model), strict=True):
-            stack.enter_context(layer.register_forward_pre_hook(keep_call, with_kwargs=True))
-            stack.enter_context(
-                attention.register_forward_hook(lambda _, __, out: attended.append(out[0][rows, position].detach()))
-            )
+            enter(layer.register_forward_pre_hook(keep_call, with_kwargs=True))
+            enter(attention.register_forward_hook(lambda _, __, out: attended.append(out[0][rows, position].detach())))
             # after every other pre-hook, so that a suppressed neuron is recorded as suppressed
-            stack.enter_context(
-                ffn.register_forward_pre_hook(lambda _, args: activations.append(args[0][rows, position].detach()))
-            )
-            stack.enter_context(ffn.register_forward_hook(add_leaf))
-        outputs: list[Any] = []
-        stack.enter_context(layers(model)[-1].register_forward_hook(lambda _, __, output: outputs.append(output)))
-        options = without_cache(model) if cache is None else {"past_key_values": cache, "use_cache": True}
-        readout = read_slots(
-            model, lambda: model(input_ids=input_ids, attention_mask=attention_mask, **options), position, target_ids,
-            directions,
-        )  # fmt: skip
-        gradients = readout.probabilities.new_empty(0)
-        if directions is not None:
-            gradients = torch.stack(backward(readout, leaves), 2)
-    cached: Any = [] if cache is None else cache.layers
+            enter(ffn.register_forward_pre_hook(lambda _, args: activations.append(args[0][rows, position].detach())))
+            enter(ffn.register_forward_hook(add_leaf))
+        enter(layers(model)[-1].register_forward_hook(lambda _, __, output: outputs.append(output)))
+        run = partial(model, input_ids=input_ids, attention_mask=attention_mask, **options)
+        readout = read_slots(model, run, position, target_ids, directions)
+        empty = readout.probabilities.new_empty(0)
+        gradients = empty if directions is None else torch.stack(backward(readout, leaves), 2)
+    cached: Any = options["past_key_values"].layers if "past_key_values" in options else []
     prefix = [(layer.keys[:, :, :-slots], layer.values[:, :, :-slots]) for layer in cached]
-    tuples = isinstance(outputs[0], tuple)
-    recording = Recording(states, arguments, attended, activations, position, prefix, tuples)
+    recording = Recording(states, arguments, attended, activations, position, prefix, isinstance(outputs[0], tuple))
     return recording, readout.probabilities, gradients
 
 
@@ -128,21 +114,16 @@ def go_on(
     row: Tensor,
     values: Tensor,
     target_ids: Tensor,
-    directions: Tensor | None = None,
+    directions: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Give items another feed-forward output at the slots of a layer, and run what comes after it.
 
-    The items of all layers travel in one batch that grows from layer to layer: the network is swept once forward and,
-    with directions, once backward for each.
+    The items of all layers travel in one batch that grows from layer to layer: one sweep forward, and one backward for
+    each direction.
 
-    Args:
-        model: the model that was recorded.
-        recording: from :func:`record`.
-        layer: of each item, ascending, ``[item]``, on the CPU.
-        row: the recorded sequence of each item, ``[item]``.
-        values: the new feed-forward output of its layer at the slots, ``[item, slot, hidden]``.
-        target_ids: ``[item, target, slot]``.
-        directions: as in :func:`record`.
+    Each item, ``[item]``, has a ``layer`` (ascending, on the CPU), the ``row`` of its recorded sequence, the new
+    feed-forward output of its layer at the slots, ``values``, ``[item, slot, hidden]``, and ``target_ids``, ``[item,
+    target, slot]``; ``directions`` are as in :func:`record`.
 
     Returns:
         Probabilities ``[item, target]``, and each direction's gradient with respect to the values,
@@ -174,7 +155,10 @@ def _slot_states(
             parts.append(run(model, recording, index, hidden, before))
         if count:
             values = _after_ffn(model, recording, index, leaf, new)
-            parts.append(values if last else _at_slot(recording, index + 1, new, values))
+            if not last:  # what the next layer gets, with these values at the slots
+                state, items = recording.states[index + 1][new], torch.arange(count, device=new.device)[:, None]
+                values = state.index_put((items, recording.position[new]), values.to(state.dtype))
+            parts.append(values)
         if parts:
             hidden = torch.cat(parts) if len(parts) > 1 else parts[0]
         start += count
@@ -182,15 +166,9 @@ def _slot_states(
     return hidden
 
 
-def _at_slot(recording: Recording, index: int, rows: Tensor, values: Tensor) -> Tensor:
-    """Return what a layer got, ``[item, sequence, hidden]``, with other values at the slots."""
-    hidden, items = recording.states[index][rows], torch.arange(len(rows), device=rows.device)[:, None]
-    return hidden.index_put((items, recording.position[rows]), values.to(hidden.dtype))
-
-
 def _run_layer(model: PreTrainedModel, recording: Recording, index: int, hidden: Tensor, rows: Tensor) -> Tensor:
     """Call a layer with new hidden states ``[item, sequence, hidden]`` and the recorded arguments of their rows."""
-    prefix = Prefix(*recording.prefix[index], rows) if recording.prefix else None
+    prefix = _Prefix(*recording.prefix[index], rows) if recording.prefix else None
     args, kwargs = _select(recording.arguments[index], rows, len(recording.position), prefix)
     with nullcontext() if prefix is None else prefix.attended(model, kwargs):
         output = layers(model)[index](hidden, *args, **kwargs)
@@ -205,25 +183,24 @@ def _run_layer_at_slot(
     model: PreTrainedModel, recording: Recording, index: int, hidden: Tensor, rows: Tensor
 ) -> Tensor:
     """Call a layer whose output is needed at the slots only: keys and values of all tokens, the rest at the slots."""
-    items = torch.arange(len(hidden), device=hidden.device)[:, None]
-    position = recording.position[rows]
+    items, position = torch.arange(len(hidden), device=hidden.device)[:, None], recording.position[rows]
+    if hidden.shape[1] == position.shape[1]:
+        return _run_layer(model, recording, index, hidden, rows)
+    attention = attention_modules(model)[index]
     attended: list[Tensor] = []
 
     def stop(module: nn.Module, args: Any, output: Any) -> None:
         attended.append(output[0][items, position])
         raise _AttentionDone
 
-    attention, length = attention_modules(model)[index], hidden.shape[1]
-    if length > position.shape[1]:
-        with ExitStack() as stack:
-            stack.enter_context(suppress(_AttentionDone))
-            stack.enter_context(attention.register_forward_hook(stop))
-            for path in filter(None, (architecture(model).query, architecture(model).output)):
-                stack.enter_context(_at_slots(attention.get_submodule(path), items, position))
-            _run_layer(model, recording, index, hidden, rows)
-        with _bypassed([attention], (attended[0], None)):
-            return _run_layer(model, recording, index, hidden[items, position], rows)
-    return _run_layer(model, recording, index, hidden, rows)
+    with ExitStack() as stack:
+        stack.enter_context(suppress(_AttentionDone))
+        stack.enter_context(attention.register_forward_hook(stop))
+        for path in filter(None, (architecture(model).query, architecture(model).output)):
+            stack.enter_context(_at_slots(attention.get_submodule(path), items, position))
+        _run_layer(model, recording, index, hidden, rows)
+    with _bypassed([attention], (attended[0], None)):
+        return _run_layer(model, recording, index, hidden[items, position], rows)
 
 
 def _at_slots(module: nn.Module, items: Tensor, position: Tensor) -> AbstractContextManager[None]:
@@ -247,15 +224,13 @@ def _after_ffn(model: PreTrainedModel, recording: Recording, index: int, values:
     state = recording.states[index][rows[:, None], recording.position[rows]]
     inside = {*attention.modules(), down}
     up = [m for m in layers(model)[index].modules() if m not in inside and getattr(m, "weight", state).ndim == 2]
-    with ExitStack() as stack:
-        stack.enter_context(_bypassed([attention], (recording.attended[index][rows], None)))
-        nothing = state.new_zeros(1).expand(*values.shape[:2], recording.activations[index].shape[2])
-        stack.enter_context(_bypassed(up, nothing))
-        stack.enter_context(_bypassed([down], values.to(state.dtype)))
+    attended = recording.attended[index][rows], None
+    nothing = state.new_zeros(1).expand(*values.shape[:2], recording.activations[index].shape[2])
+    with _bypassed([attention], attended), _bypassed(up, nothing), _bypassed([down], values.to(state.dtype)):
         return _run_layer(model, recording, index, state, rows)
 
 
-def _select(value: Any, rows: Tensor, batch: int, prefix: Prefix | None) -> Any:
+def _select(value: Any, rows: Tensor, batch: int, prefix: _Prefix | None) -> Any:
     """Pick ``rows`` of each tensor with a batch axis, within tuples, lists and dicts too; for a cache ``prefix``."""
     if isinstance(value, Tensor):
         return value.index_select(0, rows) if batch > 1 and value.ndim > 1 and len(value) == batch else value
@@ -277,12 +252,9 @@ def _head(
     for hidden, ids in zip(slot.split(size), target_ids.split(size), strict=True):
         placeholder = torch.zeros(hidden.shape[:2], dtype=torch.long, device=hidden.device)
         position = torch.arange(hidden.shape[1], device=hidden.device).expand(len(hidden), -1)
-
-        def run(hidden: Tensor = hidden, placeholder: Tensor = placeholder) -> Any:
-            with _bypassed(layers(model), (hidden,) if recording.tuples else hidden):
-                return model(input_ids=placeholder, **without_cache(model))
-
-        parts.append(read_slots(model, run, position, ids, directions))
+        run = partial(model, input_ids=placeholder, **without_cache(model))
+        with _bypassed(layers(model), (hidden,) if recording.tuples else hidden):
+            parts.append(read_slots(model, run, position, ids, directions))
     return Readout(
         torch.cat([part.probabilities for part in parts]),
         [hidden for part in parts for hidden in part.hidden],
@@ -298,15 +270,10 @@ def _bypassed(modules: Iterable[nn.Module], output: Any) -> ExitStack:
         return stack.pop_all()
 
 
-class Prefix:
-    """Keys and values of the tokens before the last ones, which never change, for items that share them by row.
+class _Prefix:
+    """A layer of a cache: keys and values, ``[row, head, token, size]``, of the tokens before the last ones.
 
-    It stands for a layer of a cache.
-
-    Args:
-        keys: of the tokens before, ``[row, head, token, size]``.
-        values: likewise.
-        rows: the row of each item, ``[item]``.
+    They never change, and the items, ``[item]``, share those of their row.
     """
 
     def __init__(self, keys: Tensor, values: Tensor, rows: Tensor) -> None:
@@ -321,7 +288,7 @@ class Prefix:
         self.cell = cell.new_empty(len(rows)).index_put((order,), cell)
 
     def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Return the new tokens' keys and values alone: :func:`attend` knows the others."""
+        """Return the new tokens' keys and values alone: :func:`_attend` knows the others."""
         return keys, values
 
     def times(self, items: Tensor, matrices: Tensor) -> Tensor:
@@ -333,12 +300,7 @@ class Prefix:
 
     @contextmanager
     def attended(self, model: PreTrainedModel, arguments: dict[str, Any]) -> Iterator[None]:
-        """Within the block, the model's attention is :func:`attend`, which finds this object among the arguments.
-
-        Args:
-            model: whose layers are to be called.
-            arguments: by name, that they are to be called with.
-        """
+        """Within the block, the model's attention is :func:`_attend`, which finds this object among the arguments."""
         before, model.config._attn_implementation = model.config._attn_implementation, _LAST_TOKENS
         arguments["recorded"] = self
         try:
@@ -347,7 +309,7 @@ class Prefix:
             model.config._attn_implementation = before
 
 
-def attend(
+def _attend(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -355,14 +317,14 @@ def attend(
     attention_mask: Tensor | None,
     *,
     scaling: float,
-    recorded: Prefix,
+    recorded: _Prefix,
     softcap: float | None = None,
     **__: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of the last tokens: each sees all tokens before them, whose keys and values need no gradient.
+    """Attention of the last tokens, as transformers calls it: each sees all tokens before, which need no gradient.
 
-    An attention function as transformers calls it: ``query`` is ``[item, head, token, size]``, ``key`` and ``value``
-    have the key/value heads; the output is ``[item, token, head, size]``.
+    ``query`` is ``[item, head, token, size]``, ``key`` and ``value`` have the key/value heads; the output is
+    ``[item, token, head, size]``.
     """
     items, tokens, size = len(query), *query.shape[2:]
     query = query.reshape(items, key.shape[1], -1, size)  # [item, key/value head, group · token, size]
@@ -380,4 +342,4 @@ def attend(
     return output.reshape(items, -1, tokens, size).transpose(1, 2), None
 
 
-AttentionInterface.register(_LAST_TOKENS, attend)
+AttentionInterface.register(_LAST_TOKENS, _attend)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple, Protocol
+from functools import cache, partial
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ WORDS = 10
 LIKELY = 1e-4  # rarer words don't fit the slot; their logarithms move most, and they would fill the lists
 _TOKENS_AT_ONCE = 512
 PROMPTS = 5
+_Prompt: TypeAlias = Any  # biaslab.data.prompts.Prompt, which nothing here may import
 METHOD = " ".join(
     f"""Neurons: those of the set with the largest mean attribution score over the pairs; 1 is a prompt's largest score.
     Prompts: those at whose slot the neuron's activation is largest in absolute value, of different statements and
@@ -34,22 +35,6 @@ METHOD = " ".join(
     activation, of words with a mean probability of {LIKELY:g} or more; where the activation is negative, the neuron
     does the opposite.""".split()
 )
-
-
-class _Prompt(Protocol):
-    """A sentence with a slot, as biaslab.data.prompts.Prompt is; its group is the same for all wordings of it."""
-
-    @property
-    def text(self) -> str: ...
-
-    @property
-    def dimension(self) -> str: ...
-
-    @property
-    def kind(self) -> str: ...
-
-    @property
-    def group(self) -> int: ...
 
 
 class PromptRun(NamedTuple):
@@ -131,21 +116,17 @@ def neuron_cards(
     runs = _run(model, prompts, batches, best)
     texts, activations = [run.prompt for run in runs], torch.stack([run.activations for run in runs])
     excited = [[runs[row] for row in exciting(texts, values)] for values in activations.T.tolist()]
-    words = _Words(tokenizer, texts[0].text)
+    word_of = _reader(tokenizer, texts[0].text)
     slot = str(tokenizer.mask_token) if is_masked(tokenizer) else "___"
     cards = []
     for column, (neuron, change) in enumerate(zip(best, word_changes(model, best, excited), strict=True)):
         by_pair = zip(pair_names, scores[:, neuron.layer, neuron.index].tolist(), strict=True)
-        shown = [(run.prompt.text.replace(SLOT, slot), float(run.activations[column])) for run in excited[column]]
-        card = Card(
-            *neuron,
-            score=float(means[neuron.layer, neuron.index]),
-            scores={name: score for name, score in by_pair if not math.isnan(score)},
-            prompts=[Excitement(*each) for each in shown],
-            promotes=words.most(change, 1),
-            lowers=words.most(change, -1),
-        )
-        cards.append(card)
+        known = {name: score for name, score in by_pair if not math.isnan(score)}
+        shown = [
+            Excitement(run.prompt.text.replace(SLOT, slot), float(run.activations[column])) for run in excited[column]
+        ]
+        words = [_most(change, sign, word_of) for sign in (1, -1)]
+        cards.append(Card(*neuron, float(means[neuron.layer, neuron.index]), known, shown, *words))
     return cards
 
 
@@ -153,18 +134,13 @@ def _run(
     model: PreTrainedModel, prompts: Sequence[_Prompt], batches: Iterable[Mapping[str, Any]], neurons: Sequence[Neuron]
 ) -> list[PromptRun]:
     """Run each prompt once, without the head, and keep the neurons' activations at the slot."""
-    layer, index = (torch.tensor(column) for column in zip(*neurons, strict=True))
     runs: dict[int, PromptRun] = {}
     with recorded(model) as seen:
         for batch in batches:
             ids, position = batch["input_ids"], batch["position"].view(len(batch["input_ids"]), -1)[:, 0]
             model.base_model(input_ids=ids.to(model.device), **without_cache(model))
-            rows = torch.arange(len(ids))
-            values = torch.empty(len(ids), len(neurons))
-            for number in set(layer.tolist()):
-                inside = layer == number
-                at_slot = seen[number][rows.to(model.device), position.to(model.device)]  # [batch, neuron]
-                values[:, inside] = at_slot[:, index[inside].to(model.device)].float().cpu()
+            rows, slots = torch.arange(len(ids), device=model.device), position.to(model.device)
+            values = torch.stack([seen[n.layer][rows, slots, n.index] for n in neurons], 1).float().cpu()
             for row, example in enumerate(batch["example"].tolist()):
                 runs[example] = PromptRun(prompts[example], ids[row], int(position[row]), values[row])
     return [runs[example] for example in sorted(runs)]
@@ -173,8 +149,7 @@ def _run(
 def exciting(prompts: Sequence[_Prompt], activations: Sequence[float], count: int = PROMPTS) -> list[int]:
     """Return which prompts have the largest absolute activations, spread over statements and wordings.
 
-    Each is of another statement and in another wording; where there are too few such, of another statement; where
-    there are too few again, another text.
+    Each is of another statement and in another wording; of too few such, of another statement; or else another text.
 
     >>> from biaslab.data.prompts import Prompt
     >>> texts = [Prompt("a {slot}", "x", "y", 0), Prompt("b {slot}", "x", "y", 0), Prompt("c {slot}", "x", "y", 1)]
@@ -200,19 +175,11 @@ def exciting(prompts: Sequence[_Prompt], activations: Sequence[float], count: in
 
 
 def word_changes(model: PreTrainedModel, neurons: Sequence[Neuron], prompts: Sequence[Sequence[PromptRun]]) -> Tensor:
-    """Return how the log-probabilities at the slot change with each neuron's activation there.
+    """Return how the log-probabilities at the slot change with each neuron's activation there: exact derivatives.
 
-    The neuron's output vector goes through all that comes after it: norms, later layers, the head. (The head alone
-    would name other words, most of all where a norm follows the feed-forward output.) The derivatives are exact.
-
-    Args:
-        model: a model of the table.
-        neurons: whose activations rise.
-        prompts: of each neuron; the mean over them is returned.
-
-    Returns:
-        In nats a unit of activation; 0 for tokens whose probability is below ``LIKELY``; float32, on the CPU,
-        ``[neuron, vocabulary]``.
+    They are means over the neuron's prompts, in nats a unit of activation, ``[neuron, vocabulary]``; 0 for tokens whose
+    probability is below ``LIKELY``. The neuron's output vector goes through all that comes after it: norms, later
+    layers, the head. (The head alone would name other words, most of all where a norm follows.)
     """
     items = [(column, run) for column, runs in enumerate(prompts) for run in runs]
     sums: list[Tensor] = []  # of the derivatives and of the probabilities, [neuron, vocabulary]
@@ -257,26 +224,27 @@ def _add(added: Tensor, places: Tensor, module: nn.Module, args: tuple[Any, ...]
     return (args[0].index_put(tuple(places), added[places[0]], accumulate=True), *args[1:])
 
 
-class _Words:
-    """Finds the tokens that are whole words: letters only, two or more, and the very token of the word in the slot."""
+def _reader(tokenizer: PreTrainedTokenizerBase, text: str) -> Callable[[int], str | None]:
+    """Return what reads tokens that are whole words: letters only, two or more, and the very token of the word there.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, text: str) -> None:
-        self.tokenizer, self.text = tokenizer, text  # with its slot: whether a word there has a leading space
-        self.known: dict[int, str | None] = {}
+    ``text`` has the slot in it: whether a word there has a leading space.
+    """
 
-    def most(self, changes: Tensor, sign: int) -> list[WordChange]:
-        """Return the words with the largest changes, ``[vocabulary]``, of this sign, the largest first."""
-        best: list[WordChange] = []
-        for token in (sign * changes).argsort(descending=True).tolist():
-            if len(best) == WORDS or sign * changes[token] <= 0:
-                break
-            if (word := self._word(token)) is not None:
-                best.append(WordChange(word, float(changes[token])))
-        return best
+    @cache
+    def word_of(token: int) -> str | None:
+        word = str(tokenizer.decode([token])).strip()
+        whole = len(word) > 1 and word.isalpha() and token_in_place(tokenizer, text, word) == token
+        return word if whole else None
 
-    def _word(self, token: int) -> str | None:
-        if token not in self.known:
-            word = str(self.tokenizer.decode([token])).strip()
-            whole = len(word) > 1 and word.isalpha() and token_in_place(self.tokenizer, self.text, word) == token
-            self.known[token] = word if whole else None
-        return self.known[token]
+    return word_of
+
+
+def _most(changes: Tensor, sign: int, word_of: Callable[[int], str | None]) -> list[WordChange]:
+    """Return the words with the largest changes, ``[vocabulary]``, of this sign, the largest first."""
+    best: list[WordChange] = []
+    for token in (sign * changes).argsort(descending=True).tolist():
+        if len(best) == WORDS or sign * changes[token] <= 0:
+            break
+        if (word := word_of(token)) is not None:
+            best.append(WordChange(word, float(changes[token])))
+    return best

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Set
-from itertools import product
+from itertools import groupby, product
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,22 +23,17 @@ _KEYS = ("format_version", "shape", "neurons", "subsets", "provenance")
 
 
 class Neuron(NamedTuple):
-    """An entry of the input of a layer's FFN down-projection.
+    """An entry of the input of a layer's FFN down-projection."""
 
-    Attributes:
-        layer: from 0, the layer next to the embeddings.
-        index: from 0, the place within the layer.
-    """
-
-    layer: int
-    index: int  # type: ignore[assignment]  # a tuple's method of that name gives way
+    layer: int  # from 0, the layer next to the embeddings
+    index: int  # type: ignore[assignment]  # from 0, the place within the layer; a tuple's method gives way
 
 
 class NeuronSet(Set[Neuron]):
     """An immutable set of neurons, in the order of (layer, index).
 
-    It has the algebra of ``frozenset`` (``|``, ``&``, ``-``, ``^``, ``<=``, ``isdisjoint``), with sets of plain tuples
-    too. A result keeps the shape, and of the provenance the facts on the model where both operands agree on them.
+    It has the algebra of ``frozenset``, with sets of plain tuples too. A result keeps the shape, and of the provenance
+    the facts on the model where both operands agree on them.
 
     Args:
         neurons: (layer, index) pairs, in any order; one that comes twice counts once.
@@ -94,12 +89,7 @@ class NeuronSet(Set[Neuron]):
     ) -> NeuronSet:
         """Return the same neurons with these named subsets and this provenance instead of the old ones.
 
-        Args:
-            subsets: sets of neurons by name; they need not lie within this one.
-            provenance: anything that JSON can hold; see :attr:`provenance`.
-
-        Raises:
-            InputError: if a subset has a neuron that lies outside the shape.
+        Subsets have the same shape, but need not lie within this set; provenance is anything that JSON can hold.
         """
         result = NeuronSet(self, self._shape)
         result._subsets = {name: NeuronSet(neurons, self._shape) for name, neurons in (subsets or {}).items()}
@@ -107,7 +97,7 @@ class NeuronSet(Set[Neuron]):
         return result
 
     def layers(self) -> dict[int, int]:
-        """Return the number of neurons a layer: of every layer where the shape is known, else of those that have some.
+        """Return the number of neurons a layer; where the shape is not known, of those layers that have some.
 
         >>> NeuronSet([(0, 5), (2, 1), (2, 7)], shape=(3, 8)).layers()
         {0: 1, 1: 0, 2: 2}
@@ -121,10 +111,7 @@ class NeuronSet(Set[Neuron]):
         >>> NeuronSet([(2, 7), (0, 5), (2, 1)]).by_layer()
         {0: [5], 2: [1, 7]}
         """
-        found: dict[int, list[int]] = {}
-        for layer, index in self._neurons:
-            found.setdefault(layer, []).append(index)
-        return found
+        return {layer: [n.index for n in neurons] for layer, neurons in groupby(self, lambda neuron: neuron.layer)}
 
     def __contains__(self, neuron: object) -> bool:
         return neuron in self._members
@@ -161,8 +148,7 @@ class NeuronSet(Set[Neuron]):
 
     def _derived(self, neurons: Iterable[tuple[int, int]], other: Set[Any]) -> NeuronSet:
         """Return a set with the facts that hold for this one and the other."""
-        if not isinstance(other, NeuronSet):
-            return NeuronSet(neurons, self._shape).with_details(provenance=self._model_facts())
+        other = other if isinstance(other, NeuronSet) else NeuronSet()
         if None not in (self._shape, other._shape) and self._shape != other._shape:
             raise InputError(
                 "`other` is expected to be a set of neurons of the same model, with (layers, width) "
@@ -178,9 +164,6 @@ class NeuronSet(Set[Neuron]):
 
     def require_model(self, model: PreTrainedModel) -> None:
         """Check that the neurons are those of this very model; without provenance, that they exist in it.
-
-        Args:
-            model: the model that they are meant for.
 
         Raises:
             InputError: if the set was made for a model of another shape or with other weights.
@@ -213,10 +196,7 @@ class NeuronSet(Set[Neuron]):
         NeuronSet(self, shape)
 
     def save(self, path: str | Path) -> None:
-        """Write a JSON file, all of it or nothing.
-
-        Args:
-            path: of the file; one that is there is replaced.
+        """Write a JSON file, all of it or nothing; one that is there is replaced.
 
         Raises:
             InputError: if the file can't be written.
@@ -239,9 +219,6 @@ class NeuronSet(Set[Neuron]):
     @classmethod
     def load(cls, path: str | Path) -> NeuronSet:
         """Read a file that :meth:`save` wrote.
-
-        Args:
-            path: of the file.
 
         Raises:
             InputError: if the file can't be read or holds anything else, naming the place.
@@ -282,11 +259,8 @@ def _parse_neurons(pairs: Any, shape: tuple[int, int] | None, place: str) -> lis
     found: dict[Neuron, int] = {}
     for number, pair in enumerate(pairs):
         neuron = _neuron(pair, shape, f"`{place}[{number}]`")
-        if neuron in found:
-            raise InputError(
-                f"`{place}[{number}]` is expected to come once but {list(neuron)} is also at {found[neuron]}."
-            )
-        found[neuron] = number
+        if (first := found.setdefault(neuron, number)) != number:
+            raise InputError(f"`{place}[{number}]` is expected to come once but {list(neuron)} is also at {first}.")
     return list(found)
 
 
@@ -311,15 +285,12 @@ def _neuron(value: Any, shape: tuple[int, int] | None, place: str) -> Neuron:
 
 
 def random_like(neurons: NeuronSet, seed: int, same_layers: bool = True) -> NeuronSet:
-    """Draw a control: as many random neurons, none of them in the set.
+    """Draw a control: a set of the same size and shape, of random neurons that are not in the set.
 
     Args:
         neurons: the set that is controlled for; its shape must be known.
-        seed: of the draw; the same seed draws the same neurons.
+        seed: the same seed draws the same neurons.
         same_layers: as many in each layer as the set has there; else anywhere.
-
-    Returns:
-        A set of the same size and shape.
 
     Raises:
         InputError: if the shape is not known, or too few other neurons are there.

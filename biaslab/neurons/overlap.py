@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -41,8 +41,8 @@ class Overlap(NamedTuple):
 class Measure(NamedTuple):
     """A measure of how the layers differ, with its 95 % interval (a basic bootstrap over the neurons) and its test.
 
-    The interval may leave out zero where the test finds nothing: a distance is never negative, and of few neurons the
-    bootstrap's intervals are too narrow. Whether it is more than expected by chance is what the p-value says.
+    The interval may leave out zero where the test finds nothing (a distance is never negative, and few neurons make it
+    too narrow): whether it is more than expected by chance is what the p-value says.
     """
 
     value: float
@@ -71,15 +71,14 @@ class Comparison(NamedTuple):
 
     def facts(self) -> dict[str, Any]:
         """Return all figures by name; None for what can't be had."""
-        layers = (self.layers_a, self.layers_b)
-        facts: dict[str, Any] = dict(zip(("count_a", "count_b"), map(sum, layers), strict=True))
+        facts: dict[str, Any] = {"count_a": sum(self.layers_a), "count_b": sum(self.layers_b)}
         chance = ("expected_shared", "expected_shared_low", "expected_shared_high", "p_value")
         names = ("shared", "only_a", "only_b", "jaccard", *chance, *(f"{name}_anywhere" for name in chance))
         overlap = self.overlap
         figures = [None] * 12 if overlap is None else [*overlap[:4], *overlap.chance, *overlap.anywhere]
         facts |= dict(zip(names, figures, strict=True))
         facts |= {"layers_a": self.layers_a, "layers_b": self.layers_b, "layers_shared": self.layers_shared}
-        facts |= dict(zip(("mean_layer_a", "mean_layer_b"), map(mean_layer, layers), strict=True))
+        facts |= {"mean_layer_a": mean_layer(self.layers_a), "mean_layer_b": mean_layer(self.layers_b)}
         for name, measure in zip(Migration._fields, self.migration or [[None] * 5] * 3, strict=True):
             value = "moved_share" if name == "moved" else name
             facts |= dict(zip([value, *(f"{name}_{part}" for part in Measure._fields[1:])], measure, strict=True))
@@ -94,15 +93,10 @@ def compare_scopes(a: NeuronSet, b: NeuronSet, same_neurons: bool) -> dict[str, 
 
 
 def compare_sets(a: NeuronSet, b: NeuronSet, same_neurons: bool) -> Comparison:
-    """Compare two sets.
-
-    Args:
-        a: of known shape.
-        b: of known shape; the same where neurons are compared.
-        same_neurons: whether neuron indices correspond between the models; else only the layers are compared.
+    """Compare two sets of known shape; if neuron indices do not correspond between the models, only their layers.
 
     Raises:
-        InputError: if a shape is not known.
+        InputError: if a shape is not known, or neurons are compared and the shapes differ.
 
     >>> a = NeuronSet([(0, 1), (0, 2), (1, 5)], shape=(2, 10))
     >>> b = NeuronSet([(0, 2), (1, 5), (1, 6)], shape=(2, 10))
@@ -112,44 +106,40 @@ def compare_sets(a: NeuronSet, b: NeuronSet, same_neurons: bool) -> Comparison:
     >>> round(comparison.migration.shift.value, 3), round(comparison.migration.moved.value, 3)
     (0.333, 0.333)
     """
-    for name, neurons in (("a", a), ("b", b)):
-        if neurons.shape is None:
-            raise InputError(f"`{name}` is expected to know its model's shape but doesn't. Give NeuronSet its `shape`.")
-    assert a.shape is not None
+    if a.shape is None or b.shape is None:
+        name = "a" if a.shape is None else "b"
+        raise InputError(f"`{name}` is expected to know its model's shape but doesn't. Give NeuronSet its `shape`.")
     layers_a, layers_b = list(a.layers().values()), list(b.layers().values())
-    overlap, layers_shared, kept = None, None, [0] * len(layers_a)
-    own_b = layers_b
+    own_a, kept, own_b = layers_a, [0] * len(layers_a), layers_b
+    overlap = None
     if same_neurons:
-        kept = layers_shared = list((a & b).layers().values())
+        own_a, kept, own_b = (list(neurons.layers().values()) for neurons in (a - b, a & b, b - a))
         shared, (layers, width) = sum(kept), a.shape
         either = len(a) + len(b) - shared
         by_layer = chance(layers_a, layers_b, width, shared)
         anywhere = chance([len(a)], [len(b)], layers * width, shared)
-        jaccard = shared / either if either else None
-        overlap = Overlap(shared, len(a) - shared, len(b) - shared, jaccard, by_layer, anywhere)
-        own_b = [count - both for count, both in zip(layers_b, kept, strict=True)]
-    own_a = [count - both for count, both in zip(layers_a, kept, strict=True)]
+        overlap = Overlap(shared, sum(own_a), sum(own_b), shared / either if either else None, by_layer, anywhere)
     moved = migration(own_a, kept, own_b) if a and b else None
-    return Comparison(layers_a, layers_b, layers_shared, overlap, moved)
+    return Comparison(layers_a, layers_b, kept if same_neurons else None, overlap, moved)
 
 
 def chance(counts_a: Sequence[int], counts_b: Sequence[int], width: int, shared: int) -> Chance:
     """Return how many neurons random sets share: the exact distribution, a sum of hypergeometric ones.
 
-    Args:
-        counts_a: of the first set in each layer.
-        counts_b: of the second.
-        width: neurons a layer.
-        shared: how many were found.
+    The sets have ``counts_a`` and ``counts_b`` of each layer's ``width`` neurons; ``shared`` were found.
 
     >>> result = chance([2], [2], 4, shared=2)  # of the 6 pairs of 4 neurons, one is the very pair
     >>> round(result.expected, 6), result.low, result.high, round(result.p_value, 6)
     (1.0, 0, 2, 0.166667)
     """
     counts = list(zip(counts_a, counts_b, strict=True))
-    distribution = torch.ones(1, dtype=torch.float64)  # [number]
+    distribution = torch.ones(1, dtype=torch.float64)  # of the sum over the layers so far, [number]
     for a, b in counts:
-        distribution = _of_sum(distribution, _hypergeometric(a, b, width))
+        layer = _hypergeometric(a, b, width).tolist()
+        total = distribution.new_zeros(len(distribution) + len(layer) - 1)
+        for number, probability in enumerate(layer):
+            total[number : number + len(distribution)] += probability * distribution
+        distribution = total
     at_most = distribution.cumsum(0)
     low, high = (int((at_most < level).sum()) for level in (0.025, 0.975))
     return Chance(sum(a * b for a, b in counts) / width, low, high, min(1.0, float(distribution[shared:].sum())))
@@ -167,32 +157,21 @@ def _hypergeometric(a: int, b: int, width: int) -> Tensor:
     return torch.where(rest <= width - a, ways.exp(), 0.0)
 
 
-def _of_sum(first: Tensor, second: Tensor) -> Tensor:
-    """Return the distribution of the sum of two independent numbers."""
-    total = first.new_zeros(len(first) + len(second) - 1)
-    for number, probability in enumerate(second.tolist()):
-        total[number : number + len(first)] += probability * first
-    return total
-
-
 def migration(
     own_a: Sequence[int], shared: Sequence[int], own_b: Sequence[int], draws: int = 2000, seed: int = 0
 ) -> Migration:
     """Return how far the second set lies in other layers, against chance.
 
-    Intervals come from a basic bootstrap over the neurons: those that only one set has and those that both have are
-    drawn again each among themselves. The test is a permutation test, which assigns the neurons to the sets at random:
-    shared ones cancel out and stay where the sets are as large as one another; else which are shared is random, too.
+    The basic bootstrap draws those that only one set has and those that both have each among themselves. The test is a
+    permutation test, which assigns the neurons to the sets at random: shared ones cancel out and stay where both sets
+    are as large; else which are shared is random, too.
 
-    Args:
-        own_a: neurons in each layer that only the first set has; with the shared ones there must be some.
-        shared: that both have, layers as in ``own_a``.
-        own_b: that only the second has; in another number of layers where the models differ.
-        draws: of the bootstrap, and assignments of the test.
-        seed: of both.
+    Neurons are counted in each layer: those that only the first set has, that both have (with the first's there must be
+    some), and that only the second has, in another number of layers where the models differ. ``draws`` are those of the
+    bootstrap, and the assignments of the test.
     """
-    measured, classes = _measures(len(own_a), len(own_b)), len(own_a) + len(own_b)
-    first, both, second = (  # the class of each neuron: see _measures
+    layers, classes = (len(own_a), len(own_b)), len(own_a) + len(own_b)
+    first, both, second = (  # the class of each neuron: see _measured
         torch.arange(start, start + len(counts)).repeat_interleave(torch.tensor(counts))
         for counts, start in ((own_a, 0), (shared, 0), (own_b, len(own_a)))
     )
@@ -206,7 +185,7 @@ def migration(
     def drawn(neurons: Tensor) -> Tensor:
         return neurons[torch.randint(len(neurons), neurons.shape, generator=generator)] if len(neurons) else neurons
 
-    (value,) = measured(counts(first, both)[None], counts(second, both)[None])
+    (value,) = _measured(layers, counts(first, both)[None], counts(second, both)[None])
     pairs = []
     for _ in range(draws):
         kept = drawn(both)
@@ -214,44 +193,35 @@ def migration(
     for _ in range(draws):
         to_a, to_both, to_b = pool[torch.randperm(len(pool), generator=generator)].split(sizes)
         pairs.append((counts(to_a, to_both, staying), counts(to_b, to_both, staying)))
-    resamples, assigned = measured(*map(torch.stack, zip(*pairs, strict=True))).split(draws)
+    resamples, assigned = _measured(layers, *map(torch.stack, zip(*pairs, strict=True))).split(draws)
     least, most = (-torch.inf, 0.0, 0.0), (torch.inf, torch.inf, 1.0)
     rows = zip(value, resamples.T, assigned.T, least, most, strict=True)
     return Migration(*(_measure(*row) for row in rows))
 
 
 def _measure(value: Tensor, resamples: Tensor, assigned: Tensor, least: float, most: float) -> Measure:
-    """Return a measure from its bootstrap and its random assignments, ``[draw]``.
-
-    The interval is mirrored at the value: a distance between two samples is larger than that between what they were
-    drawn from, and the mirror takes off what the percentiles would add once more.
-    """
+    """Return a measure from its bootstrap and its random assignments, ``[draw]``."""
     off = assigned.abs()
     p_value = (1 + int((off >= value.abs() - _ROUNDING).sum())) / (1 + len(off))
+    # Mirrored at the value: a distance between two samples is larger than that between what they were drawn from.
     mirrored = 2 * value - resamples.quantile(torch.tensor([0.975, 0.025], dtype=torch.float64))
     low, high = mirrored.clamp(least, most).tolist()
     return Measure(float(value), low, high, float(off.quantile(1 - SIGNIFICANT)), p_value)
 
 
-def _measures(layers_a: int, layers_b: int) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the function from two sets' counts, each ``[draw, class]``, to shift, distance and share, ``[draw, 3]``.
+def _measured(layers: tuple[int, int], a: Tensor, b: Tensor) -> Tensor:
+    """Return shift, distance and share, ``[draw, 3]``, of two sets' counts, each ``[draw, class]``.
 
     A class is a layer of the first model or, after those, of the second. Both models are as deep as one another: where
     they have other numbers of layers, a layer covers several slices of the depth, and its neurons lie in each alike.
     """
-    slices = math.lcm(layers_a, layers_b)
-    depth = torch.cat([
-        torch.eye(layers, dtype=torch.float64).repeat_interleave(slices // layers, 1) * layers / slices
-        for layers in (layers_a, layers_b)
-    ])  # [class, slice]  # fmt: skip
-    centres = (torch.arange(slices) + 0.5).double() * layers_a / slices  # in layers of the first
-
-    def measured(a: Tensor, b: Tensor) -> Tensor:
-        change = b @ depth / b.sum(1, True) - a @ depth / a.sum(1, True)  # [draw, slice]
-        distance = change.cumsum(1).abs().sum(1) * layers_a / slices
-        return torch.stack([change @ centres, distance, change.abs().sum(1) / 2], 1)
-
-    return measured
+    slices = math.lcm(*layers)
+    eyes = [torch.eye(n, dtype=torch.float64).repeat_interleave(slices // n, 1) * n / slices for n in layers]
+    depth = torch.cat(eyes)  # [class, slice]
+    centres = (torch.arange(slices) + 0.5).double() * layers[0] / slices  # in layers of the first
+    change = b @ depth / b.sum(1, True) - a @ depth / a.sum(1, True)  # [draw, slice]
+    distance = change.cumsum(1).abs().sum(1) * layers[0] / slices
+    return torch.stack([change @ centres, distance, change.abs().sum(1) / 2], 1)
 
 
 def mean_layer(counts: Sequence[int]) -> float | None:
@@ -264,14 +234,9 @@ def mean_layer(counts: Sequence[int]) -> float | None:
 
 
 def rank_correlation(first: Tensor, second: Tensor) -> float | None:
-    """Return Spearman's rank correlation, from -1 to 1; equal values share their mean rank.
+    """Return Spearman's rank correlation of two tensors of one shape; equal values share their mean rank.
 
-    Args:
-        first: of any shape.
-        second: of the same shape.
-
-    Returns:
-        None where all values of one are equal, and it is not defined.
+    It is None where all values of one are equal, and it is not defined.
 
     >>> round(rank_correlation(torch.tensor([1.0, 2.0, 9.0]), torch.tensor([0.1, 0.3, 0.2])), 3)
     0.5
@@ -287,10 +252,8 @@ def rank_correlations(
 ) -> dict[str, dict[str, Any]]:
     """Return the rank correlation of mean scores by scope: "rank_correlation" and "rank_correlation_layers".
 
-    Args:
-        first: scores of each pair, "dimension/pair", ``[layer, neuron]``.
-        second: likewise; the mean is over the pairs that both have, and a scope without any is left out.
-        scopes: "overall" or dimensions.
+    Scores are those of each pair, "dimension/pair", ``[layer, neuron]``; their mean is over the pairs that both have.
+    Scopes are "overall" or dimensions; one without pairs is left out.
     """
     ranks = {}
     for scope in scopes:

@@ -21,15 +21,10 @@ _TINY = 1e-9  # 0.28 * 25 is 7.000000000000001, and 7 of 25 prompts are enough
 
 
 class Votes(NamedTuple):
-    """What the paper's rule selects.
+    """What the paper's rule selects."""
 
-    Attributes:
-        neurons: by the name of the pair.
-        shares: the share that was used, by the name of the pair and the kind of modifier.
-    """
-
-    neurons: dict[str, NeuronSet]
-    shares: dict[str, dict[str, float]]
+    neurons: dict[str, NeuronSet]  # by the name of the pair
+    shares: dict[str, dict[str, float]]  # that were used, by the name of the pair and the kind of modifier
 
 
 def paper(
@@ -43,8 +38,7 @@ def paper(
     """Return the neurons of each pair by the paper's votes: those of any kind of modifier.
 
     A group keeps the neurons that ``share`` of its prompts and at least 3 vote for; a kind of modifier those that 10 %
-    of its groups keep. The share is lowered (raised) while the groups keep fewer than 2 (more than 5) neurons on
-    average.
+    of its groups keep. The share falls (rises) while the groups keep fewer than 2 (more than 5) neurons on average.
 
     Args:
         prompts: pair, kind and group of each prompt, ``[prompt, 3]``.
@@ -91,7 +85,11 @@ def _keep(prompts: Tensor, votes: Tensor, share: float, neurons: int) -> tuple[l
     keys, counts = torch.unique(group * neurons + votes[:, 1], return_counts=True)
     sizes = sizes[keys // neurons]  # prompts of each candidate's group
     for _ in range(ROUNDS):
-        share = _adapted(share, int(_kept(counts, sizes, share).sum()) / len(groups))
+        mean = int(_kept(counts, sizes, share).sum()) / len(groups)  # neurons that a group keeps
+        if mean < FEWEST and share - SHARE_STEP > _TINY:
+            share = round(share - SHARE_STEP, 6)
+        elif mean > MOST:
+            share = min(1.0, round(share + SHARE_STEP, 6))
     kept, by_groups = torch.unique(keys[_kept(counts, sizes, share)] % neurons, return_counts=True)
     return kept[by_groups >= math.ceil(MIN_GROUPS * len(groups))].tolist(), share
 
@@ -100,19 +98,8 @@ def _kept(counts: Tensor, sizes: Tensor, share: float) -> Tensor:
     return counts >= (share * sizes.double() - _TINY).ceil().clamp_min(MIN_PROMPTS)
 
 
-def _adapted(share: float, mean: float) -> float:
-    """Return the share for the next round, given how many neurons a group keeps on average."""
-    if mean < FEWEST:
-        return round(share - SHARE_STEP, 6) if share - SHARE_STEP > _TINY else share
-    return min(1.0, round(share + SHARE_STEP, 6)) if mean > MOST else share
-
-
 def ranked(scores: Tensor, count: int) -> NeuronSet:
-    """Return the neurons with the largest scores; of equal ones those that come first in the order of (layer, index).
-
-    Args:
-        scores: ``[layer, neuron]``.
-        count: how many neurons.
+    """Return the neurons with the largest scores, ``[layer, neuron]``; of equal ones the first by (layer, index).
 
     Raises:
         InputError: if a score is NaN, or ``count`` is not between 1 and the number of neurons.
@@ -168,7 +155,5 @@ def _check_scores(name: str, scores: Tensor) -> None:
     if scores.ndim != 2 or not scores.numel():
         raise InputError(f"`{name}` is expected to be of shape [layer, neuron] but got {list(scores.shape)}.")
     if scores.isnan().any():
-        raise InputError(
-            f"`{name}` is expected to hold numbers but has {int(scores.isnan().sum())} NaN. A pair without prompts has "
-            "no scores: attribute all of them."
-        )
+        why = "A pair without prompts has no scores: attribute all of them."
+        raise InputError(f"`{name}` is expected to hold numbers but has {int(scores.isnan().sum())} NaN. {why}")

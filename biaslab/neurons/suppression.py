@@ -17,6 +17,7 @@ from biaslab.models.architectures import architecture, down_weight, ffn_modules,
 from biaslab.neurons.neuron_set import NeuronSet
 
 Positions: TypeAlias = "Literal['all', 'slot'] | Tensor"
+_EXPECTED = '`positions` is expected to be "all", "slot" or one integer from 0 on a sequence, a tensor [batch],'
 _Places: TypeAlias = Callable[[Tensor], Tensor]  # activations [batch, sequence, neuron] -> mask [batch, sequence]
 
 
@@ -30,9 +31,9 @@ def suppressed(
 ) -> Iterator[None]:
     """Within the block, the activations of the neurons are multiplied by ``factor`` (bias neuron suppression, BNS).
 
-    At all positions and with the factor 0, the model computes what it would compute with the neurons' columns of the
-    down-projection's weight at zero. Only layers that have neurons get a hook. Whether a set was made for these very
-    weights is checked by :meth:`biaslab.neurons.neuron_set.NeuronSet.require_model`, not here.
+    At all positions and with the factor 0 it is as if the neurons' columns of the down-projection's weight were zero.
+    Only layers that have neurons get a hook. Whether a set was made for these very weights is checked by
+    :meth:`biaslab.neurons.neuron_set.NeuronSet.require_model`, not here.
 
     Args:
         model: a model of the table.
@@ -82,21 +83,16 @@ def suppressed(
 
 def _checked(model: PreTrainedModel, positions: Positions, mask_token_id: int | None) -> _Places | None:
     """Return how to find the places of a forward pass; None for everywhere."""
-    if isinstance(positions, str) and positions == "all":
+    if isinstance(positions, Tensor):
+        return _given(positions)
+    if not isinstance(positions, str) or positions not in ("all", "slot"):
+        raise InputError(f"{_EXPECTED} but got {positions!r}.")
+    if positions == "all":
         return None
-    if isinstance(positions, str) and positions == "slot":
-        masked = architecture(model).masked
-        if masked and mask_token_id is None:
-            raise InputError("`mask_token_id` is expected to be an integer for a masked language model but is None.")
-        return _Slots(mask_token_id if masked else None)
-    expected = '`positions` is expected to be "all", "slot" or one integer from 0 on a sequence, a tensor [batch],'
-    if not isinstance(positions, Tensor):
-        raise InputError(f"{expected} but got {positions!r}.")
-    if positions.ndim != 1 or positions.is_floating_point() or positions.dtype == torch.bool:
-        raise InputError(f"{expected} but got {list(positions.shape)} of {positions.dtype}.")
-    if len(positions) and int(positions.min()) < 0:
-        raise InputError(f"{expected} but got {int(positions.min())}.")
-    return _given(positions)
+    masked = architecture(model).masked
+    if masked and mask_token_id is None:
+        raise InputError("`mask_token_id` is expected to be an integer for a masked language model but is None.")
+    return _Slots(mask_token_id if masked else None)
 
 
 class _Slots:
@@ -128,7 +124,11 @@ class _Slots:
 
 
 def _given(positions: Tensor) -> _Places:
-    """Return the mask of one given position a sequence, ``[batch]``."""
+    """Return how to find one given position a sequence, ``[batch]``."""
+    if positions.ndim != 1 or positions.is_floating_point() or positions.dtype == torch.bool:
+        raise InputError(f"{_EXPECTED} but got {list(positions.shape)} of {positions.dtype}.")
+    if len(positions) and int(positions.min()) < 0:
+        raise InputError(f"{_EXPECTED} but got {int(positions.min())}.")
     longest = int(positions.max()) if len(positions) else -1
 
     def places(activations: Tensor) -> Tensor:
@@ -169,16 +169,10 @@ def _scaling(indices: Sequence[int], factor: float, width: int, places: _Places 
 def require_predicting_slots(model: PreTrainedModel, positions: str, measured_by: Sequence[str]) -> None:
     """Refuse to judge whole sentences of a causal model with neurons that are suppressed at the last token alone.
 
-    Each token's probability is read off the token before it; the last one's output predicts nothing that is asked for,
-    so the model would be judged as if it were untouched.
-
-    Args:
-        model: a model of the table.
-        positions: "all" or "slot".
-        measured_by: names of what asks for whole sentences; none where only the last token is asked.
+    ``measured_by`` names what asks for whole sentences; it is empty where only the last token is asked.
 
     Raises:
-        InputError: if that is what is asked for.
+        InputError: in that case: the last token's output predicts nothing, and the model would be judged as untouched.
     """
     if positions == "slot" and measured_by and not architecture(model).masked:
         raise InputError(
@@ -190,12 +184,7 @@ def require_predicting_slots(model: PreTrainedModel, positions: str, measured_by
 
 @contextmanager
 def recorded(model: PreTrainedModel) -> Iterator[dict[int, Tensor]]:
-    """Within the block, the activations of the last forward pass are kept.
-
-    Entered within :func:`suppressed`, it sees the activations as they are after suppression.
-
-    Args:
-        model: a model of the table.
+    """Within the block, the activations of the last forward pass are kept; within :func:`suppressed`, suppressed ones.
 
     Yields:
         Activations by layer, ``[batch, sequence, neuron]``, neither copied nor detached; empty before a forward pass.
@@ -212,13 +201,7 @@ def recorded(model: PreTrainedModel) -> Iterator[dict[int, Tensor]]:
 
 
 def scale_neurons(model: PreTrainedModel, neurons: NeuronSet, factor: float) -> None:
-    """Multiply the neurons' columns of the down-projections in place: what a hook on them does, for good.
-
-    Args:
-        model: the model that the neurons belong to.
-        neurons: which.
-        factor: 0 suppresses them at all positions.
-    """
+    """Multiply the neurons' columns of the down-projections in place: :func:`suppressed` at all positions, for good."""
     modules = ffn_modules(model)
     with torch.no_grad():
         for layer, indices in neurons.by_layer().items():
