@@ -152,10 +152,6 @@ class AttributeSentencesDataModule(TokenizedData):
         validation_limit: at most so many validation examples of each kind.
         seed: of the choice of the examples and of the order of the batches.
         trust_remote_code: let a checkpoint bring its own Python code.
-
-    Raises:
-        InputError: if ``batch_size`` or a limit is not positive; in ``setup``, if a kind has no sentence, or if the
-            tokenizer can't tell the characters of its tokens.
     """
 
     def __init__(

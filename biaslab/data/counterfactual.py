@@ -149,9 +149,6 @@ class CounterfactualDataModule(TrainingData):
         masked: share of the tokens that are asked for.
         limit: at most so many pairs to train on, and a tenth of it to validate; None for all.
         trust_remote_code: let a checkpoint bring its own Python code.
-
-    Raises:
-        InputError: if an argument is out of its range; in ``setup``, if the tokenizer has no mask token.
     """
 
     def __init__(
@@ -196,6 +193,5 @@ class CounterfactualDataModule(TrainingData):
         self.train_batches = corpus.MaskedBatches(first + again, self.tokenizer, h["masked"], varied=True)
         self.validation_batches = corpus.MaskedBatches(fixed, self.tokenizer, h["masked"], fixed=True, varied=True)
 
-    def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        encoded = self.tokenizer(list(texts), truncation=True, max_length=self.hparams["max_length"])
-        return list(encoded["input_ids"])
+    def _tokens(self, texts: list[str]) -> list[list[int]]:
+        return list(self.tokenizer(texts, truncation=True, max_length=self.hparams["max_length"])["input_ids"])

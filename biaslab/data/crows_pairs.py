@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from biaslab.data.module import EvaluationData, problem
-from biaslab.data.queries import Query, causal_queries, masked_in_turn, whole_examples
+from biaslab.data.queries import Queries, causal_queries, masked_in_turn, whole_examples
 from biaslab.errors import InputError, reading, require_positive
 from biaslab.models import assets
 from biaslab.models.tokens import is_masked, start_token
@@ -46,22 +45,20 @@ def read_pairs(path: str | Path | None = None) -> list[CrowsPair]:
     source = assets.fetch("crows-pairs") / "crows_pairs_anonymized.csv" if path is None else Path(path)
     with reading("path", "a CrowS-Pairs file (CSV)", source), source.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file, strict=True)
-        pairs = [_pair(record, reader.line_num, source) for record in reader]
+        pairs = []
+        for record in reader:
+            if wrong := problem(record, _COLUMNS, {"bias_type": CATEGORIES, "stereo_antistereo": DIRECTIONS}):
+                raise InputError(
+                    f"`path` is expected to be a CrowS-Pairs file, but line {reader.line_num} of {source} {wrong}. "
+                    "Repair the file, or give another."
+                )
+            pairs.append(CrowsPair(*(record[column] for column in _COLUMNS)))
     if not pairs:
         raise InputError(f"`path` is expected to be a CrowS-Pairs file, but {source} has no pairs. Give another file.")
     return pairs
 
 
-def _pair(record: Mapping[str, str | None], line: int, source: Path) -> CrowsPair:
-    if wrong := problem(record, _COLUMNS, {"bias_type": CATEGORIES, "stereo_antistereo": DIRECTIONS}):
-        raise InputError(
-            f"`path` is expected to be a CrowS-Pairs file, but line {line} of {source} {wrong}. "
-            "Repair the file, or give another."
-        )
-    return CrowsPair(*(str(record[column]) for column in _COLUMNS))
-
-
-def shared_queries(tokenizer: PreTrainedTokenizerBase, pairs: list[CrowsPair]) -> list[list[Query]]:
+def shared_queries(tokenizer: PreTrainedTokenizerBase, pairs: list[CrowsPair]) -> Queries:
     """Return what to ask a masked language model about each sentence: each token that the pair shares, masked in turn.
 
     The first and the last shared token, CLS and SEP, are never asked for. Which tokens are shared can depend on the
@@ -136,4 +133,4 @@ class CrowsPairsDataModule(EvaluationData):
             queries = causal_queries(tokenizer, [text for pair in self.pairs for text in (pair.more, pair.less)])
         batches = whole_examples(queries, 2, h["tokens_per_batch"], lambda lengths: sorted(set(lengths)))
         categories = torch.tensor([CATEGORIES.index(pair.category) for pair in self.pairs])
-        return [{**kind, **batch, "categories": categories[batch["examples"]]} for batch in batches]
+        return [kind | batch | {"categories": categories[batch["examples"]]} for batch in batches]

@@ -16,9 +16,10 @@ Batches = Sequence[Any] | Dataset[Any]
 
 
 class TokenizedData(LightningDataModule):
-    """Texts as the tokens of a model. The arguments of the class become its hyper-parameters.
+    """Texts as the tokens of a model. The arguments of a class become its hyper-parameters.
 
-    All but one: whether a tokenizer may bring its own code changes nothing in the result.
+    All but one: whether a tokenizer may bring its own code changes nothing in the result. An argument that is out of
+    range raises an ``InputError``, and so does ``setup`` where a file, a tokenizer or a text lacks what is needed.
     """
 
     def __init__(self, trust_remote_code: bool = False) -> None:

@@ -92,10 +92,6 @@ class PromptPairDataModule(TrainingData):
         pairs: "gender" or "race".
         batch_size: examples that travel together.
         trust_remote_code: let a checkpoint bring its own Python code.
-
-    Raises:
-        InputError: if an argument has another value; in ``setup``, if there are no prompts, if the model is causal, or
-            if fewer than two pairs are known to it.
     """
 
     def __init__(

@@ -185,9 +185,6 @@ class PromptDataModule(TokenizedData):
         contrast_terms: of StereoSet in the contrast set: "all" target terms, or those of one half ("find"), so that
             settings can be chosen on the others.
         trust_remote_code: let a checkpoint bring its own Python code.
-
-    Raises:
-        InputError: if an argument has another value, or no pair is left.
     """
 
     def __init__(

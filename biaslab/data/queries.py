@@ -22,9 +22,12 @@ class Query(NamedTuple):
     target_id: int  # the token
 
 
+Queries = list[list[Query]]
+
+
 def masked_queries(
     tokenizer: PreTrainedTokenizerBase, candidates: Sequence[tuple[str, str]], rule: str = "authors"
-) -> list[list[Query]]:
+) -> Queries:
     """Return what to ask a masked language model about each piece of each candidate word, ``[candidate][piece]``.
 
     Args:
@@ -44,7 +47,7 @@ def masked_queries(
     return (_pll_queries if rule == "pll" else _authors_queries)(tokenizer, contexts, words)
 
 
-def causal_queries(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str]) -> list[list[Query]]:
+def causal_queries(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str]) -> Queries:
     """Return the sentences to score under a causal language model, without special tokens, ``[sentence][1]``."""
     tokens = tokenizer(list(sentences), add_special_tokens=False)["input_ids"]
     return [[Query(tuple(sentence), len(sentence) - 1, sentence[-1])] for sentence in tokens]
@@ -68,37 +71,26 @@ def masked_in_turn(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int], pl
     return [Query((*tokens[:place], mask_id, *tokens[place + 1 :]), place, tokens[place]) for place in places]
 
 
-def _authors_queries(
-    tokenizer: PreTrainedTokenizerBase, contexts: Sequence[str], words: list[list[int]]
-) -> list[list[Query]]:
-    mask, mask_id = tokenizer.mask_token, tokenizer.mask_token_id
+def _authors_queries(tokenizer: PreTrainedTokenizerBase, contexts: Sequence[str], words: list[list[int]]) -> Queries:
     places = [(context, word[:end]) for context, word in zip(contexts, words, strict=True) for end in range(len(word))]
     before = tokenizer.batch_decode([pieces for _, pieces in places])
     texts = [
-        context.replace(BLANK, f"{text.lstrip()}{mask}")  # the context has a space
+        context.replace(BLANK, f"{text.lstrip()}{tokenizer.mask_token}")  # the context has a space
         for (context, _), text in zip(places, before, strict=True)
     ]
-    inputs = iter(_encoded(tokenizer, texts))
+    inputs = map(tuple, tokenizer(texts)["input_ids"])
+    mask_id = tokenizer.mask_token_id
     return [[Query(ids := next(inputs), ids.index(mask_id), piece) for piece in word] for word in words]
 
 
-def _pll_queries(
-    tokenizer: PreTrainedTokenizerBase, contexts: Sequence[str], words: list[list[int]]
-) -> list[list[Query]]:
-    mask_id = tokenizer.mask_token_id
-    inputs = _encoded(tokenizer, [context.replace(BLANK, str(tokenizer.mask_token)) for context in contexts])
+def _pll_queries(tokenizer: PreTrainedTokenizerBase, contexts: Sequence[str], words: list[list[int]]) -> Queries:
+    inputs = tokenizer([context.replace(BLANK, str(tokenizer.mask_token)) for context in contexts])["input_ids"]
     queries = []
     for context, word in zip(inputs, words, strict=True):
-        filled = [piece for token in context for piece in (word if token == mask_id else [token])]
-        start = context.index(mask_id)
+        start = context.index(tokenizer.mask_token_id)
+        filled = [piece for token in context for piece in (word if token == tokenizer.mask_token_id else [token])]
         queries.append(masked_in_turn(tokenizer, filled, range(start, start + len(word))))
     return queries
-
-
-def _encoded(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[tuple[int, ...]]:
-    distinct = list(dict.fromkeys(texts))
-    ids = dict(zip(distinct, map(tuple, tokenizer(distinct)["input_ids"]), strict=True))
-    return [ids[text] for text in texts]
 
 
 def group_queries(candidates: Sequence[Iterable[Query]]) -> list[dict[str, Tensor]]:
@@ -139,8 +131,8 @@ def whole_examples(
         key: of the lengths of an example's inputs; examples are put in its order, the short ones first.
 
     Returns:
-        For each batch ``inputs`` (see :func:`group_queries`; a candidate's index is that of its example in the batch,
-        times ``candidates``, plus its place in it) and ``examples`` (their numbers, ``[example]``).
+        For each batch ``inputs`` (see :func:`group_queries`; a candidate's index counts within the batch, example by
+        example) and ``examples`` (their numbers, ``[example]``).
     """
     examples = [queries[start : start + candidates] for start in range(0, len(queries), candidates)]
     inputs = [{query.input_ids for candidate in example for query in candidate} for example in examples]

@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from biaslab.data.module import EvaluationData, problem
-from biaslab.data.queries import BLANK, Query, causal_queries, masked_queries, whole_examples
+from biaslab.data.queries import BLANK, Queries, causal_queries, masked_queries, whole_examples
 from biaslab.errors import InputError, reading, require_one_of, require_positive
 from biaslab.models import assets
 from biaslab.models.tokens import is_masked, start_token
@@ -179,16 +179,15 @@ class StereoSetDataModule(EvaluationData):
         chosen = [cluster for cluster in clusters if h["terms"] in ("all", half_of(cluster.target))]
         self.clusters = chosen[: h["limit"] : h["every"]]
         kind, queries = self._queries(self.load_tokenizer())
-        pieces = torch.tensor([len(candidate) for candidate in queries]).view(-1, 3)
-        terms = torch.tensor([self.term_names.index(cluster.target) for cluster in self.clusters])
-        domains = torch.tensor([DOMAINS.index(cluster.domain) for cluster in self.clusters])
-        batches = []
-        for batch in whole_examples(queries, 3, h["tokens_per_batch"], max):
-            at = batch["examples"]
-            batches.append({**kind, **batch, "pieces": pieces[at], "terms": terms[at], "domains": domains[at]})
-        return batches
+        labels = {
+            "pieces": torch.tensor([len(candidate) for candidate in queries]).view(-1, 3),
+            "terms": torch.tensor([self.term_names.index(cluster.target) for cluster in self.clusters]),
+            "domains": torch.tensor([DOMAINS.index(cluster.domain) for cluster in self.clusters]),
+        }
+        batches = whole_examples(queries, 3, h["tokens_per_batch"], max)
+        return [kind | batch | {name: each[batch["examples"]] for name, each in labels.items()} for batch in batches]
 
-    def _queries(self, tokenizer: PreTrainedTokenizerBase) -> tuple[dict[str, Any], list[list[Query]]]:
+    def _queries(self, tokenizer: PreTrainedTokenizerBase) -> tuple[dict[str, Any], Queries]:
         candidates = [(cluster.context, sentence) for cluster in self.clusters for sentence in cluster.sentences]
         rule = self.hparams["rule"]
         if not is_masked(tokenizer):
