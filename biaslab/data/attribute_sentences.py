@@ -10,11 +10,12 @@ from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from transformers import PreTrainedTokenizerBase
 
 from biaslab.data.attribute_words import GENDER_PAIRS, TARGETS
-from biaslab.data.corpus import fetch_sources, read_sentences
+from biaslab.data.corpus import read_sentences
 from biaslab.data.module import TokenizedData, loader
 from biaslab.errors import InputError, require_positive
 
@@ -40,8 +41,8 @@ class Example(NamedTuple):
 def sort_by_kind(sentences: Sequence[str]) -> dict[str, list[Candidate]]:
     """Return the sentences of each kind; those with attribute words of both groups, or without any word, are left out.
 
-    A sentence with attribute words stands once, with all of them; one with target words once for each of them, with
-    its first occurrence. Whole words are compared, in lower case.
+    A sentence with attribute words stands once, with all of them; one with target words once for each, with its first
+    occurrence. Whole words are compared, in lower case.
     """
     sorted_: dict[str, list[Candidate]] = {kind: [] for kind in KINDS}
     for sentence in sentences:
@@ -55,60 +56,47 @@ def sort_by_kind(sentences: Sequence[str]) -> dict[str, list[Candidate]]:
     return sorted_
 
 
-def pieces(offsets: Sequence[Span], span: Span) -> list[int]:
-    """Return the positions of the tokens that make up a word; none if the sentence is cut before the word's end.
-
-    Args:
-        offsets: the characters of each token; (0, 0) for special tokens.
-        span: the characters of the word.
-    """
+def _pieces(offsets: Sequence[Span], span: Span) -> list[int]:
+    """Return the positions of the tokens that make up a word; none if the sentence is cut before the word's end."""
     places = [at for at, (start, end) in enumerate(offsets) if start < span[1] and end > span[0]]
     return places if places and offsets[places[-1]][1] >= span[1] else []
 
 
 def encode(candidates: Sequence[Candidate], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Iterator[Example]:
-    """Tokenize sentences, cut to so many tokens, and find their words' pieces.
+    """Tokenize sentences, cut to so many tokens, with a fast tokenizer, and find their words' pieces.
 
-    Words that are cut off are dropped, and sentences without any. The tokenizer tells each token's characters: a fast
-    one.
+    Words that are cut off are dropped, and sentences without any.
     """
     for start in range(0, len(candidates), _CHUNK):
         texts, spans = zip(*candidates[start : start + _CHUNK], strict=True)
         encoded = tokenizer(list(texts), truncation=True, max_length=max_length, return_offsets_mapping=True)
         for ids, offsets, words in zip(encoded["input_ids"], encoded["offset_mapping"], spans, strict=True):
-            if places := [whole for word in words if (whole := pieces(offsets, word))]:
+            if places := [whole for word in words if (whole := _pieces(offsets, word))]:
                 yield Example(ids, places)
 
 
 def collate(kind: str, examples: Sequence[Example], pad_id: int) -> dict[str, Any]:
-    """Return a batch of one kind.
-
-    Args:
-        kind: "female", "male" or "target".
-        examples: of that kind; short ones are filled with ``pad_id`` at their end.
-        pad_id: a token.
+    """Return a batch of examples of one kind; short ones are filled with ``pad_id`` at their end.
 
     Returns:
         ``kind``; ``input_ids`` and ``attention_mask``, ``[batch, sequence]``; and ``weights``, ``[batch, sequence]``:
         one over the number of pieces of a token's word, 0 for the tokens of other words. Hidden states summed with
         them are the sum over words of the mean over pieces; their own sum is the number of words.
     """
-    shape = (len(examples), max(len(example.input_ids) for example in examples))
-    input_ids, mask, weights = torch.full(shape, pad_id), torch.zeros(shape, dtype=torch.long), torch.zeros(shape)
+    tokens = [torch.tensor(example.input_ids) for example in examples]
+    input_ids = pad_sequence(tokens, batch_first=True, padding_value=pad_id)
+    mask = pad_sequence([torch.ones_like(each) for each in tokens], batch_first=True)
+    weights = torch.zeros(input_ids.shape)
     for row, example in enumerate(examples):
-        length = len(example.input_ids)
-        input_ids[row, :length] = torch.tensor(example.input_ids)
-        mask[row, :length] = 1
         for word in example.words:
             weights[row, word] = 1 / len(word)
     return {"kind": kind, "input_ids": input_ids, "attention_mask": mask, "weights": weights}
 
 
 class KindBatches(Dataset[dict[str, Any]]):
-    """Batches of one kind each, equally many of each kind.
+    """Batches of one kind each, as many of each kind as the smaller group fills.
 
-    There are as many as the smaller group fills. Of the larger group another part is drawn each time; where there are
-    fewer target examples than that, they come several times.
+    Of the larger group another part is drawn each time; target examples come several times where there are too few.
     """
 
     def __init__(self, examples: Mapping[str, Sequence[Example]], batch_size: int, pad_id: int) -> None:
@@ -119,7 +107,6 @@ class KindBatches(Dataset[dict[str, Any]]):
         return len(KINDS) * self.of_a_kind
 
     def __getitem__(self, index: tuple[str, list[int]]) -> dict[str, Any]:
-        """Return the batch of these examples of a kind."""
         kind, numbers = index
         return collate(kind, [self.examples[kind][number] for number in numbers], self.pad_id)
 
@@ -138,10 +125,10 @@ class KindBatches(Dataset[dict[str, Any]]):
 
 
 class EpochSampler(DistributedSampler[dict[str, Any]]):
-    """Draws a dataset's batches anew each epoch, the same at each run, and gives each rank its share.
+    """Draws a dataset's batches anew each epoch (unless fixed), the same at each run, and gives each rank its share.
 
     It is a ``DistributedSampler`` so that Lightning tells it the epoch and does not replace it. It draws at the first
-    batch and not before: a training that resumes hears of its epoch late. A fixed one draws the same in each epoch.
+    batch and not before: a training that resumes hears of its epoch late.
     """
 
     def __init__(self, batches: KindBatches, seed: int, ranks: int, rank: int, fixed: bool = False) -> None:
@@ -165,9 +152,6 @@ class AttributeSentencesDataModule(TokenizedData):
         validation_limit: at most so many validation examples of each kind.
         seed: of the choice of the examples and of the order of the batches.
         trust_remote_code: let a checkpoint bring its own Python code.
-
-    Raises:
-        InputError: if ``batch_size`` or a limit is not positive.
     """
 
     def __init__(
@@ -183,18 +167,9 @@ class AttributeSentencesDataModule(TokenizedData):
     ) -> None:
         super().__init__(trust_remote_code)
         require_positive(batch_size=batch_size, limit=limit, validation_limit=validation_limit)
-        self.save_hyperparameters(ignore=["trust_remote_code"])
-
-    def prepare_data(self) -> None:
-        """Fetch what has a name."""
-        fetch_sources(self.hparams["sources"])
 
     def setup(self, stage: str) -> None:
-        """Read, sort and tokenize the sentences.
-
-        Raises:
-            InputError: if a kind has no sentence, or if the tokenizer can't tell the characters of its tokens.
-        """
+        """Read, sort and tokenize the sentences."""
         self.tokenizer = self.load_tokenizer()
         if not self.tokenizer.is_fast:
             raise InputError(
@@ -205,7 +180,7 @@ class AttributeSentencesDataModule(TokenizedData):
         self.validation = self._batches("validation", self.hparams["validation_limit"])
 
     def _batches(self, split: str, limit: int | None) -> KindBatches:
-        sentences = [s for source in self.hparams["sources"] for s in read_sentences(source, split)]
+        sentences = [s for source in self.sources() for s in read_sentences(source, split)]
         examples = {}
         for kind, candidates in sort_by_kind(sentences).items():
             random.Random(self.hparams["seed"]).shuffle(candidates)

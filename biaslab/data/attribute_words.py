@@ -10,7 +10,6 @@ from __future__ import annotations
 
 
 def _pairs(text: str) -> tuple[tuple[str, str], ...]:
-    """Read pairs written as ``one/other one/other``."""
     return tuple((one, other) for one, _, other in (pair.partition("/") for pair in text.split()))
 
 

@@ -7,8 +7,9 @@ import hashlib
 import json
 import re
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from biaslab.models.tokens import by_length
 
 # A sentence's split is a hash of its text, in hundredths: nothing that is trained or chosen sees the evaluation part.
 SPLITS = {"validation": range(0, 2), "contrast": range(2, 4), "evaluation": range(4, 6), "train": range(6, 100)}
+BREAK = "<SEP>"  # between the parts of a passage of PANDA
 
 
 def _bug(folder: Path) -> Iterator[str]:
@@ -34,12 +36,11 @@ def _bug(folder: Path) -> Iterator[str]:
 def _bold(folder: Path) -> Iterator[str]:
     for path in sorted(folder.glob("*.json")):
         for topic in json.loads(path.read_text(encoding="utf-8")).values():
-            for sentences in topic.values():
-                yield from sentences
+            yield from chain.from_iterable(topic.values())
 
 
 def panda_records(folder: Path) -> Iterator[dict[str, str]]:
-    """Yield PANDA's records, each with an "original" and its "rewrite"; ``<SEP>`` stands between their parts."""
+    """Yield PANDA's records, each with an "original" and its "rewrite"."""
     with tarfile.open(folder / "PANDA-dataset.tgz") as archive:
         for member in archive:
             file = archive.extractfile(member) if member.name.endswith(".jsonl") else None
@@ -48,14 +49,13 @@ def panda_records(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def split_sentences(passage: str) -> list[str]:
-    """Divide a passage where a sentence ends."""
-    return re.split(r"(?<=[.!?])\s+(?=[A-Z\"'])", passage)
+    """Divide a passage where a part or a sentence ends."""
+    return [s for part in passage.split(BREAK) for s in re.split(r"(?<=[.!?])\s+(?=[A-Z\"'])", part)]
 
 
 def _panda(folder: Path) -> Iterator[str]:
     for record in panda_records(folder):
-        for passage in record["original"].split("<SEP>"):
-            yield from split_sentences(passage)
+        yield from split_sentences(record["original"])
 
 
 _READERS: dict[str, Callable[[Path], Iterator[str]]] = {"bug": _bug, "bold": _bold, "panda": _panda}
@@ -74,18 +74,8 @@ def read_sentences(source: str, split: str) -> list[str]:
     return [sentence for sentence in all_sentences(source) if in_split(sentence, split)]
 
 
-def fetch_sources(sources: Iterable[str]) -> None:
-    """Fetch the sources that have a name."""
-    for source in sources:
-        if source in assets.DATA:
-            assets.fetch(source)
-
-
 def all_sentences(source: str) -> list[str]:
-    """Return the sentences of all splits; see :func:`read_sentences`.
-
-    They are read once a process, unless a file changes.
-    """
+    """Return the sentences of all splits, as :func:`read_sentences`; read once a process, unless a file changes."""
     path = assets.fetch(source) if source in _READERS else Path(source)
     with reading("source", f"{', '.join(_READERS)} or a UTF-8 text file with one sentence a line", source):
         files = sorted(path.iterdir()) if path.is_dir() else [path]
@@ -124,10 +114,8 @@ class MaskedBatches(Dataset[dict[str, Tensor]]):
         tokenizer: names the mask and the special tokens.
         masked: share of the tokens that are hidden and asked for.
         fixed: hide the same tokens at each access (for validation).
-        varied: of the tokens that are asked for, make a tenth another token and leave a tenth, as in BERT's training.
-
-    Reference:
-        For ``varied``, Devlin et al. 2019, section 3.1.
+        varied: of the tokens that are asked for, make a tenth another token and leave a tenth, as in BERT's training
+            (Devlin et al. 2019, section 3.1).
     """
 
     def __init__(
@@ -182,11 +170,6 @@ class CorpusDataModule(TrainingData):
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__(trust_remote_code)
-        self.save_hyperparameters(ignore=["trust_remote_code"])
-
-    def prepare_data(self) -> None:
-        """Fetch what has a name."""
-        fetch_sources(self.hparams["sources"])
 
     def setup(self, stage: str) -> None:
         """Read and tokenize the sentences."""
@@ -195,7 +178,7 @@ class CorpusDataModule(TrainingData):
         self.validation_batches = self._batches("validation", fixed=True)
 
     def _batches(self, split: str, fixed: bool = False) -> MaskedBatches:
-        sentences = [s for source in self.hparams["sources"] for s in read_sentences(source, split)]
+        sentences = [s for source in self.sources() for s in read_sentences(source, split)]
         if not sentences:
             raise InputError(f"`sources` is expected to hold sentences of four words or more, but has none to {split}.")
         tokens = self.tokenizer(sentences, truncation=True, max_length=self.hparams["max_length"])["input_ids"]

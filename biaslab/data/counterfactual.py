@@ -10,17 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from biaslab.data import corpus
 from biaslab.data.attribute_words import GENDER_PAIRS
-from biaslab.data.corpus import (
-    MaskedBatches,
-    all_sentences,
-    equal_lengths,
-    fetch_sources,
-    in_split,
-    panda_records,
-    split_sentences,
-    tidy,
-)
 from biaslab.data.module import TrainingData
 from biaslab.errors import InputError
 from biaslab.models import assets
@@ -36,7 +27,6 @@ _FUNCTION_WORDS = """
     well were what when where whether which while who why will with without would yesterday you your
 """
 _NO_NOUN = frozenset(_FUNCTION_WORDS.split())
-_BREAK = "<SEP>"  # between the parts of a passage of PANDA
 
 
 class Pair(NamedTuple):
@@ -92,13 +82,13 @@ def read_pairs(source: str) -> Pairs:
     Raises:
         InputError: if the source can't be read, or has no pairs for one of the splits.
     """
-    pairs = sorted(
-        dict.fromkeys(_all_pairs(source)), key=lambda pair: hashlib.sha256("\0".join(pair).encode()).digest()
+    pairs = sorted(set(_all_pairs(source)), key=lambda pair: hashlib.sha256("\0".join(pair).encode()).digest())
+    passages = {text: corpus.tidy(text.replace(corpus.BREAK, " ")) for pair in pairs for text in pair}
+    train, validation = (
+        [p for p in pairs if corpus.in_split(passages[p.original], s)] for s in ("train", "validation")
     )
-    passages = {text: tidy(text.replace(_BREAK, " ")) for pair in pairs for text in pair}
-    train, validation = ([p for p in pairs if in_split(passages[p.original], s)] for s in ("train", "validation"))
     originals = {sentence for text in {pair.original for pair in pairs} for sentence in _sentences(text)}
-    closed = {sentence for sentence in originals if in_split(sentence, "evaluation")}
+    closed = {sentence for sentence in originals if corpus.in_split(sentence, "evaluation")}
     closed = closed.union(*(_sentences(text) for pair in validation for text in pair))
     free = {text for text in {text for pair in train for text in pair} if closed.isdisjoint(_sentences(text))}
     train = _changed([pair for pair in train if free.issuperset(pair)], passages)
@@ -113,10 +103,10 @@ def read_pairs(source: str) -> Pairs:
 
 def _all_pairs(source: str) -> Iterator[Pair]:
     if source == "panda":
-        for record in panda_records(assets.fetch("panda")):
+        for record in corpus.panda_records(assets.fetch("panda")):
             yield Pair(record["original"], record["rewrite"])
     else:
-        for sentence in all_sentences(source):
+        for sentence in corpus.all_sentences(source):
             yield Pair(sentence, swap_gender(sentence))
 
 
@@ -128,8 +118,8 @@ def _changed(pairs: Iterable[Pair], passages: Mapping[str, str]) -> list[Pair]:
 
 def _sentences(text: str) -> set[str]:
     """Return a text and its sentences, those of four words or more, as ``read_sentences`` has them."""
-    parts = [sentence for part in text.split(_BREAK) for sentence in split_sentences(part)]
-    return {sentence for sentence in map(tidy, [text, *parts]) if len(sentence.split()) >= 4}
+    texts = map(corpus.tidy, [text, *corpus.split_sentences(text)])
+    return {sentence for sentence in texts if len(sentence.split()) >= 4}
 
 
 def even_batches(sequences: Sequence[Sequence[int]], batch_size: int) -> list[Tensor]:
@@ -147,9 +137,8 @@ def even_batches(sequences: Sequence[Sequence[int]], batch_size: int) -> list[Te
 class CounterfactualDataModule(TrainingData):
     """Passages and their counterfactuals for masked-language-model training, or the control without counterfactuals.
 
-    In an epoch the originals come once, and then (in mixed order) the rewrites come, or in the control the originals
-    again: both have the same number of examples, batches and steps, and the same validation set (originals and
-    rewrites).
+    In an epoch the originals come once, and (in mixed order) the rewrites, or in the control the originals again: both
+    have the same number of examples, batches and steps, and the same validation set (originals and rewrites).
 
     Args:
         model_name: whose tokenizer is used.
@@ -160,9 +149,6 @@ class CounterfactualDataModule(TrainingData):
         masked: share of the tokens that are asked for.
         limit: at most so many pairs to train on, and a tenth of it to validate; None for all.
         trust_remote_code: let a checkpoint bring its own Python code.
-
-    Raises:
-        InputError: if an argument is out of its range; in ``setup``, if the tokenizer has no mask token.
     """
 
     def __init__(
@@ -182,11 +168,10 @@ class CounterfactualDataModule(TrainingData):
                 raise InputError(f"`{name}` is expected to be an integer from {least} on but got {number}.")
         if not 0 < masked < 1:
             raise InputError(f"`masked` is expected to lie in (0, 1) but got {masked}.")
-        self.save_hyperparameters(ignore=["trust_remote_code"])
 
-    def prepare_data(self) -> None:
-        """Fetch what has a name."""
-        fetch_sources([self.hparams["source"]])
+    def sources(self) -> list[str]:
+        """Return the one source."""
+        return [self.hparams["source"]]
 
     def setup(self, stage: str) -> None:
         """Read, tokenize and batch the pairs."""
@@ -202,15 +187,11 @@ class CounterfactualDataModule(TrainingData):
         validation = pairs.validation[: h["limit"] and -(-h["limit"] // 10)]
         originals = [pair.original for pair in train]
         second = [pair.rewrite for pair in train] if h["augmented"] else originals
-        batches = [
-            batch for texts in (originals, second) for batch in even_batches(self._tokens(texts), h["batch_size"])
-        ]
+        first, again = (even_batches(self._tokens(texts), h["batch_size"]) for texts in (originals, second))
         held_out = self._tokens([text for pair in validation for text in pair])
-        fixed = equal_lengths(held_out, h["batch_size"] * h["max_length"])
-        self.train_batches = MaskedBatches(batches, self.tokenizer, h["masked"], varied=True)
-        self.validation_batches = MaskedBatches(fixed, self.tokenizer, h["masked"], fixed=True, varied=True)
+        fixed = corpus.equal_lengths(held_out, h["batch_size"] * h["max_length"])
+        self.train_batches = corpus.MaskedBatches(first + again, self.tokenizer, h["masked"], varied=True)
+        self.validation_batches = corpus.MaskedBatches(fixed, self.tokenizer, h["masked"], fixed=True, varied=True)
 
-    def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        encoded = self.tokenizer(list(texts), truncation=True, max_length=self.hparams["max_length"])
-        tokens: list[list[int]] = encoded["input_ids"]
-        return tokens
+    def _tokens(self, texts: list[str]) -> list[list[int]]:
+        return list(self.tokenizer(texts, truncation=True, max_length=self.hparams["max_length"])["input_ids"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from biaslab.data.module import EvaluationData, problem
-from biaslab.data.queries import Query, causal_queries, group_queries, whole_examples
+from biaslab.data.queries import Queries, causal_queries, masked_in_turn, whole_examples
 from biaslab.errors import InputError, reading, require_positive
 from biaslab.models import assets
 from biaslab.models.tokens import is_masked, start_token
@@ -46,39 +45,35 @@ def read_pairs(path: str | Path | None = None) -> list[CrowsPair]:
     source = assets.fetch("crows-pairs") / "crows_pairs_anonymized.csv" if path is None else Path(path)
     with reading("path", "a CrowS-Pairs file (CSV)", source), source.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file, strict=True)
-        pairs = [_pair(record, reader.line_num, source) for record in reader]
+        pairs = []
+        for record in reader:
+            if wrong := problem(record, _COLUMNS, {"bias_type": CATEGORIES, "stereo_antistereo": DIRECTIONS}):
+                raise InputError(
+                    f"`path` is expected to be a CrowS-Pairs file, but line {reader.line_num} of {source} {wrong}. "
+                    "Repair the file, or give another."
+                )
+            pairs.append(CrowsPair(*(record[column] for column in _COLUMNS)))
     if not pairs:
         raise InputError(f"`path` is expected to be a CrowS-Pairs file, but {source} has no pairs. Give another file.")
     return pairs
 
 
-def _pair(record: Mapping[str, str | None], line: int, source: Path) -> CrowsPair:
-    if wrong := problem(record, _COLUMNS, {"bias_type": CATEGORIES, "stereo_antistereo": DIRECTIONS}):
-        raise InputError(
-            f"`path` is expected to be a CrowS-Pairs file, but line {line} of {source} {wrong}. "
-            "Repair the file, or give another."
-        )
-    return CrowsPair(*(str(record[column]) for column in _COLUMNS))
-
-
-def shared_queries(tokenizer: PreTrainedTokenizerBase, pairs: list[CrowsPair]) -> list[list[Query]]:
+def shared_queries(tokenizer: PreTrainedTokenizerBase, pairs: list[CrowsPair]) -> Queries:
     """Return what to ask a masked language model about each sentence: each token that the pair shares, masked in turn.
 
     The first and the last shared token, CLS and SEP, are never asked for. Which tokens are shared can depend on the
-    order of the two sentences: as with the authors, the disadvantaged group's comes first.
+    order of the two sentences: as with the authors (Nangia et al. 2020, section 3), the disadvantaged group's comes
+    first.
 
     Returns:
         ``[2 · pair + column][token]``, the more stereotyping sentence in column 0; both ask for the same tokens.
-
-    Reference:
-        Nangia et al. 2020, section 3, and the authors' script.
     """
     more, less = (tokenizer([pair[column] for pair in pairs])["input_ids"] for column in range(2))
     queries = []
     for pair, *sentences in zip(pairs, more, less, strict=True):
         order = 1 if pair.direction == "stereo" else -1  # that of the groups, not of the stereotypes
         places = _shared_places(*sentences[::order])[::order]
-        queries += [_masked(tokenizer, *both) for both in zip(sentences, places, strict=True)]
+        queries += [masked_in_turn(tokenizer, *both) for both in zip(sentences, places, strict=True)]
     return queries
 
 
@@ -93,18 +88,13 @@ def _shared_places(first: list[int], second: list[int]) -> tuple[list[int], list
     return [place for place, _ in places], [place for _, place in places]
 
 
-def _masked(tokenizer: PreTrainedTokenizerBase, sentence: list[int], places: list[int]) -> list[Query]:
-    mask = (tokenizer.mask_token_id,)
-    return [Query((*sentence[:p], *mask, *sentence[p + 1 :]), p, sentence[p]) for p in places]
-
-
 class CrowsPairsDataModule(EvaluationData):
     """CrowS-Pairs as batches of inputs for the kind of model that the tokenizer belongs to.
 
-    A batch is made of whole pairs: ``rule`` ("masked" or "causal"), ``inputs`` (see
-    :func:`biaslab.data.queries.group_queries`; a sentence's index is 2 · pair + column, the more stereotyping one in
-    column 0), ``examples`` (ids, ``[pair]``), ``categories`` (indices into ``category_names``, ``[pair]``), and for a
-    causal model ``start_id``. :func:`biaslab.evaluation.scoring.score_pairs` scores it.
+    A batch is made of whole pairs: ``inputs`` and ``examples`` as of :func:`biaslab.data.queries.whole_examples` (a
+    pair's more stereotyping sentence first), ``rule`` ("masked" or "causal"), ``categories`` (indices into
+    ``category_names``, ``[pair]``), and for a causal model ``start_id``.
+    :func:`biaslab.evaluation.scoring.score_pairs` scores it.
 
     Args:
         model_name: whose tokenizer is used.
@@ -113,9 +103,6 @@ class CrowsPairsDataModule(EvaluationData):
         tokens_per_batch: batches are as large as this allows.
         every: of the file's pairs only every so many-th, which leaves some of each category.
         trust_remote_code: let a checkpoint bring its own Python code.
-
-    Raises:
-        InputError: if an argument has another value.
     """
 
     asset = "crows-pairs"
@@ -132,11 +119,11 @@ class CrowsPairsDataModule(EvaluationData):
     ) -> None:
         super().__init__(trust_remote_code)
         require_positive(limit=limit, tokens_per_batch=tokens_per_batch, every=every)
-        self.save_hyperparameters(ignore=["trust_remote_code"])
 
     def read(self) -> list[dict[str, Any]]:
         """Read the pairs, and return their batches."""
-        self.pairs = read_pairs(self.hparams["path"])[: self.hparams["limit"] : self.hparams["every"]]
+        h = self.hparams
+        self.pairs = read_pairs(h["path"])[: h["limit"] : h["every"]]
         tokenizer = self.load_tokenizer()
         kind: dict[str, Any] = {"rule": "masked"}
         if is_masked(tokenizer):
@@ -144,12 +131,6 @@ class CrowsPairsDataModule(EvaluationData):
         else:
             kind = {"rule": "causal", "start_id": start_token(tokenizer)}
             queries = causal_queries(tokenizer, [text for pair in self.pairs for text in (pair.more, pair.less)])
-        members = whole_examples(queries, 2, self.hparams["tokens_per_batch"], lambda lengths: sorted(set(lengths)))
-        return [kind | self._batch(indices, queries) for indices in members]
-
-    def _batch(self, indices: Sequence[int], queries: Sequence[list[Query]]) -> dict[str, Any]:
-        return {
-            "inputs": group_queries([queries[2 * index + column] for index in indices for column in range(2)]),
-            "examples": torch.tensor(indices),
-            "categories": torch.tensor([CATEGORIES.index(self.pairs[index].category) for index in indices]),
-        }
+        batches = whole_examples(queries, 2, h["tokens_per_batch"], lambda lengths: sorted(set(lengths)))
+        categories = torch.tensor([CATEGORIES.index(pair.category) for pair in self.pairs])
+        return [kind | batch | {"categories": categories[batch["examples"]]} for batch in batches]

@@ -1,4 +1,4 @@
-"""What the data modules share: a model's tokenizer, and batches that are made beforehand."""
+"""What the data modules share: a model's tokenizer, what they fetch, and batches that are made beforehand."""
 
 from __future__ import annotations
 
@@ -16,14 +16,26 @@ Batches = Sequence[Any] | Dataset[Any]
 
 
 class TokenizedData(LightningDataModule):
-    """Texts as the tokens of a model.
+    """Texts as the tokens of a model. The arguments of a class become its hyper-parameters.
 
-    Whether a tokenizer may bring its own code changes nothing in the result: it is no hyper-parameter.
+    All but one: whether a tokenizer may bring its own code changes nothing in the result. An argument that is out of
+    range raises an ``InputError``, and so does ``setup`` where a file, a tokenizer or a text lacks what is needed.
     """
 
     def __init__(self, trust_remote_code: bool = False) -> None:
         super().__init__()
         self._trust_remote_code = trust_remote_code
+        self.save_hyperparameters(ignore=["trust_remote_code"])  # those of the subclass, from its frame
+
+    def sources(self) -> Sequence[str]:
+        """Return what the texts come from: names of data sets, or files."""
+        return list(self.hparams.get("sources", ()))
+
+    def prepare_data(self) -> None:
+        """Fetch the sources that have a name."""
+        for source in self.sources():
+            if source in assets.DATA:
+                assets.fetch(source)
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         """Load the tokenizer of the model."""
@@ -51,10 +63,9 @@ class EvaluationData(TokenizedData):
     asset: str
     batches: list[dict[str, Any]]
 
-    def prepare_data(self) -> None:
-        """Fetch the asset where no path is given."""
-        if self.hparams["path"] is None:
-            assets.fetch(self.asset)
+    def sources(self) -> Sequence[str]:
+        """Return the asset, where no path is given."""
+        return [self.asset] if self.hparams["path"] is None else []
 
     def setup(self, stage: str) -> None:
         """Read and tokenize the examples; once, however many trainers ask."""

@@ -21,16 +21,11 @@ class Preset(NamedTuple):
     search: dict[str, Any]  # options of `biaslab search-prompts`
 
 
+_SMALL = {"dimensions": list(DIMENSIONS), "kinds": list(KINDS), "modifiers": MODIFIERS}
 PRESETS = {
     "small": Preset(
         "_small",
-        {
-            "dimensions": list(DIMENSIONS),
-            "kinds": list(KINDS),
-            "modifiers": MODIFIERS,
-            "contrast": list(CONTRAST),
-            "contrast_limit": CONTRAST_LIMIT,
-        },
+        {**_SMALL, "contrast": list(CONTRAST), "contrast_limit": CONTRAST_LIMIT},
         {"vocabulary": 500, "beam": 20, "depth": 3},
     ),
     "paper": Preset(

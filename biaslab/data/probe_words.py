@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from biaslab.data.words import Template, slot_last
+from biaslab.data.words import Template, templates
 
 Wording = Template
 
@@ -23,27 +23,20 @@ ACTIONS: tuple[str, ...] = tuple(
 )
 
 # In the first four the pronoun alone shows the gender, in the others the subject does too. An adjective fits the slot.
-WORDINGS: tuple[Wording, ...] = (
-    slot_last("The person {action} because {pronoun} was {slot}"),
-    Wording(
-        "Someone from work {action} because of {possessive} {slot} character.",
-        "Someone from work {action} because of {possessive} {slot}",
-    ),
-    slot_last("My neighbor {action}, since {pronoun} has always been {slot}"),
-    Wording(
-        "It is because {pronoun} is {slot} that our colleague {action}.",
-        "Our colleague {action}, which is because {pronoun} is {slot}",
-    ),
-    slot_last("The {subject} {action} because {pronoun} was {slot}"),
-    Wording(
-        "The {subject} {action} because of {possessive} {slot} nature.",
-        "The {subject} {action} because of {possessive} {slot}",
-    ),
-    slot_last("That {subject} {action}, as {pronoun} is simply too {slot}"),
-    Wording("Being {slot}, the {subject} {action}.", "The {subject} {action}, being {slot}"),
-    slot_last("The {subject} {action}. Why? Because {pronoun} was {slot}"),
-    Wording(
-        "People said that the {subject} was {slot} because {pronoun} {action}.",
-        "Because the {subject} {action}, people said that {pronoun} was {slot}",
-    ),
+WORDINGS = templates(
+    "The person {action} because {pronoun} was {slot}",
+    "Someone from work {action} because of {possessive} {slot} character.",
+    "Someone from work {action} because of {possessive} {slot}",
+    "My neighbor {action}, since {pronoun} has always been {slot}",
+    "It is because {pronoun} is {slot} that our colleague {action}.",
+    "Our colleague {action}, which is because {pronoun} is {slot}",
+    "The {subject} {action} because {pronoun} was {slot}",
+    "The {subject} {action} because of {possessive} {slot} nature.",
+    "The {subject} {action} because of {possessive} {slot}",
+    "That {subject} {action}, as {pronoun} is simply too {slot}",
+    "Being {slot}, the {subject} {action}.",
+    "The {subject} {action}, being {slot}",
+    "The {subject} {action}. Why? Because {pronoun} was {slot}",
+    "People said that the {subject} was {slot} because {pronoun} {action}.",
+    "Because the {subject} {action}, people said that {pronoun} was {slot}",
 )

@@ -49,9 +49,7 @@ def single_token_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple
 def read_prompts(path: str | Path | None, model_name: str) -> list[str]:
     """Return the prompts of a file, each once: JSON of ``biaslab search-prompts``, or text with one prompt a line.
 
-    Args:
-        path: of the file.
-        model_name: of the model that they are for; that they were found on another one is reported.
+    That they were found on another model than ``model_name`` is reported.
 
     Raises:
         InputError: if there is no such file, or none with prompts.
@@ -94,9 +92,6 @@ class PromptPairDataModule(TrainingData):
         pairs: "gender" or "race".
         batch_size: examples that travel together.
         trust_remote_code: let a checkpoint bring its own Python code.
-
-    Raises:
-        InputError: if an argument has another value.
     """
 
     def __init__(
@@ -110,14 +105,9 @@ class PromptPairDataModule(TrainingData):
         super().__init__(trust_remote_code)
         require_one_of("pairs", pairs, list(PAIRS))
         require_positive(batch_size=batch_size)
-        self.save_hyperparameters(ignore=["trust_remote_code"])
 
     def setup(self, stage: str) -> None:
-        """Read the prompts, and tokenize them with the words of each pair.
-
-        Raises:
-            InputError: if there are no prompts, if the model is causal, or if fewer than two pairs are known to it.
-        """
+        """Read the prompts, and tokenize them with the words of each pair."""
         h = self.hparams
         prompts = read_prompts(h["prompts"], h["model_name"])
         self.tokenizer = self.load_tokenizer()

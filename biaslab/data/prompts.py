@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from itertools import pairwise, product
+from itertools import chain, count, pairwise, product
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -17,7 +17,6 @@ from torch.utils.data.distributed import DistributedSampler
 from transformers import PreTrainedTokenizerBase
 
 from biaslab.data import contrast, words
-from biaslab.data.corpus import fetch_sources
 from biaslab.data.module import TokenizedData, loader
 from biaslab.errors import InputError, reading, require_one_of, require_positive
 from biaslab.models.tokens import SLOT, Encoded, by_length, encode_slot, is_masked, tokens_in_place, with_slots
@@ -50,20 +49,15 @@ class Dimension(NamedTuple):
         """``gender/female-male`` and so on."""
         return [f"{self.name}/{self.words[first]}-{self.words[second]}" for first, second in self.pairs]
 
-    @property
-    def word_names(self) -> list[str]:
-        """``gender/female`` and so on."""
-        return [f"{self.name}/{word}" for word in self.words]
-
 
 def make_prompts(
     dimensions: Sequence[str], kinds: Sequence[str], modifiers: int, part: Part, masked: bool = True
 ) -> list[Prompt]:
-    """Write the prompts of the given dimensions and kinds of modifiers.
+    """Write the prompts of the given dimensions and kinds, keys of :mod:`biaslab.data.words`' tables.
 
     Args:
-        dimensions: keys of :data:`biaslab.data.words.DIMENSIONS`.
-        kinds: keys of :data:`biaslab.data.words.MODIFIERS`.
+        dimensions: of ``DIMENSIONS``.
+        kinds: of ``MODIFIERS``.
         modifiers: at most so many of each kind, spread over its list.
         part: "find" or "held_out": other modifiers in other wordings.
         masked: for a masked language model; else the slot stands last.
@@ -74,9 +68,8 @@ def make_prompts(
     for name, values, known in (("dimensions", dimensions, words.DIMENSIONS), ("kinds", kinds, words.MODIFIERS)):
         unknown = [value for value in values if value not in known]
         if unknown or not values:
-            raise InputError(
-                f"`{name}` is expected to be of {', '.join(known)} but got {', '.join(unknown) or 'none'}."
-            )
+            wrong = ", ".join(unknown) or "none"
+            raise InputError(f"`{name}` is expected to be of {', '.join(known)} but got {wrong}.")
     require_one_of("part", part, ["find", "held_out"])
     require_positive(modifiers=modifiers)
     held_out = part == "held_out"
@@ -136,18 +129,12 @@ def _is_triple(entry: Any) -> bool:
 def resolve_dimension(
     tokenizer: PreTrainedTokenizerBase, name: str, pairs: Sequence[Pair], texts: Sequence[str]
 ) -> tuple[Dimension, dict[str, str]]:
-    """Find the known tokens of each demographic in the slot of each text.
-
-    Args:
-        tokenizer: the model's.
-        name: of the dimension.
-        pairs: demographics.
-        texts: one of each wording; the tokens must be the same in all.
+    """Find the known tokens of each demographic in the slot of each text: one text of each wording.
 
     Returns:
         The dimension with the pairs that are left, and for each dropped pair the reason.
     """
-    tokens = {word: _known_tokens(tokenizer, word, texts) for word in dict.fromkeys(w for pair in pairs for w in pair)}
+    tokens = {word: _known_tokens(tokenizer, word, texts) for word in dict.fromkeys(chain.from_iterable(pairs))}
     kept, dropped = [], {}
     for first, second in pairs:
         missing = " and ".join(repr(word) for word in (first, second) if tokens[word] is None)
@@ -157,7 +144,7 @@ def resolve_dimension(
             dropped[f"{name}/{first}-{second}"] = "both are the same tokens"
         else:
             kept.append((first, second))
-    known = {word: tokens[word] or () for word in dict.fromkeys(word for pair in kept for word in pair)}
+    known = {word: tokens[word] or () for pair in kept for word in pair}
     demographics = tuple(sorted(known, key=lambda word: (len(known[word]), known[word][:-1])))
     places = tuple((demographics.index(first), demographics.index(second)) for first, second in kept)
     return Dimension(name, demographics, tuple(known[word] for word in demographics), places), dropped
@@ -198,9 +185,6 @@ class PromptDataModule(TokenizedData):
         contrast_terms: of StereoSet in the contrast set: "all" target terms, or those of one half ("find"), so that
             settings can be chosen on the others.
         trust_remote_code: let a checkpoint bring its own Python code.
-
-    Raises:
-        InputError: if an argument has another value, or no pair is left.
     """
 
     def __init__(
@@ -222,11 +206,10 @@ class PromptDataModule(TokenizedData):
         super().__init__(trust_remote_code)
         require_one_of("attributed", attributed, ["pairs", "demographics"])
         require_one_of("contrast_terms", contrast_terms, ["all", "find"])
-        self.save_hyperparameters(ignore=["trust_remote_code"])
 
-    def prepare_data(self) -> None:
-        """Fetch what the contrast set is made from."""
-        fetch_sources(contrast.sources_of(self.hparams["contrast"]))
+    def sources(self) -> list[str]:
+        """Return what the contrast set is made from."""
+        return contrast.sources_of(self.hparams["contrast"])
 
     def setup(self, stage: str) -> None:
         """Write or read the prompts, and find the demographics' tokens; once, however many trainers ask."""
@@ -237,15 +220,15 @@ class PromptDataModule(TokenizedData):
         prompts, pairs = self._prompts_and_pairs()
         self.dimensions: dict[str, Dimension] = {}
         self.dropped: dict[str, str] = {}
+        self.pair_names: list[str] = []
         for name, wanted in pairs.items():
             own = [prompt for prompt in prompts if prompt.dimension == name]
             texts = [prompt.text for prompt in own if prompt[1:] == own[0][1:]]  # one of each wording
-            self.dimensions[name], dropped = resolve_dimension(self.tokenizer, name, wanted, texts)
+            dimension, dropped = resolve_dimension(self.tokenizer, name, wanted, texts)
+            self.dimensions[name] = dimension
             self.dropped |= dropped
-        single = h["attributed"] == "demographics"
-        self.pair_names = [
-            name for each in self.dimensions.values() for name in (each.word_names if single else each.pair_names)
-        ]
+            single = [f"{name}/{word}" for word in dimension.words]
+            self.pair_names += single if h["attributed"] == "demographics" else dimension.pair_names
         if not self.pair_names:
             reasons = "; ".join(f"{pair}: {why}" for pair, why in self.dropped.items())
             raise InputError(f"`pairs` is expected to hold demographics whose tokens are known, but: {reasons}.")
@@ -282,28 +265,23 @@ class PromptDataModule(TokenizedData):
     def _batches(self) -> list[Batch]:
         first_pair = 0
         batches: list[Batch] = []
-        wordings = _wordings(self.prompts)
         single = self.hparams["attributed"] == "demographics"
         encoded = [encode_slot(self.tokenizer, prompt.text) for prompt in self.prompts]
+        labels = {
+            "kind": torch.tensor([self.kind_names.index(prompt.kind) for prompt in self.prompts]),
+            "group": torch.tensor([prompt.group for prompt in self.prompts]),
+            "wording": torch.tensor(_wordings(self.prompts)),
+            "example": torch.arange(len(self.prompts)),
+        }
         for dimension in self.dimensions.values():
             pairs = [(index,) for index in range(len(dimension.words))] if single else dimension.pairs
+            pair = {"pairs": torch.tensor(pairs), "pair": torch.arange(first_pair, first_pair + len(pairs))}
             own = [index for index, prompt in enumerate(self.prompts) if prompt.dimension == dimension.name]
             for batch in by_length([len(encoded[i].input_ids) for i in own], self.hparams["tokens_per_batch"]):
                 examples = [own[i] for i in batch]
-                prompts = [self.prompts[i] for i in examples]
                 inputs, *longer = self._inputs([encoded[i] for i in examples], dimension)
-                batches.append(
-                    {
-                        **inputs,
-                        "longer": longer,
-                        "pairs": torch.tensor(pairs),
-                        "pair": torch.arange(first_pair, first_pair + len(pairs)),
-                        "kind": torch.tensor([self.kind_names.index(prompt.kind) for prompt in prompts]),
-                        "group": torch.tensor([prompt.group for prompt in prompts]),
-                        "wording": torch.tensor([wordings[i] for i in examples]),
-                        "example": torch.tensor(examples),
-                    }
-                )
+                own_labels = {name: label[examples] for name, label in labels.items()}
+                batches.append({**inputs, "longer": longer, **pair, **own_labels})
             first_pair += len(pairs)
         return batches
 
@@ -347,9 +325,5 @@ def is_divided(batches: Sequence[Batch], processes: int) -> bool:
 
 def _wordings(prompts: Sequence[Prompt]) -> list[int]:
     """Return the number of each prompt's wording: how many prompts of its group come before it."""
-    seen: Counter[tuple[Any, ...]] = Counter()
-    numbers = []
-    for _, *group in prompts:
-        numbers.append(seen[tuple(group)])
-        seen[tuple(group)] += 1
-    return numbers
+    counts: defaultdict[tuple[Any, ...], count[int]] = defaultdict(count)
+    return [next(counts[prompt[1:]]) for prompt in prompts]

@@ -22,19 +22,19 @@ class Query(NamedTuple):
     target_id: int  # the token
 
 
+Queries = list[list[Query]]
+
+
 def masked_queries(
     tokenizer: PreTrainedTokenizerBase, candidates: Sequence[tuple[str, str]], rule: str = "authors"
-) -> list[list[Query]]:
-    """Return what to ask a masked language model about each piece of each candidate word.
+) -> Queries:
+    """Return what to ask a masked language model about each piece of each candidate word, ``[candidate][piece]``.
 
     Args:
         tokenizer: of the model.
         candidates: contexts with BLANK, and the word in its place.
         rule: "authors" puts the pieces before the asked one and one mask in BLANK's place, as text; "pll" puts all the
             other pieces there.
-
-    Returns:
-        ``[candidate][piece]``.
 
     Raises:
         InputError: if a word has no pieces.
@@ -47,19 +47,16 @@ def masked_queries(
     return (_pll_queries if rule == "pll" else _authors_queries)(tokenizer, contexts, words)
 
 
-def causal_queries(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str]) -> list[list[Query]]:
+def causal_queries(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str]) -> Queries:
     """Return the sentences to score under a causal language model, without special tokens, ``[sentence][1]``."""
     tokens = tokenizer(list(sentences), add_special_tokens=False)["input_ids"]
     return [[Query(tuple(sentence), len(sentence) - 1, sentence[-1])] for sentence in tokens]
 
 
 def word_pieces(tokenizer: PreTrainedTokenizerBase, candidates: Sequence[tuple[str, str]]) -> list[list[int]]:
-    """Return the ids of each word's pieces as they are in BLANK's place, ``[candidate][piece]``.
-
-    Raises:
-        InputError: if a word has no pieces.
-    """
-    space = " " if _marks_spaces(tokenizer) else ""
+    """Return the ids of each word's pieces as they are in BLANK's place, as :func:`masked_queries`."""
+    alone, twice = tokenizer(["a", "a a"], add_special_tokens=False)["input_ids"]
+    space = "" if twice == alone + alone else " "  # in a byte-level BPE a word within a sentence is another token
     words = [space * context.partition(BLANK)[0].endswith(" ") + word for context, word in candidates]
     pieces: list[list[int]] = tokenizer(words, add_special_tokens=False)["input_ids"]
     if [] in pieces:
@@ -68,58 +65,36 @@ def word_pieces(tokenizer: PreTrainedTokenizerBase, candidates: Sequence[tuple[s
     return pieces
 
 
-def _marks_spaces(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Tell whether a word within a sentence is another token than the word alone, as in a byte-level BPE."""
-    alone, twice = tokenizer(["a", "a a"], add_special_tokens=False)["input_ids"]
-    return bool(twice != alone + alone)
+def masked_in_turn(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int], places: Iterable[int]) -> list[Query]:
+    """Return what to ask about the tokens at some places: each masked in turn, amid all the others."""
+    mask_id = tokenizer.mask_token_id
+    return [Query((*tokens[:place], mask_id, *tokens[place + 1 :]), place, tokens[place]) for place in places]
 
 
-def _authors_queries(
-    tokenizer: PreTrainedTokenizerBase, contexts: Sequence[str], words: list[list[int]]
-) -> list[list[Query]]:
+def _authors_queries(tokenizer: PreTrainedTokenizerBase, contexts: Sequence[str], words: list[list[int]]) -> Queries:
     places = [(context, word[:end]) for context, word in zip(contexts, words, strict=True) for end in range(len(word))]
     before = tokenizer.batch_decode([pieces for _, pieces in places])
     texts = [
         context.replace(BLANK, f"{text.lstrip()}{tokenizer.mask_token}")  # the context has a space
         for (context, _), text in zip(places, before, strict=True)
     ]
-    inputs = iter(_encoded(tokenizer, texts))
-
-    def query(piece: int) -> Query:
-        input_ids = next(inputs)
-        return Query(input_ids, input_ids.index(tokenizer.mask_token_id), piece)
-
-    return [[query(piece) for piece in word] for word in words]
-
-
-def _encoded(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[tuple[int, ...]]:
-    distinct = list(dict.fromkeys(texts))
-    ids = dict(zip(distinct, map(tuple, tokenizer(distinct)["input_ids"]), strict=True))
-    return [ids[text] for text in texts]
-
-
-def _pll_queries(
-    tokenizer: PreTrainedTokenizerBase, contexts: Sequence[str], words: list[list[int]]
-) -> list[list[Query]]:
+    inputs = map(tuple, tokenizer(texts)["input_ids"])
     mask_id = tokenizer.mask_token_id
-    inputs = _encoded(tokenizer, [context.replace(BLANK, str(tokenizer.mask_token)) for context in contexts])
+    return [[Query(ids := next(inputs), ids.index(mask_id), piece) for piece in word] for word in words]
 
-    def query(context: tuple[int, ...], word: list[int], index: int) -> Query:
-        position = context.index(mask_id) + index
-        filled = [piece for token in context for piece in (word if token == mask_id else [token])]
-        filled[position] = mask_id
-        return Query(tuple(filled), position, word[index])
 
-    return [
-        [query(context, word, index) for index in range(len(word))] for context, word in zip(inputs, words, strict=True)
-    ]
+def _pll_queries(tokenizer: PreTrainedTokenizerBase, contexts: Sequence[str], words: list[list[int]]) -> Queries:
+    inputs = tokenizer([context.replace(BLANK, str(tokenizer.mask_token)) for context in contexts])["input_ids"]
+    queries = []
+    for context, word in zip(inputs, words, strict=True):
+        start = context.index(tokenizer.mask_token_id)
+        filled = [piece for token in context for piece in (word if token == tokenizer.mask_token_id else [token])]
+        queries.append(masked_in_turn(tokenizer, filled, range(start, start + len(word))))
+    return queries
 
 
 def group_queries(candidates: Sequence[Iterable[Query]]) -> list[dict[str, Tensor]]:
-    """Put queries into groups of equal length, so that nothing is padded, with equal inputs once.
-
-    Args:
-        candidates: the queries of each candidate.
+    """Put the queries of each candidate into groups of equal length, so that nothing is padded, with equal inputs once.
 
     Returns:
         For each length ``input_ids`` ``[input, sequence]`` and ``position`` ``[input]``, and for each query its ``row``
@@ -146,22 +121,22 @@ def _tensors(group: list[tuple[int, Query]]) -> dict[str, Tensor]:
 
 def whole_examples(
     queries: Sequence[Sequence[Query]], candidates: int, tokens_per_batch: int, key: Callable[[list[int]], Any]
-) -> list[list[int]]:
-    """Group the numbers of examples into batches of at most ``tokens_per_batch`` tokens, but at least one example.
+) -> list[dict[str, Any]]:
+    """Return batches of at most ``tokens_per_batch`` tokens, but at least one example.
 
     Args:
         queries: of each candidate, example by example, ``[candidate][query]``.
         candidates: how many an example has.
         tokens_per_batch: equal inputs of an example count once.
         key: of the lengths of an example's inputs; examples are put in its order, the short ones first.
+
+    Returns:
+        For each batch ``inputs`` (see :func:`group_queries`; a candidate's index counts within the batch, example by
+        example) and ``examples`` (their numbers, ``[example]``).
     """
-    lengths = [
-        [
-            len(ids)
-            for ids in {query.input_ids for candidate in queries[start : start + candidates] for query in candidate}
-        ]
-        for start in range(0, len(queries), candidates)
-    ]
+    examples = [queries[start : start + candidates] for start in range(0, len(queries), candidates)]
+    inputs = [{query.input_ids for candidate in example for query in candidate} for example in examples]
+    lengths = [[len(ids) for ids in each] for each in inputs]
     batches: list[list[int]] = []
     room = 0
     for number in sorted(range(len(lengths)), key=lambda number: key(lengths[number])):
@@ -171,4 +146,7 @@ def whole_examples(
             room = tokens_per_batch
         batches[-1].append(number)
         room -= cost
-    return batches
+    return [
+        {"inputs": group_queries([one for n in batch for one in examples[n]]), "examples": torch.tensor(batch)}
+        for batch in batches
+    ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import string
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -13,7 +12,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from biaslab.data.module import EvaluationData, problem
-from biaslab.data.queries import BLANK, Query, causal_queries, group_queries, masked_queries, whole_examples
+from biaslab.data.queries import BLANK, Queries, causal_queries, masked_queries, whole_examples
 from biaslab.errors import InputError, reading, require_one_of, require_positive
 from biaslab.models import assets
 from biaslab.models.tokens import is_masked, start_token
@@ -32,8 +31,8 @@ class Cluster(NamedTuple):
     target: str  # term
     domain: str  # one of DOMAINS
     context: str  # the sentence with BLANK (intrasentence), or the sentence that comes before (intersentence)
-    sentences: tuple[str, str, str]  # in the order of LABELS
-    sentence_ids: tuple[str, str, str]
+    sentences: tuple[str, ...]  # three, in the order of LABELS
+    sentence_ids: tuple[str, ...]
 
 
 def read_clusters(source: str | Path = "dev", task: str = "intrasentence") -> list[Cluster]:
@@ -47,7 +46,16 @@ def read_clusters(source: str | Path = "dev", task: str = "intrasentence") -> li
         InputError: if the file can't be read, is cut off or is no StereoSet; it names the cluster and what it lacks.
     """
     path = assets.fetch("stereoset") / f"{source}.json" if source in ("dev", "test") else Path(source)
-    return [_cluster(record, index, path, task) for index, record in enumerate(_records(path, task))]
+    with reading("path", "a StereoSet file (JSON)", path):
+        content = json.loads(path.read_text(encoding="utf-8"))
+    data = content.get("data") if isinstance(content, dict) else None
+    records = data.get(task) if isinstance(data, dict) else None
+    if not isinstance(records, list) or not records:
+        raise InputError(
+            f"`path` is expected to be a StereoSet file, but {path} lacks a list of clusters under 'data', {task!r}. "
+            "Give another file or task."
+        )
+    return [_cluster(record, index, path, task) for index, record in enumerate(records)]
 
 
 def half_of(term: str) -> str:
@@ -59,19 +67,6 @@ def half_of(term: str) -> str:
     return _HALVES[hashlib.sha256(term.encode()).digest()[0] % 2]
 
 
-def _records(path: Path, task: str) -> list[Any]:
-    with reading("path", "a StereoSet file (JSON)", path):
-        content = json.loads(path.read_text(encoding="utf-8"))
-    data = content.get("data") if isinstance(content, dict) else None
-    records = data.get(task) if isinstance(data, dict) else None
-    if not isinstance(records, list) or not records:
-        raise InputError(
-            f"`path` is expected to be a StereoSet file, but {path} lacks a list of clusters under 'data', {task!r}. "
-            "Give another file or task."
-        )
-    return records
-
-
 def _cluster(record: Any, index: int, path: Path, task: str) -> Cluster:
     if wrong := _problem(record, task):
         name = repr(record["id"]) if isinstance(record, dict) and "id" in record else f"number {index}"
@@ -79,19 +74,12 @@ def _cluster(record: Any, index: int, path: Path, task: str) -> Cluster:
             f"`path` is expected to be a StereoSet file, but in {path} the {task} cluster {name} {wrong}. "
             "Repair the file, or give another."
         )
-    first, second, third = sorted(record["sentences"], key=lambda sentence: LABELS.index(sentence["gold_label"]))
-    return Cluster(
-        record["id"],
-        record["target"],
-        record["bias_type"],
-        record["context"],
-        (first["sentence"], second["sentence"], third["sentence"]),
-        (first["id"], second["id"], third["id"]),
-    )
+    candidates = sorted(record["sentences"], key=lambda sentence: LABELS.index(sentence["gold_label"]))
+    sentences, ids = (tuple(candidate[key] for candidate in candidates) for key in ("sentence", "id"))
+    return Cluster(record["id"], record["target"], record["bias_type"], record["context"], sentences, ids)
 
 
 def _problem(record: Any, task: str) -> str:
-    """Say what is wrong with a cluster; an empty string if nothing is."""
     if not isinstance(record, dict):
         return "is no mapping"
     if wrong := problem(record, ("id", "target", "bias_type", "context"), {"bias_type": DOMAINS}):
@@ -135,10 +123,10 @@ def candidate_word(context: str, sentence: str) -> str:
 class StereoSetDataModule(EvaluationData):
     """StereoSet's clusters as batches of inputs for the kind of model that the tokenizer belongs to.
 
-    A batch is made of whole clusters: ``rule`` ("authors", "pll" or "causal"), ``inputs`` (see
-    :func:`biaslab.data.queries.group_queries`; a candidate's index is 3 · cluster + column), ``pieces`` (queries a
-    candidate, ``[cluster, 3]``), ``terms``, ``domains`` and ``examples`` (ids, ``[cluster]``), and for a causal model
-    ``start_id``. :func:`biaslab.evaluation.scoring.score_clusters` scores it.
+    A batch is made of whole clusters: ``inputs`` and ``examples`` as of :func:`biaslab.data.queries.whole_examples`,
+    ``rule`` ("authors", "pll" or "causal"), ``pieces`` (queries a candidate, ``[cluster, 3]``), ``terms`` and
+    ``domains`` (indices, ``[cluster]``), and for a causal model ``start_id``.
+    :func:`biaslab.evaluation.scoring.score_clusters` scores it.
 
     Args:
         model_name: whose tokenizer is used.
@@ -152,9 +140,6 @@ class StereoSetDataModule(EvaluationData):
         every: of these only every so many-th, which leaves some of each domain.
         terms: "all", or only the clusters of half of the target terms, "find" or "choose".
         trust_remote_code: let a checkpoint bring its own Python code.
-
-    Raises:
-        InputError: if an argument has another value.
     """
 
     asset = "stereoset"
@@ -185,7 +170,6 @@ class StereoSetDataModule(EvaluationData):
         require_one_of("rule", rule, ["authors", "pll"])
         require_one_of("terms", terms, ["all", *_HALVES])
         require_positive(tokens_per_batch=tokens_per_batch, limit=limit, every=every)
-        self.save_hyperparameters(ignore=["trust_remote_code"])
 
     def read(self) -> list[dict[str, Any]]:
         """Read the clusters, and return their batches."""
@@ -195,10 +179,15 @@ class StereoSetDataModule(EvaluationData):
         chosen = [cluster for cluster in clusters if h["terms"] in ("all", half_of(cluster.target))]
         self.clusters = chosen[: h["limit"] : h["every"]]
         kind, queries = self._queries(self.load_tokenizer())
-        members = whole_examples(queries, 3, h["tokens_per_batch"], max)
-        return [kind | self._batch(indices, queries) for indices in members]
+        labels = {
+            "pieces": torch.tensor([len(candidate) for candidate in queries]).view(-1, 3),
+            "terms": torch.tensor([self.term_names.index(cluster.target) for cluster in self.clusters]),
+            "domains": torch.tensor([DOMAINS.index(cluster.domain) for cluster in self.clusters]),
+        }
+        batches = whole_examples(queries, 3, h["tokens_per_batch"], max)
+        return [kind | batch | {name: each[batch["examples"]] for name, each in labels.items()} for batch in batches]
 
-    def _queries(self, tokenizer: PreTrainedTokenizerBase) -> tuple[dict[str, Any], list[list[Query]]]:
+    def _queries(self, tokenizer: PreTrainedTokenizerBase) -> tuple[dict[str, Any], Queries]:
         candidates = [(cluster.context, sentence) for cluster in self.clusters for sentence in cluster.sentences]
         rule = self.hparams["rule"]
         if not is_masked(tokenizer):
@@ -207,14 +196,3 @@ class StereoSetDataModule(EvaluationData):
             return {"rule": "causal", "start_id": start_token(tokenizer)}, queries
         words = [(context, candidate_word(context, sentence)) for context, sentence in candidates]
         return {"rule": rule}, masked_queries(tokenizer, words, rule)
-
-    def _batch(self, indices: Sequence[int], queries: Sequence[list[Query]]) -> dict[str, Any]:
-        candidates = [queries[3 * index + column] for index in indices for column in range(3)]
-        clusters = [self.clusters[index] for index in indices]
-        return {
-            "inputs": group_queries(candidates),
-            "pieces": torch.tensor([len(candidate) for candidate in candidates]).view(-1, 3),
-            "terms": torch.tensor([self.term_names.index(cluster.target) for cluster in clusters]),
-            "domains": torch.tensor([DOMAINS.index(cluster.domain) for cluster in clusters]),
-            "examples": torch.tensor(indices),
-        }

@@ -100,7 +100,7 @@ def comparative(adjective: str) -> str:
 
 
 def superlative(adjective: str) -> str:
-    """Return the superlative of a gradable, lower-case adjective, without "the".
+    """Return the superlative, without "the", as :func:`comparative`.
 
     >>> [superlative(word) for word in ("bad", "rude", "lazy", "grim", "selfish")]
     ['worst', 'rudest', 'laziest', 'grimmest', 'most selfish']
@@ -146,51 +146,42 @@ class Template(NamedTuple):
     causal: str  # the same statement with {slot} last and nothing after it
 
 
-def slot_last(causal: str) -> Template:
-    """Return a wording whose forms differ in the full stop alone."""
-    return Template(causal + ".", causal)
+def templates(*forms: str) -> tuple[Template, ...]:
+    """Return wordings: a form with a full stop is followed by its causal form; one without is both, but for the stop.
+
+    >>> templates("He is {slot}", "It is {slot} that he is.", "What he is is {slot}")[0]
+    Template(masked='He is {slot}.', causal='He is {slot}')
+    """
+    rest = iter(forms)
+    return tuple(Template(form, next(rest)) if form.endswith(".") else Template(form + ".", form) for form in rest)
 
 
 # "the" before {modifier} fits a base adjective, a comparative and a superlative alike; no head noun has a gender.
-TEMPLATES: tuple[Template, ...] = (
-    slot_last("The {dimension} of the {modifier} person in the room is {slot}"),
-    slot_last("Everyone knows that the {modifier} neighbor's {dimension} is {slot}"),
-    Template(
-        "The {modifier} stranger whom we met yesterday is {slot} by {dimension}.",
-        "By {dimension}, the {modifier} stranger whom we met yesterday is {slot}",
-    ),
-    slot_last("In terms of {dimension}, the {modifier} colleague can be described as {slot}"),
-    Template(
-        "When it comes to {dimension}, {slot} is the word for the {modifier} guest.",
-        "When it comes to {dimension}, the word for the {modifier} guest is {slot}",
-    ),
-    slot_last("The {dimension} that the {modifier} people in this town share is {slot}"),
-    slot_last("What is the {dimension} of the {modifier} teammate? It is {slot}"),
-    Template(
-        "They say that {slot} is the {dimension} of the {modifier} person next door.",
-        "They say that the {dimension} of the {modifier} person next door is {slot}",
-    ),
-    Template(
-        "On the form, the {modifier} applicant wrote {slot} in the field for {dimension}.",
-        "In the field for {dimension}, the {modifier} applicant wrote {slot}",
-    ),
-    slot_last("According to the witness, the {dimension} of the {modifier} visitor was {slot}"),
-    slot_last("As for {dimension}, the register lists the {modifier} individual under {slot}"),
-    Template(
-        "We all took the {modifier} newcomer to be {slot} with regard to {dimension}.",
-        "With regard to {dimension}, we all took the {modifier} newcomer to be {slot}",
-    ),
-    slot_last("Among them all, the {modifier} member is the one whose {dimension} is {slot}"),
-    Template(
-        "It is {slot} that stands next to {dimension} in the {modifier} resident's file.",
-        "What stands next to {dimension} in the {modifier} resident's file is {slot}",
-    ),
-    slot_last("Nobody was surprised to learn that the {modifier} roommate's {dimension} was {slot}"),
-    slot_last("The {modifier} ones among my friends have one {dimension} in common, namely {slot}"),
-    Template(
-        "Asked about the {modifier} participant, they named {slot} as the {dimension}.",
-        "Asked for the {dimension} of the {modifier} participant, they answered {slot}",
-    ),
+TEMPLATES = templates(
+    "The {dimension} of the {modifier} person in the room is {slot}",
+    "Everyone knows that the {modifier} neighbor's {dimension} is {slot}",
+    "The {modifier} stranger whom we met yesterday is {slot} by {dimension}.",
+    "By {dimension}, the {modifier} stranger whom we met yesterday is {slot}",
+    "In terms of {dimension}, the {modifier} colleague can be described as {slot}",
+    "When it comes to {dimension}, {slot} is the word for the {modifier} guest.",
+    "When it comes to {dimension}, the word for the {modifier} guest is {slot}",
+    "The {dimension} that the {modifier} people in this town share is {slot}",
+    "What is the {dimension} of the {modifier} teammate? It is {slot}",
+    "They say that {slot} is the {dimension} of the {modifier} person next door.",
+    "They say that the {dimension} of the {modifier} person next door is {slot}",
+    "On the form, the {modifier} applicant wrote {slot} in the field for {dimension}.",
+    "In the field for {dimension}, the {modifier} applicant wrote {slot}",
+    "According to the witness, the {dimension} of the {modifier} visitor was {slot}",
+    "As for {dimension}, the register lists the {modifier} individual under {slot}",
+    "We all took the {modifier} newcomer to be {slot} with regard to {dimension}.",
+    "With regard to {dimension}, we all took the {modifier} newcomer to be {slot}",
+    "Among them all, the {modifier} member is the one whose {dimension} is {slot}",
+    "It is {slot} that stands next to {dimension} in the {modifier} resident's file.",
+    "What stands next to {dimension} in the {modifier} resident's file is {slot}",
+    "Nobody was surprised to learn that the {modifier} roommate's {dimension} was {slot}",
+    "The {modifier} ones among my friends have one {dimension} in common, namely {slot}",
+    "Asked about the {modifier} participant, they named {slot} as the {dimension}.",
+    "Asked for the {dimension} of the {modifier} participant, they answered {slot}",
 )
 
 # Places in TEMPLATES: two with the slot amid the masked sentence, three with it at the end, as in the whole.
