@@ -61,9 +61,6 @@ def compare(
         contrast_limit: at most so many sentences of each; the preset's by default.
         output: the folder that comparisons lie in.
         trust_remote_code: let a checkpoint bring its own Python code.
-
-    Raises:
-        InputError: if an argument is not what is expected.
     """
     settings = dict(locals())
     from rich.console import Console

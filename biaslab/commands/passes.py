@@ -12,14 +12,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
+from torch.utils.tensorboard.writer import SummaryWriter
 
 from biaslab.commands.configs import config_file
-from biaslab.commands.logging import LogNeurons
 from biaslab.data.prompts import PromptDataModule
 from biaslab.errors import InputError
 from biaslab.neurons.neuron_set import NeuronSet
@@ -28,6 +30,21 @@ from biaslab.tasks.attribution import Attribution
 from biaslab.tasks.base import single_trainer
 
 Select = Callable[[Attribution, PromptDataModule], dict[str, NeuronSet]]
+
+
+class LogNeurons(Callback):
+    """Writes the neurons, their scores and some prompts of an attribution run, where TensorBoard is the logger."""
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write them when the run has ended well."""
+        writer = getattr(trainer.logger, "experiment", None)
+        if isinstance(writer, SummaryWriter) and isinstance(pl_module, Attribution) and pl_module.result is not None:
+            from biaslab.report import tensorboard
+
+            neurons, scores = pl_module.result
+            tensorboard.log_neurons(writer, neurons, scores.nanmean(0))
+            words = {name: dimension.words for name, dimension in pl_module.data.dimensions.items()}
+            tensorboard.log_prompts(writer, pl_module.data.prompts, words)
 
 
 class Pass(NamedTuple):
@@ -61,10 +78,8 @@ def attribution_pass(
     Raises:
         InputError: if another command runs the same pass.
     """
-    files = files_of([data.get("contrast"), data.get("path")])
-    folder = cache.path(
-        name, {**depends_on, "options": options, "data": data, "files": files, "versions": computed_by()}
-    )
+    more = {"files": files_of([data.get("contrast"), data.get("path")]), "versions": computed_by()}
+    folder = cache.path(name, {**depends_on, "options": options, "data": data} | more)
 
     def attribute() -> dict[str, Any]:
         if (folder / "neurons.json").exists():  # killed after the pass, before its sets were written
@@ -126,12 +141,13 @@ def training(
             pass
         if not last.exists():  # killed before the first one
             shutil.rmtree(folder, ignore_errors=True)
-        more: dict[str, Any] = {
-            f"--trainer.logger.{key}": value for key, value in (("save_dir", folder.parent), ("name", folder.name))
-        }
-        more |= {"--trainer.logger.version": "", "--ckpt_path": last if last.exists() else None}
-        more |= {"--data.prompts": prompts, "--model.trust_remote_code": "true" if trust_remote_code else None}
-        seconds = _run("fit", {"-c": path, "--model.model_name": model_name} | more)
+        options = {
+            "-c": path, "--model.model_name": model_name, "--trainer.logger.save_dir": folder.parent,
+            "--trainer.logger.name": folder.name, "--trainer.logger.version": "",
+            "--ckpt_path": last if last.exists() else None, "--data.prompts": prompts,
+            "--model.trust_remote_code": "true" if trust_remote_code else None,
+        }  # fmt: skip
+        seconds = _run("fit", options)
         return {"seconds": seconds, "checkpoint": _best(folder).name}
 
     done = _once(folder, fit)
@@ -143,12 +159,7 @@ def searched_prompts(
 ) -> tuple[Path, float]:
     """Search prompts for Auto-Debias, unless they were found; return their file, and the seconds that it took.
 
-    Args:
-        cache: where its folder is.
-        model_name: of the model.
-        weights: the model's fingerprint.
-        options: of ``biaslab search-prompts``.
-        trust_remote_code: let a checkpoint bring its own Python code.
+    The arguments are as those of :func:`training`; options: of ``biaslab search-prompts``.
     """
     folder = cache.path("prompts", {"weights": weights, "search": options, "versions": computed_by()})
     output = folder / "prompts.json"
@@ -194,17 +205,16 @@ def _best(folder: Path) -> Path:
 
 def _once(folder: Path, job: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Do a job in its folder, unless it was done, and return what it left in ``done.json``; one command at a time."""
+    path = folder / "done.json"
 
-    def done() -> dict[str, Any] | None:
-        try:
-            content: dict[str, Any] = json.loads((folder / "done.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return content
+    def done() -> dict[str, Any]:
+        with suppress(OSError, ValueError, TypeError):
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        return {}
 
-    if (facts := done()) is None:
+    if not (facts := done()):
         with locked(folder):
-            if (facts := done()) is None:  # another command may have ended just now
+            if not (facts := done()):  # another command may have ended just now
                 facts = job()
-                write_atomically(folder / "done.json", (json.dumps(facts, indent=1) + "\n").encode())
+                write_atomically(path, (json.dumps(facts, indent=1) + "\n").encode())
     return facts
