@@ -127,13 +127,11 @@ def debias(
     nn.Module.to(task.model, best_device())  # Lightning leaves it on the CPU
     evaluation = evaluate(task.model, task.tokenizer, arms, measures)
     facts = {
-        "attribution": task.summary(),
-        "dropped": find.dropped,
-        "prompts": len(find.prompts),
+        "attribution": task.summary(), "dropped": find.dropped, "prompts": len(find.prompts),
         "residual": dict(zip(("mean", "worst"), task.residual(), strict=True)),
         "neurons": {"count": len(neurons), "fingerprint": neurons.fingerprint, "by_layer": neurons.layers()},
         "seconds": round(time.monotonic() - started),
-    }
+    }  # fmt: skip
     findings = evaluation.findings("debias", model, settings, facts)
     findings.save(folder)
     gaps = ("gap", "log gap")
@@ -144,9 +142,9 @@ def debias(
         with arm.treatments[0].applied(task.model, task.tokenizer):
             samples[name] = tensorboard.sample_prompts(task.model, held_out.batches, texts, held_out.pair_names)
     tensorboard.log_findings(logger.experiment, findings, samples)
-    cards = neuron_cards(
-        task.model, task.tokenizer, find.prompts, find.batches, neurons, task.prompts.pair_scores(), find.pair_names
-    )
+    scores = task.prompts.pair_scores()
+    parts = (find.prompts, find.batches, neurons, scores, find.pair_names)
+    cards = neuron_cards(task.model, task.tokenizer, *parts)
     write_cards(folder / "cards.json", model, fingerprint(task.model), cards, {"neurons": str(folder / "neurons.json")})
     logger.finalize("success")
     _print(console, findings)

@@ -39,35 +39,24 @@ ROWS = {
 
 @dataclass(frozen=True)
 class Rows:
-    """Makes the rows of the table; neurons are found and weights trained once, and kept.
+    """Makes the rows of the table; neurons are found and weights trained once, and kept."""
 
-    Attributes:
-        cache: where they are kept.
-        model_name: of the model.
-        weights: its fingerprint.
-        preset: a key of :data:`biaslab.data.presets.PRESETS`.
-        configs: the folder of the training configurations.
-        seeds: how many random controls.
-        factor: what neurons are multiplied by.
-        positions: where.
-        trust_remote_code: let a checkpoint bring its own Python code.
-
-    Raises:
-        InputError: by a row that can't be had.
-    """
-
-    cache: Artifacts
+    cache: Artifacts  # where they are kept
     model_name: str
-    weights: str
-    preset: str
-    configs: str
-    seeds: int
-    factor: float = 0.0
+    weights: str  # the model's fingerprint
+    preset: str  # a key of PRESETS
+    configs: str  # the folder of the training configurations
+    seeds: int  # how many random controls
+    factor: float = 0.0  # what neurons are multiplied by
     positions: Positions = "all"
     trust_remote_code: bool = False
 
     def arm(self, name: str) -> Arm:
-        """Return a row, a key of ``ROWS``."""
+        """Return a row, a key of ``ROWS``.
+
+        Raises:
+            InputError: if it can't be had.
+        """
         title = ROWS[name]
         if name == BASE_ROW:
             return Arm(name, title=title)
@@ -149,12 +138,7 @@ def intersection(union: NeuronSet, data: PromptDataModule) -> NeuronSet:
 
 
 def cut(neurons: NeuronSet, scores: Tensor, count: int) -> NeuronSet:
-    """Return the neurons of a set with the largest scores.
-
-    Args:
-        neurons: at least ``count``.
-        scores: ``[layer, neuron]``.
-        count: how many are kept.
+    """Return so many neurons of a set, those with the largest scores, ``[layer, neuron]``.
 
     >>> cut(NeuronSet([(0, 0), (1, 0), (1, 1)], shape=(2, 2)), torch.tensor([[0.5, 9.0], [0.1, 0.7]]), 2)
     NeuronSet([(0, 0), (1, 1)], shape=(2, 2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -92,7 +93,7 @@ def sweep(
     from biaslab.report.plots.style import save
 
     specs = list(grid(selections, sources, guards, guard_weights, counts, domain_weights, thresholds, shares))
-    points = [Setting(spec.name, f, p) for spec in specs for f in factors for p in positions]
+    points = list(itertools.product(specs, factors, positions))
     network, tokenizer = opened(model, trust_remote_code)
     cache = Artifacts(Path(output) / slug(model))
     part: dict[str, Any] = {"split": "test", "terms": "choose"} if choose_on is None else {}
@@ -104,25 +105,23 @@ def sweep(
     console = Console(highlight=False)
     console.print(f"biaslab sweep: {model}, {len(points)} settings. Results go to {cache.folder}", markup=False)
     sets = _find(cache, model, fingerprint(network), specs, trust_remote_code)
-
-    def treatment(setting: Setting, neurons: NeuronSet) -> Treatment:
-        return Treatment(neurons, setting.factor, setting.positions)  # type: ignore[arg-type]
-
-    arms = [Arm(BASE), *(Arm(point.name, [treatment(point, sets[point.selection])]) for point in points)]
-    trials = _trials(evaluate(network, tokenizer, arms, choosing, cache), points)
+    tried = [
+        Arm(f"{spec.name} ×{factor:g} {place}", [Treatment(sets[spec.name], factor, place)], spec.name)  # type: ignore[arg-type]
+        for spec, factor, place in points
+    ]
+    trials = _trials(evaluate(network, tokenizer, [Arm(BASE), *tried], choosing, cache))
     base, *others = trials
-    best = choose(base, others, perplexity_percent)
-    setting = points[others.index(best)]
-    neurons = sets[setting.selection]
-    controls = [treatment(setting, random_like(neurons, seed)) for seed in range(seeds)]
-    arms = [Arm(BASE), Arm(CHOSEN, [treatment(setting, neurons)]), Arm(random_name(seeds), controls, like=CHOSEN)]
+    number = others.index(choose(base, others, perplexity_percent))
+    best, neurons = tried[number].treatments[0], sets[points[number][0].name]
+    controls = [replace(best, neurons=random_like(neurons, seed)) for seed in range(seeds)]
+    arms = [Arm(BASE), Arm(CHOSEN, [best]), Arm(random_name(seeds), controls, like=CHOSEN)]
     evaluation = evaluate(network, tokenizer, arms, reporting, cache)
     lines = [trial | {"keeps": keeps(trial, base, perplexity_percent)} for trial in trials]
-    chosen = lines[1 + others.index(best)] | {"fingerprint": neurons.fingerprint}
+    chosen = lines[1 + number] | {"fingerprint": neurons.fingerprint}
     findings = evaluation.findings("sweep", model, settings, details={"trials": lines, "chosen": chosen})
     findings.save(cache.folder)
     write_csv(cache.folder / "sweep.csv", lines)
-    how = {"factor": setting.factor, "positions": setting.positions}
+    how = {"factor": best.factor, "positions": best.positions}
     provenance = dict(neurons.provenance) | {"suppression": how}
     neurons.with_details(neurons.subsets, provenance).save(cache.folder / "neurons.json")
     dots = [trial_dot(line, base["perplexity"]) for line in lines]
@@ -131,19 +130,6 @@ def sweep(
     console.print(
         f"\nResults written to {cache.folder}: sweep.csv, sweep.json, sweep.png, sweep.svg, neurons.json.", markup=False
     )
-
-
-class Setting(NamedTuple):
-    """A point of the grid: how neurons are selected (a name of a neuron set), and how they are suppressed."""
-
-    selection: str
-    factor: float
-    positions: str
-
-    @property
-    def name(self) -> str:
-        """The setting in a word."""
-        return f"{self.selection} ×{self.factor:g} {self.positions}"
 
 
 class Spec(NamedTuple):
@@ -230,16 +216,16 @@ Trial = dict[str, Any]
 """A line of sweep.csv: a setting, and what it did: SS, LMS, ICAT overall and by domain, perplexity."""
 
 
-def _trials(evaluation: Evaluation, points: Sequence[Setting]) -> list[Trial]:
-    """Return a line for each row, the untouched model first."""
-    estimates = evaluation.estimates()
-    domains = [scope for _, metric, scope in estimates if metric == "ICAT" and scope != OVERALL]
-    trials = []
-    for row, point in zip(evaluation.rows, [None, *points], strict=True):
-        values = {key: estimate.figure.value for key, estimate in estimates.items() if key[0] == row.name}
+def _trials(evaluation: Evaluation) -> list[Trial]:
+    """Return a line for each row, the untouched model first; a row's title names its selection."""
+    values = {key: estimate.figure.value for key, estimate in evaluation.estimates().items()}
+    domains = dict.fromkeys(scope for _, metric, scope in values if metric == "ICAT" and scope != OVERALL)
+    trials: list[Trial] = []
+    for row in evaluation.rows:
+        how = row.treatments[0] if trials else {}
+        setting = {"selection": row.title, "factor": how.get("factor"), "positions": how.get("positions")}
         figures = {name: values[row.name, name, OVERALL] for name in ("SS", "LMS", "ICAT", "perplexity")}
-        by_domain = {f"ICAT {name}": values[row.name, "ICAT", name] for name in dict.fromkeys(domains)}
-        setting = {"selection": row.name, "factor": None, "positions": None} if point is None else point._asdict()
+        by_domain = {f"ICAT {name}": values[row.name, "ICAT", name] for name in domains}
         trials.append({**setting, "neurons": row.size, **figures, **by_domain})
     return trials
 
