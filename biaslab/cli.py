@@ -58,10 +58,7 @@ _PLAN = "\n  --plan                  print what the run would take, and exit"
 
 
 def run(command: str) -> None:
-    """Run one command with the arguments that follow it in ``sys.argv``.
-
-    Args:
-        command: its name.
+    """Run a command by its name with the arguments that follow it in ``sys.argv``.
 
     Raises:
         InputError: if an argument is not what is expected.

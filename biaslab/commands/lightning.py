@@ -29,7 +29,6 @@ class _FirstConfig(SaveConfigCallback):
     """Saves the configuration into a run's folder, but not over that of a run that goes on there."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Save it, unless there is one that is whole."""
         folder = Path(trainer.log_dir or "")
         there = read_config(folder / self.config_filename)
         goes_on = any((folder / name).exists() for name in ("shards", "neurons.json")) or self.config.get("ckpt_path")
@@ -45,14 +44,12 @@ class _OneTraining(Callback):
         self.held = ExitStack()  # given free when the process ends, however it ends
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Lock the folder, where the logger gives the run one of its own."""
         folder = getattr(trainer.logger, "log_dir", None)
         if stage == "fit" and folder and trainer.is_global_zero:
             Path(folder).parent.mkdir(parents=True, exist_ok=True)
             self.held.enter_context(locked(training_in(Path(folder))))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give it free."""
         self.held.close()
 
 
@@ -92,12 +89,7 @@ class BiaslabCLI(LightningCLI):
             parser.add_argument("--plan", action="store_true", help=what)
 
     def _parse_ckpt_path(self) -> None:
-        """Take class and settings from a checkpoint, but neither the model's name nor whether its code is trusted.
-
-        Raises:
-            InputError: if the checkpoint was trained from another model than the one that is asked for, or names a
-                class that is neither biaslab's nor the one that is asked for.
-        """
+        """Take class and settings from a checkpoint, but neither the model's name nor whether its code is trusted."""
         config = self.config[self.config.subcommand]
         if not config.get("ckpt_path") or not Path(config.ckpt_path).is_file():
             return
@@ -127,12 +119,11 @@ class BiaslabCLI(LightningCLI):
         settings = getattr(config.trainer.logger, "init_args", None)
         if self.subcommand != "predict" or settings is None or getattr(settings, "version", "") is not None:
             return
-        runs = Path(settings.save_dir, settings.name or "").glob("version_*/shards")
         text = self._parser(self.subcommand).dump(config, skip_none=False, skip_check=True)  # as it is saved
         wanted = _of_the_result(yaml.safe_load(text))
-        for folder in sorted(path.parent for path in runs):
-            same = _of_the_result(read_config(folder / "config.yaml")) == wanted
-            if same and not is_locked(folder / "shards"):
+        for shards in sorted(Path(settings.save_dir, settings.name or "").glob("version_*/shards")):
+            folder = shards.parent
+            if _of_the_result(read_config(folder / "config.yaml")) == wanted and not is_locked(shards):
                 settings.version = int(folder.name.removeprefix("version_"))
                 return
 
@@ -161,11 +152,7 @@ def _of_the_result(config: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def run(command: str) -> None:
-    """Run a subcommand with the arguments that follow it in ``sys.argv``.
-
-    Args:
-        command: "predict", "test", "fit" or "validate".
-    """
+    """Run "predict", "test", "fit" or "validate" with the arguments that follow it in ``sys.argv``."""
     BiaslabCLI(
         LightningModule,
         LightningDataModule,

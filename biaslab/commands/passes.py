@@ -21,7 +21,6 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from biaslab.commands.configs import config_file
 from biaslab.data.prompts import PromptDataModule
 from biaslab.errors import InputError
 from biaslab.neurons.neuron_set import NeuronSet
@@ -99,77 +98,65 @@ def attribution_pass(
     return Pass(sets, folder, done["seconds"])
 
 
-def training(
-    cache: Artifacts,
-    name: str,
-    config: str,
-    configs: str,
-    model_name: str,
-    weights: str,
-    prompts: Path | None = None,
-    trust_remote_code: bool = False,
-) -> tuple[Path, float]:
-    """Train a baseline by ``biaslab fit`` in a process of its own, unless it was trained; a killed training goes on.
+class Trainings(NamedTuple):
+    """The trainings of baselines of one model, each by a command in a process of its own, and kept."""
 
-    Args:
-        cache: where its folder is.
-        name: of the baseline.
-        config: name of its configuration.
-        configs: the folder of the configurations; those that ship with biaslab where it has none of that name.
-        model_name: of the model.
-        weights: the model's fingerprint.
-        prompts: a file of prompts, for Auto-Debias.
-        trust_remote_code: let a checkpoint bring its own Python code.
+    cache: Artifacts
+    model_name: str
+    weights: str  # the model's fingerprint
+    trust_remote_code: bool = False
 
-    Returns:
-        The best checkpoint, and the seconds that the training took.
+    def train(self, name: str, config: Path, prompts: Path | None = None) -> tuple[Path, float]:
+        """Train a baseline by ``biaslab fit``, unless it was trained; a killed training goes on.
 
-    Raises:
-        InputError: if there is no such configuration, the training fails, or another command runs it.
-    """
-    path = config_file(config, configs)
-    text = path.read_text(encoding="utf-8")
-    depends_on = {
-        "weights": weights, "config": text, "files": files_of(yaml.safe_load(text)), "versions": computed_by(),
-        "prompts": None if prompts is None else prompts.read_text(encoding="utf-8"),
-    }  # fmt: skip
-    folder = cache.path(name, depends_on)
-    last = folder / "checkpoints" / "last.ckpt"
+        Args:
+            name: of the baseline.
+            config: its configuration.
+            prompts: a file of prompts, for Auto-Debias.
 
-    def fit() -> dict[str, Any]:
-        with locked(training_in(folder)):  # refused while a training works on that has survived its command
-            pass
-        if not last.exists():  # killed before the first one
-            shutil.rmtree(folder, ignore_errors=True)
-        options = {
-            "-c": path, "--model.model_name": model_name, "--trainer.logger.save_dir": folder.parent,
-            "--trainer.logger.name": folder.name, "--trainer.logger.version": "",
-            "--ckpt_path": last if last.exists() else None, "--data.prompts": prompts,
-            "--model.trust_remote_code": "true" if trust_remote_code else None,
+        Returns:
+            The best checkpoint, and the seconds that the training took.
+
+        Raises:
+            InputError: if the training fails, or another command runs it.
+        """
+        text = config.read_text(encoding="utf-8")
+        depends_on = {
+            "weights": self.weights, "config": text, "files": files_of(yaml.safe_load(text)), "versions": computed_by(),
+            "prompts": None if prompts is None else prompts.read_text(encoding="utf-8"),
         }  # fmt: skip
-        seconds = _run("fit", options)
-        return {"seconds": seconds, "checkpoint": _best(folder).name}
+        folder = self.cache.path(name, depends_on)
+        last = folder / "checkpoints" / "last.ckpt"
 
-    done = _once(folder, fit)
-    return folder / "checkpoints" / done["checkpoint"], done["seconds"]
+        def fit() -> dict[str, Any]:
+            with locked(training_in(folder)):  # refused while a training works on that has survived its command
+                pass
+            if not last.exists():  # killed before the first one
+                shutil.rmtree(folder, ignore_errors=True)
+            options = {
+                "-c": config, "--model.model_name": self.model_name, "--trainer.logger.save_dir": folder.parent,
+                "--trainer.logger.name": folder.name, "--trainer.logger.version": "",
+                "--ckpt_path": last if last.exists() else None, "--data.prompts": prompts,
+                "--model.trust_remote_code": "true" if self.trust_remote_code else None,
+            }  # fmt: skip
+            seconds = _run("fit", options)
+            return {"seconds": seconds, "checkpoint": _best(folder).name}
 
+        done = _once(folder, fit)
+        return folder / "checkpoints" / done["checkpoint"], done["seconds"]
 
-def searched_prompts(
-    cache: Artifacts, model_name: str, weights: str, options: Mapping[str, Any], trust_remote_code: bool = False
-) -> tuple[Path, float]:
-    """Search prompts for Auto-Debias, unless they were found; return their file, and the seconds that it took.
+    def search_prompts(self, options: Mapping[str, Any]) -> tuple[Path, float]:
+        """Search prompts for Auto-Debias, unless they were found; return their file, and the seconds that it took."""
+        depends_on = {"weights": self.weights, "search": options, "versions": computed_by()}
+        folder = self.cache.path("prompts", depends_on)
+        output = folder / "prompts.json"
 
-    The arguments are as those of :func:`training`; options: of ``biaslab search-prompts``.
-    """
-    folder = cache.path("prompts", {"weights": weights, "search": options, "versions": computed_by()})
-    output = folder / "prompts.json"
+        def search() -> dict[str, Any]:
+            more: dict[str, Any] = {f"--{key}": value for key, value in options.items()}
+            more["--trust_remote_code"] = "true" if self.trust_remote_code else None
+            return {"seconds": _run("search-prompts", {"--model": self.model_name, "--output": output} | more)}
 
-    def search() -> dict[str, Any]:
-        more: dict[str, Any] = {f"--{key}": value for key, value in options.items()}
-        more["--trust_remote_code"] = "true" if trust_remote_code else None
-        return {"seconds": _run("search-prompts", {"--model": model_name, "--output": output} | more)}
-
-    return output, _once(folder, search)["seconds"]
+        return output, _once(folder, search)["seconds"]
 
 
 def slug(model_name: str) -> str:

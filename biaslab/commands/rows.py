@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from biaslab.commands.cards import SCORES, read_scores
-from biaslab.commands.passes import Pass, Select, attribution_pass, searched_prompts, training
+from biaslab.commands.configs import config_file
+from biaslab.commands.passes import Pass, Select, Trainings, attribution_pass
 from biaslab.data.presets import GUARD_WEIGHT, PRESETS, SELECTIONS
 from biaslab.data.prompts import PromptDataModule
 from biaslab.evaluation.treatment import Arm, Positions, Treatment
@@ -63,15 +64,13 @@ class Rows:
         if name in TRAINED:
             checkpoint, seconds = self._train(name)
             return Arm(name, [Treatment(checkpoint=checkpoint)], title, seconds=seconds)
+        how = (self.factor, self.positions)
         if name.startswith("random_"):
             like = name.removeprefix("random_").replace("bns", "bns_guarded")
             neurons, _ = self._neurons(like)
-            return Arm(name, [self._on(random_like(neurons, seed)) for seed in range(self.seeds)], title, like)
+            return Arm(name, [Treatment(random_like(neurons, seed), *how) for seed in range(self.seeds)], title, like)
         neurons, seconds = self._neurons(name)
-        return Arm(name, [self._on(neurons)], title, seconds=seconds)
-
-    def _on(self, neurons: NeuronSet) -> Treatment:
-        return Treatment(neurons, self.factor, self.positions)
+        return Arm(name, [Treatment(neurons, *how)], title, seconds=seconds)
 
     def _neurons(self, name: str) -> tuple[NeuronSet, float]:
         """Return the neurons of a row, and the seconds that finding them took."""
@@ -116,11 +115,11 @@ class Rows:
 
     def _train(self, name: str) -> tuple[Path, float]:
         """Train a baseline; return its checkpoint, and the seconds that it took."""
-        preset, of, trust = PRESETS[self.preset], (self.model_name, self.weights), self.trust_remote_code
-        prompts, before = None, 0.0
+        preset, prompts, before = PRESETS[self.preset], None, 0.0
+        trainings = Trainings(self.cache, self.model_name, self.weights, self.trust_remote_code)
         if name == "autodebias":
-            prompts, before = searched_prompts(self.cache, *of, preset.search, trust)
-        checkpoint, seconds = training(self.cache, name, f"{name}{preset.suffix}", self.configs, *of, prompts, trust)
+            prompts, before = trainings.search_prompts(preset.search)
+        checkpoint, seconds = trainings.train(name, config_file(f"{name}{preset.suffix}", self.configs), prompts)
         return checkpoint, before + seconds
 
 

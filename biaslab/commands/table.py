@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -92,11 +92,7 @@ def table(
 
 
 def checked_rows(rows: Sequence[str] | None, seeds: int) -> list[str]:
-    """Return the rows that are asked for, the untouched model first.
-
-    Raises:
-        InputError: if one is not known, or there are none.
-    """
+    """Return the rows that are asked for, the untouched model first."""
     from biaslab.commands.rows import BASE_ROW, ROWS
 
     unknown = [row for row in rows or () if row not in ROWS]
@@ -125,27 +121,22 @@ and the paper's figures for {paper["model"]}: ICAT, and its change"""
     costs = new_table(title, "", "size", "s", "perplexity", "change, % [95 %]", "ICAT", "change")
     for row in findings.rows:
         estimate = findings.estimates[row.name, "perplexity", OVERALL]
-        change = "" if row is findings.base else signed(estimate.change)
-        figures = _paper_cells(paper["rows"], row.name, findings.base.name)
-        value = f"{estimate.figure.value:.1f}"
-        costs.add_row(row.title, short_count(row.size), f"{row.seconds:.0f}", value, change, *figures)
+        cells = [short_count(row.size), f"{row.seconds:.0f}", f"{estimate.figure.value:.1f}"]
+        cells.append("" if row is findings.base else signed(estimate.change))
+        if row.name in paper["rows"]:
+            icat, before = (paper["rows"][name]["icat"] for name in (row.name, findings.base.name))
+            cells += [f"{icat:.1f}", "" if row is findings.base else f"{icat - before:+.1f}"]
+        costs.add_row(row.title, *cells)
     console.print(costs)
-    scopes = findings.scopes("ICAT")[1:]
 
     def both(estimate: Any, row: Row) -> str:
         change = "" if row is findings.base else f" {estimate.change.value:+.1f}"
         return f"{estimate.figure.value:.1f}{change}"
 
-    console.print(scope_table(findings, "ICAT by domain, and its change", "ICAT", both, scopes))
+    domains = findings.scopes("ICAT")[1:]
+    console.print(scope_table(findings, "ICAT by domain, and its change", "ICAT", both, domains))
     for key, why in findings.details["left_out"].items():
         console.print(f"left out {key}: {why}", markup=False)
-
-
-def _paper_cells(paper: Mapping[str, Any], row: str, base: str) -> tuple[str, str]:
-    if row not in paper:
-        return "", ""
-    icat, before = paper[row]["icat"], paper[base]["icat"]
-    return f"{icat:.1f}", "" if row == base else f"{icat - before:+.1f}"
 
 
 def _cells(findings: Findings) -> tuple[list[str], list[list[str]]]:
