@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import textwrap
 import threading
 import warnings
 from collections.abc import Callable
@@ -85,8 +86,6 @@ def run(command: str) -> None:
 
 def _lightning_help(command: str) -> str:
     """Return the help of a command of Lightning's, without loading it."""
-    import textwrap
-
     from biaslab.commands.configs import names
 
     configs = textwrap.fill(", ".join(names()), 54).replace("\n", "\n" + 26 * " ")

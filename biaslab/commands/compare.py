@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -331,18 +332,18 @@ def _moves(scopes: Mapping[str, Mapping[str, Any]]) -> Table:
 
 def _layers(facts: Mapping[str, Any]) -> Table:
     """Return the neurons a layer, of all that were compared."""
-    shared, ranks = facts["layers_shared"], facts["rank_correlation_layers"]
-    more = [*(["shared"] if shared else []), *(["ρ"] if ranks else [])]
-    table = new_table("Neurons a layer", "layer", "A", "B", *more, "", "")
+    sides = {"A": facts["layers_a"], "B": facts["layers_b"]}
+    columns = {name: [str(count) for count in counts] for name, counts in sides.items()}
+    if shared := facts["layers_shared"]:
+        columns["shared"] = [str(count) for count in shared]
+    if ranks := facts["rank_correlation_layers"]:
+        columns["ρ"] = [_figure(rank) for rank in ranks]
+    bars = [["█" * round(_BAR * count / max(1, *counts)) for count in counts] for counts in sides.values()]
+    table = new_table("Neurons a layer", "layer", *columns, "", "")
     for column in table.columns[-2:]:
         column.justify = "left"
-    sides = (facts["layers_a"], facts["layers_b"])
-    for layer in range(max(map(len, sides))):
-        counts = [counts[layer] if layer < len(counts) else None for counts in sides]
-        cells = ["" if count is None else str(count) for count in counts]
-        cells += [*([str(shared[layer])] if shared else []), *([_figure(ranks[layer])] if ranks else [])]
-        bars = ["█" * round(_BAR * (count or 0) / max(1, *side)) for count, side in zip(counts, sides, strict=True)]
-        table.add_row(str(layer), *cells, *bars)
+    for layer, cells in enumerate(zip_longest(*columns.values(), *bars, fillvalue="")):
+        table.add_row(str(layer), *cells)
     return table
 
 

@@ -116,10 +116,11 @@ class Rows:
     def _train(self, name: str) -> tuple[Path, float]:
         """Train a baseline; return its checkpoint, and the seconds that it took."""
         preset, prompts, before = PRESETS[self.preset], None, 0.0
+        config = config_file(f"{name}{preset.suffix}", self.configs)
         trainings = Trainings(self.cache, self.model_name, self.weights, self.trust_remote_code)
         if name == "autodebias":
             prompts, before = trainings.search_prompts(preset.search)
-        checkpoint, seconds = trainings.train(name, config_file(f"{name}{preset.suffix}", self.configs), prompts)
+        checkpoint, seconds = trainings.train(name, config, prompts)
         return checkpoint, before + seconds
 
 

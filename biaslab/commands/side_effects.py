@@ -276,8 +276,7 @@ def diagonal(findings: Findings, metric: str) -> tuple[list[float], list[float],
 
 
 def _change(findings: Findings, row: Row, metric: str, scope: str) -> float:
-    estimate = findings.estimates[row.name, metric, scope]
+    after, before = (findings.estimates[name, metric, scope] for name in (row.name, findings.base.name))
     if METRICS[metric].ideal == 50:
-        before = findings.estimates[findings.base.name, metric, scope].figure.value
-        return abs(estimate.figure.value - 50) - abs(before - 50)
-    return estimate.change.value
+        return abs(after.figure.value - 50) - abs(before.figure.value - 50)
+    return after.change.value

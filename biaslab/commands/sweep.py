@@ -92,7 +92,7 @@ def sweep(
     from biaslab.report.plots.stereoset import sweep_settings, trial_dot
     from biaslab.report.plots.style import save
 
-    specs = list(grid(selections, sources, guards, guard_weights, counts, domain_weights, thresholds, shares))
+    specs = list(grid(settings))
     points = list(itertools.product(specs, factors, positions))
     network, tokenizer = opened(model, trust_remote_code)
     cache = Artifacts(Path(output) / slug(model))
@@ -164,24 +164,17 @@ def checked_grid(settings: Mapping[str, Any]) -> None:
     require_positive(**{name: settings[name] for name in ("seeds", "sentences", "every")})
 
 
-def grid(
-    selections: Sequence[Selection],
-    sources: Sequence[str],
-    guards: Sequence[str],
-    guard_weights: Sequence[float],
-    counts: Sequence[int | None],
-    domain_weights: Sequence[dict[str, float]],
-    thresholds: Sequence[float],
-    shares: Sequence[float],
-) -> Iterator[Spec]:
-    """Yield the selections of the grid; of each only what matters to it is varied."""
-    for selection in selections:
+def grid(settings: Mapping[str, Any]) -> Iterator[Spec]:
+    """Yield the selections of the grid that the command's settings span; of each only what matters to it is varied."""
+    thresholds, weightings = settings["thresholds"], [None, *settings["domain_weights"]]
+    for selection in settings["selections"]:
         if selection == "paper":
-            for threshold, share in itertools.product(thresholds, shares):
+            for threshold, share in itertools.product(thresholds, settings["shares"]):
                 yield Spec(f"paper-{threshold:g}-{share:g}", threshold, selection, {"share": share})
             continue
-        guarded = [(g, w) for g in guards for w in guard_weights] if selection == "guarded" else [(None, 0.0)]
-        varied = itertools.product(sources, counts, [None, *domain_weights], guarded)
+        guards = itertools.product(settings["guards"], settings["guard_weights"])
+        guarded = guards if selection == "guarded" else [(None, 0.0)]
+        varied = itertools.product(settings["sources"], settings["counts"], weightings, guarded)
         for source, count, by_domain, (guard, weight) in varied:
             changes: dict[str, Any] = {"source": source, "count": count, "domain_weights": by_domain}
             if guard is not None:
