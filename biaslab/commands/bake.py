@@ -34,8 +34,8 @@ def bake(
         trust_remote_code: let a checkpoint bring its own Python code.
 
     Raises:
-        InputError: if not exactly one of ``model`` and ``ckpt_path`` is given, one of the files is not what is
-            expected, the neurons were made for other weights, or the folder has something in it.
+        InputError: if not exactly one of ``model`` and ``ckpt_path`` is given, a file is not what is expected, the
+            neurons were made for other weights, or the folder has something in it.
     """
     if positions != "all":
         raise InputError(

@@ -48,8 +48,7 @@ def compare(
     changes with all that they depend on. The same command goes on where it was killed, and attributes nothing twice.
 
     Args:
-        a: a neuron file; or a model: an asset's name, a folder or a hub id; or a debiasing baseline's checkpoint,
-            ``*.ckpt``.
+        a: a neuron file, a model (an asset's name, a folder or a hub id), or a debiasing baseline's ``*.ckpt``.
         b: likewise; such as a model and what was trained from it.
         preset: how many prompts: "small" (minutes on two cores) or "paper".
         selection: "guarded", "ranked" or "paper".

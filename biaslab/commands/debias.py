@@ -57,8 +57,7 @@ def debias(
         model: an asset's name, a folder or a hub id.
         selection: "guarded", "ranked" or "paper".
         source: where bias is read: "prompts", "contrast" (only with "stereoset"), or "both".
-        contrast: what the guard is made from: "stereoset" (its test split), "bold", "bug", "panda" or a text file, or
-            several of these.
+        contrast: what the guard is made from: any of "stereoset" (its test split), "bold", "bug", "panda", text files.
         count: how many neurons; 2 % of all by default.
         guard_weight: how much what ordinary sentences need counts against a neuron (λ).
         dimensions: which demographics are asked about.

@@ -139,8 +139,7 @@ class Trainings(NamedTuple):
                 "--ckpt_path": last if last.exists() else None, "--data.prompts": prompts,
                 "--model.trust_remote_code": "true" if self.trust_remote_code else None,
             }  # fmt: skip
-            seconds = _run("fit", options)
-            return {"seconds": seconds, "checkpoint": _best(folder).name}
+            return {"seconds": _run("fit", options), "checkpoint": _best(folder).name}
 
         done = _once(folder, fit)
         return folder / "checkpoints" / done["checkpoint"], done["seconds"]
@@ -173,8 +172,7 @@ def _run(command: str, options: Mapping[str, Any]) -> float:
     arguments = [part for name, value in options.items() if value is not None for part in (name, str(value))]
     print(f"\n$ biaslab {command} {' '.join(arguments)}", flush=True)
     start = time.monotonic()
-    code = subprocess.run([sys.executable, "-m", "biaslab", command, *arguments], check=False).returncode
-    if code:
+    if code := subprocess.run([sys.executable, "-m", "biaslab", command, *arguments], check=False).returncode:
         raise InputError(
             f"`rows` is expected to hold what can be made here, but `biaslab {command}` ended with code {code}; its "
             "message stands above. Correct that, or leave the row out."

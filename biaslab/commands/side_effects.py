@@ -120,9 +120,8 @@ def side_effects(
     evaluation = evaluate(network, tokenizer, arms, measures, cache, tell)
     own = {}
     for row in [*held_out.dimensions, *wanted]:
-        dimension = row.partition("/")[0]
-        scopes = _DOMAINS.get(dimension), _CATEGORIES.get(dimension), dimension
-        own[row] = dict(zip(("stereoset", "crows_pairs", "gap"), scopes, strict=True))
+        about = row.partition("/")[0]
+        own[row] = {"stereoset": _DOMAINS.get(about), "crows_pairs": _CATEGORIES.get(about), "gap": about}
     findings = evaluation.findings("side-effects", name, settings, details={"own": own})
     findings.save(home)
     write_csv(home / "side_effects.csv", list(_lines(findings)))
@@ -256,10 +255,9 @@ def _summary(findings: Findings) -> Table:
 
 
 def diagonal(findings: Findings, metric: str) -> tuple[list[float], list[float], list[float]]:
-    """Return a metric's changes: in own domains, in the others, and by random neurons anywhere.
+    """Return a metric's changes in own domains, in the others, and by random neurons anywhere.
 
-    Of a metric that is ideally 50 percent, the change of the distance from there. Rows without an own domain are left
-    out.
+    Of a metric that is ideally 50 percent, changes are of the distance from there; rows without own domain don't count.
     """
     own: list[float] = []
     others: list[float] = []
