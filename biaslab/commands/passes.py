@@ -36,14 +36,15 @@ class LogNeurons(Callback):
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write them when the run has ended well."""
-        writer = getattr(trainer.logger, "experiment", None)
-        if isinstance(writer, SummaryWriter) and isinstance(pl_module, Attribution) and pl_module.result is not None:
+        writer, result = getattr(trainer.logger, "experiment", None), getattr(pl_module, "result", None)
+        if isinstance(writer, SummaryWriter) and result is not None:
             from biaslab.report import tensorboard
 
-            neurons, scores = pl_module.result
+            neurons, scores = result
             tensorboard.log_neurons(writer, neurons, scores.nanmean(0))
-            words = {name: dimension.words for name, dimension in pl_module.data.dimensions.items()}
-            tensorboard.log_prompts(writer, pl_module.data.prompts, words)
+            data: Any = pl_module.data
+            words = {name: dimension.words for name, dimension in data.dimensions.items()}
+            tensorboard.log_prompts(writer, data.prompts, words)
 
 
 class Pass(NamedTuple):
