@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+Data = dict[str, Any]  # arguments of biaslab.data.prompts.PromptDataModule
 ALIKE = 0.5  # a trained child's neurons stay far above; those of another model are at 0, as random directions are
 
 
@@ -156,9 +157,6 @@ def _child(artifacts: Artifacts, path: str, trust_remote_code: bool) -> Side:
     task = training["settings"].get("class_path", "training").rpartition(".")[2]  # a checkpoint from Python has none
     weights = (training["fingerprint"], base["fingerprint"])
     return Side(f"{base['name']} + {task}", weights, ffn_shape(model), str(folder), model)
-
-
-Data = dict[str, Any]
 
 
 def _same_pairs(models: Sequence[str], data: Data, trust_remote_code: bool) -> tuple[Data, list[str]]:
