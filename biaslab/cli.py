@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import textwrap
 import threading
 import warnings
 from collections.abc import Callable
@@ -58,10 +59,7 @@ _PLAN = "\n  --plan                  print what the run would take, and exit"
 
 
 def run(command: str) -> None:
-    """Run one command with the arguments that follow it in ``sys.argv``.
-
-    Args:
-        command: its name.
+    """Run a command by its name with the arguments that follow it in ``sys.argv``.
 
     Raises:
         InputError: if an argument is not what is expected.
@@ -88,8 +86,6 @@ def run(command: str) -> None:
 
 def _lightning_help(command: str) -> str:
     """Return the help of a command of Lightning's, without loading it."""
-    import textwrap
-
     from biaslab.commands.configs import names
 
     configs = textwrap.fill(", ".join(names()), 54).replace("\n", "\n" + 26 * " ")

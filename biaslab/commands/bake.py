@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from biaslab.errors import InputError
 
@@ -34,8 +34,8 @@ def bake(
         trust_remote_code: let a checkpoint bring its own Python code.
 
     Raises:
-        InputError: if not exactly one of ``model`` and ``ckpt_path`` is given, one of the files is not what is
-            expected, the neurons were made for other weights, or the folder has something in it.
+        InputError: if not exactly one of ``model`` and ``ckpt_path`` is given, a file is not what is expected, the
+            neurons were made for other weights, or the folder has something in it.
     """
     if positions != "all":
         raise InputError(
@@ -58,12 +58,11 @@ def bake(
     from biaslab.report.model_card import Figures, measured, model_card
     from biaslab.store import versions
 
-    if ckpt_path is None:
-        assert model is not None
-        language_model, tokenizer = load_model(model, trust_remote_code=trust_remote_code)
-        facts: dict[str, Any] = {"model": {"name": model, "fingerprint": fingerprint(language_model)}}
+    if model is None:
+        language_model, tokenizer, facts = trained_model(str(ckpt_path), trust_remote_code)
     else:
-        language_model, tokenizer, facts = trained_model(ckpt_path, trust_remote_code)
+        language_model, tokenizer = load_model(model, trust_remote_code=trust_remote_code)
+        facts = {"model": {"name": model, "fingerprint": fingerprint(language_model)}}
     figures = Figures()
     if neurons is not None:
         chosen = NeuronSet.load(neurons)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from biaslab.commands.configs import read_config
 from biaslab.errors import InputError
 from biaslab.evaluation.findings import FILES, Findings
 from biaslab.neurons.neuron_set import NeuronSet
@@ -55,27 +56,24 @@ def cards(
     """
     command = dict(locals())
     from rich.console import Console
-    from torch import nn
     from tqdm import tqdm
 
+    from biaslab.commands.judging import model_of, opened
     from biaslab.data.prompts import PromptDataModule
-    from biaslab.models.loading import best_device, fingerprint, load_model
+    from biaslab.models.loading import fingerprint
     from biaslab.neurons.cards import METHOD, neuron_cards
 
     given = {"dimensions": dimensions, "kinds": kinds, "modifiers": modifiers, "path": path}
     chosen, folder = NeuronSet.load(neurons), Path(neurons).parent
-    name = model or chosen.provenance.get("model", {}).get("name")
-    if not name:
-        raise InputError("`model` is expected to be given, since the neuron file doesn't name one. Give its name.")
+    name = model or model_of(chosen, neurons)
     if not chosen:
         raise InputError(f"`neurons` is expected to hold at least one neuron but {neurons} is empty. Choose another.")
     scores, pair_names = read_scores(folder / SCORES)
     settings = _prompt_settings(folder / CONFIG, {key: value for key, value in given.items() if value is not None})
-    network, tokenizer = load_model(name, trust_remote_code=trust_remote_code)
+    network, tokenizer = opened(name, trust_remote_code)
     chosen.require_model(network)
     data = PromptDataModule(name, **settings, trust_remote_code=trust_remote_code)
     data.setup("predict")
-    nn.Module.to(network, best_device())
     batches = tqdm(data.batches, desc="cards", leave=False)
     described = neuron_cards(network, tokenizer, data.prompts, batches, chosen, scores, pair_names, count)
     target = folder / FILES["cards"] if output is None else Path(output)
@@ -109,33 +107,19 @@ def read_scores(path: Path) -> tuple[Tensor, list[str]]:
 
 def _prompt_settings(config: Path, given: dict[str, Any]) -> dict[str, Any]:
     """Return a run's settings of the prompts (of `debias`, or of the data of `predict`), with those given instead."""
-    import yaml
-
-    try:
-        content = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        content = None
-    if not isinstance(content, dict):
-        if not given:
-            raise InputError(
-                f"`dimensions` is expected to be given where the run's settings are not known, but {config} is not "
-                "there or can't be read. Give `dimensions`, `kinds` and `modifiers`, or the `path` of the prompts."
-            )
-        return given
+    content = read_config(config)
+    if not content and not given:
+        raise InputError(
+            f"`dimensions` is expected to be given where the run's settings are not known, but {config} is not there "
+            "or can't be read. Give `dimensions`, `kinds` and `modifiers`, or the `path` of the prompts."
+        )
     settings = content.get("data", content)
     settings = settings.get("init_args", settings)
     return {key: settings[key] for key in _PROMPT_SETTINGS if key in settings} | given
 
 
 def write_cards(path: Path, model_name: str, weights: str, cards: Sequence[Card], settings: Mapping[str, Any]) -> None:
-    """Write the cards, all of them or nothing.
-
-    Args:
-        path: of the file; one that is there is replaced.
-        model_name: whose neurons they are.
-        weights: the model's fingerprint.
-        cards: from :func:`biaslab.neurons.cards.neuron_cards`.
-        settings: of the command.
+    """Write the cards of :func:`biaslab.neurons.cards.neuron_cards`, found in a model with these weights' fingerprint.
 
     Raises:
         InputError: if the file can't be written.

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
 
 from biaslab.commands.cards import SCORES, read_scores
 from biaslab.data.presets import GUARD_WEIGHT, PRESETS, Selection
 from biaslab.errors import InputError
 from biaslab.evaluation.findings import OVERALL, Findings, write_csv
 from biaslab.neurons.neuron_set import NeuronSet
+from biaslab.report.tables import new_table
 from biaslab.store import Artifacts
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
     from torch import Tensor
     from transformers import PreTrainedModel
 
+Data = dict[str, Any]  # arguments of biaslab.data.prompts.PromptDataModule
 ALIKE = 0.5  # a trained child's neurons stay far above; those of another model are at 0, as random directions are
 
 
@@ -45,8 +49,7 @@ def compare(
     changes with all that they depend on. The same command goes on where it was killed, and attributes nothing twice.
 
     Args:
-        a: a neuron file; or a model: an asset's name, a folder or a hub id; or a debiasing baseline's checkpoint,
-            ``*.ckpt``.
+        a: a neuron file, a model (an asset's name, a folder or a hub id), or a debiasing baseline's ``*.ckpt``.
         b: likewise; such as a model and what was trained from it.
         preset: how many prompts: "small" (minutes on two cores) or "paper".
         selection: "guarded", "ranked" or "paper".
@@ -61,19 +64,16 @@ def compare(
         contrast_limit: at most so many sentences of each; the preset's by default.
         output: the folder that comparisons lie in.
         trust_remote_code: let a checkpoint bring its own Python code.
-
-    Raises:
-        InputError: if an argument is not what is expected.
     """
     settings = dict(locals())
-    from rich.console import Console
-
     from biaslab.neurons.overlap import compare_scopes, rank_correlations
 
-    artifacts, console = Artifacts(output), Console(highlight=False)
+    artifacts = Artifacts(output)
     sides = [_side(artifacts, name, path, trust_remote_code) for name, path in (("a", a), ("b", b))]
     if a != b and sides[0].name == sides[1].name:  # two trainings of a model by one method
         sides = [side._replace(name=f"{side.name}, {path}") for side, path in zip(sides, (a, b), strict=True)]
+    same, why = _same_neurons(*sides)
+    sides = [side._replace(network=None) for side in sides]  # which gives the memory free
     names = ("dimensions", "kinds", "modifiers", "contrast", "contrast_limit")
     data = PRESETS[preset].data | {name: settings[name] for name in names if settings[name] is not None}
     if selection == "paper" or (selection == "ranked" and source == "prompts"):
@@ -83,7 +83,6 @@ def compare(
         options["source"] = "prompts"
     data, notes = _same_pairs([side.model for side in sides if side.model], data, trust_remote_code)
     first, second = (_with_neurons(artifacts, side, options, data) for side in sides)
-    same, why = _same_neurons(first, second, trust_remote_code)
     notes = [why, *notes, *_differences(first.neurons, second.neurons)]
     scopes = {name: scope.facts() for name, scope in compare_scopes(first.neurons, second.neurons, same).items()}
     ranks = {}
@@ -93,19 +92,16 @@ def compare(
         notes.append(f"Ranks are not compared. {error}")
     for name, facts in scopes.items():
         facts |= ranks.get(name, {"rank_correlation": None, "rank_correlation_layers": None})
-    details: dict[str, Any] = {
-        "a": first.facts(), "b": second.facts(), "same_neurons": same,
-        "notes": notes, "scopes": scopes,
-    }  # fmt: skip
+    parts = {"a": first.facts(), "b": second.facts()}
+    details: dict[str, Any] = {**parts, "same_neurons": same, "notes": notes, "scopes": scopes}
     findings = Findings("compare", f"{first.name} and {second.name}", settings, details=details)
     folder = artifacts.path("comparison", {"details": details, "settings": settings})
     folder.mkdir(exist_ok=True)
     findings.save(folder)
-    lines = [
-        {"scope": name} | {k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in facts.items()}
-        for name, facts in scopes.items()
-    ]
-    write_csv(folder / "comparison.csv", lines)
+    lines = [{"scope": name} | facts for name, facts in scopes.items()]
+    cells = [{k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in line.items()} for line in lines]
+    write_csv(folder / "comparison.csv", cells)
+    console = Console(highlight=False)
     _print(console, findings)
     console.print(f"\nResults written to {folder}: comparison.json, comparison.csv.", markup=False, soft_wrap=True)
 
@@ -115,7 +111,9 @@ class Side(NamedTuple):
 
     name: str  # as it is printed
     weights: tuple[str, ...]  # fingerprints of the model, and of that which it was trained from where that is known
-    model: str | None = None  # what load_model takes; None for a neuron file
+    shape: tuple[int, int]  # layers, and neurons of each
+    model: str | None = None  # what load_model takes, and the model, until both were looked at; None for a neuron file
+    network: PreTrainedModel | None = None
     file: Path = Path()  # the neuron file, and its neurons: of a model none before they are found
     neurons: NeuronSet = NeuronSet()
 
@@ -130,6 +128,7 @@ class Side(NamedTuple):
 
 def _side(artifacts: Artifacts, name: str, argument: str, trust_remote_code: bool) -> Side:
     """Tell a checkpoint, a neuron file and a model apart; of the former two, read them."""
+    from biaslab.models.architectures import ffn_shape
     from biaslab.models.loading import fingerprint, load_model
 
     path = Path(argument).expanduser()
@@ -140,12 +139,14 @@ def _side(artifacts: Artifacts, name: str, argument: str, trust_remote_code: boo
         if neurons.shape is None:
             raise InputError(f"`{name}` is expected to be a neuron file with a `shape`, but {path} has none. Add it.")
         weights = neurons.provenance.get("model", {}).get("fingerprint")
-        return Side(argument, () if weights is None else (weights,), None, path, neurons)
-    return Side(argument, (fingerprint(load_model(argument, trust_remote_code=trust_remote_code)[0]),), argument)
+        return Side(argument, (weights,) if weights else (), neurons.shape, file=path, neurons=neurons)
+    network, _ = load_model(argument, trust_remote_code=trust_remote_code)
+    return Side(argument, (fingerprint(network),), ffn_shape(network), argument, network)
 
 
 def _child(artifacts: Artifacts, path: str, trust_remote_code: bool) -> Side:
     """Write the trained model of a checkpoint as an ordinary folder, unless it was, so that it loads by name."""
+    from biaslab.models.architectures import ffn_shape
     from biaslab.models.checkpoints import trained_model, write_checkpoint
 
     model, tokenizer, facts = trained_model(path, trust_remote_code)
@@ -154,12 +155,11 @@ def _child(artifacts: Artifacts, path: str, trust_remote_code: bool) -> Side:
     if not folder.exists():
         write_checkpoint(model, tokenizer, folder)
     task = training["settings"].get("class_path", "training").rpartition(".")[2]  # a checkpoint from Python has none
-    return Side(f"{base['name']} + {task}", (training["fingerprint"], base["fingerprint"]), str(folder))
+    weights = (training["fingerprint"], base["fingerprint"])
+    return Side(f"{base['name']} + {task}", weights, ffn_shape(model), str(folder), model)
 
 
-def _same_pairs(
-    models: Sequence[str], data: dict[str, Any], trust_remote_code: bool
-) -> tuple[dict[str, Any], list[str]]:
+def _same_pairs(models: Sequence[str], data: Data, trust_remote_code: bool) -> tuple[Data, list[str]]:
     """Leave out the demographic pairs that one of the models does not know; return the data's arguments, and notes."""
     from biaslab.data.prompts import PromptDataModule
 
@@ -198,10 +198,10 @@ def _with_neurons(artifacts: Artifacts, side: Side, options: dict[str, Any], dat
     return side._replace(file=result.folder / "neurons.json", neurons=result.sets[selection])
 
 
-def _same_neurons(first: Side, second: Side, trust_remote_code: bool) -> tuple[bool, str]:
+def _same_neurons(first: Side, second: Side) -> tuple[bool, str]:
     """Return whether neuron indices correspond between the models, and why."""
-    (layers, width), (other_layers, other_width) = first.neurons.shape or (0, 0), second.neurons.shape or (0, 0)
-    if (layers, width) != (other_layers, other_width):
+    (layers, width), (other_layers, other_width) = first.shape, second.shape
+    if first.shape != second.shape:
         scaled = "" if layers == other_layers else f" B's {other_layers} layers count as the {layers} of A's depth."
         return False, (
             f"The models have other shapes ({layers} × {width}, {other_layers} × {other_width}): neuron indices do not "
@@ -209,15 +209,12 @@ def _same_neurons(first: Side, second: Side, trust_remote_code: bool) -> tuple[b
         )
     if set(first.weights) & set(second.weights):
         return True, "Neurons are compared one by one: both are of one model, or one was trained from the other."
-    if first.model is None or second.model is None:
+    if first.network is None or second.network is None:
         return True, (
             "The files do not say whether one model was trained from the other. If not, neuron indices do not "
             "correspond between these models, so their overlap is meaningless."
         )
-    from biaslab.models.loading import load_model
-
-    models = (load_model(name, trust_remote_code=trust_remote_code)[0] for name in (first.model, second.model))
-    alike = likeness(*models)
+    alike = likeness(first.network, second.network)
     measured = f"their neurons' output weights have a median cosine of {alike:.2f}"
     if alike < ALIKE:
         return False, (
@@ -236,10 +233,8 @@ def likeness(first: PreTrainedModel, second: PreTrainedModel) -> float:
 
     from biaslab.models.architectures import down_weight, ffn_modules
 
-    pairs = [
-        [down_weight(module).detach().float() for module in modules]
-        for modules in zip(ffn_modules(first), ffn_modules(second), strict=True)
-    ]
+    columns = ([down_weight(module).detach().float() for module in ffn_modules(model)] for model in (first, second))
+    pairs = list(zip(*columns, strict=True))
     if any(a.shape != b.shape for a, b in pairs):
         return 0.0
     return float(torch.cat([torch.cosine_similarity(a, b, dim=0) for a, b in pairs]).median())
@@ -299,8 +294,6 @@ def _print(console: Console, findings: Findings) -> None:
 
 
 def _scope_table(title: str, *columns: str) -> Table:
-    from biaslab.report.tables import new_table
-
     table = new_table(title, "", *columns)
     table.columns[0].no_wrap, table.columns[0].overflow = False, "fold"
     return table
@@ -313,11 +306,9 @@ def _counts(scopes: Mapping[str, Mapping[str, Any]], same: bool) -> Table:
     for name, facts in scopes.items():
         cells = [str(facts[key]) for key in (("only_a", "shared", "only_b") if same else ("count_a", "count_b"))]
         if same:
-            low, high = facts["expected_shared_low"], facts["expected_shared_high"]
-            cells += [
-                _figure(facts["jaccard"]), f"{facts['expected_shared']:.1f} [{low}, {high}]",
-                _probability(facts["p_value"]), f"{facts['expected_shared_anywhere']:.1f}",
-            ]  # fmt: skip
+            chance = "{expected_shared:.1f} [{expected_shared_low}, {expected_shared_high}]".format(**facts)
+            cells += [_figure(facts["jaccard"]), chance, _probability(facts["p_value"])]
+            cells.append(_figure(facts["expected_shared_anywhere"], 1))
         table.add_row(name.replace("_", " "), *cells)
     return table
 
@@ -328,7 +319,7 @@ def _moves(scopes: Mapping[str, Mapping[str, Any]]) -> Table:
     for name, facts in scopes.items():
         cells = [_figure(facts[f"mean_layer_{side}"], 1) for side in "ab"]
         if facts["shift"] is not None:
-            shift = "{:+.2f} [{:+.2f}, {:+.2f}]".format(*(facts[key] for key in ("shift", "shift_low", "shift_high")))
+            shift = "{shift:+.2f} [{shift_low:+.2f}, {shift_high:+.2f}]".format(**facts)
             moved = (100 * facts[key] for key in ("moved_share", "moved_low", "moved_high"))
             share = "{:.0f} [{:.0f}, {:.0f}]".format(*moved)
             cells += [shift, _figure(facts["distance"]), share, _probability(facts["moved_p_value"])]
@@ -338,20 +329,18 @@ def _moves(scopes: Mapping[str, Mapping[str, Any]]) -> Table:
 
 def _layers(facts: Mapping[str, Any]) -> Table:
     """Return the neurons a layer, of all that were compared."""
-    from biaslab.report.tables import new_table
-
-    shared, ranks = facts["layers_shared"], facts["rank_correlation_layers"]
-    more = [*(["shared"] if shared else []), *(["ρ"] if ranks else [])]
-    table = new_table("Neurons a layer", "layer", "A", "B", *more, "", "")
+    sides = {"A": facts["layers_a"], "B": facts["layers_b"]}
+    columns = {name: [str(count) for count in counts] for name, counts in sides.items()}
+    if shared := facts["layers_shared"]:
+        columns["shared"] = [str(count) for count in shared]
+    if ranks := facts["rank_correlation_layers"]:
+        columns["ρ"] = [_figure(rank) for rank in ranks]
+    bars = [["█" * round(_BAR * count / max(1, *counts)) for count in counts] for counts in sides.values()]
+    table = new_table("Neurons a layer", "layer", *columns, "", "")
     for column in table.columns[-2:]:
         column.justify = "left"
-    sides = (facts["layers_a"], facts["layers_b"])
-    for layer in range(max(map(len, sides))):
-        counts = [counts[layer] if layer < len(counts) else None for counts in sides]
-        cells = ["" if count is None else str(count) for count in counts]
-        cells += [*([str(shared[layer])] if shared else []), *([_figure(ranks[layer])] if ranks else [])]
-        bars = ["█" * round(_BAR * (count or 0) / max(1, *side)) for count, side in zip(counts, sides, strict=True)]
-        table.add_row(str(layer), *cells, *bars)
+    for layer, cells in enumerate(zip_longest(*columns.values(), *bars, fillvalue="")):
+        table.add_row(str(layer), *cells)
     return table
 
 

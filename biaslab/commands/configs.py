@@ -1,9 +1,10 @@
-"""The configurations that ship with biaslab, by name, from any folder."""
+"""The configurations that ship with biaslab, by name, from any folder; and what a configuration holds."""
 
 from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from biaslab.errors import InputError
 
@@ -36,12 +37,22 @@ def config_file(name: str, folder: str = "configs") -> Path:
     places = [path]
     if path.parent in (Path(), Path("configs")):
         places += [Path(folder) / file] + [shipped() / file] * (folder == "configs")
-    for place in places:
-        if place.is_file():
-            return place
+    if found := next((place for place in places if place.is_file()), None):
+        return found
     if folder != "configs":
         raise InputError(f"`configs` is expected to be a folder with {file}, but {folder} has none. Check the folder.")
     raise InputError(
         f"`config` is expected to be a file or a shipped configuration ({', '.join(names())}) but got {name!r}. Check "
         "the name."
     )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return what a configuration file holds; nothing where there is none, or none that is whole."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
+
+from rich.console import Console
+from rich.table import Table
 
 from biaslab.data.presets import CONTRAST, CONTRAST_LIMIT, DIMENSIONS, GUARD_WEIGHT, KINDS, MODIFIERS, Selection
 from biaslab.errors import require_positive
+from biaslab.evaluation.findings import OVERALL, Findings, gap_rows, write_csv
+from biaslab.neurons.neuron_set import NeuronSet, random_like
+from biaslab.report.tables import STEREOSET, cell, metric_table, new_table, perplexity_table, signed
+from biaslab.store import make_folder
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
-    from biaslab.evaluation.findings import Findings
     from biaslab.evaluation.treatment import Arm
-    from biaslab.neurons.neuron_set import NeuronSet
 
 AMPLIFY = 2.0
 HALF = 0.5  # a softer suppression, printed beside: it keeps much of the effect at a fraction of the price
@@ -55,8 +57,7 @@ def debias(
         model: an asset's name, a folder or a hub id.
         selection: "guarded", "ranked" or "paper".
         source: where bias is read: "prompts", "contrast" (only with "stereoset"), or "both".
-        contrast: what the guard is made from: "stereoset" (its test split), "bold", "bug", "panda" or a text file, or
-            several of these.
+        contrast: what the guard is made from: any of "stereoset" (its test split), "bold", "bug", "panda", text files.
         count: how many neurons; 2 % of all by default.
         guard_weight: how much what ordinary sentences need counts against a neuron (λ).
         dimensions: which demographics are asked about.
@@ -73,31 +74,24 @@ def debias(
         stereoset: a file of StereoSet's form instead of its dev split.
         output: the folder that runs lie in.
         trust_remote_code: let a checkpoint bring its own Python code.
-
-    Raises:
-        InputError: if an argument is not what is expected.
     """
     settings = dict(locals())
     started = time.monotonic()
     require_positive(seeds=seeds)
     import yaml
     from pytorch_lightning.loggers import TensorBoardLogger
-    from rich.console import Console
     from torch import nn
 
+    from biaslab.commands import judging
     from biaslab.commands.cards import card_table, write_cards
-    from biaslab.commands.logging import LogNeurons
-    from biaslab.data.corpus import read_sentences
+    from biaslab.commands.passes import LogNeurons
     from biaslab.data.prompts import PromptDataModule
-    from biaslab.data.stereoset import StereoSetDataModule
     from biaslab.evaluation.evaluate import evaluate, require_judgeable
-    from biaslab.evaluation.findings import write_csv
-    from biaslab.evaluation.measures import Gaps, Perplexity, StereoSet
+    from biaslab.evaluation.measures import Gaps
     from biaslab.evaluation.treatment import Treatment
     from biaslab.models.loading import best_device, fingerprint
     from biaslab.neurons.cards import neuron_cards
     from biaslab.report import tensorboard
-    from biaslab.store import make_folder
     from biaslab.tasks.attribution import Attribution
     from biaslab.tasks.base import single_trainer
 
@@ -105,26 +99,21 @@ def debias(
         model, steps=steps, count=count, guard_weight=guard_weight, source=source, selection=selection,
         trust_remote_code=trust_remote_code,
     )  # fmt: skip
-    asked: Mapping[str, Any] = {"dimensions": dimensions, "kinds": kinds, "modifiers": modifiers}
-    find = PromptDataModule(
-        model, **asked, contrast=contrast, contrast_limit=contrast_limit, trust_remote_code=trust_remote_code
-    )
+    asked: dict[str, Any] = {"dimensions": dimensions, "kinds": kinds, "modifiers": modifiers}
+    asked |= {"trust_remote_code": trust_remote_code}
+    find = PromptDataModule(model, **asked, contrast=contrast, contrast_limit=contrast_limit)
     # All that can be wrong with the data shows before the long work begins.
-    held_out = PromptDataModule(model, **asked, part="held_out", trust_remote_code=trust_remote_code)
-    clusters = StereoSetDataModule(model, path=stereoset, limit=limit, trust_remote_code=trust_remote_code)
-    clusters.prepare_data()
-    clusters.setup("test")
+    held_out = PromptDataModule(model, **asked, part="held_out")
+    clusters = judging.stereoset(model, stereoset, limit=limit, trust_remote_code=trust_remote_code)
     held_out.setup("predict")
-    ordinary = read_sentences(text, "evaluation")[:sentences]
     # perplexity takes long: of the random controls one is measured
-    measures = [StereoSet(clusters), Gaps(held_out), Perplexity(ordinary, seeds=1)]
+    measures = [clusters, Gaps(held_out), judging.perplexity(text, sentences, seeds=1)]
     require_judgeable(task.model, Treatment(factor=factor, positions=positions), measures)
 
     logger = TensorBoardLogger(output, name="debias", default_hp_metric=False)
     folder = make_folder(logger.log_dir)
-    (folder / "config.yaml").write_text(
-        yaml.safe_dump(json.loads(json.dumps(settings)), sort_keys=False), encoding="utf-8"
-    )
+    config = yaml.safe_dump(json.loads(json.dumps(settings)), sort_keys=False)
+    (folder / "config.yaml").write_text(config, encoding="utf-8")
     console = Console(highlight=False)
     console.print(f"biaslab debias: {model}. Results go to {folder}", markup=False)
     console.print("\n[bold]1 Find[/]: attribute the gap between demographics to neurons (IG²)")
@@ -137,27 +126,24 @@ def debias(
     nn.Module.to(task.model, best_device())  # Lightning leaves it on the CPU
     evaluation = evaluate(task.model, task.tokenizer, arms, measures)
     facts = {
-        "attribution": task.summary(),
-        "dropped": find.dropped,
-        "prompts": len(find.prompts),
+        "attribution": task.summary(), "dropped": find.dropped, "prompts": len(find.prompts),
         "residual": dict(zip(("mean", "worst"), task.residual(), strict=True)),
         "neurons": {"count": len(neurons), "fingerprint": neurons.fingerprint, "by_layer": neurons.layers()},
         "seconds": round(time.monotonic() - started),
-    }
+    }  # fmt: skip
     findings = evaluation.findings("debias", model, settings, facts)
     findings.save(folder)
     gaps = ("gap", "log gap")
     write_csv(folder / "table.csv", [line for line in findings.lines() if line["metric"] not in gaps])
     write_csv(folder / "gaps.csv", findings.lines(gaps))
-    samples = {}
+    samples, texts = {}, [prompt.text for prompt in held_out.prompts]
     for name, arm in (("untouched", arms[0]), ("suppressed", arms[1])):
         with arm.treatments[0].applied(task.model, task.tokenizer):
-            texts = [prompt.text for prompt in held_out.prompts]
             samples[name] = tensorboard.sample_prompts(task.model, held_out.batches, texts, held_out.pair_names)
     tensorboard.log_findings(logger.experiment, findings, samples)
-    cards = neuron_cards(
-        task.model, task.tokenizer, find.prompts, find.batches, neurons, task.prompts.pair_scores(), find.pair_names
-    )
+    scores = task.prompts.pair_scores()
+    parts = (find.prompts, find.batches, neurons, scores, find.pair_names)
+    cards = neuron_cards(task.model, task.tokenizer, *parts)
     write_cards(folder / "cards.json", model, fingerprint(task.model), cards, {"neurons": str(folder / "neurons.json")})
     logger.finalize("success")
     _print(console, findings)
@@ -175,7 +161,6 @@ def _arms(
 ) -> Iterator[Arm]:
     """Yield what is done to the model: nothing, suppression, softer, by the paper's votes, random, amplification."""
     from biaslab.evaluation.treatment import BASE, Arm, Treatment, random_name
-    from biaslab.neurons.neuron_set import random_like
 
     def treated(chosen: NeuronSet, by: float = factor) -> Treatment:
         return Treatment(chosen, by, positions)
@@ -193,15 +178,11 @@ def _arms(
 
 def _print(console: Console, findings: Findings) -> None:
     """Print the tables, at most 80 columns wide."""
-    from biaslab.report.tables import metric_table, perplexity_table
-
     facts = findings.facts
     title = f"StereoSet dev, {facts['clusters']} clusters: value [95 %], change [95 %]"
-    console.print(metric_table(findings, title, with_size=True))
-    console.print(_domain_table(findings))
-    console.print(perplexity_table(findings))
-    console.print(_gap_table(findings))
-    console.print(_mean_gap_table(findings))
+    tables = [metric_table(findings, title, with_size=True), _domain_table(findings), perplexity_table(findings)]
+    for table in [*tables, _gap_table(findings), _mean_gap_table(findings)]:
+        console.print(table)
     layers = ", ".join(f"{layer}: {count}" for layer, count in facts["neurons"]["by_layer"].items())
     console.print(f"\n{facts['neurons']['count']} neurons; by layer {layers}.\n{facts['attribution']}.")
     for pair, why in facts["dropped"].items():
@@ -209,8 +190,6 @@ def _print(console: Console, findings: Findings) -> None:
 
 
 def _domain_table(findings: Findings) -> Table:
-    from biaslab.report.tables import STEREOSET, cell, new_table
-
     table = new_table("By domain: value [95 %]", "", *STEREOSET)
     for scope in findings.scopes("ICAT")[1:]:
         table.add_row(scope)
@@ -220,9 +199,6 @@ def _domain_table(findings: Findings) -> Table:
 
 
 def _gap_table(findings: Findings) -> Table:
-    from biaslab.evaluation.findings import OVERALL, gap_rows
-    from biaslab.report.tables import new_table
-
     suppressed, amplified, random = gap_rows(findings)
     times = f"×{findings.settings['factor']:g}"
     title = f"""Gap on {findings.facts["held_out_prompts"]} held-out prompts: |P(d1) - P(d2)|, |log P(d1) - log P(d2)|;
@@ -230,8 +206,7 @@ changes in percent: neurons suppressed ({times}), amplified (×2),
 random ones suppressed"""
     table = new_table(title, "pair", "gap", times, "×2", "random", "log", times, "×2", "rand.")
     shown = ""
-    scopes = [scope for scope in findings.scopes("gap") if "/" in scope]
-    for scope in [*scopes, OVERALL]:
+    for scope in [*(scope for scope in findings.scopes("gap") if "/" in scope), OVERALL]:
         dimension, slash, words = scope.partition("/")
         if slash and dimension != shown:
             table.add_row(shown := dimension)
@@ -248,16 +223,13 @@ random ones suppressed"""
 
 
 def _mean_gap_table(findings: Findings) -> Table:
-    from biaslab.evaluation.findings import gap_rows
-    from biaslab.report.tables import new_table, signed
-
     names = {"gap": "|P(d1) - P(d2)|", "log gap": "|log P(d1) - log P(d2)|"}
     table = new_table("Mean change of the gap, percent [95 %]", "", *names.values())
     suppressed, amplified, random = gap_rows(findings)
     times = f"×{findings.settings['factor']:g}"
     for row, label in ((suppressed, times), (amplified, "×2"), (random, f"{random}, {times}")):
-        table.add_row(label, *(signed(findings.estimates[row, metric, "overall"].change, 0) for metric in names))
-    spreads = [findings.estimates[random, metric, "overall"].spread for metric in names]
+        table.add_row(label, *(signed(findings.estimates[row, metric, OVERALL].change, 0) for metric in names))
+    spreads = [findings.estimates[random, metric, OVERALL].spread for metric in names]
     if None not in spreads:
         table.add_row("", *(f"± {spread:.0f} over seeds" for spread in spreads))
     return table

@@ -14,18 +14,10 @@ from pytorch_lightning import Callback, LightningDataModule, LightningModule, Tr
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from biaslab import callbacks, tasks  # noqa: F401  short class names in the configs resolve to what is imported
-from biaslab.commands.configs import config_file
-from biaslab.commands.logging import LogNeurons
+from biaslab.commands.configs import config_file, read_config
+from biaslab.commands.passes import LogNeurons
 from biaslab.commands.plan import plan
-from biaslab.data import (  # noqa: F401
-    attribute_sentences,
-    corpus,
-    counterfactual,
-    crows_pairs,
-    prompt_pairs,
-    prompts,
-    stereoset,
-)
+from biaslab.data import attribute_sentences, corpus, counterfactual, crows_pairs, prompt_pairs, prompts, stereoset  # noqa: F401
 from biaslab.errors import InputError
 from biaslab.models.checkpoints import open_checkpoint
 from biaslab.store import locked, training_in
@@ -37,16 +29,12 @@ class _FirstConfig(SaveConfigCallback):
     """Saves the configuration into a run's folder, but not over that of a run that goes on there."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Save it, unless there is one that is whole."""
         folder = Path(trainer.log_dir or "")
-        there = _read_config(folder / self.config_filename)
-        goes_on = (
-            (folder / "shards").exists() or (folder / "neurons.json").exists() or bool(self.config.get("ckpt_path"))
-        )
-        if there and goes_on:
-            return
-        self.overwrite = not there  # what a kill has cut may be replaced
-        super().setup(trainer, pl_module, stage)
+        there = read_config(folder / self.config_filename)
+        goes_on = any((folder / name).exists() for name in ("shards", "neurons.json")) or self.config.get("ckpt_path")
+        if not (there and goes_on):
+            self.overwrite = not there  # what a kill has cut may be replaced
+            super().setup(trainer, pl_module, stage)
 
 
 class _OneTraining(Callback):
@@ -56,14 +44,12 @@ class _OneTraining(Callback):
         self.held = ExitStack()  # given free when the process ends, however it ends
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Lock the folder, where the logger gives the run one of its own."""
         folder = getattr(trainer.logger, "log_dir", None)
         if stage == "fit" and folder and trainer.is_global_zero:
             Path(folder).parent.mkdir(parents=True, exist_ok=True)
             self.held.enter_context(locked(training_in(Path(folder))))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give it free."""
         self.held.close()
 
 
@@ -99,22 +85,15 @@ class BiaslabCLI(LightningCLI):
         for name in ("model_name", "trust_remote_code"):
             parser.link_arguments(f"model.init_args.{name}", f"data.init_args.{name}")
         if parser.prog.endswith(" predict"):
-            parser.add_argument(
-                "--plan", action="store_true", help="print what the run would take, after a short measurement, and end"
-            )
+            what = "print what the run would take, after a short measurement, and end"
+            parser.add_argument("--plan", action="store_true", help=what)
 
     def _parse_ckpt_path(self) -> None:
-        """Take class and settings from a checkpoint, but neither the model's name nor whether its code is trusted.
-
-        Raises:
-            InputError: if the checkpoint was trained from another model than the one that is asked for, or names a
-                class that is neither biaslab's nor the one that is asked for.
-        """
+        """Take class and settings from a checkpoint, but neither the model's name nor whether its code is trusted."""
         config = self.config[self.config.subcommand]
         if not config.get("ckpt_path") or not Path(config.ckpt_path).is_file():
             return
-        settings = dict(open_checkpoint(config.ckpt_path).get("hyper_parameters", {}))
-        if not settings:
+        if not (settings := dict(open_checkpoint(config.ckpt_path).get("hyper_parameters", {}))):
             return
         for unwanted in ("_instantiator", "trust_remote_code", "class_path", "init_args", "dict_kwargs"):
             settings.pop(unwanted, None)
@@ -140,20 +119,20 @@ class BiaslabCLI(LightningCLI):
         settings = getattr(config.trainer.logger, "init_args", None)
         if self.subcommand != "predict" or settings is None or getattr(settings, "version", "") is not None:
             return
-        runs = Path(settings.save_dir, settings.name or "").glob("version_*/shards")
         text = self._parser(self.subcommand).dump(config, skip_none=False, skip_check=True)  # as it is saved
         wanted = _of_the_result(yaml.safe_load(text))
-        for folder in sorted(path.parent for path in runs):
-            same = _of_the_result(_read_config(folder / "config.yaml")) == wanted
-            if same and not is_locked(folder / "shards"):
+        for shards in sorted(Path(settings.save_dir, settings.name or "").glob("version_*/shards")):
+            folder = shards.parent
+            if _of_the_result(read_config(folder / "config.yaml")) == wanted and not is_locked(shards):
                 settings.version = int(folder.name.removeprefix("version_"))
                 return
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Log an attribution run's neurons to TensorBoard; let one training work in a folder."""
         trainer = super().instantiate_trainer(**kwargs)
-        own: dict[str, Callback] = {"predict": LogNeurons(), "fit": _OneTraining()}
-        trainer.callbacks += [callback for command, callback in own.items() if command == self.subcommand]  # type: ignore[attr-defined]
+        own: dict[str, type[Callback]] = {"predict": LogNeurons, "fit": _OneTraining}
+        if self.subcommand in own:
+            trainer.callbacks.append(own[self.subcommand]())  # type: ignore[attr-defined]
         return trainer
 
     def before_predict(self) -> None:
@@ -165,15 +144,6 @@ class BiaslabCLI(LightningCLI):
             sys.exit(0)
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    """Return what a configuration file holds; nothing where there is none, or none that is whole."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
 def _of_the_result(config: dict[str, Any]) -> tuple[Any, ...]:
     """Return the settings that the result depends on."""
     settings = (config.get("model") or {}).get("init_args") or {}
@@ -182,14 +152,7 @@ def _of_the_result(config: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def run(command: str) -> None:
-    """Run a subcommand with the arguments that follow it in ``sys.argv``.
-
-    Args:
-        command: "predict", "test", "fit" or "validate".
-
-    Raises:
-        InputError: if an argument is not what is expected.
-    """
+    """Run "predict", "test", "fit" or "validate" with the arguments that follow it in ``sys.argv``."""
     BiaslabCLI(
         LightningModule,
         LightningDataModule,

@@ -12,14 +12,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
+from torch.utils.tensorboard.writer import SummaryWriter
 
-from biaslab.commands.configs import config_file
-from biaslab.commands.logging import LogNeurons
 from biaslab.data.prompts import PromptDataModule
 from biaslab.errors import InputError
 from biaslab.neurons.neuron_set import NeuronSet
@@ -28,6 +29,22 @@ from biaslab.tasks.attribution import Attribution
 from biaslab.tasks.base import single_trainer
 
 Select = Callable[[Attribution, PromptDataModule], dict[str, NeuronSet]]
+
+
+class LogNeurons(Callback):
+    """Writes the neurons, their scores and some prompts of an attribution run, where TensorBoard is the logger."""
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write them when the run has ended well."""
+        writer, result = getattr(trainer.logger, "experiment", None), getattr(pl_module, "result", None)
+        if isinstance(writer, SummaryWriter) and result is not None:
+            from biaslab.report import tensorboard
+
+            neurons, scores = result
+            tensorboard.log_neurons(writer, neurons, scores.nanmean(0))
+            data: Any = pl_module.data
+            words = {name: dimension.words for name, dimension in data.dimensions.items()}
+            tensorboard.log_prompts(writer, data.prompts, words)
 
 
 class Pass(NamedTuple):
@@ -61,10 +78,8 @@ def attribution_pass(
     Raises:
         InputError: if another command runs the same pass.
     """
-    files = files_of([data.get("contrast"), data.get("path")])
-    folder = cache.path(
-        name, {**depends_on, "options": options, "data": data, "files": files, "versions": computed_by()}
-    )
+    more = {"files": files_of([data.get("contrast"), data.get("path")]), "versions": computed_by()}
+    folder = cache.path(name, {**depends_on, "options": options, "data": data} | more)
 
     def attribute() -> dict[str, Any]:
         if (folder / "neurons.json").exists():  # killed after the pass, before its sets were written
@@ -84,81 +99,64 @@ def attribution_pass(
     return Pass(sets, folder, done["seconds"])
 
 
-def training(
-    cache: Artifacts,
-    name: str,
-    config: str,
-    configs: str,
-    model_name: str,
-    weights: str,
-    prompts: Path | None = None,
-    trust_remote_code: bool = False,
-) -> tuple[Path, float]:
-    """Train a baseline by ``biaslab fit`` in a process of its own, unless it was trained; a killed training goes on.
+class Trainings(NamedTuple):
+    """The trainings of baselines of one model, each by a command in a process of its own, and kept."""
 
-    Args:
-        cache: where its folder is.
-        name: of the baseline.
-        config: name of its configuration.
-        configs: the folder of the configurations; those that ship with biaslab where it has none of that name.
-        model_name: of the model.
-        weights: the model's fingerprint.
-        prompts: a file of prompts, for Auto-Debias.
-        trust_remote_code: let a checkpoint bring its own Python code.
+    cache: Artifacts
+    model_name: str
+    weights: str  # the model's fingerprint
+    trust_remote_code: bool = False
 
-    Returns:
-        The best checkpoint, and the seconds that the training took.
+    def train(self, name: str, config: Path, prompts: Path | None = None) -> tuple[Path, float]:
+        """Train a baseline by ``biaslab fit``, unless it was trained; a killed training goes on.
 
-    Raises:
-        InputError: if there is no such configuration, the training fails, or another command runs it.
-    """
-    path = config_file(config, configs)
-    text = path.read_text(encoding="utf-8")
-    depends_on = {
-        "weights": weights, "config": text, "files": files_of(yaml.safe_load(text)), "versions": computed_by(),
-        "prompts": None if prompts is None else prompts.read_text(encoding="utf-8"),
-    }  # fmt: skip
-    folder = cache.path(name, depends_on)
-    last = folder / "checkpoints" / "last.ckpt"
+        Args:
+            name: of the baseline.
+            config: its configuration.
+            prompts: a file of prompts, for Auto-Debias.
 
-    def fit() -> dict[str, Any]:
-        with locked(training_in(folder)):  # refused while a training works on that has survived its command
-            pass
-        if not last.exists():  # killed before the first one
-            shutil.rmtree(folder, ignore_errors=True)
-        more: dict[str, Any] = {
-            f"--trainer.logger.{key}": value for key, value in (("save_dir", folder.parent), ("name", folder.name))
-        }
-        more |= {"--trainer.logger.version": "", "--ckpt_path": last if last.exists() else None}
-        more |= {"--data.prompts": prompts, "--model.trust_remote_code": "true" if trust_remote_code else None}
-        seconds = _run("fit", {"-c": path, "--model.model_name": model_name} | more)
-        return {"seconds": seconds, "checkpoint": _best(folder).name}
+        Returns:
+            The best checkpoint, and the seconds that the training took.
 
-    done = _once(folder, fit)
-    return folder / "checkpoints" / done["checkpoint"], done["seconds"]
+        Raises:
+            InputError: if the training fails, or another command runs it.
+        """
+        text = config.read_text(encoding="utf-8")
+        depends_on = {
+            "weights": self.weights, "config": text, "files": files_of(yaml.safe_load(text)), "versions": computed_by(),
+            "prompts": None if prompts is None else prompts.read_text(encoding="utf-8"),
+        }  # fmt: skip
+        folder = self.cache.path(name, depends_on)
+        last = folder / "checkpoints" / "last.ckpt"
 
+        def fit() -> dict[str, Any]:
+            with locked(training_in(folder)):  # refused while a training works on that has survived its command
+                pass
+            if not last.exists():  # killed before the first one
+                shutil.rmtree(folder, ignore_errors=True)
+            options = {
+                "-c": config, "--model.model_name": self.model_name, "--trainer.logger.save_dir": folder.parent,
+                "--trainer.logger.name": folder.name, "--trainer.logger.version": "",
+                "--ckpt_path": last if last.exists() else None, "--data.prompts": prompts,
+                "--model.trust_remote_code": "true" if self.trust_remote_code else None,
+            }  # fmt: skip
+            return {"seconds": _run("fit", options), "checkpoint": _best(folder).name}
 
-def searched_prompts(
-    cache: Artifacts, model_name: str, weights: str, options: Mapping[str, Any], trust_remote_code: bool = False
-) -> tuple[Path, float]:
-    """Search prompts for Auto-Debias, unless they were found; return their file, and the seconds that it took.
+        done = _once(folder, fit)
+        return folder / "checkpoints" / done["checkpoint"], done["seconds"]
 
-    Args:
-        cache: where its folder is.
-        model_name: of the model.
-        weights: the model's fingerprint.
-        options: of ``biaslab search-prompts``.
-        trust_remote_code: let a checkpoint bring its own Python code.
-    """
-    folder = cache.path("prompts", {"weights": weights, "search": options, "versions": computed_by()})
-    output = folder / "prompts.json"
+    def search_prompts(self, options: Mapping[str, Any]) -> tuple[Path, float]:
+        """Search prompts for Auto-Debias, unless they were found; return their file, and the seconds that it took."""
+        depends_on = {"weights": self.weights, "search": options, "versions": computed_by()}
+        folder = self.cache.path("prompts", depends_on)
+        output = folder / "prompts.json"
 
-    def search() -> dict[str, Any]:
-        more: dict[str, Any] = {f"--{key}": value for key, value in options.items()}
-        more["--trust_remote_code"] = "true" if trust_remote_code else None
-        return {"seconds": _run("search-prompts", {"--model": model_name, "--output": output} | more)}
+        def search() -> dict[str, Any]:
+            more: dict[str, Any] = {f"--{key}": value for key, value in options.items()}
+            more["--trust_remote_code"] = "true" if self.trust_remote_code else None
+            return {"seconds": _run("search-prompts", {"--model": self.model_name, "--output": output} | more)}
 
-    return output, _once(folder, search)["seconds"]
+        return output, _once(folder, search)["seconds"]
 
 
 def slug(model_name: str) -> str:
@@ -175,8 +173,7 @@ def _run(command: str, options: Mapping[str, Any]) -> float:
     arguments = [part for name, value in options.items() if value is not None for part in (name, str(value))]
     print(f"\n$ biaslab {command} {' '.join(arguments)}", flush=True)
     start = time.monotonic()
-    code = subprocess.run([sys.executable, "-m", "biaslab", command, *arguments], check=False).returncode
-    if code:
+    if code := subprocess.run([sys.executable, "-m", "biaslab", command, *arguments], check=False).returncode:
         raise InputError(
             f"`rows` is expected to hold what can be made here, but `biaslab {command}` ended with code {code}; its "
             "message stands above. Correct that, or leave the row out."
@@ -194,17 +191,16 @@ def _best(folder: Path) -> Path:
 
 def _once(folder: Path, job: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Do a job in its folder, unless it was done, and return what it left in ``done.json``; one command at a time."""
+    path = folder / "done.json"
 
-    def done() -> dict[str, Any] | None:
-        try:
-            content: dict[str, Any] = json.loads((folder / "done.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return content
+    def done() -> dict[str, Any]:
+        with suppress(OSError, ValueError, TypeError):
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        return {}
 
-    if (facts := done()) is None:
+    if not (facts := done()):
         with locked(folder):
-            if (facts := done()) is None:  # another command may have ended just now
+            if not (facts := done()):  # another command may have ended just now
                 facts = job()
-                write_atomically(folder / "done.json", (json.dumps(facts, indent=1) + "\n").encode())
+                write_atomically(path, (json.dumps(facts, indent=1) + "\n").encode())
     return facts

@@ -22,13 +22,7 @@ _PROMPTS = 8  # of a batch that are measured
 
 
 def plan(task: Attribution, data: PromptDataModule, processes: int = 1) -> None:
-    """Print the prompts, tokens, operations, memory and time that a run is expected to take.
-
-    Args:
-        task: the attribution job.
-        data: its prompts.
-        processes: that share the work.
-    """
+    """Print the prompts, tokens, operations, memory and time that an attribution by so many processes should take."""
     data.prepare_data()
     data.setup("predict")
     task.to(best_device())
@@ -36,19 +30,17 @@ def plan(task: Attribution, data: PromptDataModule, processes: int = 1) -> None:
     seconds, flops, nodes, measured = _measure(task, batches, len(data.batches))
     work = sum(_work(task, batch, len(batch["input_ids"])) for batch in batches)
     rate = flops / seconds
+    duration = _duration(seconds * work / max(1, min(processes, len(batches))))
+    is_cuda = task.device.type == "cuda"
+    device = torch.cuda.get_device_name() if is_cuda else f"{torch.get_num_threads()} CPU threads"
     parts = {
         "prompts": f"{sum(len(b['input_ids']) for b in data.batches):,}, for {len(data.pair_names)} pairs",
         "contrast set": f"{sum(len(b['input_ids']) for b in data.contrast_batches):,} sentences",
         "tokens": f"{sum(b['input_ids'].numel() for b in batches):,}, in {len(batches)} batches",
         "nodes": f"{nodes:.1f} a layer, on average of {measured} measured prompts",
-        "operations": (
-            f"{flops * work:.2e}, at {rate / 1e9:.3g} GFLOP/s measured ({task.hparams['dtype']}, {_device(task)})"
-        ),
+        "operations": f"{flops * work:.2e}, at {rate / 1e9:.3g} GFLOP/s measured ({task.hparams['dtype']}, {device})",
         "memory": f"{_peak(task) / 2**30:.1f} GiB a process, at the peak of the measurement",
-        "time": (
-            f"{_duration(seconds * work / max(1, min(processes, len(batches))))} on {processes} "
-            f"process{'es' if processes > 1 else ''} like this one"
-        ),
+        "time": f"{duration} on {processes} process{'es' if processes > 1 else ''} like this one",
     }
     for name, text in parts.items():
         print(f"{name:14}{text}")
@@ -115,10 +107,6 @@ def _peak(task: Attribution) -> float:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, KiB elsewhere
-
-
-def _device(task: Attribution) -> str:
-    return torch.cuda.get_device_name() if task.device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
 
 
 def _duration(seconds: float) -> str:

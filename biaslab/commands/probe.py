@@ -5,14 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+
+from biaslab.data.probe_words import ACTIONS, WORDINGS
 from biaslab.errors import require_positive
+from biaslab.evaluation.findings import OVERALL, Findings, write_csv
+from biaslab.neurons.neuron_set import NeuronSet, random_like
+from biaslab.report.tables import cell, new_table
+from biaslab.store import make_folder
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from biaslab.evaluation.evaluate import Evaluation
-    from biaslab.evaluation.findings import Findings
     from biaslab.evaluation.measures import Templates
+
+_DEFINITION = f"""Biased output: the likeliest judging adjective is negative for one gender and positive for the other,
+whichever. Mass difference: of the judging adjectives' probability the negative ones have a share; this is its absolute
+difference between the genders. Both in percent: mean over {len(WORDINGS)} wordings and {len(ACTIONS)} actions [95 %,
+bootstrap over the actions]; standard deviation over the wordings (95 % of deviations by chance are at most so large);
+lowest and highest wording."""
 
 
 def probe(
@@ -35,29 +45,20 @@ def probe(
         seeds: how many random controls.
         output: the folder that runs lie in.
         trust_remote_code: let a checkpoint bring its own Python code.
-
-    Raises:
-        InputError: if an argument is not what is expected.
     """
     settings = dict(locals())
     require_positive(seeds=seeds)
     from pytorch_lightning.loggers import TensorBoardLogger
-    from rich.console import Console
-    from torch import nn
 
-    from biaslab.data.probe_words import ACTIONS
+    from biaslab.commands.judging import opened
     from biaslab.evaluation.evaluate import evaluate
-    from biaslab.evaluation.findings import write_csv
     from biaslab.evaluation.measures import Templates
     from biaslab.evaluation.templates import frames, make_probes
     from biaslab.evaluation.treatment import BASE, Arm, Treatment, random_name
     from biaslab.models.architectures import architecture, ffn_shape
-    from biaslab.models.loading import best_device, load_model
-    from biaslab.neurons.neuron_set import NeuronSet, random_like
-    from biaslab.store import make_folder
 
     chosen = None if neurons is None else NeuronSet.load(neurons)
-    network, tokenizer = load_model(model, trust_remote_code=trust_remote_code)
+    network, tokenizer = opened(model, trust_remote_code)
     arms = [Arm(BASE)]
     if chosen is not None:
         chosen.require_model(network)
@@ -67,37 +68,21 @@ def probe(
         arms += [Arm(name, [Treatment(shaped, factor)]), Arm(random_name(seeds), controls, like=name)]
     probes, wordings = make_probes(tokenizer), frames(architecture(network).masked)
     folder = make_folder(TensorBoardLogger(output, name="probe").log_dir)
-    nn.Module.to(network, best_device())
     measure = Templates(probes, wordings)
     evaluation = evaluate(network, tokenizer, arms, [measure])
     details = {
-        "definition": definition(),
-        "wordings": wordings,
-        "actions": ACTIONS,
+        "definition": " ".join(_DEFINITION.split()), "wordings": wordings, "actions": ACTIONS,
         "words": {
-            kind: [word for word, is_one in zip(probes.words, negative.tolist(), strict=True) if is_one]
-            for kind, negative in (("positive", ~probes.negative), ("negative", probes.negative))
+            kind: [word for word, is_one in zip(probes.words, of_kind.tolist(), strict=True) if is_one]
+            for kind, of_kind in (("positive", ~probes.negative), ("negative", probes.negative))
         },
         "over_wordings": _over_wordings(evaluation, measure),
-    }
+    }  # fmt: skip
     findings = evaluation.findings("probe", model, settings, details=details)
     findings.save(folder)
     write_csv(folder / "probe.csv", list(_outputs(evaluation, measure)))
     _print(Console(highlight=False), findings)
     print(f"\nResults written to {folder}: probe.json, probe.csv.")
-
-
-def definition() -> str:
-    """Return what the figures are."""
-    from biaslab.data.probe_words import ACTIONS, WORDINGS
-
-    return " ".join(
-        f"""Biased output: the likeliest judging adjective is negative for one gender and positive for the other,
-        whichever. Mass difference: of the judging adjectives' probability the negative ones have a share; this is its
-        absolute difference between the genders. Both in percent: mean over {len(WORDINGS)} wordings and {len(ACTIONS)}
-        actions [95 %, bootstrap over the actions]; standard deviation over the wordings (95 % of deviations by chance
-        are at most so large); lowest and highest wording.""".split()
-    )
 
 
 def _over_wordings(evaluation: Evaluation, measure: Templates) -> dict[str, dict[str, dict[str, float]]]:
@@ -109,18 +94,14 @@ def _over_wordings(evaluation: Evaluation, measure: Templates) -> dict[str, dict
         runs = [measure.tables(answers) for answers in evaluation.answers[row.name, measure.name]]
         moves[row.name] = {}
         for metric in runs[0]:
-            columns = zip(*(spread(run[metric]) for run in runs), strict=True)
-            moves[row.name][metric] = dict(
-                zip(Spread._fields, (sum(column) / len(column) for column in columns), strict=True)
-            )
+            means = (sum(column) / len(runs) for column in zip(*(spread(run[metric]) for run in runs), strict=True))
+            moves[row.name][metric] = Spread(*means)._asdict()
     return moves
 
 
 def _outputs(evaluation: Evaluation, measure: Templates) -> Iterator[dict[str, Any]]:
     """Yield a line a pair of sentences: the likeliest adjectives, negative masses, and whether it is biased."""
     import torch
-
-    from biaslab.data.probe_words import ACTIONS
 
     for row in evaluation.rows:
         for seed, log_probabilities in enumerate(evaluation.answers[row.name, measure.name]):
@@ -138,34 +119,24 @@ def _outputs(evaluation: Evaluation, measure: Templates) -> Iterator[dict[str, A
 
 def _print(console: Console, findings: Findings) -> None:
     """Print the tables and what the figures are, at most 80 columns wide."""
-    from biaslab.report.tables import cell, new_table
-
     words, metrics = findings.details["words"], ("biased outputs", "mass difference")
-    count = (
-        f"{findings.facts['texts']} sentences, {len(words['positive'])} positive and {len(words['negative'])} negative "
-        "adjectives"
-    )
-    table = new_table(f"Black-box probing: {count}", "", "n", *metrics)
+    adjectives = " and ".join(f"{len(words[kind])} {kind}" for kind in ("positive", "negative"))
+    title = f"Black-box probing: {findings.facts['texts']} sentences, {adjectives} adjectives"
+    table = new_table(title, "", "n", *metrics)
     for row in findings.rows:
         cells = []
         for metric in metrics:
             over = findings.details["over_wordings"][row.name][metric]
             deviation, low, high, chance = (over[key] for key in ("deviation", "low", "high", "chance"))
             moves = f"± {deviation:.1f} over wordings ({chance:.1f})\n{low:.1f} to {high:.1f}"
-            estimate = findings.estimates[row.name, metric, "overall"]
+            estimate = findings.estimates[row.name, metric, OVERALL]
             cells.append(f"{cell(estimate, row is not findings.base)}\n{moves}")
         table.add_row(row.title, str(row.size), *cells)
     console.print(table)
-    console.print(_wording_table(findings))
-    console.print(f"\n{findings.details['definition']}", markup=False)
-
-
-def _wording_table(findings: Findings) -> Any:
-    from biaslab.report.tables import new_table
-
     table = new_table("Biased outputs by wording", "", *(row.title for row in findings.rows))
     table.columns[0].no_wrap = False
     for frame in findings.details["wordings"]:
         estimates = (findings.estimates[row.name, "biased outputs", frame] for row in findings.rows)
         table.add_row(frame, *(f"{estimate.figure.value:.1f}" for estimate in estimates))
-    return table
+    console.print(table)
+    console.print(f"\n{findings.details['definition']}", markup=False)

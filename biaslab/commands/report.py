@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 
@@ -33,13 +34,11 @@ def joined(arguments: Sequence[str]) -> list[str]:
     >>> joined(["runs/a", "runs/b", "--output", "there"])
     ['["runs/a", "runs/b"]', '--output', 'there']
     """
-    folders, options = [], []
+    folders: list[str] = []
+    options: list[str] = []
     rest = iter(arguments)
     for argument in rest:
-        if not argument.startswith("-"):
-            folders.append(argument)
-            continue
-        options.append(argument)
-        if "=" not in argument and argument not in ("-h", "--help"):
-            options += [value for value in [next(rest, None)] if value is not None]
+        (options if argument.startswith("-") else folders).append(argument)
+        if argument.startswith("-") and "=" not in argument and argument not in ("-h", "--help"):
+            options += islice(rest, 1)
     return [json.dumps(folders, ensure_ascii=False), *options] if folders else options

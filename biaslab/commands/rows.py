@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from functools import cache
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
-from biaslab.commands.passes import Pass, attribution_pass, searched_prompts, training
+from biaslab.commands.cards import SCORES, read_scores
+from biaslab.commands.configs import config_file
+from biaslab.commands.passes import Pass, Select, Trainings, attribution_pass
 from biaslab.data.presets import GUARD_WEIGHT, PRESETS, SELECTIONS
 from biaslab.data.prompts import PromptDataModule
 from biaslab.evaluation.treatment import Arm, Positions, Treatment
@@ -36,91 +38,76 @@ ROWS = {
 }
 
 
+@dataclass(frozen=True)
 class Rows:
-    """Makes the rows of the table; neurons are found and weights trained once, and kept.
+    """Makes the rows of the table; neurons are found and weights trained once, and kept."""
 
-    Args:
-        cache_: where they are kept.
-        model_name: of the model.
-        weights: its fingerprint.
-        preset: a key of :data:`biaslab.data.presets.PRESETS`.
-        configs: the folder of the training configurations.
-        seeds: how many random controls.
-        factor: what neurons are multiplied by.
-        positions: where.
-        trust_remote_code: let a checkpoint bring its own Python code.
-
-    Raises:
-        InputError: by a row that can't be had.
-    """
-
-    def __init__(
-        self,
-        cache_: Artifacts,
-        model_name: str,
-        weights: str,
-        preset: str,
-        configs: str,
-        seeds: int,
-        factor: float = 0.0,
-        positions: Positions = "all",
-        trust_remote_code: bool = False,
-    ) -> None:
-        self.cache, self.model_name, self.weights = cache_, model_name, weights
-        self.preset, self.configs, self.seeds = PRESETS[preset], configs, seeds
-        self.factor, self.positions, self.trust_remote_code = factor, positions, trust_remote_code
-        self.gaps, self.demographics = cache(self._attribute_gaps), cache(self._attribute_demographics)
+    cache: Artifacts  # where they are kept
+    model_name: str
+    weights: str  # the model's fingerprint
+    preset: str  # a key of PRESETS
+    configs: str  # the folder of the training configurations
+    seeds: int  # how many random controls
+    factor: float = 0.0  # what neurons are multiplied by
+    positions: Positions = "all"
+    trust_remote_code: bool = False
 
     def arm(self, name: str) -> Arm:
-        """Return a row, a key of ``ROWS``."""
+        """Return a row, a key of ``ROWS``.
+
+        Raises:
+            InputError: if it can't be had.
+        """
         title = ROWS[name]
         if name == BASE_ROW:
             return Arm(name, title=title)
         if name in TRAINED:
             checkpoint, seconds = self._train(name)
             return Arm(name, [Treatment(checkpoint=checkpoint)], title, seconds=seconds)
+        how = (self.factor, self.positions)
         if name.startswith("random_"):
             like = name.removeprefix("random_").replace("bns", "bns_guarded")
             neurons, _ = self._neurons(like)
-            return Arm(name, [self._on(random_like(neurons, seed)) for seed in range(self.seeds)], title, like)
+            return Arm(name, [Treatment(random_like(neurons, seed), *how) for seed in range(self.seeds)], title, like)
         neurons, seconds = self._neurons(name)
-        return Arm(name, [self._on(neurons)], title, seconds=seconds)
-
-    def _on(self, neurons: NeuronSet) -> Treatment:
-        return Treatment(neurons, self.factor, self.positions)
+        return Arm(name, [Treatment(neurons, *how)], title, seconds=seconds)
 
     def _neurons(self, name: str) -> tuple[NeuronSet, float]:
         """Return the neurons of a row, and the seconds that finding them took."""
         if name.startswith("bns_"):
-            gaps = self.gaps()
-            return gaps.sets[name.removeprefix("bns_")], gaps.seconds
-        single = self.demographics()
+            return self._gaps.sets[name.removeprefix("bns_")], self._gaps.seconds
+        single = self._demographics
         if name != "union_ig_cut":
             return single.sets[name.removesuffix("_ig")], single.seconds
-        count, union = len(self.gaps().sets["guarded"]), single.sets["union"]
-        return union if len(union) <= count else cut(union, _largest_scores(single.folder), count), single.seconds
+        count, union = len(self._gaps.sets["guarded"]), single.sets["union"]
+        if len(union) > count:
+            scores, _ = read_scores(single.folder / SCORES)  # [demographic, layer, neuron]
+            union = cut(union, scores.nan_to_num(-torch.inf).amax(0), count)
+        return union, single.seconds
 
-    def _attribute_gaps(self) -> Pass:
-        """Attribute gaps (IG²), and select."""
+    @cached_property
+    def _gaps(self) -> Pass:
+        """The pass that attributes gaps (IG²), with all selections."""
 
         def select(task: Attribution, data: PromptDataModule) -> dict[str, NeuronSet]:
             return {name: task.select(how, **changes) for name, (how, changes) in SELECTIONS.items()}
 
         options = {"selection": "guarded", "source": "both", "guard_weight": GUARD_WEIGHT}
-        return self._attribute("ig2", options, self.preset.data, select, SELECTIONS)
+        return self._attribute("ig2", options, PRESETS[self.preset].data, select, SELECTIONS)
 
-    def _attribute_demographics(self) -> Pass:
-        """Attribute single demographics' probabilities (IG); select as the paper does; unite and intersect."""
+    @cached_property
+    def _demographics(self) -> Pass:
+        """The pass that attributes single demographics' probabilities (IG), selected as in the paper."""
 
         def select(task: Attribution, data: PromptDataModule) -> dict[str, NeuronSet]:
             union = task.select("paper")
             return {"union": union, "intersection": intersection(union, data)}
 
-        data = {key: value for key, value in self.preset.data.items() if not key.startswith("contrast")}
+        data = {key: value for key, value in PRESETS[self.preset].data.items() if not key.startswith("contrast")}
         return self._attribute("ig", {"selection": "paper"}, data | {"attributed": "demographics"}, select, {})
 
     def _attribute(
-        self, name: str, options: dict[str, Any], data: dict[str, Any], select: Any, selections: Any
+        self, name: str, options: dict[str, Any], data: dict[str, Any], select: Select, selections: Any
     ) -> Pass:
         options = options | {"trust_remote_code": self.trust_remote_code}
         depends_on = {"weights": self.weights, "selections": selections}
@@ -128,25 +115,17 @@ class Rows:
 
     def _train(self, name: str) -> tuple[Path, float]:
         """Train a baseline; return its checkpoint, and the seconds that it took."""
-        prompts, before = None, 0.0
+        preset, prompts, before = PRESETS[self.preset], None, 0.0
+        config = config_file(f"{name}{preset.suffix}", self.configs)
+        trainings = Trainings(self.cache, self.model_name, self.weights, self.trust_remote_code)
         if name == "autodebias":
-            prompts, before = searched_prompts(
-                self.cache, self.model_name, self.weights, self.preset.search, self.trust_remote_code
-            )
-        config = f"{name}{self.preset.suffix}"
-        checkpoint, seconds = training(
-            self.cache, name, config, self.configs, self.model_name, self.weights, prompts, self.trust_remote_code
-        )
+            prompts, before = trainings.search_prompts(preset.search)
+        checkpoint, seconds = trainings.train(name, config, prompts)
         return checkpoint, before + seconds
 
 
 def intersection(union: NeuronSet, data: PromptDataModule) -> NeuronSet:
-    """Return the neurons that both demographics of a pair have, of all pairs.
-
-    Args:
-        union: with a subset for each demographic.
-        data: that knows the pairs.
-    """
+    """Return the neurons that both demographics of a pair have, of all the data's pairs; union: with their subsets."""
     of = {name: set(neurons) for name, neurons in union.subsets.items()}
     both = [
         of[f"{dimension.name}/{dimension.words[a]}"] & of[f"{dimension.name}/{dimension.words[b]}"]
@@ -158,20 +137,8 @@ def intersection(union: NeuronSet, data: PromptDataModule) -> NeuronSet:
     return neurons.with_details(provenance=provenance)
 
 
-def _largest_scores(folder: Path) -> Tensor:
-    """Return the largest of the demographics' mean scores, ``[layer, neuron]``."""
-    with safe_open(folder / "scores.safetensors", "pt") as file:
-        scores: Tensor = file.get_tensor("scores")
-    return scores.nan_to_num(-torch.inf).amax(0)
-
-
 def cut(neurons: NeuronSet, scores: Tensor, count: int) -> NeuronSet:
-    """Return the neurons of a set with the largest scores.
-
-    Args:
-        neurons: at least ``count``.
-        scores: ``[layer, neuron]``.
-        count: how many are kept.
+    """Return so many neurons of a set, those with the largest scores, ``[layer, neuron]``.
 
     >>> cut(NeuronSet([(0, 0), (1, 0), (1, 1)], shape=(2, 2)), torch.tensor([[0.5, 9.0], [0.1, 0.7]]), 2)
     NeuronSet([(0, 0), (1, 1)], shape=(2, 2))

@@ -38,9 +38,6 @@ def search_prompts(
         output: the file for the prompts.
         token_budget: at most so many tokens travel together.
         trust_remote_code: let a checkpoint bring its own Python code.
-
-    Raises:
-        InputError: if an argument is not what is expected.
     """
     settings = {
         "pairs": pairs, "vocabulary": vocabulary, "beam": beam, "depth": depth, "divergence": divergence,

@@ -5,37 +5,35 @@ from __future__ import annotations
 import re
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from biaslab.errors import InputError, require_positive
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from biaslab.errors import InputError, require_one_of, require_positive
+from biaslab.evaluation.findings import METRICS, OVERALL, Findings, Row, write_csv
+from biaslab.neurons.neuron_set import NeuronSet, random_like
+from biaslab.report.tables import new_table, signed
+from biaslab.statistics import Estimate
+from biaslab.store import Artifacts
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
     from transformers import PreTrainedModel
 
-    from biaslab.evaluation.findings import Findings, Row
     from biaslab.evaluation.treatment import Arm
-    from biaslab.neurons.neuron_set import NeuronSet
-    from biaslab.statistics import Estimate
 
 MODIFIERS = 5  # of each of the six kinds: 150 held-out prompts a dimension
 ALL, RANDOM = "all", "random"
 # Where a dimension's own bias shows. CrowS-Pairs' "socioeconomic" is of status and of occupation; politics has no home.
 _DOMAINS = {"gender": "gender", "ethnicity": "race", "religion": "religion", "occupation": "profession"}
 _CATEGORIES = {
-    "gender": "gender",
-    "ethnicity": "race-color",
-    "religion": "religion",
-    "sexuality": "sexual-orientation",
-    "age": "age",
-    "physical_appearance": "physical-appearance",
-    "socioeconomic_status": "socioeconomic",
+    "gender": "gender", "ethnicity": "race-color", "religion": "religion", "sexuality": "sexual-orientation",
+    "age": "age", "physical_appearance": "physical-appearance", "socioeconomic_status": "socioeconomic",
     "occupation": "socioeconomic",
-}
+}  # fmt: skip
 _OWN, _MARK = "▸", "*"
 _NARROW = 6  # with more columns than so many, numbers and names are cut short
 _LEGEND = f"""First line of each: the untouched model; below: changes. {_OWN} the row's own domain.
@@ -88,47 +86,28 @@ def side_effects(
         crows_pairs: a file of CrowS-Pairs' form instead of CrowS-Pairs itself.
         output: the folder of the results; by default the one that the neuron file is in.
         trust_remote_code: let a checkpoint bring its own Python code.
-
-    Raises:
-        InputError: if an argument is not what is expected.
     """
     settings = dict(locals())
     require_positive(seeds=seeds, sentences=sentences, every=every)
-    if positions not in ("all", "slot"):
-        raise InputError(f'`positions` is expected to be "all" or "slot" but got {positions!r}.')
-    from rich.console import Console
-    from torch import nn
-
-    from biaslab.data.corpus import read_sentences
+    require_one_of("positions", positions, ["all", "slot"])
+    from biaslab.commands import judging
     from biaslab.data.crows_pairs import CrowsPairsDataModule
     from biaslab.data.prompts import PromptDataModule
-    from biaslab.data.stereoset import StereoSetDataModule
     from biaslab.evaluation.evaluate import evaluate, require_judgeable
-    from biaslab.evaluation.findings import write_csv
-    from biaslab.evaluation.measures import CrowsPairs, Gaps, Measure, Perplexity, StereoSet
+    from biaslab.evaluation.measures import CrowsPairs, Gaps
     from biaslab.evaluation.treatment import Treatment
-    from biaslab.models.loading import best_device, load_model
-    from biaslab.neurons.neuron_set import NeuronSet
-    from biaslab.store import Artifacts
 
     chosen = NeuronSet.load(neurons)
-    name = _model_name(chosen, model, neurons)
+    name = model or judging.model_of(chosen, neurons)
     wanted = _dimensions(chosen, dimensions)
-    network, tokenizer = load_model(name, trust_remote_code=trust_remote_code)
-    nn.Module.to(network, best_device())
+    network, tokenizer = judging.opened(name, trust_remote_code)
     # All that can be wrong with the data shows before the long work begins.
     arms = list(_arms(network, chosen, wanted, seeds, factor, positions))
-    clusters = StereoSetDataModule(name, path=stereoset, every=every, trust_remote_code=trust_remote_code)
+    clusters = judging.stereoset(name, stereoset, every=every, trust_remote_code=trust_remote_code)
     pairs = CrowsPairsDataModule(name, path=crows_pairs, every=every, trust_remote_code=trust_remote_code)
-    for data in (clusters, pairs):
-        data.prepare_data()
-        data.setup("test")
     held_out = PromptDataModule(name, modifiers=MODIFIERS, part="held_out", trust_remote_code=trust_remote_code)
     held_out.setup("predict")
-    ordinary = read_sentences(text, "evaluation")[:sentences]
-    if not ordinary:
-        raise InputError(f"`text` is expected to have evaluation sentences but {text} has none. Give a longer one.")
-    measures: list[Measure] = [StereoSet(clusters), CrowsPairs(pairs), Gaps(held_out), Perplexity(ordinary)]
+    measures = [clusters, CrowsPairs(judging.ready(pairs)), Gaps(held_out), judging.perplexity(text, sentences)]
     require_judgeable(network, Treatment(positions=positions), measures)
     home = Path(neurons).parent if output is None else Path(output)
     cache, console = Artifacts(home / "side_effects"), Console(highlight=False)
@@ -139,23 +118,15 @@ def side_effects(
         console.print(f"{row.title:22}{row.size:>6} neurons{time.monotonic() - started:>8.0f} s", markup=False)
 
     evaluation = evaluate(network, tokenizer, arms, measures, cache, tell)
-    own = {row: _own(row) for row in dict.fromkeys([*held_out.dimensions, *wanted])}
+    own = {}
+    for row in [*held_out.dimensions, *wanted]:
+        about = row.partition("/")[0]
+        own[row] = {"stereoset": _DOMAINS.get(about), "crows_pairs": _CATEGORIES.get(about), "gap": about}
     findings = evaluation.findings("side-effects", name, settings, details={"own": own})
     findings.save(home)
     write_csv(home / "side_effects.csv", list(_lines(findings)))
     print_tables(console, findings)
     console.print(f"\nResults written to {home}: side_effects.json, side_effects.csv.", markup=False)
-
-
-def _model_name(neurons: NeuronSet, model: str | None, path: str) -> str:
-    """Return the model's name, from the provenance unless it is given."""
-    name = model or neurons.provenance.get("model", {}).get("name")
-    if not name:
-        raise InputError(
-            f"`model` is expected to be named, since {path} does not say which model its neurons are of, but got none. "
-            "Give its name."
-        )
-    return str(name)
 
 
 def _dimensions(neurons: NeuronSet, wanted: Sequence[str] | None) -> list[str]:
@@ -170,17 +141,11 @@ def _dimensions(neurons: NeuronSet, wanted: Sequence[str] | None) -> list[str]:
 
 
 def _arms(
-    model: PreTrainedModel,
-    neurons: NeuronSet,
-    dimensions: Sequence[str],
-    seeds: int,
-    factor: float,
-    positions: Literal["all", "slot"],
+    model: PreTrainedModel, neurons: NeuronSet, dimensions: Sequence[str], seeds: int, *how: Any
 ) -> Iterator[Arm]:
-    """Yield the untouched model, each dimension's neurons, all of them, and random ones."""
+    """Yield the untouched model, each dimension's neurons, all of them, and random ones; how: factor and positions."""
     from biaslab.evaluation.treatment import BASE, Arm, Treatment
     from biaslab.models.architectures import ffn_shape
-    from biaslab.neurons.neuron_set import NeuronSet, random_like
 
     neurons.require_model(model)
     shape = ffn_shape(model)
@@ -189,13 +154,7 @@ def _arms(
     sets |= {ALL: [every], RANDOM: [random_like(every, seed) for seed in range(seeds)]}
     yield Arm(BASE)
     for name, chosen in sets.items():
-        treatments = [Treatment(one, factor, positions) for one in chosen]
-        yield Arm(name, treatments, like=ALL if name == RANDOM else None)
-
-
-def _own(row: str) -> dict[str, str | None]:
-    dimension = row.partition("/")[0]
-    return {"stereoset": _DOMAINS.get(dimension), "crows_pairs": _CATEGORIES.get(dimension), "gap": dimension}
+        yield Arm(name, [Treatment(one, *how) for one in chosen], like=ALL if name == RANDOM else None)
 
 
 def is_own(findings: Findings, row: str, metric: str, scope: str) -> bool:
@@ -228,11 +187,9 @@ def print_tables(console: Console, findings: Findings) -> None:
 
 
 def _matrix(findings: Findings, metric: str, title: str) -> Table:
-    from biaslab.report.tables import new_table
-
     scopes = _scopes(findings, metric)
     wide = len(scopes) > _NARROW
-    heads = ["all" if scope == "overall" else _short(scope, 6 if wide else 10) for scope in scopes]
+    heads = ["all" if scope == OVERALL else _short(scope, 6 if wide else 10) for scope in scopes]
     table = new_table(title, "", *heads)
     table.padding = (0, 0 if wide else 1, 0, 0)
     for row in findings.rows:
@@ -247,8 +204,6 @@ def _matrix(findings: Findings, metric: str, title: str) -> Table:
 
 def _cell(findings: Findings, row: Row, metric: str, scope: str, estimate: Estimate, wide: bool) -> Text:
     """Return the untouched model's figure, or a change with its marks."""
-    from rich.text import Text
-
     if row is findings.base:
         value = estimate.figure.value * (1000 if metric == "gap" else 1)
         return Text(f"{value:.{2 if value < 0.95 else 1}f} ")
@@ -279,12 +234,10 @@ def _short(name: str, width: int) -> str:
 
 
 def _perplexity(findings: Findings) -> Table:
-    from biaslab.report.tables import new_table, signed
-
     title = f"Perplexity on {findings.facts['sentences']} ordinary sentences"
     table = new_table(title, "", "n", "value", "change, percent [95 %]")
     for row in findings.rows:
-        estimate = findings.estimates[row.name, "perplexity", "overall"]
+        estimate = findings.estimates[row.name, "perplexity", OVERALL]
         over = "" if estimate.spread is None else f" ± {estimate.spread:.1f}"
         change = "" if row is findings.base else signed(estimate.change) + over
         table.add_row(row.name, str(row.size), f"{estimate.figure.value:.2f}", change)
@@ -293,44 +246,35 @@ def _perplexity(findings: Findings) -> Table:
 
 def _summary(findings: Findings) -> Table:
     """Return the diagonal of the matrices against what lies off it."""
-    from biaslab.report.tables import new_table
-
     table = new_table("Mean change, neurons of a dimension", "", "own domain", "others", "random")
     for metric in _TITLES:
-        name = f"|{metric} - 50|" if _is_ideally_half(metric) else metric
+        name = f"|{metric} - 50|" if METRICS[metric].ideal == 50 else metric
         cells = (f"{statistics.fmean(changes):+.1f}" if changes else "" for changes in diagonal(findings, metric))
         table.add_row(name + (", percent" if "gap" in metric else ""), *cells)
     return table
 
 
-def _is_ideally_half(metric: str) -> bool:
-    from biaslab.evaluation.findings import METRICS
-
-    return METRICS[metric].ideal == 50
-
-
 def diagonal(findings: Findings, metric: str) -> tuple[list[float], list[float], list[float]]:
-    """Return a metric's changes: in own domains, in the others, and by random neurons anywhere.
+    """Return a metric's changes in own domains, in the others, and by random neurons anywhere.
 
-    Of a metric that is ideally 50 percent, the change of the distance from there. Rows without an own domain are left
-    out.
+    Of a metric that is ideally 50 percent, changes are of the distance from there; rows without own domain don't count.
     """
-    scopes = [scope for scope in _scopes(findings, metric) if scope != "overall"]
-    changes: Mapping[str, list[float]] = {"own": [], "others": [], "random": []}
+    own: list[float] = []
+    others: list[float] = []
+    random: list[float] = []
     for row in findings.rows[1:]:
-        own = [is_own(findings, row.name, metric, scope) for scope in scopes]
-        for scope, is_its_own in zip(scopes, own, strict=True):
-            change = _change(findings, row, metric, scope)
-            if any(own):
-                changes["own" if is_its_own else "others"].append(change)
-            elif row.name == RANDOM:
-                changes["random"].append(change)
-    return changes["own"], changes["others"], changes["random"]
+        changes = {s: _change(findings, row, metric, s) for s in _scopes(findings, metric) if s != OVERALL}
+        on_diagonal = [scope for scope in changes if is_own(findings, row.name, metric, scope)]
+        if on_diagonal:
+            own += [changes.pop(scope) for scope in on_diagonal]
+            others += changes.values()
+        elif row.name == RANDOM:
+            random += changes.values()
+    return own, others, random
 
 
 def _change(findings: Findings, row: Row, metric: str, scope: str) -> float:
-    estimate = findings.estimates[row.name, metric, scope]
-    if _is_ideally_half(metric):
-        before = findings.estimates[findings.base.name, metric, scope].figure.value
-        return abs(estimate.figure.value - 50) - abs(before - 50)
-    return estimate.change.value
+    after, before = (findings.estimates[name, metric, scope] for name in (row.name, findings.base.name))
+    if METRICS[metric].ideal == 50:
+        return abs(after.figure.value - 50) - abs(before.figure.value - 50)
+    return after.change.value

@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
+from rich.console import Console
+
+from biaslab.data.presets import PRESETS, Selection
 from biaslab.errors import InputError, require_positive
+from biaslab.evaluation.findings import OVERALL, Findings, write_csv
+from biaslab.neurons.neuron_set import NeuronSet, random_like
+from biaslab.report.tables import metric_table, new_table, signed
+from biaslab.store import Artifacts
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from biaslab.evaluation.evaluate import Evaluation
-    from biaslab.evaluation.findings import Findings
-    from biaslab.neurons.neuron_set import NeuronSet
-    from biaslab.store import Artifacts
 
 CHOSEN = "chosen"
 _SHOWN = 15  # settings on the terminal, the best ones; all are in sweep.csv
 _DOMAIN_SLACK = 0.5  # ICAT points that a domain may lose: less than a term's weight
-_SELECTIONS, _SOURCES, _POSITIONS = ("guarded", "ranked", "paper"), ("prompts", "contrast", "both"), ("all", "slot")
+_KNOWN = {
+    "selections": get_args(Selection), "sources": ("prompts", "contrast", "both"),
+    "positions": ("all", "slot"),
+}  # fmt: skip
 
 
 def sweep(
     model: str = "minilm-mlm",
-    selections: Sequence[Literal["paper", "ranked", "guarded"]] = ("guarded",),
+    selections: Sequence[Selection] = ("guarded",),
     sources: Sequence[str] = ("both",),
     guards: Sequence[str] = ("stereoset", "stereoset+bold+bug"),
     guard_weights: Sequence[float] = (2.0, 5.0, 8.0),
@@ -75,77 +81,49 @@ def sweep(
         report_on: a file of StereoSet's form instead of the dev split.
         output: the folder that the sweeps of all models lie in.
         trust_remote_code: let a checkpoint bring its own Python code.
-
-    Raises:
-        InputError: if an argument is not what is expected.
     """
     settings = dict(locals())
     checked_grid(settings)
-    from rich.console import Console
-    from torch import nn
-
+    from biaslab.commands.judging import opened, perplexity, stereoset
     from biaslab.commands.passes import slug
-    from biaslab.data.corpus import read_sentences
-    from biaslab.data.stereoset import StereoSetDataModule
     from biaslab.evaluation.evaluate import evaluate, require_judgeable
-    from biaslab.evaluation.findings import write_csv
-    from biaslab.evaluation.measures import Measure, Perplexity, StereoSet
     from biaslab.evaluation.treatment import BASE, Arm, Treatment, random_name
-    from biaslab.models.loading import best_device, fingerprint, load_model
-    from biaslab.neurons.neuron_set import random_like
+    from biaslab.models.loading import fingerprint
+    from biaslab.report.plots.stereoset import sweep_settings, trial_dot
     from biaslab.report.plots.style import save
-    from biaslab.store import Artifacts
 
-    specs = list(grid(selections, sources, guards, guard_weights, counts, domain_weights, thresholds, shares))
-    points = [Setting(spec.name, f, p) for spec in specs for f in factors for p in positions]
-    network, tokenizer = load_model(model, trust_remote_code=trust_remote_code)
-    nn.Module.to(network, best_device())
+    specs = list(grid(settings))
+    points = list(itertools.product(specs, factors, positions))
+    network, tokenizer = opened(model, trust_remote_code)
     cache = Artifacts(Path(output) / slug(model))
-
-    def measures(clusters: StereoSetDataModule, split: str) -> list[Measure]:
-        clusters.prepare_data()
-        clusters.setup("test")
-        return [StereoSet(clusters), Perplexity(read_sentences(text, split)[:sentences])]
-
-    split: dict[str, Any] = {"split": "test", "terms": "choose"} if choose_on is None else {"path": choose_on}
-    choosing = measures(
-        StereoSetDataModule(model, **split, limit=limit, every=every, trust_remote_code=trust_remote_code), "validation"
-    )
-    reporting = measures(
-        StereoSetDataModule(model, path=report_on, limit=limit, trust_remote_code=trust_remote_code), "evaluation"
-    )
+    part: dict[str, Any] = {"split": "test", "terms": "choose"} if choose_on is None else {}
+    both: dict[str, Any] = {"limit": limit, "trust_remote_code": trust_remote_code}
+    choosing = [stereoset(model, choose_on, every=every, **part, **both), perplexity(text, sentences, "validation")]
+    reporting = [stereoset(model, report_on, **both), perplexity(text, sentences)]
     for place in positions:
         require_judgeable(network, Treatment(positions=place), choosing)  # type: ignore[arg-type]
     console = Console(highlight=False)
     console.print(f"biaslab sweep: {model}, {len(points)} settings. Results go to {cache.folder}", markup=False)
     sets = _find(cache, model, fingerprint(network), specs, trust_remote_code)
-
-    def treatment(setting: Setting, neurons: NeuronSet) -> Treatment:
-        return Treatment(neurons, setting.factor, setting.positions)  # type: ignore[arg-type]
-
-    arms = [Arm(BASE), *(Arm(point.name, [treatment(point, sets[point.selection])]) for point in points)]
-    trials = _trials(evaluate(network, tokenizer, arms, choosing, cache), points)
-    base, *others = trials
-    best = choose(base, others, perplexity_percent)
-    setting = points[others.index(best)]
-    neurons = sets[setting.selection]
-    controls = [treatment(setting, random_like(neurons, seed)) for seed in range(seeds)]
-    arms = [
-        Arm(BASE),
-        Arm(CHOSEN, [treatment(setting, neurons)]),
-        Arm(random_name(seeds), controls, like=CHOSEN),
+    tried = [
+        Arm(f"{spec.name} ×{factor:g} {place}", [Treatment(sets[spec.name], factor, place)], spec.name)  # type: ignore[arg-type]
+        for spec, factor, place in points
     ]
+    trials = _trials(evaluate(network, tokenizer, [Arm(BASE), *tried], choosing, cache))
+    base, *others = trials
+    number = others.index(choose(base, others, perplexity_percent))
+    best, neurons = tried[number].treatments[0], sets[points[number][0].name]
+    controls = [replace(best, neurons=random_like(neurons, seed)) for seed in range(seeds)]
+    arms = [Arm(BASE), Arm(CHOSEN, [best]), Arm(random_name(seeds), controls, like=CHOSEN)]
     evaluation = evaluate(network, tokenizer, arms, reporting, cache)
     lines = [trial | {"keeps": keeps(trial, base, perplexity_percent)} for trial in trials]
-    chosen = lines[1 + others.index(best)] | {"fingerprint": neurons.fingerprint}
+    chosen = lines[1 + number] | {"fingerprint": neurons.fingerprint}
     findings = evaluation.findings("sweep", model, settings, details={"trials": lines, "chosen": chosen})
     findings.save(cache.folder)
     write_csv(cache.folder / "sweep.csv", lines)
-    how = {"factor": setting.factor, "positions": setting.positions}
+    how = {"factor": best.factor, "positions": best.positions}
     provenance = dict(neurons.provenance) | {"suppression": how}
     neurons.with_details(neurons.subsets, provenance).save(cache.folder / "neurons.json")
-    from biaslab.report.plots.stereoset import sweep_settings, trial_dot
-
     dots = [trial_dot(line, base["perplexity"]) for line in lines]
     save(sweep_settings(dots[0], dots[1:], trial_dot(chosen, base["perplexity"])), cache.folder / "sweep")
     _print(console, findings)
@@ -154,33 +132,13 @@ def sweep(
     )
 
 
-class Setting(NamedTuple):
-    """A point of the grid: how neurons are selected (a name of a neuron set), and how they are suppressed."""
-
-    selection: str
-    factor: float
-    positions: str
-
-    @property
-    def name(self) -> str:
-        """The setting in a word."""
-        return f"{self.selection} ×{self.factor:g} {self.positions}"
-
-
 class Spec(NamedTuple):
-    """How neurons are selected.
+    """How neurons are selected."""
 
-    Attributes:
-        name: says it all, and may name a file.
-        threshold: of the votes, which the pass must know.
-        selection: "guarded", "ranked" or "paper".
-        changes: arguments of :meth:`biaslab.tasks.attribution.Attribution.select`.
-    """
-
-    name: str
-    threshold: float
-    selection: Literal["paper", "ranked", "guarded"]
-    changes: dict[str, Any]
+    name: str  # says it all, and may name a file
+    threshold: float  # of the votes, which the pass must know
+    selection: Selection
+    changes: dict[str, Any]  # arguments of biaslab.tasks.attribution.Attribution.select
 
 
 def checked_grid(settings: Mapping[str, Any]) -> None:
@@ -192,12 +150,10 @@ def checked_grid(settings: Mapping[str, Any]) -> None:
     for name in ("selections", "sources", "guards", "guard_weights", "counts", "thresholds", "shares", "factors"):
         if not settings[name]:
             raise InputError(f"`{name}` is expected to hold at least one value but is empty.")
-    for name, known in (("selections", _SELECTIONS), ("sources", _SOURCES), ("positions", _POSITIONS)):
-        unknown = [value for value in settings[name] if value not in known]
+    for name, known in _KNOWN.items():
+        unknown = ", ".join(str(value) for value in settings[name] if value not in known)
         if unknown or not settings[name]:
-            raise InputError(
-                f"`{name}` is expected to be of {', '.join(known)} but got {', '.join(map(str, unknown)) or 'none'}."
-            )
+            raise InputError(f"`{name}` is expected to be of {', '.join(known)} but got {unknown or 'none'}.")
     for name in ("thresholds", "shares"):
         for value in settings[name]:
             if not 0 < value <= 1:
@@ -208,26 +164,18 @@ def checked_grid(settings: Mapping[str, Any]) -> None:
     require_positive(**{name: settings[name] for name in ("seeds", "sentences", "every")})
 
 
-def grid(
-    selections: Sequence[Literal["paper", "ranked", "guarded"]],
-    sources: Sequence[str],
-    guards: Sequence[str],
-    guard_weights: Sequence[float],
-    counts: Sequence[int | None],
-    domain_weights: Sequence[dict[str, float]],
-    thresholds: Sequence[float],
-    shares: Sequence[float],
-) -> Iterator[Spec]:
-    """Yield the selections of the grid; of each only what matters to it is varied."""
-    for selection in selections:
+def grid(settings: Mapping[str, Any]) -> Iterator[Spec]:
+    """Yield the selections of the grid that the command's settings span; of each only what matters to it is varied."""
+    thresholds, weightings = settings["thresholds"], [None, *settings["domain_weights"]]
+    for selection in settings["selections"]:
         if selection == "paper":
-            for threshold, share in itertools.product(thresholds, shares):
+            for threshold, share in itertools.product(thresholds, settings["shares"]):
                 yield Spec(f"paper-{threshold:g}-{share:g}", threshold, selection, {"share": share})
             continue
-        guarded = [(g, w) for g in guards for w in guard_weights] if selection == "guarded" else [(None, 0.0)]
-        for source, count, by_domain, (guard, weight) in itertools.product(
-            sources, counts, [None, *domain_weights], guarded
-        ):
+        guards = itertools.product(settings["guards"], settings["guard_weights"])
+        guarded = guards if selection == "guarded" else [(None, 0.0)]
+        varied = itertools.product(settings["sources"], settings["counts"], weightings, guarded)
+        for source, count, by_domain, (guard, weight) in varied:
             changes: dict[str, Any] = {"source": source, "count": count, "domain_weights": by_domain}
             if guard is not None:
                 changes |= {"guard": guard.split("+"), "guard_weight": weight}
@@ -241,7 +189,6 @@ def _find(
 ) -> dict[str, NeuronSet]:
     """Attribute once a threshold, and select."""
     from biaslab.commands.passes import attribution_pass
-    from biaslab.data.presets import PRESETS
 
     sources = dict.fromkeys(["stereoset", *(name for spec in specs for name in spec.changes.get("guard", ()))])
     data = PRESETS["small"].data | {"contrast": list(sources), "contrast_terms": "find"}
@@ -262,16 +209,16 @@ Trial = dict[str, Any]
 """A line of sweep.csv: a setting, and what it did: SS, LMS, ICAT overall and by domain, perplexity."""
 
 
-def _trials(evaluation: Evaluation, points: Sequence[Setting]) -> list[Trial]:
-    """Return a line for each row, the untouched model first."""
-    estimates = evaluation.estimates()
-    domains = [scope for _, metric, scope in estimates if metric == "ICAT" and scope != "overall"]
-    trials = []
-    for row, point in zip(evaluation.rows, [None, *points], strict=True):
-        values = {key: estimate.figure.value for key, estimate in estimates.items() if key[0] == row.name}
-        figures = {name: values[row.name, name, "overall"] for name in ("SS", "LMS", "ICAT", "perplexity")}
-        by_domain = {f"ICAT {name}": values[row.name, "ICAT", name] for name in dict.fromkeys(domains)}
-        setting = {"selection": row.name, "factor": None, "positions": None} if point is None else point._asdict()
+def _trials(evaluation: Evaluation) -> list[Trial]:
+    """Return a line for each row, the untouched model first; a row's title names its selection."""
+    values = {key: estimate.figure.value for key, estimate in evaluation.estimates().items()}
+    domains = dict.fromkeys(scope for _, metric, scope in values if metric == "ICAT" and scope != OVERALL)
+    trials: list[Trial] = []
+    for row in evaluation.rows:
+        how = row.treatments[0] if trials else {}
+        setting = {"selection": row.title, "factor": how.get("factor"), "positions": how.get("positions")}
+        figures = {name: values[row.name, name, OVERALL] for name in ("SS", "LMS", "ICAT", "perplexity")}
+        by_domain = {f"ICAT {name}": values[row.name, "ICAT", name] for name in domains}
         trials.append({**setting, "neurons": row.size, **figures, **by_domain})
     return trials
 
@@ -285,20 +232,12 @@ def keeps(trial: Trial, base: Trial, perplexity_percent: float) -> bool:
 
 
 def choose(base: Trial, trials: Sequence[Trial], perplexity_percent: float) -> Trial:
-    """Return the trial with the highest ICAT among those that keep everything else, or among all if none does.
-
-    Args:
-        base: the untouched model.
-        trials: at least one.
-        perplexity_percent: how much perplexity may rise.
-    """
+    """Return the trial with the highest ICAT among those that keep everything else, or among all if none does."""
     return max(trials, key=lambda trial: (keeps(trial, base, perplexity_percent), trial["ICAT"]))
 
 
 def _print(console: Console, findings: Findings) -> None:
     """Print the best settings and the choice's held-out figures, at most 80 columns wide."""
-    from biaslab.report.tables import metric_table, new_table, signed
-
     (base, *trials), chosen = findings.details["trials"], findings.details["chosen"]
     title = f"{len(trials)} settings, the best {min(_SHOWN, len(trials))} by ICAT"
     table = new_table(title, "selection", "×", "n", "SS", "LMS", "ICAT", "perpl.")
@@ -318,15 +257,14 @@ def _print(console: Console, findings: Findings) -> None:
         f"{findings.settings['perplexity_percent']:g} % higher. {how}: {chosen['selection']}, factor "
         f"{chosen['factor']:g}, positions {chosen['positions']}."
     )
-    title = "The choice on what it was not chosen on: value [95 %], change [95 %]"
-    console.print(metric_table(findings, title))
+    console.print(metric_table(findings, "The choice on what it was not chosen on: value [95 %], change [95 %]"))
     table = new_table("ICAT by domain, and perplexity there", "", *domains, "perpl.", "change, %")
     for row in findings.rows:
-        text = findings.estimates[row.name, "perplexity", "overall"]
+        text = findings.estimates[row.name, "perplexity", OVERALL]
         icat = [findings.get(row.name, "ICAT", domain) for domain in domains]
         by_domain = ["" if estimate is None else f"{estimate.figure.value:.1f}" for estimate in icat]
-        change = "" if row is findings.base else signed(text.change)
-        table.add_row(row.title, *by_domain, f"{text.figure.value:.1f}", change)
+        by_domain += [f"{text.figure.value:.1f}", "" if row is findings.base else signed(text.change)]
+        table.add_row(row.title, *by_domain)
     console.print(table)
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+from rich.console import Console
 
 from biaslab.errors import InputError, require_positive
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from biaslab.evaluation.findings import Findings, Row
+from biaslab.evaluation.findings import OVERALL, Findings, Row, write_csv
+from biaslab.report.paper import paper_rows
+from biaslab.report.tables import STEREOSET, cell, metric_table, new_table, scope_table, short_count, signed
+from biaslab.store import Artifacts, write_atomically
 
 
 def table(
@@ -49,37 +50,23 @@ def table(
         stereoset: a file of StereoSet's form instead of its dev split.
         output: the folder that the tables of all models lie in.
         trust_remote_code: let a checkpoint bring its own Python code.
-
-    Raises:
-        InputError: if an argument is not what is expected.
     """
     settings = dict(locals())
-    from rich.console import Console
-    from torch import nn
-
+    from biaslab.commands import judging
     from biaslab.commands.passes import slug
     from biaslab.commands.rows import TRAINED, Rows
-    from biaslab.data.corpus import read_sentences
-    from biaslab.data.stereoset import StereoSetDataModule
     from biaslab.evaluation.evaluate import evaluate, require_judgeable
-    from biaslab.evaluation.findings import write_csv
-    from biaslab.evaluation.measures import Perplexity, StereoSet
     from biaslab.evaluation.treatment import Treatment
     from biaslab.models.architectures import architecture
-    from biaslab.models.loading import best_device, fingerprint, load_model
-    from biaslab.report.paper import paper_rows
+    from biaslab.models.loading import fingerprint
     from biaslab.report.tables import latex, markdown
-    from biaslab.store import Artifacts, write_atomically
 
     wanted = checked_rows(rows, seeds)
-    network, tokenizer = load_model(model, trust_remote_code=trust_remote_code)
-    nn.Module.to(network, best_device())
+    network, tokenizer = judging.opened(model, trust_remote_code)
     masked = architecture(network).masked
     left_out = {name: "needs a masked language model" for name in wanted if name in TRAINED and not masked}
-    clusters = StereoSetDataModule(model, path=stereoset, limit=limit, trust_remote_code=trust_remote_code)
-    clusters.prepare_data()
-    clusters.setup("test")
-    measures = [StereoSet(clusters), Perplexity(read_sentences(text, "evaluation")[:sentences])]
+    clusters = judging.stereoset(model, stereoset, limit=limit, trust_remote_code=trust_remote_code)
+    measures = [clusters, judging.perplexity(text, sentences)]
     require_judgeable(network, Treatment(factor=factor, positions=positions), measures)
     cache = Artifacts(Path(output) / slug(model))
     arms = Rows(cache, model, fingerprint(network), preset, configs, seeds, factor, positions, trust_remote_code)
@@ -89,15 +76,11 @@ def table(
     def tell(row: Row) -> None:
         console.print(f"{row.title:20}{row.size:>12,}{row.seconds:>8.0f} s", markup=False)
 
-    evaluation = evaluate(
-        network, tokenizer, (arms.arm(name) for name in wanted if name not in left_out), measures, cache, tell
-    )
+    made = (arms.arm(name) for name in wanted if name not in left_out)
+    evaluation = evaluate(network, tokenizer, made, measures, cache, tell)
     paper_model, paper = paper_rows(model)
-    details = {
-        "left_out": left_out,
-        "paper": {"model": paper_model, "rows": {name: row._asdict() for name, row in paper.items()}},
-    }
-    findings = evaluation.findings("table", model, settings, details=details)
+    published = {"model": paper_model, "rows": {name: row._asdict() for name, row in paper.items()}}
+    findings = evaluation.findings("table", model, settings, details={"left_out": left_out, "paper": published})
     findings.save(cache.folder)
     write_csv(cache.folder / "table.csv", list(_lines(findings)))
     cells = _cells(findings)
@@ -109,11 +92,7 @@ def table(
 
 
 def checked_rows(rows: Sequence[str] | None, seeds: int) -> list[str]:
-    """Return the rows that are asked for, the untouched model first.
-
-    Raises:
-        InputError: if one is not known, or there are none.
-    """
+    """Return the rows that are asked for, the untouched model first."""
     from biaslab.commands.rows import BASE_ROW, ROWS
 
     unknown = [row for row in rows or () if row not in ROWS]
@@ -128,14 +107,12 @@ def _lines(findings: Findings) -> Iterator[dict[str, Any]]:
     paper = findings.details["paper"]["rows"]
     for line in findings.lines():
         row = findings.row(line["row"])
-        figures = paper.get(row.name, {}) if line["scope"] == "overall" else {}
+        figures = paper.get(row.name, {}) if line["scope"] == OVERALL else {}
         yield line | {"size": row.size, "seconds": row.seconds, "paper": figures.get(line["metric"].lower())}
 
 
 def _print(console: Console, findings: Findings) -> None:
     """Print the tables, at most 80 columns wide."""
-    from biaslab.report.tables import metric_table, new_table, scope_table, short_count, signed
-
     title = f"StereoSet, {findings.facts['clusters']} clusters: value [95 %], change [95 %]"
     console.print(metric_table(findings, title))
     paper = findings.details["paper"]
@@ -143,39 +120,32 @@ def _print(console: Console, findings: Findings) -> None:
 and the paper's figures for {paper["model"]}: ICAT, and its change"""
     costs = new_table(title, "", "size", "s", "perplexity", "change, % [95 %]", "ICAT", "change")
     for row in findings.rows:
-        estimate = findings.estimates[row.name, "perplexity", "overall"]
-        change = "" if row is findings.base else signed(estimate.change)
-        figures = _paper_cells(paper["rows"], row.name, findings.base.name)
-        value = f"{estimate.figure.value:.1f}"
-        costs.add_row(row.title, short_count(row.size), f"{row.seconds:.0f}", value, change, *figures)
+        estimate = findings.estimates[row.name, "perplexity", OVERALL]
+        cells = [short_count(row.size), f"{row.seconds:.0f}", f"{estimate.figure.value:.1f}"]
+        cells.append("" if row is findings.base else signed(estimate.change))
+        if row.name in paper["rows"]:
+            icat, before = (paper["rows"][name]["icat"] for name in (row.name, findings.base.name))
+            cells += [f"{icat:.1f}", "" if row is findings.base else f"{icat - before:+.1f}"]
+        costs.add_row(row.title, *cells)
     console.print(costs)
-    scopes = findings.scopes("ICAT")[1:]
 
     def both(estimate: Any, row: Row) -> str:
         change = "" if row is findings.base else f" {estimate.change.value:+.1f}"
         return f"{estimate.figure.value:.1f}{change}"
 
-    console.print(scope_table(findings, "ICAT by domain, and its change", "ICAT", both, scopes))
+    domains = findings.scopes("ICAT")[1:]
+    console.print(scope_table(findings, "ICAT by domain, and its change", "ICAT", both, domains))
     for key, why in findings.details["left_out"].items():
         console.print(f"left out {key}: {why}", markup=False)
 
 
-def _paper_cells(paper: Mapping[str, Any], row: str, base: str) -> tuple[str, str]:
-    if row not in paper:
-        return "", ""
-    icat, before = paper[row]["icat"], paper[base]["icat"]
-    return f"{icat:.1f}", "" if row == base else f"{icat - before:+.1f}"
-
-
 def _cells(findings: Findings) -> tuple[list[str], list[list[str]]]:
     """Return the headings and the rows of the Markdown and the LaTeX table."""
-    from biaslab.report.tables import STEREOSET, cell, signed
-
     paper, domains = findings.details["paper"], findings.scopes("ICAT")[1:]
     rows = []
     for row in findings.rows:
-        icat, text = (findings.estimates[row.name, metric, "overall"] for metric in ("ICAT", "perplexity"))
-        figures = [cell(findings.estimates[row.name, name, "overall"]) for name in STEREOSET]
+        icat, text = (findings.estimates[row.name, metric, OVERALL] for metric in ("ICAT", "perplexity"))
+        figures = [cell(findings.estimates[row.name, name, OVERALL]) for name in STEREOSET]
         changes = ["" if row is findings.base else signed(each.change) for each in (icat, text)]
         by_domain = [f"{findings.estimates[row.name, 'ICAT', domain].figure.value:.1f}" for domain in domains]
         printed = "/".join(f"{value:.1f}" for value in paper["rows"].get(row.name, {}).values())

@@ -108,7 +108,7 @@ def test_prompts_of_a_file(folder):
 
 def test_a_neuron_file_without_a_model(folder, lab):
     NeuronSet(NEURONS).save(folder / "neurons.json")
-    with pytest.raises(InputError, match="`model` is expected to be given"):
+    with pytest.raises(InputError, match="`model` is expected to be named"):
         run(folder)
     assert run(folder, model=str(lab / "model"))["model"] == str(lab / "model")
 

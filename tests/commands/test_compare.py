@@ -230,7 +230,7 @@ def save_model(folder: Path, model, tokenizer) -> str:
     return str(folder)
 
 
-def test_likeness_tells_kin_from_strangers(lab, place, capsys):
+def test_likeness_tells_kin_from_strangers(lab, place, capsys, monkeypatch):
     """The same shape, but no child: another seed's model, and one with its neurons in another order."""
     tokenizer = wordpiece_tokenizer()
     model, _ = load_model(str(lab / "model"))
@@ -245,8 +245,15 @@ def test_likeness_tells_kin_from_strangers(lab, place, capsys):
         vocab_size=len(tokenizer), hidden_size=16, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4
     )
     assert likeness(model, AutoModelForMaskedLM.from_config(narrow)) == 0
-    few = FEW | {"selection": "ranked", "source": "prompts"}
+    few, loaded = FEW | {"selection": "ranked", "source": "prompts"}, []
+
+    def load(name: str, **options):
+        loaded.append(name)
+        return load_model(name, **options)
+
+    monkeypatch.setattr("biaslab.models.loading.load_model", load)
     compare(str(lab / "model"), save_model(place / "stranger", stranger, tokenizer), output="stranger", **few)
+    assert loaded == [str(lab / "model"), str(place / "stranger")]  # B25: once more each to tell whether they are kin
     assert content("stranger")["same_neurons"] is False
     assert "not trained from one another" in printed_tables(capsys)
     compare(str(lab / "model"), save_model(place / "near", near, tokenizer), output="near", **few)

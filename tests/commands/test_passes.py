@@ -9,7 +9,7 @@ import yaml
 
 from biaslab.commands import passes
 from biaslab.commands.configs import config_file
-from biaslab.commands.passes import attribution_pass, searched_prompts, training
+from biaslab.commands.passes import Trainings, attribution_pass
 from biaslab.errors import InputError
 from biaslab.store import Artifacts, computed_by, files_of, locked
 
@@ -53,7 +53,7 @@ def test_a_training_that_runs_is_left_alone(lab, tmp_path, monkeypatch):
         return 1.0
 
     def train():
-        return training(Artifacts(tmp_path), "cda", "cda_small", "configs", str(lab / "model"), "w")
+        return Trainings(Artifacts(tmp_path), str(lab / "model"), "w").train("cda", config_file("cda_small"))
 
     monkeypatch.setattr(passes, "_run", fit)
     checkpoint, seconds = train()
@@ -70,7 +70,8 @@ def test_a_training_that_survived_its_command_is_left_alone(lab, tmp_path, monke
     (tmp_path / "cda_small.yaml").write_text(yaml.safe_dump(config))
 
     def train():
-        return training(Artifacts(tmp_path), "cda", "cda_small", str(tmp_path), str(lab / "model"), "w")
+        config = config_file("cda_small", str(tmp_path))
+        return Trainings(Artifacts(tmp_path), str(lab / "model"), "w").train("cda", config)
 
     def fit(command, options):
         conftest.main([command, *(str(part) for item in options.items() if item[1] is not None for part in item)])
@@ -117,7 +118,7 @@ def test_other_code_reads_no_old_results(lab, tmp_path, monkeypatch):
     monkeypatch.setattr(passes, "_run", search)
     for code in ("one", "two", "one"):
         monkeypatch.setattr(passes, "computed_by", lambda code=code: {"code": code})
-        searched_prompts(Artifacts(tmp_path), "m", "w", {"beam": 2})
+        Trainings(Artifacts(tmp_path), "m", "w").search_prompts({"beam": 2})
     assert len(asked) == 2
     assert len(computed_by()["code"]) == 12
 
@@ -138,8 +139,8 @@ def test_an_edited_text_file_is_another_training(lab, tmp_path, monkeypatch):
     monkeypatch.setattr(passes, "_run", fit)
     for content in ("one", "two", "one"):
         text.write_text(content)
-        cache = Artifacts(tmp_path / "cache")
-        folders.append(training(cache, "cda", "cda_small", str(tmp_path), "m", "w")[0])
+        trainings = Trainings(Artifacts(tmp_path / "cache"), "m", "w")
+        folders.append(trainings.train("cda", config_file("cda_small", str(tmp_path)))[0])
     assert folders[0] == folders[2] != folders[1]
 
 

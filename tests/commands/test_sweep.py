@@ -17,7 +17,7 @@ def specs(**changes):
         "selections": ["guarded"], "sources": ["both"], "guards": ["stereoset"], "guard_weights": [1.0],
         "counts": [None], "domain_weights": [], "thresholds": [0.2], "shares": [0.7],
     }  # fmt: skip
-    return list(grid(**(settings | changes)))
+    return list(grid(settings | changes))
 
 
 def test_only_what_matters_to_a_selection_is_varied():

@@ -1,0 +1,64 @@
+"""What the commands that ask a model share: the model, loaded, and measures whose data is ready."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from biaslab.data.corpus import read_sentences
+from biaslab.data.module import EvaluationData
+from biaslab.data.stereoset import StereoSetDataModule
+from biaslab.errors import InputError, require_positive
+from biaslab.evaluation.measures import Perplexity, StereoSet
+from biaslab.models.loading import best_device, load_model
+from biaslab.neurons.neuron_set import NeuronSet
+
+Data = TypeVar("Data", bound=EvaluationData)
+
+
+def opened(model_name: str, trust_remote_code: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return a model on the best device, and its tokenizer; see :func:`biaslab.models.loading.load_model`."""
+    model, tokenizer = load_model(model_name, trust_remote_code=trust_remote_code)
+    nn.Module.to(model, best_device())
+    return model, tokenizer
+
+
+def model_of(neurons: NeuronSet, path: str) -> str:
+    """Return the name of the model that the neurons of a file were found in.
+
+    Raises:
+        InputError: if the file names none.
+    """
+    if not (name := neurons.provenance.get("model", {}).get("name")):
+        raise InputError(
+            f"`model` is expected to be named, since {path} does not say which model its neurons are of, but got none. "
+            "Give its name."
+        )
+    return str(name)
+
+
+def ready(data: Data) -> Data:
+    """Return a data module whose data was fetched and read for a test."""
+    data.prepare_data()
+    data.setup("test")
+    return data
+
+
+def stereoset(model_name: str, path: str | None, **settings: Any) -> StereoSet:
+    """Return the measure on StereoSet's dev split or a file; settings: of the data module."""
+    return StereoSet(ready(StereoSetDataModule(model_name, path=path, **settings)))
+
+
+def perplexity(text: str, sentences: int, split: str = "evaluation", seeds: int | None = None) -> Perplexity:
+    """Return the measure on so many of a text's sentences.
+
+    Raises:
+        InputError: if there are none.
+    """
+    require_positive(sentences=sentences)
+    ordinary = read_sentences(text, split)[:sentences]
+    if not ordinary:
+        raise InputError(f"`text` is expected to have {split} sentences but {text} has none. Give a longer one.")
+    return Perplexity(ordinary, seeds)

@@ -1,0 +1,25 @@
+"""What the commands that ask a model share."""
+
+import pytest
+
+from biaslab.commands.judging import model_of, perplexity
+from biaslab.errors import InputError
+from biaslab.neurons.neuron_set import NeuronSet
+
+
+def test_ordinary_text_without_sentences_is_told(lab, tmp_path):
+    """Before the long work; debias, table and sweep did not look."""
+    (tmp_path / "short.txt").write_text("")
+    for split in ("evaluation", "validation"):
+        with pytest.raises(InputError, match=f"`text` is expected to have {split} sentences but .* has none"):
+            perplexity(str(tmp_path / "short.txt"), 3, split)
+    with pytest.raises(InputError, match="`sentences` is expected to be a positive integer but got 0"):
+        perplexity(str(lab / "text.txt"), 0)
+    assert len(perplexity(str(lab / "text.txt"), 3).sentences) == 3
+
+
+def test_the_model_of_a_neuron_file():
+    named = NeuronSet([(0, 1)]).with_details(provenance={"model": {"name": "tiny"}})
+    assert model_of(named, "n.json") == "tiny"
+    with pytest.raises(InputError, match=r"`model` is expected to be named, since n\.json does not say"):
+        model_of(NeuronSet([(0, 1)]), "n.json")
