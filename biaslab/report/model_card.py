@@ -8,43 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
 from biaslab import __version__
 from biaslab.errors import InputError
 from biaslab.evaluation.findings import FILES, METRICS, OVERALL, Findings, Row
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.report.tables import STEREOSET, cell, markdown, signed
 
-_CARD = """---
-library_name: transformers
-pipeline_tag: {kind}
-tags: [bias]
----
-# {name}, {what}
-
-Made with biaslab {version}.
-
-{method}
-
-It loads without biaslab:
-
-```python
-from transformers import {auto}, AutoTokenizer
-
-model, tokenizer = {auto}.from_pretrained(FOLDER), AutoTokenizer.from_pretrained(FOLDER)
-```
-
-A fingerprint stands for the values of all weights. That of this model is `{fingerprint}`.
-
-## What it did
-
-{figures}
-
-## What it was made from
-
-```json
-{facts}
-```
-"""
 NOT_MEASURED = (
     "Nothing was measured of this checkpoint. To measure it: `biaslab test -c stereoset --model.model_name FOLDER`."
 )
@@ -63,27 +34,14 @@ def model_card(facts: Mapping[str, Any], masked: bool, fingerprint: str, figures
         figures: what was measured, as Markdown; see :func:`measured`.
     """
     facts = published(facts)
-    trained, neurons = facts.get("training"), facts.get("neurons")
-    method = []
-    if trained:
-        method.append(f"It was trained by the task {trained['task']}, for {trained['steps']} steps.")
-    if neurons:
-        method.append(
-            f"Of its feed-forward neurons, {neurons['count']} are multiplied by {neurons['factor']:g}, by way of their "
-            "columns of the down-projections' weights ([Bias Neuron Suppression](https://arxiv.org/abs/2406.10130))."
-        )
-    what = [word for word, fact in (("trained", trained), ("with neurons suppressed", neurons)) if fact]
-    return _CARD.format(
-        kind="fill-mask" if masked else "text-generation",
-        name=facts["model"]["name"],
-        what=", ".join(what) or "unchanged",
-        version=__version__,
-        method=" ".join(method) or "Its weights are unchanged.",
-        auto="AutoModelForMaskedLM" if masked else "AutoModelForCausalLM",
-        fingerprint=fingerprint,
-        figures=figures,
-        facts=json.dumps(facts, indent=1, ensure_ascii=False, default=str),
+    loader = PackageLoader("biaslab.report")
+    environment = Environment(
+        loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
+    return environment.get_template("model_card.md").render(
+        facts=facts, masked=masked, fingerprint=fingerprint, figures=figures, version=__version__,
+        json=json.dumps(facts, indent=1, ensure_ascii=False, default=str),
+    )  # fmt: skip
 
 
 def published(value: Any) -> Any:
@@ -156,15 +114,15 @@ def _measured_by(findings: Findings) -> str:
         file = findings.settings[setting]
         return f"StereoSet's {split} split" if file is None else f"{Path(file).name}, a file of StereoSet's form"
 
-    measured, clusters = f"measured {published(findings.model)}", ("report_on", "dev")
     if findings.command == "debias":
-        start, clusters = f"`biaslab debias` {measured}", ("stereoset", "dev")
+        start, clusters = "`biaslab debias`", data("stereoset", "dev")
     else:
-        chosen = f"chose neurons and factor on {data('choose_on', 'test')} and other sentences"
-        start = f"`biaslab sweep` {chosen}, and {measured}"
+        start = f"`biaslab sweep` chose neurons and factor on {data('choose_on', 'test')} and other sentences, and"
+        clusters = data("report_on", "dev")
     return (
-        f"{start} before and, with hooks that do what this checkpoint's weights do, after: on {data(*clusters)}, "
-        f"{findings.facts['clusters']} clusters. Values and changes have 95 % intervals. {_LEGEND}\n"
+        f"{start} measured {published(findings.model)} before and, with hooks that do what this checkpoint's weights "
+        f"do, after: on {clusters}, {findings.facts['clusters']} clusters. Values and changes have 95 % intervals. "
+        f"{_LEGEND}\n"
     )
 
 
@@ -201,12 +159,11 @@ def _gaps(findings: Findings, row: Row) -> str:
         return ""
     control, changes = findings.control(row.name), []
     for metric in ("gap", "log gap"):
-        random = ""
+        change = signed(findings.estimates[row.name, metric, OVERALL].change, 0)
+        changes.append(f"{METRICS[metric].text.removesuffix(', nats')} by {change} %")
         if control is not None:
             estimate = findings.estimates[control.name, metric, OVERALL]
-            random = f" (random neurons {estimate.change.value:+.0f}{_deviation(estimate.spread, 0)} %)"
-        change = signed(findings.estimates[row.name, metric, OVERALL].change, 0)
-        changes.append(f"{METRICS[metric].text.removesuffix(', nats')} by {change} %{random}")
+            changes[-1] += f" (random neurons {estimate.change.value:+.0f}{_deviation(estimate.spread, 0)} %)"
     return (
         f"\n\nOn {findings.facts['held_out_prompts']} held-out prompts, on which no neuron was chosen, the gap between "
         "two demographics changes, on average over the pairs, with 95 % intervals over words and wordings: "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -12,23 +11,17 @@ from markupsafe import Markup
 
 from biaslab import __version__
 from biaslab.report.about import commands, limits, provenance, sources
-from biaslab.report.drawings import drawing
-from biaslab.report.parts import Chapter, Draw, Missing
-from biaslab.report.runs import Run, read_runs
+from biaslab.report.parts import Chapter, Missing, Section
+from biaslab.report.runs import Run, models_of, read_runs
 from biaslab.report.sections import cards, compare, debias, probe, side_effects, sweep, table
 from biaslab.report.sections.side_by_side import side_by_side
-from biaslab.report.words import LABELS, kept_together, number, settings_facts, signed
+from biaslab.report.words import LABELS, kept_together, number, setting, signed
 from biaslab.store import write_atomically
 
-CHAPTERS: dict[str, Callable[[Run, str, Draw], Chapter]] = {  # by the command whose findings they show
-    "debias": debias.chapter,
-    "table": table.chapter,
-    "sweep": sweep.chapter,
-    "compare": compare.chapter,
-    "probe": probe.chapter,
-    "cards": cards.chapter,
-    "side-effects": side_effects.chapter,
-}
+CHAPTERS: dict[str, Callable[[Run], Chapter]] = {  # by the command whose findings they show
+    "debias": debias.chapter, "table": table.chapter, "sweep": sweep.chapter, "compare": compare.chapter,
+    "probe": probe.chapter, "cards": cards.chapter, "side-effects": side_effects.chapter,
+}  # fmt: skip
 _WITHIN_DEBIAS = ("cards", "side-effects")  # sections of its chapter, where there is one
 _ELSEWHERE = {  # what no chapter shows, and how to get it; {folder} is the first run's that has neurons
     "debias": Missing("Neurons found, suppressed and judged", "biaslab debias --model {model}"),
@@ -53,32 +46,27 @@ def write_report(folders: Sequence[str], output: Path, title: str | None = None)
 
 def page(runs: Sequence[Run], figures: Path, title: str | None = None) -> str:
     """Return the page, and write its figures into a folder; the title is made from the models' names by default."""
-    models = list(dict.fromkeys(name for run in runs for name in run.models))
+    loader = PackageLoader("biaslab.report")
     environment = Environment(
-        loader=PackageLoader("biaslab.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.globals |= {"number": number, "signed": signed}
     environment.filters["kept"] = kept_together
-    environment.globals["css"] = Markup(environment.get_template("report.css").render())
+    css = Markup(environment.get_template("report.css").render())
+    environment.globals |= {"number": number, "signed": signed, "labels": LABELS, "version": __version__, "css": css}
+    models = models_of(runs)
+    chapters = [chapter for place, run in enumerate(runs, 1) for chapter in _chapters(run, place, figures)]
+    titles = Counter(chapter.title for chapter in chapters)
     return environment.get_template("report.html").render(
         title=title or f"Bias neurons of {', '.join(models)}",
         models=models,
         runs=len(runs),
-        chapters=_told_apart(
-            [chapter for place, run in enumerate(runs, 1) for chapter in _chapters(run, place, figures)]
-        ),
+        chapters=[c if titles[c.title] == 1 else c._replace(title=f"{c.title}, {c.place}") for c in chapters],
         side=side_by_side(runs),
         missing=list(_missing(runs)),
         limits=limits(runs),
         commands=commands(runs),
         provenance=provenance(runs),
         sources=sources(runs),
-        labels=LABELS,
-        version=__version__,
     )
 
 
@@ -87,24 +75,25 @@ def _chapters(run: Run, place: int, figures: Path) -> list[Chapter]:
     chapters = {}
     for command, make in CHAPTERS.items():
         if command in run.findings:
-            key = f"{command}-{place}"
-            chapter = make(run, key, lambda name, *rest, key=key: drawing(figures, f"{key}-{name}", *rest))
-            facts = [*settings_facts(run.findings[command].settings), *chapter.facts]
-            chapters[command] = replace(chapter, place=run.place, facts=facts)
+            key, chapter, settings = f"{command}-{place}", make(run), run.findings[command].settings
+            known = [(name, setting(value)) for name, value in settings.items() if value is not None]
+            sections = [_drawn(section, key, figures) for section in chapter.sections]
+            facts = [*known, *chapter.facts]
+            chapters[command] = chapter._replace(key=key, place=run.place, facts=facts, sections=sections)
     if "debias" in chapters:
         within = [chapters.pop(command) for command in _WITHIN_DEBIAS if command in chapters]
         sections = [section for chapter in (chapters["debias"], *within) for section in chapter.sections]
-        chapters["debias"] = replace(chapters["debias"], sections=sections)
+        chapters["debias"] = chapters["debias"]._replace(sections=sections)
     return list(chapters.values())
 
 
-def _told_apart(chapters: list[Chapter]) -> list[Chapter]:
-    """Give chapters that have the same title their folders' names."""
-    titles = Counter(chapter.title for chapter in chapters)
-    return [
-        replace(chapter, title=f"{chapter.title}, {chapter.place}") if titles[chapter.title] > 1 else chapter
-        for chapter in chapters
-    ]
+def _drawn(section: Section, key: str, figures: Path) -> Section:
+    """Return a section with its figures drawn, and with the chapter's key before all keys."""
+    tables, folded = (
+        [table._replace(key=f"{key}-{table.key}") for table in tables] for tables in (section.tables, section.folded)
+    )
+    drawings = [drawing.drawn(figures, key) for drawing in section.drawings]
+    return section._replace(key=f"{key}-{section.key}", drawings=drawings, tables=tables, folded=folded)
 
 
 def _missing(runs: Sequence[Run]) -> Iterator[Missing]:

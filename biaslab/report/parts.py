@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from biaslab.evaluation.findings import OVERALL, Findings, Row
@@ -12,9 +11,7 @@ from biaslab.report.drawings import Drawing
 from biaslab.report.words import Verdict, change_text, figure_interval, figure_text, number, verdict
 from biaslab.statistics import Estimate
 
-Draw = Callable[..., Drawing]  # name, caption, description, what makes the figure, its arguments
 Name = Callable[[Row], str]  # returns what a row is called
-STEREOSET = {"SS (ideal 50)": "SS", "LMS (ideal 100)": "LMS", "ICAT (ideal 100)": "ICAT"}
 
 
 class Cell(NamedTuple):
@@ -53,8 +50,7 @@ class Missing(NamedTuple):
     command: str
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
     """A section of a chapter; ``folded`` tables show where the reader asks for them, ``cards`` are of neurons."""
 
     key: str
@@ -67,31 +63,22 @@ class Section:
     cards: Sequence[Mapping[str, Any]] = ()
 
 
-@dataclass(frozen=True)
-class Chapter:
-    """What a report says of one command's findings.
+class Chapter(NamedTuple):
+    """What a report says of one command's findings: the question that it answers, the answer in short, and all else.
 
-    Attributes:
-        key: of its element; goes before the keys of all that it holds.
-        title: its heading.
-        question: that the command answers, in a sentence.
-        answer: sentences that sum it up.
-        sections: all else.
-        facts: names and values that stand with the settings of the command.
-        tiles: the figures that a reader sees first.
-        place: the run's folder, short.
-        missing: what other commands could add.
+    ``facts`` stand with the command's settings, ``tiles`` come first, and ``missing`` is what other commands could add.
+    The page gives the ``place``, the run's folder, and the ``key``, which goes before the keys of all that it holds.
     """
 
-    key: str
     title: str
     question: str
     answer: Sequence[str]
     sections: Sequence[Section]
     facts: Sequence[tuple[str, str]] = ()
     tiles: Sequence[Tile] = ()
-    place: str = ""
     missing: Sequence[Missing] = ()
+    place: str = ""
+    key: str = ""
 
 
 def title_of(row: Row) -> str:
@@ -102,11 +89,6 @@ def title_of(row: Row) -> str:
 def title_and_size(row: Row) -> str:
     """Return a row's name with the number of its neurons."""
     return f"{title_of(row)} ({row.size})" if row.size else title_of(row)
-
-
-def is_control(row: Row) -> bool:
-    """Return whether a row is of random neurons."""
-    return row.like is not None or row.name.startswith("random")
 
 
 def estimate_cell(metric: str, estimate: Estimate | None, with_change: bool = True, more: Sequence[str] = ()) -> Cell:
@@ -129,16 +111,9 @@ def estimate_table(
     note: str = "",
     first: Mapping[str, Callable[[Row], str]] | None = None,
 ) -> Table:
-    """Return a table of metrics with a line for each row that has one of them; changes but of the untouched model.
+    """Return a table with a line for each row that has one of its metrics; changes but of the untouched model.
 
-    Args:
-        findings: of a command.
-        key: of the table's element.
-        caption: of the table.
-        columns: metric and scope, by heading.
-        name: returns what a row is called.
-        note: below the table.
-        first: columns before these, by heading.
+    ``columns`` are metric and scope by heading; ``first`` are columns before these.
     """
     first, rows = first or {}, []
     for row in findings.rows:

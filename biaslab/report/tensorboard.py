@@ -41,13 +41,9 @@ class Sample(NamedTuple):
 def sample_prompts(
     model: PreTrainedModel, batches: Iterable[Mapping[str, Any]], texts: Sequence[str], pair_names: Sequence[str]
 ) -> list[Sample]:
-    """Ask a model about some prompts of each dimension, each about another pair of it.
+    """Ask a model, with or without suppressed neurons, about some prompts of each dimension, each about another pair.
 
-    Args:
-        model: a masked or causal language model of the table, with or without suppressed neurons.
-        batches: of :class:`biaslab.data.prompts.PromptDataModule`.
-        texts: of its prompts.
-        pair_names: of its pairs.
+    ``batches`` are of :class:`biaslab.data.prompts.PromptDataModule`, ``texts`` of its prompts.
     """
     from accelerate.utils import send_to_device  # type: ignore[import-untyped]
 
@@ -75,15 +71,10 @@ def log_neurons(writer: SummaryWriter, neurons: NeuronSet, scores: Tensor) -> No
         writer.add_scalar(f"residual/{name}", neurons.provenance["residual"][name])
     counts = neurons.layers()
     writer.add_histogram_raw(  # a bin a layer; add_histogram ends the last one at the largest value: it is too high
-        "neurons/layer",
-        min=-0.5,
-        max=len(counts) - 0.5,
-        num=sum(counts.values()),
-        sum=sum(layer * count for layer, count in counts.items()),
-        sum_squares=sum(layer**2 * count for layer, count in counts.items()),
-        bucket_limits=[layer + 0.5 for layer in counts],
+        "neurons/layer", min=-0.5, max=len(counts) - 0.5, num=len(neurons), sum=sum(layer for layer, _ in neurons),
+        sum_squares=sum(layer**2 for layer, _ in neurons), bucket_limits=[layer + 0.5 for layer in counts],
         bucket_counts=list(counts.values()),
-    )
+    )  # fmt: skip
     _figure(writer, "layers", layer_distribution(layers_by_dimension(neurons)))
     for layer, of_layer in enumerate(scores.float().cpu()):
         writer.add_histogram("scores/a layer a step", of_layer, layer)
@@ -123,7 +114,12 @@ def log_findings(writer: SummaryWriter, findings: Findings, samples: Mapping[str
     _figure(writer, "ICAT before and after", icat_before_after(figures(findings, "ICAT", findings.scopes("ICAT"))))
     _figure(writer, "ICAT against LMS", icat_against_lms(lms_and_icat(findings)))
     log_samples(writer, samples)
-    _log_settings(writer, findings.settings, _gist(findings))
+    gist = _gist(findings)
+    for name, value in gist.items():
+        writer.add_scalar(name, value)
+    settings = {name: _plain(value) for name, value in findings.settings.items()}
+    for summary in hparams(settings, gist):  # into the run's own folder, whose name it bears: add_hparams makes another
+        writer._get_file_writer().add_summary(summary)
 
 
 def _gist(findings: Findings) -> dict[str, float]:
@@ -133,25 +129,12 @@ def _gist(findings: Findings) -> dict[str, float]:
         findings.estimates[row, metric, OVERALL] for metric in (*STEREOSET, "perplexity", "gap")
     )
     return {
-        "run/ICAT": icat.figure.value,
-        "run/ICAT change": icat.change.value,
-        "run/SS": ss.figure.value,
-        "run/LMS": lms.figure.value,
-        "run/LMS change": lms.change.value,
-        "run/perplexity change, %": perplexity.change.value,
-        "run/gap suppressed, %": gap.change.value,
+        "run/ICAT": icat.figure.value, "run/ICAT change": icat.change.value, "run/SS": ss.figure.value,
+        "run/LMS": lms.figure.value, "run/LMS change": lms.change.value,
+        "run/perplexity change, %": perplexity.change.value, "run/gap suppressed, %": gap.change.value,
         "run/gap amplified, %": findings.estimates[amplified, "gap", OVERALL].change.value,
         "run/neurons": findings.rows[1].size,
-    }
-
-
-def _log_settings(writer: SummaryWriter, settings: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-    """Write the run's line in HPARAMS into its own folder, so that it bears its name: add_hparams makes another."""
-    for name, value in metrics.items():
-        writer.add_scalar(name, value)
-    plain = {name: _plain(value) for name, value in settings.items()}
-    for summary in hparams(plain, dict(metrics)):
-        writer._get_file_writer().add_summary(summary)
+    }  # fmt: skip
 
 
 def _plain(value: Any) -> str | float:

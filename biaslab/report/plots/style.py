@@ -29,10 +29,7 @@ def new_figure(height: float, width: float = WIDTH) -> Figure:
 def save(figure: Figure, path: Path, formats: Sequence[str] = ("png", "svg", "pdf")) -> None:
     """Write a figure as PNG, SVG (letters as outlines: it looks the same everywhere) and PDF, the same bytes each time.
 
-    Args:
-        figure: any.
-        path: of the files, without a suffix.
-        formats: of these.
+    ``path`` is that of the files, without a suffix.
     """
     fonts: Any = {"svg.fonttype": "path", "svg.hashsalt": "biaslab", "pdf.fonttype": 42}
     undated: Any = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
@@ -56,14 +53,6 @@ def arms(found: Sequence[Interval]) -> list[list[float]]:
 def signed(value: float, digits: int = 0) -> str:
     """Return a number with its sign."""
     return f"{value:+.{digits}f}".replace("-", "−")
-
-
-def write_above(axes: Axes, x: float, text: str) -> None:
-    """Write above the panel, at a place of its x-axis."""
-    axes.annotate(
-        text, (x, 1), (0, 2), xycoords=("data", "axes fraction"), textcoords="offset points", ha="center", va="bottom",
-        fontsize="x-small",
-    )  # fmt: skip
 
 
 def draw_cross(axes: Axes, x: float, y: float) -> None:

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from biaslab.evaluation.findings import OVERALL, Findings
-from biaslab.report.parts import Chapter, Draw, Section, domain_table, domains, scope_table, title_and_size, title_of
+from biaslab.report.drawings import Drawing
+from biaslab.report.parts import Chapter, Section, domain_table, domains, scope_table, title_and_size, title_of
 from biaslab.report.plots.stereoset import effects_matrix
 from biaslab.report.runs import Run
 from biaslab.report.sections.shared import cost_table
 from biaslab.report.words import figure_text, listed, number, signed
 
 _COUNTS = {
-    "clusters": "clusters of StereoSet",
-    "pairs": "pairs of CrowS-Pairs",
-    "held_out_prompts": "held-out prompts",
+    "clusters": "clusters of StereoSet", "pairs": "pairs of CrowS-Pairs", "held_out_prompts": "held-out prompts",
     "sentences": "sentences",
-}
+}  # fmt: skip
+_GAPS = {"gap": "Gap |P(d1) − P(d2)|", "log gap": "Log-odds gap |log P(d1) − log P(d2)|"}
 
 
-def chapter(run: Run, key: str, draw: Draw) -> Chapter:
+def chapter(run: Run) -> Chapter:
     """Return what suppressing one dimension's neurons does to the others."""
     findings = run.findings["side-effects"]
     icats = [(row, findings.estimates[row.name, "ICAT", OVERALL]) for row in findings.rows[1:]]
@@ -27,44 +27,37 @@ def chapter(run: Run, key: str, draw: Draw) -> Chapter:
         f"{title_of(row)}: ICAT {figure_text('ICAT', icat)} ({signed(icat.change.value)})." for row, icat in icats
     ]
     question = f"What do the neurons of one dimension do to the others in {findings.model}?"
-    return Chapter(key, f"Side effects in {findings.model}", question, answer, [_effects(findings, key, draw)])
+    return Chapter(f"Side effects in {findings.model}", question, answer, [_effects(findings)])
 
 
-def _effects(findings: Findings, key: str, draw: Draw) -> Section:
+def _effects(findings: Findings) -> Section:
     rows, scopes, own_scopes = findings.rows[1:], domains(findings), findings.details["own"]
     changes = [[findings.estimates[row.name, "ICAT", scope].change for scope in scopes] for row in rows]
     values = [[change.value for change in line] for line in changes]
     significant = [[change.excludes_zero for change in line] for line in changes]
     own = [[scope == own_scopes.get(row.name, {}).get("stereoset") for scope in scopes] for row in rows]
-    gist = " ".join(
-        f"{title_of(row)}: {', '.join(f'{scope} {signed(value)}' for scope, value in zip(scopes, line, strict=True))}."
-        for row, line in zip(rows, values, strict=True)
-    )
     titles = [title_of(row) for row in rows]
-    caption = "Change of ICAT by domain (columns) when a row's neurons are suppressed"
-    counts = [f"{number(findings.facts[name], 0)} {text}" for name, text in _COUNTS.items() if name in findings.facts]
-    measured = f"Measured on {listed(counts)}. The number beside a name is how many neurons it has."
-    dimensions = [scope for scope in findings.scopes("gap") if scope != OVERALL and "/" not in scope]
-    crows = "CrowS-Pairs score (ideal 50) by category, in percent, and its change"
-    gaps = {"gap": "Gap |P(d1) − P(d2)|", "log gap": "Log-odds gap |log P(d1) − log P(d2)|"}
-    gap_tables = [
-        scope_table(
-            findings, f"{key}-{metric.replace(' ', '-')}", f"{text} on held-out prompts, by dimension, and its change",
-            metric, dimensions, title_and_size,
-        )
-        for metric, text in gaps.items()
-    ]  # fmt: skip
-    return Section(
-        f"{key}-effects",
-        "Side effects",
-        [sentence(significant, own), *([measured] if counts else [])],
-        [draw("effects", caption, gist, effects_matrix, titles, scopes, values, significant, own)],
-        [
-            domain_table(findings, f"{key}-icat", "ICAT", title_and_size),
-            scope_table(findings, f"{key}-crows", crows, "CrowS-Pairs", findings.scopes("CrowS-Pairs"), title_and_size),
-        ],
-        [*gap_tables, cost_table(findings, key, "Perplexity, and its change")],
+    gist = " ".join(
+        f"{title}: {', '.join(f'{scope} {signed(value)}' for scope, value in zip(scopes, line, strict=True))}."
+        for title, line in zip(titles, values, strict=True)
     )
+    caption = "Change of ICAT by domain (columns) when a row's neurons are suppressed"
+    drawing = Drawing("effects", caption, gist, effects_matrix, [titles, scopes, values, significant, own])
+    text = [sentence(significant, own)]
+    facts = findings.facts
+    if counts := [f"{number(facts[name], 0)} {what}" for name, what in _COUNTS.items() if name in facts]:
+        text.append(f"Measured on {listed(counts)}. The number beside a name is how many neurons it has.")
+    crows = "CrowS-Pairs score (ideal 50) by category, in percent, and its change"
+    tables = [
+        domain_table(findings, "icat", "ICAT", title_and_size),
+        scope_table(findings, "crows", crows, "CrowS-Pairs", findings.scopes("CrowS-Pairs"), title_and_size),
+    ]
+    dimensions, folded = [scope for scope in findings.scopes("gap") if scope != OVERALL and "/" not in scope], []
+    for metric, name in _GAPS.items():
+        caption = f"{name} on held-out prompts, by dimension, and its change"
+        folded.append(scope_table(findings, metric.replace(" ", "-"), caption, metric, dimensions, title_and_size))
+    folded.append(cost_table(findings, "Perplexity, and its change"))
+    return Section("effects", "Side effects", text, [drawing], tables, folded)
 
 
 def sentence(significant: Sequence[Sequence[bool]], own: Sequence[Sequence[bool]]) -> str:
@@ -73,14 +66,11 @@ def sentence(significant: Sequence[Sequence[bool]], own: Sequence[Sequence[bool]
     >>> sentence([[True, False], [False, False]], [[True, False], [False, True]])
     'The change of ICAT is significant in 1 of 2 own domains, and in 0 of 2 others.'
     """
-    pairs = [
-        (change, is_own)
-        for changes, owns in zip(significant, own, strict=True)
-        if any(owns)
-        for change, is_own in zip(changes, owns, strict=True)
-    ]
-    own_changes, others = ([change for change, is_own in pairs if is_own is wanted] for wanted in (True, False))
+    changes: dict[bool, list[bool]] = {True: [], False: []}
+    for of_row, owns in zip(significant, own, strict=True):
+        for change, is_own in zip(of_row, owns, strict=True):
+            changes[is_own] += [change] if any(owns) else []
     return (
-        f"The change of ICAT is significant in {sum(own_changes)} of {len(own_changes)} own domains, and in "
-        f"{sum(others)} of {len(others)} others."
+        f"The change of ICAT is significant in {sum(changes[True])} of {len(changes[True])} own domains, and in "
+        f"{sum(changes[False])} of {len(changes[False])} others."
     )
