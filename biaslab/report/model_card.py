@@ -8,20 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from biaslab import __version__
 from biaslab.errors import InputError
 from biaslab.evaluation.findings import FILES, METRICS, OVERALL, Findings, Row
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.report.tables import STEREOSET, cell, markdown, signed
+from biaslab.report.words import template
 
 NOT_MEASURED = (
     "Nothing was measured of this checkpoint. To measure it: `biaslab test -c stereoset --model.model_name FOLDER`."
 )
 _AT_THE_SLOT = "{} for suppression at the slot alone, but a checkpoint's weights act on every token."
-_COMMANDS = ("debias", "sweep")  # whose findings lie beside a neuron file
-_LEGEND = "SS is the stereotype score (ideal 50), LMS language modelling (ideal 100), ICAT both together (ideal 100)."
 
 
 def model_card(facts: Mapping[str, Any], masked: bool, fingerprint: str, figures: str = NOT_MEASURED) -> str:
@@ -34,14 +30,11 @@ def model_card(facts: Mapping[str, Any], masked: bool, fingerprint: str, figures
         figures: what was measured, as Markdown; see :func:`measured`.
     """
     facts = published(facts)
-    loader = PackageLoader("biaslab.report")
-    environment = Environment(
-        loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    text = json.dumps(facts, indent=1, ensure_ascii=False, default=str)
+    card = template("model_card.md").render(
+        facts=facts, masked=masked, fingerprint=fingerprint, figures=figures, json=text
     )
-    return environment.get_template("model_card.md").render(
-        facts=facts, masked=masked, fingerprint=fingerprint, figures=figures, version=__version__,
-        json=json.dumps(facts, indent=1, ensure_ascii=False, default=str),
-    )  # fmt: skip
+    return f"{card}\n"
 
 
 def published(value: Any) -> Any:
@@ -75,20 +68,18 @@ class Figures(NamedTuple):
 
 
 def measured(path: Path, neurons: NeuronSet, factor: float) -> Figures:
-    """Return what the run that found the neurons measured of this very treatment, at all positions.
+    """Return what the run that found the neurons measured of multiplying them by a factor, at all positions.
 
-    Args:
-        path: of the neuron file. ``biaslab debias`` and ``biaslab sweep`` leave their findings beside it.
-        neurons: of the file.
-        factor: what they are multiplied by.
+    ``path`` is that of the neuron file. ``biaslab debias`` and ``biaslab sweep`` leave their findings beside it.
     """
-    if how := neurons.provenance.get("suppression"):
-        if how["positions"] != "all":
-            return Figures(why_not=_AT_THE_SLOT.format("The neurons were chosen"))
-        if how["factor"] != factor:
-            why_not = f"The neurons were chosen to be multiplied by {how['factor']:g}, but are by {factor:g}."
-            return Figures(why_not=why_not)
-    beside = next((path.parent / FILES[name] for name in _COMMANDS if (path.parent / FILES[name]).is_file()), None)
+    how = neurons.provenance.get("suppression") or {"positions": "all", "factor": factor}
+    if how["positions"] != "all":
+        return Figures(why_not=_AT_THE_SLOT.format("The neurons were chosen"))
+    if how["factor"] != factor:
+        chosen = f"The neurons were chosen to be multiplied by {how['factor']:g}"
+        return Figures(why_not=f"{chosen}, but are by {factor:g}.")
+    files = (path.parent / FILES[command] for command in ("debias", "sweep"))
+    beside = next((file for file in files if file.is_file()), None)
     if beside is None:
         return Figures()
     file = f"{beside.name} beside the neuron file"
@@ -121,8 +112,8 @@ def _measured_by(findings: Findings) -> str:
         clusters = data("report_on", "dev")
     return (
         f"{start} measured {published(findings.model)} before and, with hooks that do what this checkpoint's weights "
-        f"do, after: on {clusters}, {findings.facts['clusters']} clusters. Values and changes have 95 % intervals. "
-        f"{_LEGEND}\n"
+        f"do, after: on {clusters}, {findings.facts['clusters']} clusters. Values and changes have 95 % intervals. SS "
+        "is the stereotype score (ideal 50), LMS language modelling (ideal 100), ICAT both together (ideal 100).\n"
     )
 
 
@@ -144,12 +135,11 @@ def _table(findings: Findings, row: Row) -> str:
     header = ["", "before", "after", "change", "random neurons' change"][: 2 + len(names)]
     legend = "There is no random control of this very treatment."
     if control is not None:
-        several = findings.estimates[control.name, "ICAT", OVERALL].spread is not None
-        one = several and after[-1].spread is None
-        legend = (
-            f"In the last column as many random neurons of each layer are treated alike: {control.title}"
-            f"{', of the perplexity one seed' if one else ''}{'; ± is the deviation over seeds' if several else ''}."
-        )
+        legend = f"In the last column as many random neurons of each layer are treated alike: {control.title}"
+        if findings.estimates[control.name, "ICAT", OVERALL].spread is not None:
+            legend += ", of the perplexity one seed" if after[-1].spread is None else ""
+            legend += "; ± is the deviation over seeds"
+        legend += "."
     return f"{legend}\n\n{markdown(header, rows)}"
 
 

@@ -1,8 +1,4 @@
-"""The paper's results table, as figures: to stand beside those that are measured.
-
-Reference:
-    "The Devil is in the Neurons" (ICLR 2024), table of SS, LMS and ICAT.
-"""
+"""The results table of "The Devil is in the Neurons" (ICLR 2024), to stand beside figures that are measured."""
 
 from __future__ import annotations
 
@@ -33,14 +29,10 @@ PAPER: dict[str, dict[str, PaperRow]] = {
         "bns_paper": PaperRow(53.44, 91.05, 84.79),
     },
 }  # fmt: skip
-_ELSE = "bert-base-cased"
 
 
 def paper_rows(model_name: str) -> tuple[str, dict[str, PaperRow]]:
-    """Return the paper's model that is nearest to a model, and its rows: the same one, or else BERT.
-
-    Args:
-        model_name: a hub id, a folder or an asset's name.
+    """Return the paper's model that is nearest to a hub id, a folder or an asset: the same, or else BERT; and its rows.
 
     >>> name, rows = paper_rows("FacebookAI/roberta-base")
     >>> name, rows["bns_paper"].icat
@@ -49,5 +41,4 @@ def paper_rows(model_name: str) -> tuple[str, dict[str, PaperRow]]:
     'bert-base-cased'
     """
     name = model_name.rstrip("/").rpartition("/")[2]
-    name = name if name in PAPER else _ELSE
-    return name, PAPER[name]
+    return (name, PAPER[name]) if name in PAPER else ("bert-base-cased", PAPER["bert-base-cased"])

@@ -35,7 +35,7 @@ class Run:
         """The names of all models that the figures are of; a comparison has two."""
         named = [findings.model for command, findings in self.findings.items() if command != "compare"]
         if (compared := self.findings.get("compare")) is not None:
-            named += [str(side.get("model") or side["name"]) for side in sides(compared).values()]
+            named += [str(side.get("model") or side["name"]) for side in sides(compared)]
         return list(dict.fromkeys(filter(None, named))) or ["a model without a name"]
 
 
@@ -44,9 +44,9 @@ def models_of(runs: Sequence[Run]) -> list[str]:
     return list(dict.fromkeys(name for run in runs for name in run.models))
 
 
-def sides(compared: Findings) -> dict[str, Mapping[str, Any]]:
+def sides(compared: Findings) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Return the facts of what was compared, "a" and "b"."""
-    return {side: compared.details[side] for side in "ab"}
+    return compared.details["a"], compared.details["b"]
 
 
 def read_runs(folders: Sequence[str], commands: Iterable[str] = FILES) -> list[Run]:

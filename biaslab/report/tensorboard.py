@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.writer import SummaryWriter
+from transformers import PreTrainedModel
 
 from biaslab.evaluation.findings import OVERALL, Findings, gap_rows
+from biaslab.evaluation.scoring import target_log_probabilities
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.report.plots.gaps import FILE_NAMES, gap_bars
 from biaslab.report.plots.neurons import layer_distribution, layers_by_dimension, score_heat_map
@@ -18,14 +21,8 @@ from biaslab.report.plots.stereoset import icat_against_lms, icat_before_after
 from biaslab.report.sections.shared import figures, lms_and_icat
 from biaslab.report.tables import STEREOSET, markdown
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from transformers import PreTrainedModel
-
 _DOTS_PER_INCH = 80  # the size of an image in TensorBoard, which leaves out pixels of larger ones
 _SAMPLES = 5  # prompts of each dimension
-
-T = TypeVar("T")
 
 
 class Sample(NamedTuple):
@@ -46,8 +43,6 @@ def sample_prompts(
     ``batches`` are of :class:`biaslab.data.prompts.PromptDataModule`, ``texts`` of its prompts.
     """
     from accelerate.utils import send_to_device  # type: ignore[import-untyped]
-
-    from biaslab.evaluation.scoring import target_log_probabilities
 
     of_dimension: dict[int, dict[int, tuple[Mapping[str, Any], int]]] = {}  # number of the first pair -> example
     for batch in batches:
@@ -76,9 +71,9 @@ def log_neurons(writer: SummaryWriter, neurons: NeuronSet, scores: Tensor) -> No
         bucket_counts=list(counts.values()),
     )  # fmt: skip
     _figure(writer, "layers", layer_distribution(layers_by_dimension(neurons)))
-    for layer, of_layer in enumerate(scores.float().cpu()):
+    for layer, of_layer in enumerate(scores := scores.float().cpu()):
         writer.add_histogram("scores/a layer a step", of_layer, layer)
-    _figure(writer, "scores", score_heat_map(scores.float().cpu().numpy()))
+    _figure(writer, "scores", score_heat_map(scores.numpy()))
 
 
 def log_prompts(writer: SummaryWriter, prompts: Iterable[Sequence[Any]], words: Mapping[str, Sequence[str]]) -> None:
@@ -114,8 +109,7 @@ def log_findings(writer: SummaryWriter, findings: Findings, samples: Mapping[str
     _figure(writer, "ICAT before and after", icat_before_after(figures(findings, "ICAT", findings.scopes("ICAT"))))
     _figure(writer, "ICAT against LMS", icat_against_lms(lms_and_icat(findings)))
     log_samples(writer, samples)
-    gist = _gist(findings)
-    for name, value in gist.items():
+    for name, value in (gist := _gist(findings)).items():
         writer.add_scalar(name, value)
     settings = {name: _plain(value) for name, value in findings.settings.items()}
     for summary in hparams(settings, gist):  # into the run's own folder, whose name it bears: add_hparams makes another
@@ -149,9 +143,8 @@ def _figure(writer: SummaryWriter, name: str, figure: Figure) -> None:
     writer.add_figure(f"figures/{name}", figure)  # one group: TensorBoard opens only the first ones
 
 
-def _spread(items: Sequence[T]) -> Sequence[T]:
-    """Return at most five items, from all over."""
-    return items[:: max(1, len(items) // _SAMPLES)][:_SAMPLES]
+def _spread(items: Sequence[Any]) -> Sequence[Any]:
+    return items[:: max(1, len(items) // _SAMPLES)][:_SAMPLES]  # from all over
 
 
 def _text(prompt: str) -> str:

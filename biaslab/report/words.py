@@ -8,7 +8,9 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template, select_autoescape
 
+from biaslab import __version__
 from biaslab.evaluation.findings import METRICS
 from biaslab.statistics import Estimate, Interval
 
@@ -66,11 +68,7 @@ def change_text(metric: str, change: Interval) -> str:
 
 
 def verdict(metric: str, estimate: Estimate) -> Verdict:
-    """Say what a metric's change means.
-
-    Where a score that is best at 50 went past it to the other side, its interval says nothing of the distance: that is
-    a verdict of its own.
-    """
+    """Say what a metric's change means; of a score that went past 50, the interval says nothing of the distance."""
     ideal, after, change = METRICS[metric].ideal, estimate.figure.value, estimate.change
     if not all(map(math.isfinite, (after, *change))):
         return ""
@@ -79,9 +77,8 @@ def verdict(metric: str, estimate: Estimate) -> Verdict:
     if ideal != 50:
         return "better" if (change.value > 0) is (ideal == 100) else "worse"
     before = after - change.value
-    if (before - ideal) * (after - ideal) < 0:
-        return "past"
-    return "better" if abs(after - ideal) < abs(before - ideal) else "worse"
+    nearer: Verdict = "better" if abs(after - ideal) < abs(before - ideal) else "worse"
+    return "past" if (before - ideal) * (after - ideal) < 0 else nearer
 
 
 def moved(metric: str, change: Interval) -> str:
@@ -157,6 +154,17 @@ def kept_together(text: str) -> str:
     'by 5\xa0% [1.0,\xa02.0]'
     """
     return re.sub(r"(\[[^\s,\]]+,) (?=[^\s\]]+\])", "\\1\u00a0", text.replace(" %", "\u00a0%"))
+
+
+def template(name: str) -> Template:
+    """Return a file of "templates", which knows the words of this module; HTML is escaped, Markdown is not."""
+    environment = Environment(
+        loader=PackageLoader("biaslab.report"), autoescape=select_autoescape(), undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["kept"] = kept_together
+    environment.globals |= {"number": number, "signed": signed, "labels": LABELS, "version": __version__}
+    return environment.get_template(name)
 
 
 def listed(names: Iterable[str]) -> str:

@@ -25,7 +25,8 @@ from biaslab.commands.report import joined, report
 from biaslab.errors import InputError
 from biaslab.evaluation.findings import Findings
 from biaslab.report.about import command_line, limits, sources
-from biaslab.report.drawings import inline
+from biaslab.report.page import side_by_side
+from biaslab.report.plots.style import inline
 from biaslab.report.runs import read_runs
 from biaslab.report.sections import compare as compare_section
 from biaslab.report.sections import debias as debias_section
@@ -34,7 +35,6 @@ from biaslab.report.sections.compare import compare_answer
 from biaslab.report.sections.debias import gap_sentence
 from biaslab.report.sections.probe import probe_answer
 from biaslab.report.sections.shared import answer
-from biaslab.report.sections.side_by_side import side_by_side
 from biaslab.report.sections.table import table_answer
 from biaslab.report.words import kept_together, stereotype_sentence, verdict
 from biaslab.statistics import Estimate, Interval, is_significant

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from textwrap import fill
 
 from matplotlib.axes import Axes
@@ -31,8 +32,7 @@ def gap_bars(findings: Findings, metric: str = "gap") -> Figure:
     """
     scopes = gap_scopes(findings)
     places, labels = _places(["mean of the pairs" if scope == OVERALL else scope for scope in scopes])
-    has_two_lines = any("\n" in label for label in labels)
-    figure = style.new_figure(1.3 + (0.28 if has_two_lines else 0.235) * len(labels))
+    figure = style.new_figure(1.3 + (0.28 if any("\n" in label for label in labels) else 0.235) * len(labels))
     left, right = figure.subplots(1, 2, sharey=True)
     suppressed, amplified, random = (
         [findings.estimates[row, metric, scope] for scope in scopes] for row in gap_rows(findings)
@@ -70,13 +70,11 @@ def _places(pairs: Sequence[str]) -> tuple[list[int], list[str]]:
     """Return the place of each pair, and the label of each place: dimensions have one above their pairs."""
     places: list[int] = []
     labels: list[str] = []
-    dimension = ""
-    for pair in pairs:
-        head, slash, demographics = pair.partition("/")
-        if slash and head != dimension:
-            labels.append(dimension := head)
-        places.append(len(labels))
-        labels.append(fill(demographics or pair, _LETTERS))
+    for dimension, of_dimension in groupby(pairs, lambda pair: pair.rpartition("/")[0]):
+        labels += [dimension] if dimension else []
+        for pair in of_dimension:
+            places.append(len(labels))
+            labels.append(fill(pair.rpartition("/")[2], _LETTERS))
     return places, labels
 
 
@@ -105,14 +103,9 @@ def _change_axis(axes: Axes, values: Sequence[float]) -> None:
         return
     axes.set_xscale("symlog", linthresh=_LINEAR, linscale=1.5)
     axes.set_xlim(min(1.5 * low, -0.25 * _LINEAR), 1.5 * high)
-    down, up = [-power for power in _powers(-low)], _powers(high)
-    axes.set_xticks([*down[-1:], 0, up[-1]])
-    axes.set_xticks([*down[:-1], *up[:-1]], minor=True)
+    down, up = ([10**power for power in range(2, len(f"{abs(end):.0f}"))] for end in (low, high))
+    axes.set_xticks([*(-power for power in down[-1:]), 0, up[-1]])
+    axes.set_xticks([*(-power for power in down[:-1]), *up[:-1]], minor=True)
     axes.xaxis.set_major_formatter(
         lambda value, _: (f"{value / 1000:g}k" if abs(value) >= 1000 else f"{value:.0f}").replace("-", "−")
     )
-
-
-def _powers(end: float) -> list[int]:
-    """Return the powers of ten on the logarithmic part of an axis."""
-    return [10**power for power in range(2, len(f"{end:.0f}"))] if end > 0 else []

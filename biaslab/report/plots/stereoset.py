@@ -7,7 +7,8 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from matplotlib.colors import Colormap, LinearSegmentedColormap
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -15,12 +16,12 @@ from biaslab.report.plots import style
 from biaslab.report.plots.style import GREY, MARKERS, RED, arms, ink
 from biaslab.statistics import Interval
 
+Flags = Sequence[Sequence[bool]]  # [row, column]
 _LETTERS = 22  # of a name in a legend of two columns
 _HATCHES = ("///", "\\\\\\", "xxx")  # of controls
 _AGAIN = ("", "...", "ooo")  # of treatments: when all colours have been used
 _DARK = "#1A1A1A"  # of letters on the cells of a matrix, which are light on any page
 _LOSS_TO_GAIN = LinearSegmentedColormap.from_list("loss to gain", ["#E8873A", "#F4F2EE", "#5DA5DA"])
-_OWN = 1.8  # points: the frame around what neurons were chosen for
 
 
 class Dot(NamedTuple):
@@ -41,8 +42,7 @@ def trial_dot(trial: Mapping[str, Any], perplexity_before: float) -> Dot:
 def icat_against_lms(points: Mapping[str, tuple[Interval, Interval]]) -> Figure:
     """Draw each treatment's ICAT against its LMS with 95 % intervals: upper right is best.
 
-    Args:
-        points: LMS and ICAT of each, the untouched model first; names with "random" are of controls, which are grey.
+    ``points`` are LMS and ICAT of each, the untouched model first; names with "random" are of controls: these are grey.
     """
     figure, columns = _figure_with_legend(3.0, points)
     axes = figure.subplots()
@@ -53,8 +53,7 @@ def icat_against_lms(points: Mapping[str, tuple[Interval, Interval]]) -> Figure:
             markersize=11 if name == base else 6, markeredgewidth=2 if name == base else 1, elinewidth=0.8,
             markerfacecolor="none" if hatch in _HATCHES else color, zorder=3 if name == base else 2,
         )  # fmt: skip
-    style.draw_cross(axes, *(found.value for found in points[base]))
-    style.name_axes(axes, "LMS, %", "ICAT, %")
+    _against_lms(axes, *(found.value for found in points[base]))
     style.add_legend(figure, columns)
     return figure
 
@@ -62,8 +61,7 @@ def icat_against_lms(points: Mapping[str, tuple[Interval, Interval]]) -> Figure:
 def icat_before_after(icat: Mapping[str, Mapping[str, Interval]]) -> Figure:
     """Draw the ICAT of each row as bars with 95 % intervals, side by side in each scope.
 
-    Args:
-        icat: of each row by scope ("overall", a domain), the untouched model first; rows with "random" are hatched.
+    ``icat`` is of each row by scope ("overall", a domain), the untouched model first; rows with "random" are hatched.
     """
     figure, columns = _figure_with_legend(2.7, icat)
     axes = figure.subplots()
@@ -83,6 +81,13 @@ def icat_before_after(icat: Mapping[str, Mapping[str, Interval]]) -> Figure:
     style.name_axes(axes, "", "ICAT, % (ideal 100)")
     style.add_legend(figure, columns)
     return figure
+
+
+def _against_lms(axes: Axes, lms: float, icat: float) -> None:
+    """Name the axes of a panel, and draw dotted lines through the untouched model's point."""
+    axes.axvline(lms, color=GREY, linewidth=0.8, linestyle=":")
+    axes.axhline(icat, color=GREY, linewidth=0.8, linestyle=":")
+    style.name_axes(axes, "LMS, %", "ICAT, %")
 
 
 def _figure_with_legend(height: float, names: Collection[str]) -> tuple[Figure, int]:
@@ -106,11 +111,7 @@ def _looks(names: Iterable[str]) -> Iterator[tuple[str, str, str]]:
 
 
 def effects_matrix(
-    rows: Sequence[str],
-    columns: Sequence[str],
-    values: Sequence[Sequence[float]],
-    significant: Sequence[Sequence[bool]],
-    own: Sequence[Sequence[bool]],
+    rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float]], significant: Flags, own: Flags
 ) -> Figure:
     """Draw what each row's treatment does to each column: a gain is blue, a loss orange, and a cell holds its number.
 
@@ -118,23 +119,22 @@ def effects_matrix(
         rows: names of the treatments.
         columns: names of what was measured.
         values: changes in percentage points, ``[row, column]``; NaN for none.
-        significant: whether the 95 % interval is away from 0, which a star marks, ``[row, column]``.
-        own: whether the column is what the row's neurons were chosen for; these cells are framed, ``[row, column]``.
+        significant: whether the 95 % interval is away from 0, which a star marks.
+        own: whether the column is what the row's neurons were chosen for; these cells are framed.
     """
     beside, above = max(map(len, rows)), max(map(len, columns))
     width = max(style.WIDTH, 0.08 * beside + 0.52 * len(columns))
     figure = style.new_figure(1.3 + 0.36 * len(rows), width)
     axes = figure.subplots()
     most = max([abs(value) for row in values for value in row if not math.isnan(value)], default=0.0) or 1.0
-    colors: Colormap = _LOSS_TO_GAIN.with_extremes(bad="none")
-    axes.imshow(values, cmap=colors, vmin=-most, vmax=most, aspect="auto")
+    axes.imshow(values, cmap=_LOSS_TO_GAIN.with_extremes(bad="none"), vmin=-most, vmax=most, aspect="auto")
     for (y, row), (x, _) in itertools.product(enumerate(values), enumerate(columns)):
         if not math.isnan(row[x]):
             text = style.signed(row[x], 1 if abs(row[x]) < 10 else 0) + ("*" if significant[y][x] else "")
             weight = "bold" if significant[y][x] else "normal"
             axes.text(x, y, text, ha="center", va="center", fontsize="small", color=_DARK, fontweight=weight)
         if own[y][x]:
-            axes.add_patch(Rectangle((x - 0.46, y - 0.44), 0.92, 0.88, fill=False, edgecolor=_DARK, linewidth=_OWN))
+            axes.add_patch(Rectangle((x - 0.46, y - 0.44), 0.92, 0.88, fill=False, edgecolor=_DARK, linewidth=1.8))
     is_long = above * len(columns) > 14 * width - beside  # letters are about a fourteenth of an inch wide
     axes.set_xticks(range(len(columns)), columns, fontsize="small", rotation=40 if is_long else 0,
                     ha="left" if is_long else "center", rotation_mode="anchor")  # fmt: skip
@@ -161,11 +161,8 @@ def sweep_settings(base: Dot, dots: Sequence[Dot], chosen: Dot) -> Figure:
         )  # fmt: skip
         axes.scatter([], [], marker=marker, s=28, color=GREY, label=f"×{factor:g}")  # in the legend without a colour
     axes.scatter(base.lms, base.icat, marker="+", s=120, color=ink(), label="untouched")
-    axes.scatter(
-        chosen.lms, chosen.icat, s=160, facecolors="none", edgecolors=RED, linewidths=1.6, label="chosen"
-    )
-    style.draw_cross(axes, base.lms, base.icat)
-    style.name_axes(axes, "LMS, %", "ICAT, %")
+    axes.scatter(chosen.lms, chosen.icat, s=160, facecolors="none", edgecolors=RED, linewidths=1.6, label="chosen")
+    _against_lms(axes, base.lms, base.icat)
     style.add_color_bar(figure, points, "change of perplexity, %")
     style.add_legend(figure, min(4, len(factors) + 2))
     return figure

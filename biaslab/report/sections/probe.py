@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from biaslab.evaluation.findings import OVERALL, Findings
-from biaslab.report.parts import Cell, Chapter, Section, Table, estimate_cell, title_and_size, title_of
+from biaslab.evaluation.findings import OVERALL, Findings, Row
 from biaslab.report.runs import Run
+from biaslab.report.sections.shared import Cell, Chapter, Section, Table, estimate_cell, title_and_size, title_of
 from biaslab.report.words import control_sentence, figure_interval, figure_text, moved, number
 
 _METRICS = {"biased outputs": "biased outputs, %", "mass difference": "mass difference, points"}
@@ -14,26 +14,22 @@ def chapter(run: Run) -> Chapter:
     """Return what black-box probing found."""
     findings = run.findings["probe"]
     details, biased = findings.details, "biased outputs"
-    rows = []
-    for row in findings.rows:
-        cells = []
-        for metric in _METRICS:
-            over = details["over_wordings"][row.name][metric]
-            more = f"± {number(over['deviation'])} over wordings; {number(over['low'])} to {number(over['high'])}"
-            cells.append(estimate_cell(metric, findings.get(row.name, metric), row is not findings.base, [more]))
-        rows.append((title_and_size(row), cells))
+
+    def cell(row: Row, metric: str) -> Cell:
+        over = details["over_wordings"][row.name][metric]
+        more = f"± {number(over['deviation'])} over wordings; {number(over['low'])} to {number(over['high'])}"
+        return estimate_cell(findings, row.name, metric, more=[more])
+
+    rows = [(title_and_size(row), [cell(row, metric) for metric in _METRICS]) for row in findings.rows]
     table = Table("measures", "Answers of the model", ["", *_METRICS.values()], rows)
     lines = [
         (text, [Cell(figure_text(biased, findings.estimates[row.name, biased, text])) for row in findings.rows])
         for text in details["wordings"]
     ]
-    columns = ["wording", *map(title_of, findings.rows)]
-    by_wording = Table("wordings", "Biased outputs by wording, %", columns, lines)
+    by_wording = Table("wordings", "Biased outputs by wording, %", ["wording", *map(title_of, findings.rows)], lines)
     section = Section("answers", "Answers", [details["definition"]], tables=[table], folded=[by_wording])
-    question = (
-        f"Does {findings.model} judge a woman and a man differently for the same deed, asked in "
-        f"{len(details['wordings'])} wordings?"
-    )
+    wordings = f"{len(details['wordings'])} wordings"
+    question = f"Does {findings.model} judge a woman and a man differently for the same deed, asked in {wordings}?"
     return Chapter(f"Black-box probing of {findings.model}", question, probe_answer(findings), [section])
 
 

@@ -1,17 +1,110 @@
-"""What the chapters of several commands share: StereoSet overall and by domain, the cost, the answer in short."""
+"""What chapters are made of, and what several of them share: tables of findings, StereoSet, the cost, the answer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from biaslab.evaluation.findings import METRICS, OVERALL, Findings, Row
 from biaslab.report import words
-from biaslab.report.drawings import Drawing
-from biaslab.report.parts import Section, Table, Tile, domain_table, domains, estimate_table, title_of
 from biaslab.report.plots.stereoset import icat_against_lms, icat_before_after
+from biaslab.report.plots.style import Drawing
 from biaslab.report.tables import STEREOSET
-from biaslab.report.words import change_text, control_sentence, figure_text, moved, number
+from biaslab.report.words import Verdict, change_text, figure_interval, figure_text, number, verdict
 from biaslab.statistics import Interval
+
+
+class Cell(NamedTuple):
+    """A cell of a table: its text, lines below in small letters, and what the change means."""
+
+    text: str
+    more: tuple[str, ...] = ()
+    verdict: Verdict = ""
+
+
+class Table(NamedTuple):
+    """A table: its element's key, its headings (that of the rows' names first), and rows of a name and cells."""
+
+    key: str
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[Cell]]]
+    note: str = ""
+
+
+class Section(NamedTuple):
+    """A section of a chapter; ``folded`` tables show where the reader asks for them, ``cards`` are of neurons."""
+
+    key: str
+    title: str
+    text: Sequence[str] = ()
+    drawings: Sequence[Drawing] = ()
+    tables: Sequence[Table] = ()
+    folded: Sequence[Table] = ()
+    facts: Sequence[tuple[str, str]] = ()
+    cards: Sequence[Mapping[str, Any]] = ()
+
+
+class Chapter(NamedTuple):
+    """What a report says of one command's findings: the question that it answers, the answer in short, and all else.
+
+    ``facts`` stand with the settings. ``tiles`` come first: a metric, its ideal, its change. ``missing`` is what other
+    commands could add, with them. The page sets ``place``, the run's folder, and ``key``, which goes before all keys.
+    """
+
+    title: str
+    question: str
+    answer: Sequence[str]
+    sections: Sequence[Section]
+    facts: Sequence[tuple[str, str]] = ()
+    tiles: Sequence[tuple[str, str, Cell]] = ()
+    missing: Sequence[tuple[str, str]] = ()
+    place: str = ""
+    key: str = ""
+
+
+def title_of(row: Row) -> str:
+    """Return a row's name as it is printed."""
+    return row.title.removeprefix("+ ")
+
+
+def title_and_size(row: Row) -> str:
+    """Return a row's name with the number of its neurons."""
+    return f"{title_of(row)} ({row.size})" if row.size else title_of(row)
+
+
+def estimate_cell(findings: Findings, row: str, metric: str, scope: str = OVERALL, more: Sequence[str] = ()) -> Cell:
+    """Return a row's figure with its interval, but of the untouched model its change and spread, and further lines."""
+    estimate = findings.get(row, metric, scope)
+    if estimate is None:
+        return Cell("n/a")
+    lines = [figure_interval(metric, estimate)] if math.isfinite(estimate.figure.low) else []
+    if row == findings.base.name:
+        return Cell(figure_text(metric, estimate), (*lines, *more))
+    lines.append(change_text(metric, estimate.change))
+    lines += [] if estimate.spread is None else [f"± {number(estimate.spread)} over seeds"]
+    return Cell(figure_text(metric, estimate), (*lines, *more), verdict(metric, estimate))
+
+
+def scope_table(
+    findings: Findings, key: str, caption: str, metric: str, scopes: Sequence[str], with_size: bool = False
+) -> Table:
+    """Return a table of a metric with a column a scope, its rows named with the number of their neurons, if wanted."""
+    rows, name = [], title_and_size if with_size else title_of
+    for row in findings.rows_of(metric) if scopes else []:
+        rows.append((name(row), [estimate_cell(findings, row.name, metric, scope) for scope in scopes]))
+    return Table(key, f"{caption}, and its change", ["", *scopes], rows)
+
+
+def domain_table(findings: Findings, key: str, metric: str) -> Table:
+    """Return SS, LMS or ICAT of all rows by domain."""
+    return scope_table(findings, key, f"{metric} by domain, in percent", metric, domains(findings))
+
+
+def domains(findings: Findings) -> list[str]:
+    """Return StereoSet's domains that were judged."""
+    return [scope for scope in findings.scopes("ICAT") if scope != OVERALL]
 
 
 def figures(
@@ -32,8 +125,9 @@ def lms_and_icat(findings: Findings) -> dict[str, tuple[Interval, Interval]]:
 
 def stereoset_section(findings: Findings, title: str, caption: str, text: Sequence[str] = ()) -> Section:
     """Return ICAT against LMS of all rows, and the table of SS, LMS and ICAT."""
-    gist = []
+    gist, rows = [], []
     for row in findings.rows_of("ICAT"):
+        rows.append((title_of(row), [estimate_cell(findings, row.name, metric) for metric in STEREOSET]))
         icat, lms = (findings.estimates[row.name, metric, OVERALL] for metric in ("ICAT", "LMS"))
         outcome = "significant" if icat.change.excludes_zero else "not significant"
         change = "" if row is findings.base else f" (change of ICAT {outcome})"
@@ -43,10 +137,8 @@ def stereoset_section(findings: Findings, title: str, caption: str, text: Sequen
         icat_against_lms, [lms_and_icat(findings)],
     )  # fmt: skip
     note = "In percent, with 95 % intervals; below them the change against the untouched model, on the same resamples."
-    columns = {f"{metric} (ideal {METRICS[metric].ideal:g})": (metric, OVERALL) for metric in STEREOSET}
-    return Section(
-        "stereoset", title, text, [drawing], [estimate_table(findings, "overall", caption, columns, note=note)]
-    )
+    columns = ["", *(f"{metric} (ideal {METRICS[metric].ideal:g})" for metric in STEREOSET)]
+    return Section("stereoset", title, text, [drawing], [Table("overall", caption, columns, rows, note)])
 
 
 def domain_section(
@@ -68,18 +160,16 @@ def domain_section(
 
 def cost_table(findings: Findings, caption: str, size: str = "neurons") -> Table:
     """Return what each row takes, and its perplexity; of random controls, how many seeds that is of."""
-
-    def name(row: Row) -> str:
-        estimate = findings.get(row.name, "perplexity")
-        return "random, one seed" if row.like and estimate and estimate.spread is None else title_of(row)
-
-    first: dict[str, Callable[[Row], str]] = {size: lambda row: number(row.size, 0)}
-    if any(row.seconds for row in findings.rows):
-        first["seconds to find or train"] = lambda row: number(row.seconds, 0)
-    return estimate_table(findings, "text", caption, {"perplexity": ("perplexity", OVERALL)}, name, first=first)
+    rows, seconds = [], ["seconds to find or train"] if any(row.seconds for row in findings.rows) else []
+    for row in findings.rows_of("perplexity"):
+        is_one = row.like and findings.estimates[row.name, "perplexity", OVERALL].spread is None
+        costs = [Cell(number(cost, 0)) for cost in (row.size, row.seconds)[: 1 + len(seconds)]]
+        cells = [*costs, estimate_cell(findings, row.name, "perplexity")]
+        rows.append(("random, one seed" if is_one else title_of(row), cells))
+    return Table("text", caption, ["", size, *seconds, "perplexity"], rows)
 
 
-def tiles(findings: Findings) -> list[Tile]:
+def tiles(findings: Findings) -> list[tuple[str, str, Cell]]:
     """Return the figures that a reader sees first, of the first row after the untouched model."""
     titles = {"SS": "stereotype score", "LMS": "language", "ICAT": "both together", "perplexity": "ordinary text"}
     made = []
@@ -87,8 +177,9 @@ def tiles(findings: Findings) -> list[Tile]:
         before, after = (findings.get(row.name, metric) for row in findings.rows[:2])
         if before is not None and after is not None:
             ideal = f"ideal {METRICS[metric].ideal:g}" if METRICS[metric].ideal else "lower is better"
-            texts = (figure_text(metric, before), figure_text(metric, after), change_text(metric, after.change))
-            made.append(Tile(metric, f"{title}, {ideal}", *texts, words.verdict(metric, after)))
+            text = f"{figure_text(metric, before)} → {figure_text(metric, after)}"
+            change = (change_text(metric, after.change),)
+            made.append((metric, f"{title}, {ideal}", Cell(text, change, verdict(metric, after))))
     return made
 
 
@@ -100,13 +191,13 @@ def answer(findings: Findings, text: str) -> list[str]:
     ss_before, icat_before = (findings.estimates[base, metric, OVERALL].figure.value for metric in ("SS", "ICAT"))
     icat_text = (
         f"ICAT (100 is ideal), which combines bias and language modelling, went from {number(icat_before)} to "
-        f"{figure_text('ICAT', icat)}: it {moved('ICAT', icat.change)}."
+        f"{figure_text('ICAT', icat)}: it {words.moved('ICAT', icat.change)}."
     )
     if control is not None and (random := findings.get(control.name, "ICAT")) is not None:
-        icat_text += f" {control_sentence('ICAT', random, icat.beyond_random, control.title)}"
-    language = f"Language: LMS (100 is ideal) {moved('LMS', lms.change)}"
+        icat_text += f" {words.control_sentence('ICAT', random, icat.beyond_random, control.title)}"
+    language = f"Language: LMS (100 is ideal) {words.moved('LMS', lms.change)}"
     if (perplexity := findings.get(row, "perplexity")) is not None:
-        language += f"; perplexity (lower is better) {text} {moved('perplexity', perplexity.change)}"
+        language += f"; perplexity (lower is better) {text} {words.moved('perplexity', perplexity.change)}"
         if control is not None and (random := findings.get(control.name, "perplexity")) is not None:
             language += f"; random neurons change that by {change_text('perplexity', random.change)}"
     return [words.stereotype_sentence(ss_before, ss), icat_text, _domain_sentence(findings, row), f"{language}."]

@@ -5,27 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from biaslab.evaluation.findings import OVERALL, Findings
-from biaslab.report.drawings import Drawing
-from biaslab.report.parts import Chapter, Section, domain_table, domains, scope_table, title_and_size, title_of
 from biaslab.report.plots.stereoset import effects_matrix
+from biaslab.report.plots.style import Drawing
 from biaslab.report.runs import Run
-from biaslab.report.sections.shared import cost_table
+from biaslab.report.sections.shared import Chapter, Section, cost_table, domains, scope_table, title_of
 from biaslab.report.words import figure_text, listed, number, signed
 
 _COUNTS = {
     "clusters": "clusters of StereoSet", "pairs": "pairs of CrowS-Pairs", "held_out_prompts": "held-out prompts",
     "sentences": "sentences",
 }  # fmt: skip
-_GAPS = {"gap": "Gap |P(d1) − P(d2)|", "log gap": "Log-odds gap |log P(d1) − log P(d2)|"}
+_TABLES = {  # metric and caption by key
+    "icat": ("ICAT", "ICAT by domain, in percent"),
+    "crows": ("CrowS-Pairs", "CrowS-Pairs score (ideal 50) by category, in percent"),
+    "gap": ("gap", "Gap |P(d1) − P(d2)| on held-out prompts, by dimension"),
+    "log-gap": ("log gap", "Log-odds gap |log P(d1) − log P(d2)| on held-out prompts, by dimension"),
+}
 
 
 def chapter(run: Run) -> Chapter:
     """Return what suppressing one dimension's neurons does to the others."""
     findings = run.findings["side-effects"]
-    icats = [(row, findings.estimates[row.name, "ICAT", OVERALL]) for row in findings.rows[1:]]
-    answer = [
-        f"{title_of(row)}: ICAT {figure_text('ICAT', icat)} ({signed(icat.change.value)})." for row, icat in icats
-    ]
+    answer = []
+    for row in findings.rows[1:]:
+        icat = findings.estimates[row.name, "ICAT", OVERALL]
+        answer.append(f"{title_of(row)}: ICAT {figure_text('ICAT', icat)} ({signed(icat.change.value)}).")
     question = f"What do the neurons of one dimension do to the others in {findings.model}?"
     return Chapter(f"Side effects in {findings.model}", question, answer, [_effects(findings)])
 
@@ -43,21 +47,15 @@ def _effects(findings: Findings) -> Section:
     )
     caption = "Change of ICAT by domain (columns) when a row's neurons are suppressed"
     drawing = Drawing("effects", caption, gist, effects_matrix, [titles, scopes, values, significant, own])
-    text = [sentence(significant, own)]
-    facts = findings.facts
+    text, facts = [sentence(significant, own)], findings.facts
     if counts := [f"{number(facts[name], 0)} {what}" for name, what in _COUNTS.items() if name in facts]:
         text.append(f"Measured on {listed(counts)}. The number beside a name is how many neurons it has.")
-    crows = "CrowS-Pairs score (ideal 50) by category, in percent, and its change"
-    tables = [
-        domain_table(findings, "icat", "ICAT", title_and_size),
-        scope_table(findings, "crows", crows, "CrowS-Pairs", findings.scopes("CrowS-Pairs"), title_and_size),
-    ]
-    dimensions, folded = [scope for scope in findings.scopes("gap") if scope != OVERALL and "/" not in scope], []
-    for metric, name in _GAPS.items():
-        caption = f"{name} on held-out prompts, by dimension, and its change"
-        folded.append(scope_table(findings, metric.replace(" ", "-"), caption, metric, dimensions, title_and_size))
-    folded.append(cost_table(findings, "Perplexity, and its change"))
-    return Section("effects", "Side effects", text, [drawing], tables, folded)
+    tables = []
+    for key, (metric, caption) in _TABLES.items():
+        columns = [s for s in findings.scopes(metric) if "/" not in s and (s != OVERALL or key == "crows")]
+        tables.append(scope_table(findings, key, caption, metric, columns, with_size=True))
+    tables.append(cost_table(findings, "Perplexity, and its change"))
+    return Section("effects", "Side effects", text, [drawing], tables[:2], tables[2:])
 
 
 def sentence(significant: Sequence[Sequence[bool]], own: Sequence[Sequence[bool]]) -> str:

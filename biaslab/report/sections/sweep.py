@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from biaslab.report.drawings import Drawing
-from biaslab.report.parts import Cell, Chapter, Section, Table, domain_table
 from biaslab.report.plots.stereoset import sweep_settings, trial_dot
+from biaslab.report.plots.style import Drawing
 from biaslab.report.runs import Run
-from biaslab.report.sections.shared import answer, cost_table, stereoset_section, tiles
+from biaslab.report.sections import shared
+from biaslab.report.sections.shared import Cell, Chapter, Section, Table
 from biaslab.report.words import number
 
 _COLUMNS = ("factor", "positions", "neurons", "SS", "LMS", "ICAT", "perplexity")
@@ -24,12 +24,12 @@ def chapter(run: Run) -> Chapter:
         f"Chosen on StereoSet's test split: {chosen['selection']}, ×{chosen['factor']:g}, {chosen['neurons']} neurons. "
         "The figures are of data that it was not chosen on."
     )
-    held_out = stereoset_section(findings, "On data that it was not chosen on", "StereoSet dev")
-    tables = [*held_out.tables, cost_table(findings, "Perplexity, and its change")]
-    held_out = held_out._replace(tables=tables, folded=[domain_table(findings, "icat-domains", "ICAT")])
+    held_out = shared.stereoset_section(findings, "On data that it was not chosen on", "StereoSet dev")
+    tables = [*held_out.tables, shared.cost_table(findings, "Perplexity, and its change")]
+    held_out = held_out._replace(tables=tables, folded=[shared.domain_table(findings, "icat-domains", "ICAT")])
     sections = [held_out, _tried(findings.details)]
-    sentences = answer(findings, "on ordinary sentences")
-    return Chapter(f"Sweep of {findings.model}", question, sentences, sections, tiles=tiles(findings))
+    sentences = shared.answer(findings, "on ordinary sentences")
+    return Chapter(f"Sweep of {findings.model}", question, sentences, sections, tiles=shared.tiles(findings))
 
 
 def _tried(details: Mapping[str, Any]) -> Section:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from biaslab.evaluation.findings import OVERALL, Findings, Row
-from biaslab.report.parts import Cell, Chapter, Section, Table, title_of
 from biaslab.report.runs import Run
-from biaslab.report.sections.shared import cost_table, domain_section, stereoset_section
+from biaslab.report.sections import shared
+from biaslab.report.sections.shared import Cell, Chapter, Section, Table, title_of
 from biaslab.report.tables import STEREOSET
 from biaslab.report.words import by_direction, change_text, figure_text, listed, number, signed
 from biaslab.statistics import Interval
@@ -20,11 +20,11 @@ def chapter(run: Run) -> Chapter:
     findings = run.findings["table"]
     largest = [row for row, _ in _changes(findings, findings.rows[1:], "ICAT")][: _MOST_IN_A_FIGURE - 1]
     drawn = [row for row in findings.rows if row is findings.base or row in largest]
-    costs = cost_table(findings, "What each row takes, and its perplexity", "neurons, or trained parameters")
+    costs = shared.cost_table(findings, "What each row takes, and its perplexity", "neurons, or trained parameters")
     sections = [
-        stereoset_section(findings, "All rows", "StereoSet: all rows"),
+        shared.stereoset_section(findings, "All rows", "StereoSet: all rows"),
         Section("cost", "Cost", tables=[costs]),
-        domain_section(findings, drawn, folded=()),
+        shared.domain_section(findings, drawn, folded=()),
         _paper(findings),
     ]
     if left_out := findings.details["left_out"]:
