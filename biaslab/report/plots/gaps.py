@@ -70,11 +70,11 @@ def _places(pairs: Sequence[str]) -> tuple[list[int], list[str]]:
     """Return the place of each pair, and the label of each place: dimensions have one above their pairs."""
     places: list[int] = []
     labels: list[str] = []
-    for dimension, of_dimension in groupby(pairs, lambda pair: pair.rpartition("/")[0]):
+    for dimension, of_dimension in groupby(pairs, lambda pair: pair.partition("/")[0] if "/" in pair else ""):
         labels += [dimension] if dimension else []
         for pair in of_dimension:
             places.append(len(labels))
-            labels.append(fill(pair.rpartition("/")[2], _LETTERS))
+            labels.append(fill(pair.removeprefix(f"{dimension}/"), _LETTERS))
     return places, labels
 
 
