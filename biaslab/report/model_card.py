@@ -8,49 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
-from biaslab import __version__
 from biaslab.errors import InputError
 from biaslab.evaluation.findings import FILES, METRICS, OVERALL, Findings, Row
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.report.tables import STEREOSET, cell, markdown, signed
+from biaslab.report.words import template
 
-_CARD = """---
-library_name: transformers
-pipeline_tag: {kind}
-tags: [bias]
----
-# {name}, {what}
-
-Made with biaslab {version}.
-
-{method}
-
-It loads without biaslab:
-
-```python
-from transformers import {auto}, AutoTokenizer
-
-model, tokenizer = {auto}.from_pretrained(FOLDER), AutoTokenizer.from_pretrained(FOLDER)
-```
-
-A fingerprint stands for the values of all weights. That of this model is `{fingerprint}`.
-
-## What it did
-
-{figures}
-
-## What it was made from
-
-```json
-{facts}
-```
-"""
 NOT_MEASURED = (
     "Nothing was measured of this checkpoint. To measure it: `biaslab test -c stereoset --model.model_name FOLDER`."
 )
 _AT_THE_SLOT = "{} for suppression at the slot alone, but a checkpoint's weights act on every token."
-_COMMANDS = ("debias", "sweep")  # whose findings lie beside a neuron file
-_LEGEND = "SS is the stereotype score (ideal 50), LMS language modelling (ideal 100), ICAT both together (ideal 100)."
 
 
 def model_card(facts: Mapping[str, Any], masked: bool, fingerprint: str, figures: str = NOT_MEASURED) -> str:
@@ -63,27 +30,11 @@ def model_card(facts: Mapping[str, Any], masked: bool, fingerprint: str, figures
         figures: what was measured, as Markdown; see :func:`measured`.
     """
     facts = published(facts)
-    trained, neurons = facts.get("training"), facts.get("neurons")
-    method = []
-    if trained:
-        method.append(f"It was trained by the task {trained['task']}, for {trained['steps']} steps.")
-    if neurons:
-        method.append(
-            f"Of its feed-forward neurons, {neurons['count']} are multiplied by {neurons['factor']:g}, by way of their "
-            "columns of the down-projections' weights ([Bias Neuron Suppression](https://arxiv.org/abs/2406.10130))."
-        )
-    what = [word for word, fact in (("trained", trained), ("with neurons suppressed", neurons)) if fact]
-    return _CARD.format(
-        kind="fill-mask" if masked else "text-generation",
-        name=facts["model"]["name"],
-        what=", ".join(what) or "unchanged",
-        version=__version__,
-        method=" ".join(method) or "Its weights are unchanged.",
-        auto="AutoModelForMaskedLM" if masked else "AutoModelForCausalLM",
-        fingerprint=fingerprint,
-        figures=figures,
-        facts=json.dumps(facts, indent=1, ensure_ascii=False, default=str),
+    text = json.dumps(facts, indent=1, ensure_ascii=False, default=str)
+    card = template("model_card.md").render(
+        facts=facts, masked=masked, fingerprint=fingerprint, figures=figures, json=text
     )
+    return f"{card}\n"
 
 
 def published(value: Any) -> Any:
@@ -117,20 +68,18 @@ class Figures(NamedTuple):
 
 
 def measured(path: Path, neurons: NeuronSet, factor: float) -> Figures:
-    """Return what the run that found the neurons measured of this very treatment, at all positions.
+    """Return what the run that found the neurons measured of multiplying them by a factor, at all positions.
 
-    Args:
-        path: of the neuron file. ``biaslab debias`` and ``biaslab sweep`` leave their findings beside it.
-        neurons: of the file.
-        factor: what they are multiplied by.
+    ``path`` is that of the neuron file. ``biaslab debias`` and ``biaslab sweep`` leave their findings beside it.
     """
-    if how := neurons.provenance.get("suppression"):
-        if how["positions"] != "all":
-            return Figures(why_not=_AT_THE_SLOT.format("The neurons were chosen"))
-        if how["factor"] != factor:
-            why_not = f"The neurons were chosen to be multiplied by {how['factor']:g}, but are by {factor:g}."
-            return Figures(why_not=why_not)
-    beside = next((path.parent / FILES[name] for name in _COMMANDS if (path.parent / FILES[name]).is_file()), None)
+    how = neurons.provenance.get("suppression") or {"positions": "all", "factor": factor}
+    if how["positions"] != "all":
+        return Figures(why_not=_AT_THE_SLOT.format("The neurons were chosen"))
+    if how["factor"] != factor:
+        chosen = f"The neurons were chosen to be multiplied by {how['factor']:g}"
+        return Figures(why_not=f"{chosen}, but are by {factor:g}.")
+    files = (path.parent / FILES[command] for command in ("debias", "sweep"))
+    beside = next((file for file in files if file.is_file()), None)
     if beside is None:
         return Figures()
     file = f"{beside.name} beside the neuron file"
@@ -156,15 +105,15 @@ def _measured_by(findings: Findings) -> str:
         file = findings.settings[setting]
         return f"StereoSet's {split} split" if file is None else f"{Path(file).name}, a file of StereoSet's form"
 
-    measured, clusters = f"measured {published(findings.model)}", ("report_on", "dev")
     if findings.command == "debias":
-        start, clusters = f"`biaslab debias` {measured}", ("stereoset", "dev")
+        start, clusters = "`biaslab debias`", data("stereoset", "dev")
     else:
-        chosen = f"chose neurons and factor on {data('choose_on', 'test')} and other sentences"
-        start = f"`biaslab sweep` {chosen}, and {measured}"
+        start = f"`biaslab sweep` chose neurons and factor on {data('choose_on', 'test')} and other sentences, and"
+        clusters = data("report_on", "dev")
     return (
-        f"{start} before and, with hooks that do what this checkpoint's weights do, after: on {data(*clusters)}, "
-        f"{findings.facts['clusters']} clusters. Values and changes have 95 % intervals. {_LEGEND}\n"
+        f"{start} measured {published(findings.model)} before and, with hooks that do what this checkpoint's weights "
+        f"do, after: on {clusters}, {findings.facts['clusters']} clusters. Values and changes have 95 % intervals. SS "
+        "is the stereotype score (ideal 50), LMS language modelling (ideal 100), ICAT both together (ideal 100).\n"
     )
 
 
@@ -186,12 +135,11 @@ def _table(findings: Findings, row: Row) -> str:
     header = ["", "before", "after", "change", "random neurons' change"][: 2 + len(names)]
     legend = "There is no random control of this very treatment."
     if control is not None:
-        several = findings.estimates[control.name, "ICAT", OVERALL].spread is not None
-        one = several and after[-1].spread is None
-        legend = (
-            f"In the last column as many random neurons of each layer are treated alike: {control.title}"
-            f"{', of the perplexity one seed' if one else ''}{'; ± is the deviation over seeds' if several else ''}."
-        )
+        legend = f"In the last column as many random neurons of each layer are treated alike: {control.title}"
+        if findings.estimates[control.name, "ICAT", OVERALL].spread is not None:
+            legend += ", of the perplexity one seed" if after[-1].spread is None else ""
+            legend += "; ± is the deviation over seeds"
+        legend += "."
     return f"{legend}\n\n{markdown(header, rows)}"
 
 
@@ -201,12 +149,11 @@ def _gaps(findings: Findings, row: Row) -> str:
         return ""
     control, changes = findings.control(row.name), []
     for metric in ("gap", "log gap"):
-        random = ""
+        change = signed(findings.estimates[row.name, metric, OVERALL].change, 0)
+        changes.append(f"{METRICS[metric].text.removesuffix(', nats')} by {change} %")
         if control is not None:
             estimate = findings.estimates[control.name, metric, OVERALL]
-            random = f" (random neurons {estimate.change.value:+.0f}{_deviation(estimate.spread, 0)} %)"
-        change = signed(findings.estimates[row.name, metric, OVERALL].change, 0)
-        changes.append(f"{METRICS[metric].text.removesuffix(', nats')} by {change} %{random}")
+            changes[-1] += f" (random neurons {estimate.change.value:+.0f}{_deviation(estimate.spread, 0)} %)"
     return (
         f"\n\nOn {findings.facts['held_out_prompts']} held-out prompts, on which no neuron was chosen, the gap between "
         "two demographics changes, on average over the pairs, with 95 % intervals over words and wordings: "

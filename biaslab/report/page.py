@@ -4,82 +4,51 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
-from biaslab import __version__
+from biaslab.evaluation.findings import Findings, gap_rows
 from biaslab.report.about import commands, limits, provenance, sources
-from biaslab.report.drawings import drawing
-from biaslab.report.parts import Chapter, Draw, Missing
-from biaslab.report.runs import Run, read_runs
-from biaslab.report.sections import cards, compare, debias, probe, side_effects, sweep, table
-from biaslab.report.sections.side_by_side import side_by_side
-from biaslab.report.words import LABELS, kept_together, number, settings_facts, signed
+from biaslab.report.runs import Run, models_of, read_runs
+from biaslab.report.sections import compare, debias, probe, side_effects, sweep, table
+from biaslab.report.sections.shared import Cell, Chapter, Section, Table, estimate_cell, title_of
+from biaslab.report.words import change_text, figure_text, number, setting, template
 from biaslab.store import write_atomically
 
-CHAPTERS: dict[str, Callable[[Run, str, Draw], Chapter]] = {  # by the command whose findings they show
-    "debias": debias.chapter,
-    "table": table.chapter,
-    "sweep": sweep.chapter,
-    "compare": compare.chapter,
-    "probe": probe.chapter,
-    "cards": cards.chapter,
-    "side-effects": side_effects.chapter,
-}
+CHAPTERS: dict[str, Callable[[Run], Chapter]] = {  # by the command whose findings they show
+    "debias": debias.chapter, "table": table.chapter, "sweep": sweep.chapter, "compare": compare.chapter,
+    "probe": probe.chapter, "cards": debias.cards_chapter, "side-effects": side_effects.chapter,
+}  # fmt: skip
 _WITHIN_DEBIAS = ("cards", "side-effects")  # sections of its chapter, where there is one
 _ELSEWHERE = {  # what no chapter shows, and how to get it; {folder} is the first run's that has neurons
-    "debias": Missing("Neurons found, suppressed and judged", "biaslab debias --model {model}"),
-    "table": Missing("Other treatments of the model, judged alike", "biaslab table --model {model}"),
-    "probe": Missing("Answers to plain questions", "biaslab probe --model {model} --neurons {folder}/neurons.json"),
-    "compare": Missing("Another model's neurons, or another run's", "biaslab compare {folder}/neurons.json OTHER"),
+    "debias": ("Neurons found, suppressed and judged", "biaslab debias --model {model}"),
+    "table": ("Other treatments of the model, judged alike", "biaslab table --model {model}"),
+    "probe": ("Answers to plain questions", "biaslab probe --model {model} --neurons {folder}/neurons.json"),
+    "compare": ("Another model's neurons, or another run's", "biaslab compare {folder}/neurons.json OTHER"),
 }
+_ALIKE = ("preset", "limit", "stereoset", "text", "sentences", "factor", "positions")  # in tables that compare
 
 
 def write_report(folders: Sequence[str], output: Path, title: str | None = None) -> Path:
     """Write report.html into a folder, and its figures into "figures" there; return the page's path.
 
+    The title is made from the models' names by default.
+
     Raises:
         InputError: if a folder holds no results or a damaged file.
     """
     runs = read_runs(folders, CHAPTERS)
-    figures = output / "figures"
-    figures.mkdir(parents=True, exist_ok=True)
-    write_atomically(output / "report.html", page(runs, figures, title).encode())
+    (figures := output / "figures").mkdir(parents=True, exist_ok=True)
+    models = models_of(runs)
+    chapters = [chapter for place, run in enumerate(runs, 1) for chapter in _chapters(run, place, figures)]
+    titles = Counter(chapter.title for chapter in chapters)
+    page = template("report.html").render(
+        title=title or f"Bias neurons of {', '.join(models)}", models=models, runs=len(runs),
+        chapters=[c if titles[c.title] == 1 else c._replace(title=f"{c.title}, {c.place}") for c in chapters],
+        side=side_by_side(runs), missing=list(_missing(runs)), limits=limits(runs), commands=commands(runs),
+        provenance=provenance(runs), sources=sources(runs),
+    )  # fmt: skip
+    write_atomically(output / "report.html", page.encode())
     return output / "report.html"
-
-
-def page(runs: Sequence[Run], figures: Path, title: str | None = None) -> str:
-    """Return the page, and write its figures into a folder; the title is made from the models' names by default."""
-    models = list(dict.fromkeys(name for run in runs for name in run.models))
-    environment = Environment(
-        loader=PackageLoader("biaslab.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals |= {"number": number, "signed": signed}
-    environment.filters["kept"] = kept_together
-    environment.globals["css"] = Markup(environment.get_template("report.css").render())
-    return environment.get_template("report.html").render(
-        title=title or f"Bias neurons of {', '.join(models)}",
-        models=models,
-        runs=len(runs),
-        chapters=_told_apart(
-            [chapter for place, run in enumerate(runs, 1) for chapter in _chapters(run, place, figures)]
-        ),
-        side=side_by_side(runs),
-        missing=list(_missing(runs)),
-        limits=limits(runs),
-        commands=commands(runs),
-        provenance=provenance(runs),
-        sources=sources(runs),
-        labels=LABELS,
-        version=__version__,
-    )
 
 
 def _chapters(run: Run, place: int, figures: Path) -> list[Chapter]:
@@ -87,29 +56,74 @@ def _chapters(run: Run, place: int, figures: Path) -> list[Chapter]:
     chapters = {}
     for command, make in CHAPTERS.items():
         if command in run.findings:
-            key = f"{command}-{place}"
-            chapter = make(run, key, lambda name, *rest, key=key: drawing(figures, f"{key}-{name}", *rest))
-            facts = [*settings_facts(run.findings[command].settings), *chapter.facts]
-            chapters[command] = replace(chapter, place=run.place, facts=facts)
+            key, chapter, settings = f"{command}-{place}", make(run), run.findings[command].settings
+            known = [(name, setting(value)) for name, value in settings.items() if value is not None]
+            sections = [_drawn(section, key, figures) for section in chapter.sections]
+            facts = [*known, *chapter.facts]
+            chapters[command] = chapter._replace(key=key, place=run.place, facts=facts, sections=sections)
     if "debias" in chapters:
         within = [chapters.pop(command) for command in _WITHIN_DEBIAS if command in chapters]
         sections = [section for chapter in (chapters["debias"], *within) for section in chapter.sections]
-        chapters["debias"] = replace(chapters["debias"], sections=sections)
+        chapters["debias"] = chapters["debias"]._replace(sections=sections)
     return list(chapters.values())
 
 
-def _told_apart(chapters: list[Chapter]) -> list[Chapter]:
-    """Give chapters that have the same title their folders' names."""
-    titles = Counter(chapter.title for chapter in chapters)
-    return [
-        replace(chapter, title=f"{chapter.title}, {chapter.place}") if titles[chapter.title] > 1 else chapter
-        for chapter in chapters
-    ]
+def _drawn(section: Section, key: str, figures: Path) -> Section:
+    """Return a section with its figures drawn, and with the chapter's key before all keys."""
+    tables, folded = (
+        [table._replace(key=f"{key}-{table.key}") for table in tables] for tables in (section.tables, section.folded)
+    )
+    drawings = [drawing.drawn(figures, key) for drawing in section.drawings]
+    return section._replace(key=f"{key}-{section.key}", drawings=drawings, tables=tables, folded=folded)
 
 
-def _missing(runs: Sequence[Run]) -> Iterator[Missing]:
+def _missing(runs: Sequence[Run]) -> Iterator[tuple[str, str]]:
     there = {command for run in runs for command in run.findings}
     first = next((run for run in runs if run.neurons is not None), runs[0])
-    for command, missing in _ELSEWHERE.items():
+    for command, (what, line) in _ELSEWHERE.items():
         if command not in there:
-            yield missing._replace(command=missing.command.format(model=first.models[0], folder=first.folder))
+            yield what, line.format(model=first.models[0], folder=first.folder)
+
+
+def side_by_side(runs: Sequence[Run]) -> Section | None:
+    """Return tables of runs of one kind, where there are two or more of it."""
+    sentences, tables = [], []
+    for command, make in (("debias", _debias_side), ("table", _tables_side)):
+        of_command = [run for run in runs if command in run.findings]
+        if len(of_command) > 1:
+            sentence, table = make([run.findings[command] for run in of_command])
+            sentences.append(sentence)
+            tables.append(table._replace(columns=["", *(run.place for run in of_command)]))
+    return Section("side", "Side by side", sentences, tables=tables) if tables else None
+
+
+def _debias_side(found: Sequence[Findings]) -> tuple[str, Table]:
+    """Return a table with a column a run, of its first row after the untouched model; and whether runs compare."""
+    clusters = [number(findings.facts["clusters"], 0) for findings in found]
+    alike = f"All were judged on {clusters[0]} clusters of StereoSet."
+    differ = f"The numbers of clusters of StereoSet differ ({', '.join(clusters)}): the figures can't be compared."
+    rows: dict[str, list[Cell]] = {
+        "model": [Cell(findings.model) for findings in found],
+        "selection": [Cell(str(findings.settings.get("selection", "n/a"))) for findings in found],
+        "neurons": [Cell(number(findings.facts["neurons"]["count"], 0)) for findings in found],
+    }
+    for metric in ("SS", "LMS", "ICAT", "perplexity"):
+        before = [findings.get(findings.base.name, metric) for findings in found]
+        rows[f"{metric}, untouched"] = [Cell(figure_text(metric, e) if e else "n/a") for e in before]
+        rows[f"{metric}, suppressed"] = [estimate_cell(f, f.rows[1].name, metric) for f in found]
+    random = [findings.get(gap_rows(findings)[2], "ICAT") for findings in found]
+    rows["ICAT, random neurons"] = [Cell(change_text("ICAT", e.change) if e else "n/a") for e in random]
+    table = Table("side-debias", "Debias runs", (), list(rows.items()))
+    return alike if len(set(clusters)) == 1 else differ, table
+
+
+def _tables_side(found: Sequence[Findings]) -> tuple[str, Table]:
+    """Return ICAT with a row a treatment and a column a model; and whether the tables compare."""
+    settings = [findings.settings for findings in found]
+    other = [name for name in _ALIKE if any(settings[0].get(name) != others.get(name) for others in settings)]
+    alike = "The tables were made with the same settings."
+    differ = f"The tables were made with other settings ({', '.join(other)}): compare them with care."
+    titles = {row.name: title_of(row) for findings in found for row in findings.rows}
+    rows = {title: [estimate_cell(findings, name, "ICAT") for findings in found] for name, title in titles.items()}
+    table = Table("side-tables", "ICAT of each treatment, and its change", (), list(rows.items()))
+    return differ if other else alike, table

@@ -33,25 +33,24 @@ class Run:
     @property
     def models(self) -> list[str]:
         """The names of all models that the figures are of; a comparison has two."""
-        names = [
-            findings.model for command, findings in self.findings.items() if command != "compare" and findings.model
-        ]
+        named = [findings.model for command, findings in self.findings.items() if command != "compare"]
         if (compared := self.findings.get("compare")) is not None:
-            names += [str(side.get("model") or side["name"]) for side in sides(compared).values()]
-        return list(dict.fromkeys(names)) or ["a model without a name"]
+            named += [str(side.get("model") or side["name"]) for side in sides(compared)]
+        return list(dict.fromkeys(filter(None, named))) or ["a model without a name"]
 
 
-def sides(compared: Findings) -> dict[str, Mapping[str, Any]]:
+def models_of(runs: Sequence[Run]) -> list[str]:
+    """Return the names of all models that the runs' figures are of."""
+    return list(dict.fromkeys(name for run in runs for name in run.models))
+
+
+def sides(compared: Findings) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Return the facts of what was compared, "a" and "b"."""
-    return {side: compared.details[side] for side in "ab"}
+    return compared.details["a"], compared.details["b"]
 
 
 def read_runs(folders: Sequence[str], commands: Iterable[str] = FILES) -> list[Run]:
-    """Read the folders of runs, each once.
-
-    Args:
-        folders: that ``biaslab debias``, ``table`` and other commands wrote.
-        commands: whose findings are looked for.
+    """Read the folders of runs, each once, for the findings of these commands.
 
     Raises:
         InputError: if there are none, if one holds nothing that a report could be made of, or a damaged file.
@@ -72,13 +71,9 @@ def _read(folder: Path, files: Mapping[str, str]) -> Run:
             f"`runs` is expected to be folders with results, but {folder} has none of {names}. Name the folder that "
             "the command said it wrote to, such as runs/debias/version_0."
         )
-    neurons, scores = folder / "neurons.json", folder / "scores.safetensors"
-    return Run(
-        folder,
-        findings,
-        NeuronSet.load(neurons) if neurons.is_file() else None,
-        _mean_scores(scores) if scores.is_file() else None,
-    )
+    neurons = NeuronSet.load(path) if (path := folder / "neurons.json").is_file() else None
+    scores = _mean_scores(path) if (path := folder / "scores.safetensors").is_file() else None
+    return Run(folder, findings, neurons, scores)
 
 
 def _mean_scores(path: Path) -> NDArray[np.float32]:
@@ -96,6 +91,5 @@ def _mean_scores(path: Path) -> NDArray[np.float32]:
             "Run its command again."
         )
     known = ~np.isnan(scores)
-    sums = np.where(known, scores, 0).sum(0)
-    mean: NDArray[np.float32] = sums / np.maximum(known.sum(0), 1).astype(np.float32)
+    mean: NDArray[np.float32] = np.where(known, scores, 0).sum(0) / np.maximum(known.sum(0), 1).astype(np.float32)
     return mean

@@ -11,14 +11,10 @@ from biaslab.evaluation.findings import OVERALL, Findings, Row
 from biaslab.statistics import Estimate, Interval
 
 STEREOSET = ("SS", "LMS", "ICAT")
-_LATEX = {
+_LATEX = str.maketrans({
     **{character: rf"\{character}" for character in "%&_#${}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "\\": r"\textbackslash{}",
-    "±": r"$\pm$",
-    "×": r"$\times$",
-}
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "±": r"$\pm$", "×": r"$\times$",
+})  # fmt: skip
 
 
 def new_table(title: str, *columns: str) -> Table:
@@ -94,17 +90,11 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def latex(header: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> str:
-    """Return a LaTeX table; it needs the package booktabs."""
-    first, *body = [" & ".join(map(escaped, line)) + r" \\" for line in (header, *rows)]
-    columns = "l" + "r" * (len(header) - 1)
-    lines = [f"% {caption}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule", first, r"\midrule", *body]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+    r"""Return a LaTeX table; it needs the package booktabs.
 
-
-def escaped(text: str) -> str:
-    r"""Return a text as LaTeX prints it.
-
-    >>> print(escaped("50 % of {a_b}^~$\\"))
-    50 \% of \{a\_b\}\textasciicircum{}\textasciitilde{}\$\textbackslash{}
+    >>> print(latex(["50 % of {a_b}^~$\\"], [], "").splitlines()[3])
+    50 \% of \{a\_b\}\textasciicircum{}\textasciitilde{}\$\textbackslash{} \\
     """
-    return "".join(_LATEX.get(character, character) for character in text)
+    first, *body = [" & ".join(text.translate(_LATEX) for text in line) + r" \\" for line in (header, *rows)]
+    top = [f"% {caption}", rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}", r"\toprule"]
+    return "\n".join([*top, first, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]) + "\n"

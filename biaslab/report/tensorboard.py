@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.writer import SummaryWriter
+from transformers import PreTrainedModel
 
 from biaslab.evaluation.findings import OVERALL, Findings, gap_rows
+from biaslab.evaluation.scoring import target_log_probabilities
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.report.plots.gaps import FILE_NAMES, gap_bars
 from biaslab.report.plots.neurons import layer_distribution, layers_by_dimension, score_heat_map
@@ -18,14 +21,8 @@ from biaslab.report.plots.stereoset import icat_against_lms, icat_before_after
 from biaslab.report.sections.shared import figures, lms_and_icat
 from biaslab.report.tables import STEREOSET, markdown
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from transformers import PreTrainedModel
-
 _DOTS_PER_INCH = 80  # the size of an image in TensorBoard, which leaves out pixels of larger ones
 _SAMPLES = 5  # prompts of each dimension
-
-T = TypeVar("T")
 
 
 class Sample(NamedTuple):
@@ -41,17 +38,11 @@ class Sample(NamedTuple):
 def sample_prompts(
     model: PreTrainedModel, batches: Iterable[Mapping[str, Any]], texts: Sequence[str], pair_names: Sequence[str]
 ) -> list[Sample]:
-    """Ask a model about some prompts of each dimension, each about another pair of it.
+    """Ask a model, with or without suppressed neurons, about some prompts of each dimension, each about another pair.
 
-    Args:
-        model: a masked or causal language model of the table, with or without suppressed neurons.
-        batches: of :class:`biaslab.data.prompts.PromptDataModule`.
-        texts: of its prompts.
-        pair_names: of its pairs.
+    ``batches`` are of :class:`biaslab.data.prompts.PromptDataModule`, ``texts`` of its prompts.
     """
     from accelerate.utils import send_to_device  # type: ignore[import-untyped]
-
-    from biaslab.evaluation.scoring import target_log_probabilities
 
     of_dimension: dict[int, dict[int, tuple[Mapping[str, Any], int]]] = {}  # number of the first pair -> example
     for batch in batches:
@@ -75,19 +66,14 @@ def log_neurons(writer: SummaryWriter, neurons: NeuronSet, scores: Tensor) -> No
         writer.add_scalar(f"residual/{name}", neurons.provenance["residual"][name])
     counts = neurons.layers()
     writer.add_histogram_raw(  # a bin a layer; add_histogram ends the last one at the largest value: it is too high
-        "neurons/layer",
-        min=-0.5,
-        max=len(counts) - 0.5,
-        num=sum(counts.values()),
-        sum=sum(layer * count for layer, count in counts.items()),
-        sum_squares=sum(layer**2 * count for layer, count in counts.items()),
-        bucket_limits=[layer + 0.5 for layer in counts],
+        "neurons/layer", min=-0.5, max=len(counts) - 0.5, num=len(neurons), sum=sum(layer for layer, _ in neurons),
+        sum_squares=sum(layer**2 for layer, _ in neurons), bucket_limits=[layer + 0.5 for layer in counts],
         bucket_counts=list(counts.values()),
-    )
+    )  # fmt: skip
     _figure(writer, "layers", layer_distribution(layers_by_dimension(neurons)))
-    for layer, of_layer in enumerate(scores.float().cpu()):
+    for layer, of_layer in enumerate(scores := scores.float().cpu()):
         writer.add_histogram("scores/a layer a step", of_layer, layer)
-    _figure(writer, "scores", score_heat_map(scores.float().cpu().numpy()))
+    _figure(writer, "scores", score_heat_map(scores.numpy()))
 
 
 def log_prompts(writer: SummaryWriter, prompts: Iterable[Sequence[Any]], words: Mapping[str, Sequence[str]]) -> None:
@@ -123,7 +109,11 @@ def log_findings(writer: SummaryWriter, findings: Findings, samples: Mapping[str
     _figure(writer, "ICAT before and after", icat_before_after(figures(findings, "ICAT", findings.scopes("ICAT"))))
     _figure(writer, "ICAT against LMS", icat_against_lms(lms_and_icat(findings)))
     log_samples(writer, samples)
-    _log_settings(writer, findings.settings, _gist(findings))
+    for name, value in (gist := _gist(findings)).items():
+        writer.add_scalar(name, value)
+    settings = {name: _plain(value) for name, value in findings.settings.items()}
+    for summary in hparams(settings, gist):  # into the run's own folder, whose name it bears: add_hparams makes another
+        writer._get_file_writer().add_summary(summary)
 
 
 def _gist(findings: Findings) -> dict[str, float]:
@@ -133,25 +123,12 @@ def _gist(findings: Findings) -> dict[str, float]:
         findings.estimates[row, metric, OVERALL] for metric in (*STEREOSET, "perplexity", "gap")
     )
     return {
-        "run/ICAT": icat.figure.value,
-        "run/ICAT change": icat.change.value,
-        "run/SS": ss.figure.value,
-        "run/LMS": lms.figure.value,
-        "run/LMS change": lms.change.value,
-        "run/perplexity change, %": perplexity.change.value,
-        "run/gap suppressed, %": gap.change.value,
+        "run/ICAT": icat.figure.value, "run/ICAT change": icat.change.value, "run/SS": ss.figure.value,
+        "run/LMS": lms.figure.value, "run/LMS change": lms.change.value,
+        "run/perplexity change, %": perplexity.change.value, "run/gap suppressed, %": gap.change.value,
         "run/gap amplified, %": findings.estimates[amplified, "gap", OVERALL].change.value,
         "run/neurons": findings.rows[1].size,
-    }
-
-
-def _log_settings(writer: SummaryWriter, settings: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-    """Write the run's line in HPARAMS into its own folder, so that it bears its name: add_hparams makes another."""
-    for name, value in metrics.items():
-        writer.add_scalar(name, value)
-    plain = {name: _plain(value) for name, value in settings.items()}
-    for summary in hparams(plain, dict(metrics)):
-        writer._get_file_writer().add_summary(summary)
+    }  # fmt: skip
 
 
 def _plain(value: Any) -> str | float:
@@ -166,9 +143,8 @@ def _figure(writer: SummaryWriter, name: str, figure: Figure) -> None:
     writer.add_figure(f"figures/{name}", figure)  # one group: TensorBoard opens only the first ones
 
 
-def _spread(items: Sequence[T]) -> Sequence[T]:
-    """Return at most five items, from all over."""
-    return items[:: max(1, len(items) // _SAMPLES)][:_SAMPLES]
+def _spread(items: Sequence[Any]) -> Sequence[Any]:
+    return items[:: max(1, len(items) // _SAMPLES)][:_SAMPLES]  # from all over
 
 
 def _text(prompt: str) -> str:

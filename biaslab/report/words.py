@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template, select_autoescape
 
+from biaslab import __version__
 from biaslab.evaluation.findings import METRICS
 from biaslab.statistics import Estimate, Interval
 
 Verdict = Literal["", "better", "worse", "unclear", "past"]
-LABELS: dict[Verdict, str] = {
-    "": "", "better": "better", "worse": "worse", "unclear": "not significant", "past": "past 50",
-}  # fmt: skip
+LABELS: dict[Verdict, str] = {"better": "better", "worse": "worse", "unclear": "not significant", "past": "past 50"}
 NOT_SIGNIFICANT = "not significant (95 % CI includes 0)"
-_DIGITS = {"gap": (5, 0), "log gap": (2, 0)}  # of a figure and of its change, where they aren't (1, 1)
+_DIGITS = dict.fromkeys(METRICS, (1, 1)) | {"gap": (5, 0), "log gap": (2, 0)}  # of a figure and of its change
 
 
 def number(value: float, digits: int = 1, sign: bool = False) -> str:
@@ -49,12 +49,12 @@ def between(interval: Interval, digits: int = 1, sign: bool = False) -> str:
 
 def figure_text(metric: str, estimate: Estimate) -> str:
     """Return a metric's value without its interval."""
-    return number(estimate.figure.value, _digits(metric)[0])
+    return number(estimate.figure.value, _DIGITS[metric][0])
 
 
 def figure_interval(metric: str, estimate: Estimate) -> str:
     """Return the interval of a metric's value."""
-    return between(estimate.figure, _digits(metric)[0])
+    return between(estimate.figure, _DIGITS[metric][0])
 
 
 def change_text(metric: str, change: Interval) -> str:
@@ -63,21 +63,12 @@ def change_text(metric: str, change: Interval) -> str:
     >>> change_text("perplexity", Interval(-5.34, -7.63, -3.24)), change_text("ICAT", Interval(2.0, 1.0, 3.0))
     ('−5.3 % [−7.6, −3.2]', '+2.0 [+1.0, +3.0]')
     """
-    digits = _digits(metric)[1]
-    unit = " %" if METRICS[metric].unit == "percent" else ""
+    digits, unit = _DIGITS[metric][1], " %" if METRICS[metric].unit == "percent" else ""
     return f"{signed(change.value, digits)}{unit} {between(change, digits, sign=True)}"
 
 
-def _digits(metric: str) -> tuple[int, int]:
-    return _DIGITS.get(metric, (1, 1))
-
-
 def verdict(metric: str, estimate: Estimate) -> Verdict:
-    """Say what a metric's change means.
-
-    Where a score that is best at 50 went past it to the other side, its interval says nothing of the distance: that is
-    a verdict of its own.
-    """
+    """Say what a metric's change means; of a score that went past 50, the interval says nothing of the distance."""
     ideal, after, change = METRICS[metric].ideal, estimate.figure.value, estimate.change
     if not all(map(math.isfinite, (after, *change))):
         return ""
@@ -86,9 +77,8 @@ def verdict(metric: str, estimate: Estimate) -> Verdict:
     if ideal != 50:
         return "better" if (change.value > 0) is (ideal == 100) else "worse"
     before = after - change.value
-    if (before - ideal) * (after - ideal) < 0:
-        return "past"
-    return "better" if abs(after - ideal) < abs(before - ideal) else "worse"
+    nearer: Verdict = "better" if abs(after - ideal) < abs(before - ideal) else "worse"
+    return "past" if (before - ideal) * (after - ideal) < 0 else nearer
 
 
 def moved(metric: str, change: Interval) -> str:
@@ -100,7 +90,7 @@ def moved(metric: str, change: Interval) -> str:
     if not change.excludes_zero:
         return f"changed by {change_text(metric, change)}, {NOT_SIGNIFICANT}"
     verb, size = ("rose", change) if change.value > 0 else ("fell", Interval(-change.value, -change.high, -change.low))
-    digits, unit = _digits(metric)[1], METRICS[metric].unit.replace("percent", "%")
+    digits, unit = _DIGITS[metric][1], METRICS[metric].unit.replace("percent", "%")
     return f"{verb} by {number(size.value, digits)} {unit} {between(size, digits)}"
 
 
@@ -110,12 +100,9 @@ def stereotype_sentence(before: float, estimate: Estimate) -> str:
     nearer = round(abs(before - 50) - abs(after - 50), 1)
     distance = "as far from it as" if nearer == 0 else "nearer to it than" if nearer > 0 else "farther from it than"
     means = {
-        "": "no interval is known",
-        "unclear": NOT_SIGNIFICANT,
-        "better": "nearer to 50 than before",
-        "worse": "farther from 50 than before",
-        "past": f"past 50 to the other side, where it is {distance} before",
-    }
+        "": "no interval is known", "unclear": NOT_SIGNIFICANT, "better": "nearer to 50 than before",
+        "worse": "farther from 50 than before", "past": f"past 50 to the other side, where it is {distance} before",
+    }  # fmt: skip
     return (
         f"The stereotype score (SS; 50 is ideal) went from {number(before)} to {number(after)}, a change of "
         f"{change_text('SS', change)}: {means[verdict('SS', estimate)]}."
@@ -137,25 +124,24 @@ them, +7.4 [+3.0, +9.0], is significant.'
     return f"{start}; the difference from them, {change_text(metric, beyond)}, is {outcome}."
 
 
-def rows_by_direction(changes: Mapping[str, Interval]) -> dict[str, list[str]]:
-    """Return the names that "rose", "fell", or did neither significantly ("unclear"), the largest change first."""
-    names: dict[str, list[str]] = {"rose": [], "fell": [], "unclear": []}
-    for name, change in sorted(changes.items(), key=lambda item: -abs(item[1].value)):
-        names["unclear" if not change.excludes_zero else "rose" if change.value > 0 else "fell"].append(name)
-    return names
+def by_direction(changes: Iterable[tuple[str, Interval]], rose: str, fell: str, unclear: str) -> list[str]:
+    """Return phrases, as far as they hold: which names "rose", "fell", or did neither significantly ("unclear").
 
-
-def settings_facts(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return settings that have a value, as they are written in a configuration.
-
-    >>> settings_facts({"model": "m", "kinds": ["negative"], "count": None, "factor": 0.0})
-    [('model', 'm'), ('kinds', '[negative]'), ('factor', '0.0')]
+    >>> by_direction([("a", Interval(2.0, 1.0, 3.0)), ("b", Interval(3.0, 2.0, 4.0))], "it rose for", "it fell for", "")
+    ['it rose for a and b']
     """
-    return [(name, setting(value)) for name, value in settings.items() if value is not None]
+    names: dict[str, list[str]] = {rose: [], fell: [], unclear: []}
+    for name, change in changes:
+        names[unclear if not change.excludes_zero else rose if change.value > 0 else fell].append(name)
+    return [f"{phrase} {listed(of_phrase)}" for phrase, of_phrase in names.items() if of_phrase]
 
 
 def setting(value: Any) -> str:
-    """Return a value as a configuration and the command line take it."""
+    """Return a value as a configuration and the command line take it.
+
+    >>> setting("m"), setting(["negative"]), setting(0.0)
+    ('m', '[negative]', '0.0')
+    """
     if isinstance(value, str):
         return value
     return str(yaml.safe_dump(value, default_flow_style=True, width=float("inf"))).removesuffix("...\n").strip()
@@ -168,6 +154,17 @@ def kept_together(text: str) -> str:
     'by 5\xa0% [1.0,\xa02.0]'
     """
     return re.sub(r"(\[[^\s,\]]+,) (?=[^\s\]]+\])", "\\1\u00a0", text.replace(" %", "\u00a0%"))
+
+
+def template(name: str) -> Template:
+    """Return a file of "templates", which knows the words of this module; HTML is escaped, Markdown is not."""
+    environment = Environment(
+        loader=PackageLoader("biaslab.report"), autoescape=select_autoescape(), undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["kept"] = kept_together
+    environment.globals |= {"number": number, "signed": signed, "labels": LABELS, "version": __version__}
+    return environment.get_template(name)
 
 
 def listed(names: Iterable[str]) -> str:

@@ -17,7 +17,6 @@ import pytest
 import report_runs as made
 import torch
 from conftest import main
-from markupsafe import Markup
 from matplotlib.figure import Figure
 from safetensors.torch import save_file
 
@@ -26,7 +25,8 @@ from biaslab.commands.report import joined, report
 from biaslab.errors import InputError
 from biaslab.evaluation.findings import Findings
 from biaslab.report.about import command_line, limits, sources
-from biaslab.report.drawings import Drawing, inline
+from biaslab.report.page import side_by_side
+from biaslab.report.plots.style import inline
 from biaslab.report.runs import read_runs
 from biaslab.report.sections import compare as compare_section
 from biaslab.report.sections import debias as debias_section
@@ -35,7 +35,6 @@ from biaslab.report.sections.compare import compare_answer
 from biaslab.report.sections.debias import gap_sentence
 from biaslab.report.sections.probe import probe_answer
 from biaslab.report.sections.shared import answer
-from biaslab.report.sections.side_by_side import side_by_side
 from biaslab.report.sections.table import table_answer
 from biaslab.report.words import kept_together, stereotype_sentence, verdict
 from biaslab.statistics import Estimate, Interval, is_significant
@@ -106,10 +105,6 @@ def html(written: Path) -> str:
 @pytest.fixture(scope="module")
 def tree(html: str) -> Element:
     return Tree(html).root
-
-
-def drawn(name: str, caption: str, gist: str, *_: Any) -> Drawing:
-    return Drawing(name, caption, Markup("<svg></svg>"))
 
 
 def findings_of(folder: Path) -> Findings:
@@ -351,7 +346,7 @@ def test_the_comparison_s_answer(tmp_path):
     other = said("other", same=False)
     assert "Neuron indices do not correspond between these models" in other
     (run,) = read_runs([str(made.comparison(tmp_path / "null", same=False))])
-    tables = compare_section.chapter(run, "k", drawn).sections[0].tables
+    tables = compare_section.chapter(run).sections[0].tables
     assert {cell.text for name, cells in tables[1].rows if name == "gender" for cell in cells} == {"n/a"}
 
 
@@ -513,7 +508,7 @@ def test_a_score_that_is_not_defined_does_no_harm(tmp_path):
     estimates = dict(findings.estimates) | {("BNS, guarded", "ICAT", "race"): made.NOTHING}
     Findings("debias", "tiny", findings.settings, findings.facts, findings.rows, estimates).save(folder)
     (run,) = read_runs([str(folder)])
-    chapter = debias_section.chapter(run, "k", drawn)
+    chapter = debias_section.chapter(run)
     domains = next(section for section in chapter.sections if section.title == "By domain")
     cell = dict(domains.tables[0].rows)["BNS, guarded"][1]
     assert (cell.text, cell.verdict) == ("n/a", "")

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from textwrap import fill
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from biaslab.evaluation.findings import OVERALL, Findings, gap_rows
-from biaslab.report.plots.style import (
-    BLUE,
-    GREY,
-    ORANGE,
-    RED,
-    add_legend,
-    ink,
-    name_axes,
-    new_figure,
-    signed,
-    write_above,
-)
+from biaslab.report.plots import style
+from biaslab.report.plots.style import ink, signed
 from biaslab.statistics import Interval
 
 PAPER_SUPPRESSED, PAPER_AMPLIFIED = -23, 29  # mean change of the gap in percent; section 4.3 of the paper
@@ -37,43 +28,41 @@ def gap_scopes(findings: Findings) -> list[str]:
 def gap_bars(findings: Findings, metric: str = "gap") -> Figure:
     """Draw how each pair's gap changes when the neurons are suppressed, with random ones beside, and when amplified.
 
-    Args:
-        findings: of a debias run.
-        metric: "gap", the paper's, whose mean changes are marked; or "log gap".
-
-    Reference:
-        "The Devil is in the Neurons" (ICLR 2024), section 4.3.
+    ``metric`` is "gap", the paper's, whose mean changes (ICLR 2024, section 4.3) are marked; or "log gap".
     """
-    scopes, is_paper = gap_scopes(findings), metric == "gap"
+    scopes = gap_scopes(findings)
     places, labels = _places(["mean of the pairs" if scope == OVERALL else scope for scope in scopes])
-    has_two_lines = any("\n" in label for label in labels)
-    figure = new_figure(1.3 + (0.28 if has_two_lines else 0.235) * len(labels))
+    figure = style.new_figure(1.3 + (0.28 if any("\n" in label for label in labels) else 0.235) * len(labels))
     left, right = figure.subplots(1, 2, sharey=True)
-    of_rows = [[findings.estimates[row, metric, scope] for scope in scopes] for row in gap_rows(findings)]
-    suppressed, amplified, controls = ([estimate.change for estimate in estimates] for estimates in of_rows)
-    random, spread = [change.value for change in controls], [estimate.spread or 0.0 for estimate in of_rows[2]]
+    suppressed, amplified, random = (
+        [findings.estimates[row, metric, scope] for scope in scopes] for row in gap_rows(findings)
+    )
+    means, spreads = [estimate.change.value for estimate in random], [estimate.spread or 0.0 for estimate in random]
     left.errorbar(
-        random, [place + 0.27 for place in places], xerr=spread, fmt="o", color=GREY, markersize=3.5, elinewidth=1.2,
-        label="random neurons, suppressed: mean ± spread over seeds",
+        means, [place + 0.27 for place in places], xerr=spreads, fmt="o", color=style.GREY, markersize=3.5,
+        elinewidth=1.2, label="random neurons, suppressed: mean ± spread over seeds",
     )  # fmt: skip
     left.plot([], [], color=ink(), linewidth=0.9, label="95 % interval over judging words and wordings")
-    ends = [mean + sign * width for mean, width in zip(random, spread, strict=True) for sign in (-1, 1)]
-    _bars(left, places, suppressed, BLUE, f"suppressed, × {findings.settings['factor']:g}")
-    _bars(right, places, amplified, ORANGE, "amplified, × 2")
-    for axes, changes, others, paper in (
-        (left, suppressed, ends, PAPER_SUPPRESSED),
-        (right, amplified, [], PAPER_AMPLIFIED),
+    ends = [mean + sign * spread for mean, spread in zip(means, spreads, strict=True) for sign in (-1, 1)]
+    for axes, estimates, others, paper, color, title in (
+        (left, suppressed, ends, PAPER_SUPPRESSED, style.BLUE, f"suppressed, × {findings.settings['factor']:g}"),
+        (right, amplified, [], PAPER_AMPLIFIED, style.ORANGE, "amplified, × 2"),
     ):
-        values = [value for change in changes for value in change]
-        _change_axis(axes, [*values, *others, paper] if is_paper else [*values, *others])
-        if is_paper:
-            axes.axvline(paper, color=RED, linewidth=1.1, linestyle="--")
-            write_above(axes, paper, f"paper {signed(paper)}")
+        changes = [estimate.change for estimate in estimates]
+        _bars(axes, places, changes, color, title)
+        shown = [paper] if metric == "gap" else []
+        _change_axis(axes, [*(value for change in changes for value in change), *others, *shown])
+        for value in shown:
+            axes.axvline(value, color=style.RED, linewidth=1.1, linestyle="--")
+            axes.annotate(
+                f"paper {signed(value)}", (value, 1), (0, 2), xycoords=("data", "axes fraction"),
+                textcoords="offset points", ha="center", va="bottom", fontsize="x-small",
+            )  # fmt: skip
     left.set_yticks(range(len(labels)), labels, fontsize="small", linespacing=1.0)
     for place, label in enumerate(left.get_yticklabels()):
         label.set_fontweight("normal" if place in places[:-1] else "bold")
     left.set_ylim(len(labels) - 0.4, -0.6)
-    add_legend(figure, 1)
+    style.add_legend(figure, 1)
     return figure
 
 
@@ -81,14 +70,11 @@ def _places(pairs: Sequence[str]) -> tuple[list[int], list[str]]:
     """Return the place of each pair, and the label of each place: dimensions have one above their pairs."""
     places: list[int] = []
     labels: list[str] = []
-    dimension = ""
-    for pair in pairs:
-        head, slash, demographics = pair.partition("/")
-        if slash and head != dimension:
-            labels.append(head)
-            dimension = head
-        places.append(len(labels))
-        labels.append(fill(demographics or pair, _LETTERS))
+    for dimension, of_dimension in groupby(pairs, lambda pair: pair.partition("/")[0] if "/" in pair else ""):
+        labels += [dimension] if dimension else []
+        for pair in of_dimension:
+            places.append(len(labels))
+            labels.append(fill(pair.removeprefix(f"{dimension}/"), _LETTERS))
     return places, labels
 
 
@@ -104,7 +90,7 @@ def _bars(axes: Axes, places: Sequence[int], changes: Sequence[Interval], color:
         )  # fmt: skip
     axes.axvline(0, color=ink(), linewidth=0.8)
     axes.set_title(title, fontsize="small", pad=16)
-    name_axes(axes, "change, %", "")
+    style.name_axes(axes, "change, %", "")
     axes.tick_params(axis="y", length=0)
 
 
@@ -117,16 +103,9 @@ def _change_axis(axes: Axes, values: Sequence[float]) -> None:
         return
     axes.set_xscale("symlog", linthresh=_LINEAR, linscale=1.5)
     axes.set_xlim(min(1.5 * low, -0.25 * _LINEAR), 1.5 * high)
-    down, up = [-power for power in _powers(-low)], _powers(high)
-    axes.set_xticks([*down[-1:], 0, up[-1]])
-    axes.set_xticks([*down[:-1], *up[:-1]], minor=True)
-    axes.xaxis.set_major_formatter(lambda value, _: _short(value))
-
-
-def _powers(end: float) -> list[int]:
-    """Return the powers of ten on the logarithmic part of an axis."""
-    return [10**power for power in range(2, len(f"{end:.0f}"))] if end > 0 else []
-
-
-def _short(value: float) -> str:
-    return (f"{value / 1000:g}k" if abs(value) >= 1000 else f"{value:.0f}").replace("-", "−")
+    down, up = ([10**power for power in range(2, len(f"{abs(end):.0f}"))] for end in (low, high))
+    axes.set_xticks([*(-power for power in down[-1:]), 0, up[-1]])
+    axes.set_xticks([*(-power for power in down[:-1]), *up[:-1]], minor=True)
+    axes.xaxis.set_major_formatter(
+        lambda value, _: (f"{value / 1000:g}k" if abs(value) >= 1000 else f"{value:.0f}").replace("-", "−")
+    )

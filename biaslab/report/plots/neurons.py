@@ -44,21 +44,14 @@ def layer_distribution(counts: Mapping[str, Sequence[int]]) -> Figure:
 
 
 def score_heat_map(scores: NDArray[np.floating], ranks: int = 50) -> Figure:
-    """Draw the largest attribution scores of each layer, by rank.
-
-    Args:
-        scores: of each neuron, ``[layer, neuron]``.
-        ranks: how many of each layer.
-    """
-    ranks = min(ranks, scores.shape[1])
+    """Draw the largest attribution scores, ``[layer, neuron]``, of each layer, by rank."""
     largest = -np.sort(-scores, axis=1)[:, :ranks]
-    layers = len(largest)
     norm = PowerNorm(0.5, vmin=min(0.0, float(largest.min())), vmax=max(0.0, float(largest.max())) or 1e-12)
-    figure = new_figure(1.5 + min(3.5, 0.25 * layers))
+    figure = new_figure(1.5 + min(3.5, 0.25 * len(largest)))
     axes = figure.subplots()
     image = axes.imshow(
         largest, aspect="auto", origin="lower", cmap="viridis", interpolation="nearest", norm=norm,
-        extent=(0.5, ranks + 0.5, -0.5, layers - 0.5),
+        extent=(0.5, largest.shape[1] + 0.5, -0.5, len(largest) - 0.5),
     )  # fmt: skip
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))

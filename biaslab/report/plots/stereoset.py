@@ -7,33 +7,21 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from matplotlib.colors import Colormap, LinearSegmentedColormap
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from biaslab.report.plots.style import (
-    COLORS,
-    GREY,
-    MARKERS,
-    RED,
-    WIDTH,
-    add_color_bar,
-    add_legend,
-    arms,
-    draw_cross,
-    ink,
-    name_axes,
-    new_figure,
-    signed,
-)
+from biaslab.report.plots import style
+from biaslab.report.plots.style import GREY, MARKERS, RED, arms, ink
 from biaslab.statistics import Interval
 
+Flags = Sequence[Sequence[bool]]  # [row, column]
 _LETTERS = 22  # of a name in a legend of two columns
 _HATCHES = ("///", "\\\\\\", "xxx")  # of controls
 _AGAIN = ("", "...", "ooo")  # of treatments: when all colours have been used
 _DARK = "#1A1A1A"  # of letters on the cells of a matrix, which are light on any page
 _LOSS_TO_GAIN = LinearSegmentedColormap.from_list("loss to gain", ["#E8873A", "#F4F2EE", "#5DA5DA"])
-_OWN = 1.8  # points: the frame around what neurons were chosen for
 
 
 class Dot(NamedTuple):
@@ -51,87 +39,79 @@ def trial_dot(trial: Mapping[str, Any], perplexity_before: float) -> Dot:
     return Dot(trial["LMS"], trial["ICAT"], change, 1.0 if factor is None else factor)
 
 
-class _Look(NamedTuple):
-    """Of a row: colour and marker of its point, colour and hatch of its bars."""
-
-    color: str
-    marker: str
-    hatch: str
-
-
 def icat_against_lms(points: Mapping[str, tuple[Interval, Interval]]) -> Figure:
     """Draw each treatment's ICAT against its LMS with 95 % intervals: upper right is best.
 
-    Args:
-        points: LMS and ICAT of each, the untouched model first; names with "random" are of controls, which are grey.
+    ``points`` are LMS and ICAT of each, the untouched model first; names with "random" are of controls: these are grey.
     """
     figure, columns = _figure_with_legend(3.0, points)
     axes = figure.subplots()
     base, *_ = points
-    for (name, (lms, icat)), look in zip(points.items(), _looks(points), strict=True):
+    for (name, (lms, icat)), (color, marker, hatch) in zip(points.items(), _looks(points), strict=True):
         axes.errorbar(
-            lms.value, icat.value, xerr=arms([lms]), yerr=arms([icat]), fmt=look.marker, color=look.color, label=name,
+            lms.value, icat.value, xerr=arms([lms]), yerr=arms([icat]), fmt=marker, color=color, label=name,
             markersize=11 if name == base else 6, markeredgewidth=2 if name == base else 1, elinewidth=0.8,
-            markerfacecolor="none" if look.hatch in _HATCHES else look.color, zorder=3 if name == base else 2,
+            markerfacecolor="none" if hatch in _HATCHES else color, zorder=3 if name == base else 2,
         )  # fmt: skip
-    draw_cross(axes, *(found.value for found in points[base]))
-    name_axes(axes, "LMS, %", "ICAT, %")
-    add_legend(figure, columns)
+    _against_lms(axes, *(found.value for found in points[base]))
+    style.add_legend(figure, columns)
     return figure
 
 
 def icat_before_after(icat: Mapping[str, Mapping[str, Interval]]) -> Figure:
     """Draw the ICAT of each row as bars with 95 % intervals, side by side in each scope.
 
-    Args:
-        icat: of each row by scope ("overall", a domain), the untouched model first; rows with "random" are hatched.
+    ``icat`` is of each row by scope ("overall", a domain), the untouched model first; rows with "random" are hatched.
     """
     figure, columns = _figure_with_legend(2.7, icat)
     axes = figure.subplots()
     scopes = list(next(iter(icat.values())))
     width = 0.84 / len(icat)
-    for number, ((row, of), look) in enumerate(zip(icat.items(), _looks(icat), strict=True)):
+    for number, ((row, of), (color, _, hatch)) in enumerate(zip(icat.items(), _looks(icat), strict=True)):
         places = [place + (number - (len(icat) - 1) / 2) * width for place in range(len(scopes))]
         found = [of[scope] for scope in scopes]
         axes.bar(
             places, [f.value for f in found], 0.9 * width, yerr=arms(found), label=row,
-            color=look.color if number else GREY, hatch=look.hatch,
+            color=color if number else GREY, hatch=hatch,
             error_kw={"ecolor": ink(), "elinewidth": 0.8, "capsize": 1.5, "capthick": 0.8},
         )  # fmt: skip
     axes.set_xticks(range(len(scopes)), scopes)
     axes.tick_params(axis="x", length=0)
     axes.set_ylim(0, 100)
-    name_axes(axes, "", "ICAT, % (ideal 100)")
-    add_legend(figure, columns)
+    style.name_axes(axes, "", "ICAT, % (ideal 100)")
+    style.add_legend(figure, columns)
     return figure
+
+
+def _against_lms(axes: Axes, lms: float, icat: float) -> None:
+    """Name the axes of a panel, and draw dotted lines through the untouched model's point."""
+    axes.axvline(lms, color=GREY, linewidth=0.8, linestyle=":")
+    axes.axhline(icat, color=GREY, linewidth=0.8, linestyle=":")
+    style.name_axes(axes, "LMS, %", "ICAT, %")
 
 
 def _figure_with_legend(height: float, names: Collection[str]) -> tuple[Figure, int]:
     """Return a figure with room for a legend, and how many columns that has."""
     columns = 2 if max(map(len, names)) <= _LETTERS else 1
-    return new_figure(height + 0.19 * math.ceil(len(names) / columns)), columns
+    return style.new_figure(height + 0.19 * math.ceil(len(names) / columns)), columns
 
 
-def _looks(names: Iterable[str]) -> Iterator[_Look]:
-    """Return how each row is drawn, the untouched model first: in the ink, treatments in colours, controls in grey."""
+def _looks(names: Iterable[str]) -> Iterator[tuple[str, str, str]]:
+    """Return each row's colour, marker and hatch: the untouched model's ink, treatments' colours, controls' grey."""
     treated, controls = itertools.count(), itertools.count()
     for place, name in enumerate(names):
         if place == 0:
-            yield _Look(ink(), "+", "")
+            yield ink(), "+", ""
         elif "random" in name:
             number = next(controls)
-            yield _Look(GREY, MARKERS[number % len(MARKERS)], _HATCHES[number % len(_HATCHES)])
+            yield GREY, MARKERS[number % len(MARKERS)], _HATCHES[number % len(_HATCHES)]
         else:
-            round_, color = divmod(number := next(treated), len(COLORS))
-            yield _Look(COLORS[color], MARKERS[number % len(MARKERS)], _AGAIN[round_ % len(_AGAIN)])
+            round_, color = divmod(number := next(treated), len(style.COLORS))
+            yield style.COLORS[color], MARKERS[number % len(MARKERS)], _AGAIN[round_ % len(_AGAIN)]
 
 
 def effects_matrix(
-    rows: Sequence[str],
-    columns: Sequence[str],
-    values: Sequence[Sequence[float]],
-    significant: Sequence[Sequence[bool]],
-    own: Sequence[Sequence[bool]],
+    rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float]], significant: Flags, own: Flags
 ) -> Figure:
     """Draw what each row's treatment does to each column: a gain is blue, a loss orange, and a cell holds its number.
 
@@ -139,24 +119,22 @@ def effects_matrix(
         rows: names of the treatments.
         columns: names of what was measured.
         values: changes in percentage points, ``[row, column]``; NaN for none.
-        significant: whether the 95 % interval is away from 0, which a star marks, ``[row, column]``.
-        own: whether the column is what the row's neurons were chosen for; these cells are framed, ``[row, column]``.
+        significant: whether the 95 % interval is away from 0, which a star marks.
+        own: whether the column is what the row's neurons were chosen for; these cells are framed.
     """
     beside, above = max(map(len, rows)), max(map(len, columns))
-    width = max(WIDTH, 0.08 * beside + 0.52 * len(columns))
-    figure = new_figure(1.3 + 0.36 * len(rows), width)
+    width = max(style.WIDTH, 0.08 * beside + 0.52 * len(columns))
+    figure = style.new_figure(1.3 + 0.36 * len(rows), width)
     axes = figure.subplots()
     most = max([abs(value) for row in values for value in row if not math.isnan(value)], default=0.0) or 1.0
-    colors: Colormap = _LOSS_TO_GAIN.with_extremes(bad="none")
-    axes.imshow(values, cmap=colors, vmin=-most, vmax=most, aspect="auto")
-    for y, (cells, told, framed) in enumerate(zip(values, significant, own, strict=True)):
-        for x, value in enumerate(cells):
-            if not math.isnan(value):
-                text = signed(value, 1 if abs(value) < 10 else 0) + ("*" if told[x] else "")
-                weight = "bold" if told[x] else "normal"
-                axes.text(x, y, text, ha="center", va="center", fontsize="small", color=_DARK, fontweight=weight)
-            if framed[x]:
-                axes.add_patch(Rectangle((x - 0.46, y - 0.44), 0.92, 0.88, fill=False, edgecolor=_DARK, linewidth=_OWN))
+    axes.imshow(values, cmap=_LOSS_TO_GAIN.with_extremes(bad="none"), vmin=-most, vmax=most, aspect="auto")
+    for (y, row), (x, _) in itertools.product(enumerate(values), enumerate(columns)):
+        if not math.isnan(row[x]):
+            text = style.signed(row[x], 1 if abs(row[x]) < 10 else 0) + ("*" if significant[y][x] else "")
+            weight = "bold" if significant[y][x] else "normal"
+            axes.text(x, y, text, ha="center", va="center", fontsize="small", color=_DARK, fontweight=weight)
+        if own[y][x]:
+            axes.add_patch(Rectangle((x - 0.46, y - 0.44), 0.92, 0.88, fill=False, edgecolor=_DARK, linewidth=1.8))
     is_long = above * len(columns) > 14 * width - beside  # letters are about a fourteenth of an inch wide
     axes.set_xticks(range(len(columns)), columns, fontsize="small", rotation=40 if is_long else 0,
                     ha="left" if is_long else "center", rotation_mode="anchor")  # fmt: skip
@@ -169,23 +147,22 @@ def effects_matrix(
 
 def sweep_settings(base: Dot, dots: Sequence[Dot], chosen: Dot) -> Figure:
     """Draw each setting's ICAT against its LMS, coloured by the change of perplexity; the chosen one is ringed."""
-    figure = new_figure(4.0)
+    figure = style.new_figure(4.0)
     axes = figure.subplots()
     changes = [dot.perplexity_change for dot in dots]
     low, high = min(0.0, *changes), max(1.0, *changes)
     factors = sorted({dot.factor for dot in dots})
     for number, factor in enumerate(factors):
-        own = [dot for dot in dots if dot.factor == factor]
+        lms, icat, colors, _ = zip(*(dot for dot in dots if dot.factor == factor), strict=True)
         marker = MARKERS[number % len(MARKERS)]
         points = axes.scatter(
-            [dot.lms for dot in own], [dot.icat for dot in own], c=[dot.perplexity_change for dot in own], vmin=low,
-            vmax=high, marker=marker, s=28, cmap="viridis", edgecolors=ink(), linewidths=0.5,
+            lms, icat, c=colors, vmin=low, vmax=high, marker=marker, s=28, cmap="viridis", edgecolors=ink(),
+            linewidths=0.5,
         )  # fmt: skip
         axes.scatter([], [], marker=marker, s=28, color=GREY, label=f"×{factor:g}")  # in the legend without a colour
     axes.scatter(base.lms, base.icat, marker="+", s=120, color=ink(), label="untouched")
     axes.scatter(chosen.lms, chosen.icat, s=160, facecolors="none", edgecolors=RED, linewidths=1.6, label="chosen")
-    draw_cross(axes, base.lms, base.icat)
-    name_axes(axes, "LMS, %", "ICAT, %")
-    add_color_bar(figure, points, "change of perplexity, %")
-    add_legend(figure, min(4, len(factors) + 2))
+    _against_lms(axes, base.lms, base.icat)
+    style.add_color_bar(figure, points, "change of perplexity, %")
+    style.add_legend(figure, min(4, len(factors) + 2))
     return figure

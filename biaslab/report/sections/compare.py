@@ -6,42 +6,47 @@ from collections.abc import Mapping
 from typing import Any
 
 from biaslab.evaluation.findings import OVERALL, Findings
-from biaslab.report.parts import Cell, Chapter, Draw, Section, Table
 from biaslab.report.plots.neurons import layer_distribution
+from biaslab.report.plots.style import Drawing
 from biaslab.report.runs import Run, sides
+from biaslab.report.sections.shared import Cell, Chapter, Section, Table
 from biaslab.report.words import between, number, signed
 from biaslab.statistics import Interval, is_significant
 
 
-def chapter(run: Run, key: str, draw: Draw) -> Chapter:
+def chapter(run: Run) -> Chapter:
     """Return what a comparison found."""
     findings = run.findings["compare"]
     scopes: Mapping[str, Mapping[str, Any]] = findings.details["scopes"]
-    first, second = (str(side["name"]) for side in sides(findings).values())
+    first, second = (str(side["name"]) for side in sides(findings))
     layers = {f"A, {first}": scopes[OVERALL]["layers_a"], f"B, {second}": scopes[OVERALL]["layers_b"]}
     gist = " ".join(
         f"{name}: {', '.join(f'{count} in layer {layer}' for layer, count in enumerate(counts))}."
         for name, counts in zip("AB", layers.values(), strict=True)
     )
-    shared = [(scope, _overlap_cells(facts)) for scope, facts in scopes.items()]
-    moves = [(scope, _layer_cells(facts)) for scope, facts in scopes.items()]
-    caption = "Neurons of A and B, and what random sets with as many a layer share"
     tables = [
-        Table(f"{key}-shared", caption, ["", "A", "B", "shared", "shared by chance", "Jaccard"], shared),
         Table(
-            f"{key}-moved", "Mean layers from 0, their difference, and the share of neurons in other layers",
-            ["", "mean layer of A", "of B", "shift", "moved"], moves,
+            "shared", "Neurons of A and B, and what random sets with as many a layer share",
+            ["", "A", "B", "shared", "shared by chance", "Jaccard"],
+            [(scope, _overlap_cells(facts)) for scope, facts in scopes.items()],
+        ),
+        Table(
+            "moved", "Mean layers from 0, their difference, and the share of neurons in other layers",
+            ["", "mean layer of A", "of B", "shift", "moved"],
+            [(scope, _layer_cells(facts)) for scope, facts in scopes.items()],
         ),
     ]  # fmt: skip
-    drawing = draw("layers", "Neurons a layer of A and of B", gist, layer_distribution, layers)
-    notes = findings.details.get("notes", [])
-    section = Section(f"{key}-scopes", "Shared neurons, and layers", notes, [drawing], tables)
+    drawing = Drawing("layers", "Neurons a layer of A and of B", gist, layer_distribution, [layers])
+    section = Section("scopes", "Shared neurons, and layers", findings.details.get("notes", []), [drawing], tables)
     question = f"Are the neurons of A ({first}) those of B ({second}), and do they lie in the same layers?"
-    return Chapter(key, f"Comparison of {first} and {second}", question, compare_answer(findings), [section])
+    return Chapter(f"Comparison of {first} and {second}", question, compare_answer(findings), [section])
 
 
 def compare_answer(findings: Findings) -> list[str]:
-    """Return the comparison's outcome, whatever it is."""
+    """Return the comparison's outcome, whatever it is.
+
+    Layers are judged by the test, as the other figures are: of few neurons the bootstrap's intervals are too narrow.
+    """
     facts = findings.details["scopes"][OVERALL]
     sentences = [f"A has {facts['count_a']} neurons, B has {facts['count_b']}."]
     if facts.get("shared") is None:
@@ -52,9 +57,12 @@ def compare_answer(findings: Findings) -> list[str]:
             f"{_by_chance(facts['p_value'], 'hypergeometric')}."
         )
     if facts.get("shift") is not None:
-        sentences.append(_shift_sentence(_interval(facts, "shift", "shift"), facts["shift_p_value"]))
-    if facts.get("moved_share") is not None:
-        share = _interval(facts, "moved_share", "moved", 100)
+        (shift, share), p_value = _moves(facts), facts["shift_p_value"]
+        where = f": B lies {'farther from' if shift.value > 0 else 'nearer to'} the embeddings"
+        sentences.append(
+            f"The mean layer differs by {signed(shift.value, 2)} layers {between(shift, 2, sign=True)}, "
+            f"{_by_chance(p_value, 'permutation')}{where if is_significant(p_value) else ''}."
+        )
         sentences.append(
             f"To turn A's distribution over layers into B's, {number(share.value)} % {between(share)} of the neurons "
             f"would have to change their layer: {_by_chance(facts['moved_p_value'], 'permutation')}."
@@ -77,20 +85,13 @@ def _p(value: float) -> str:
 
 
 def _expected(facts: Mapping[str, Any]) -> str:
-    ends = f"[{facts['expected_shared_low']}, {facts['expected_shared_high']}]"
-    return f"{number(facts['expected_shared'])} {ends}"
+    return f"{number(facts['expected_shared'])} [{facts['expected_shared_low']}, {facts['expected_shared_high']}]"
 
 
-def _interval(facts: Mapping[str, Any], value: str, prefix: str, scale: float = 1) -> Interval:
-    return Interval(*(scale * facts[name] for name in (value, f"{prefix}_low", f"{prefix}_high")))
-
-
-def _shift_sentence(shift: Interval, p_value: float) -> str:
-    """Judge by the test, as for the other figures: of few neurons the bootstrap's intervals are too narrow."""
-    by = f"{signed(shift.value, 2)} layers {between(shift, 2, sign=True)}"
-    where = f": B lies {'farther from' if shift.value > 0 else 'nearer to'} the embeddings"
-    told = where if is_significant(p_value) else ""
-    return f"The mean layer differs by {by}, {_by_chance(p_value, 'permutation')}{told}."
+def _moves(facts: Mapping[str, Any]) -> tuple[Interval, Interval]:
+    """Return how far the mean layer shifts, and the share of neurons that change their layer, in percent."""
+    shift = Interval(*(facts[name] for name in ("shift", "shift_low", "shift_high")))
+    return shift, Interval(*(100 * facts[name] for name in ("moved_share", "moved_low", "moved_high")))
 
 
 def _cell(facts: Mapping[str, Any], name: str, digits: int = 0) -> Cell:
@@ -98,17 +99,15 @@ def _cell(facts: Mapping[str, Any], name: str, digits: int = 0) -> Cell:
 
 
 def _overlap_cells(facts: Mapping[str, Any]) -> list[Cell]:
-    chance = Cell("n/a")
-    if facts.get("expected_shared") is not None:
-        chance = Cell(_expected(facts), (_p(facts["p_value"]),))
-    counts = [_cell(facts, name) for name in ("count_a", "count_b", "shared")]
-    return [*counts, chance, _cell(facts, "jaccard", 2)]
+    is_known = facts.get("expected_shared") is not None
+    chance = Cell(_expected(facts), (_p(facts["p_value"]),)) if is_known else Cell("n/a")
+    return [*(_cell(facts, name) for name in ("count_a", "count_b", "shared")), chance, _cell(facts, "jaccard", 2)]
 
 
 def _layer_cells(facts: Mapping[str, Any]) -> list[Cell]:
     means = [_cell(facts, "mean_layer_a", 2), _cell(facts, "mean_layer_b", 2)]
     if facts.get("shift") is None:
         return [*means, Cell("n/a"), Cell("n/a")]
-    shift, share = _interval(facts, "shift", "shift"), _interval(facts, "moved_share", "moved", 100)
+    shift, share = _moves(facts)
     moved = Cell(f"{number(share.value)} %", (between(share), _p(facts["moved_p_value"])))
     return [*means, Cell(signed(shift.value, 2), (between(shift, 2, sign=True),)), moved]

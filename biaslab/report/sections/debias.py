@@ -1,24 +1,18 @@
-"""The chapter of a debias run: StereoSet, domains, held-out prompts, the cost, and where the neurons are."""
+"""The chapters of a debias run, and of the cards that tell what its neurons respond to and which words they promote."""
 
 from __future__ import annotations
 
 from biaslab.evaluation.findings import OVERALL, Findings, gap_rows
-from biaslab.report.parts import Cell, Chapter, Draw, Missing, Section, Table
 from biaslab.report.plots.gaps import FILE_NAMES, PAPER_AMPLIFIED, PAPER_SUPPRESSED, gap_bars, gap_scopes
 from biaslab.report.plots.neurons import layer_distribution, layers_by_dimension, score_heat_map
+from biaslab.report.plots.style import Drawing
 from biaslab.report.runs import Run
-from biaslab.report.sections.shared import answer, cost_table, domain_section, stereoset_section, tiles
+from biaslab.report.sections import shared
+from biaslab.report.sections.shared import Cell, Chapter, Section, Table
 from biaslab.report.words import between, control_sentence, figure_text, listed, moved, number, signed
-from biaslab.statistics import Estimate
 
-_GAPS = {
-    "gap": "the gap |P(d1) − P(d2)|",
-    "log gap": "the log-odds gap |log P(d1) − log P(d2)|, which is not affected when both words become rare,",
-}
-_CAPTIONS = {
-    "gap": "gap |P(d1) − P(d2)|, with the paper's mean",
-    "log gap": "log-odds gap |log P(d1) − log P(d2)|",
-}
+_GAPS = {"gap": "the gap |P(d1) − P(d2)|", "log gap": "the log-odds gap |log P(d1) − log P(d2)|"}
+_MORE = {"cards": "Cards of single neurons", "side-effects": "What one dimension's neurons do to others"}
 _SELECTIONS = {
     "paper": "by the paper's votes: those whose score is high in most wordings of most statements",
     "ranked": "by the largest mean score",
@@ -26,36 +20,32 @@ _SELECTIONS = {
 }
 
 
-def chapter(run: Run, key: str, draw: Draw) -> Chapter:
+def chapter(run: Run) -> Chapter:
     """Return what a debias run found."""
     findings = run.findings["debias"]
     facts, file = findings.facts, run.folder / "neurons.json"
     sentences = f"on {number(facts['sentences'], 0)} ordinary sentences"
     text = "LMS tests sense against nonsense in StereoSet's own sentences; perplexity is of text from elsewhere."
-    paper = [
-        f"Rows differ in how neurons were chosen and what they were multiplied by: this run is about "
+    paper = (
+        "Rows differ in how neurons were chosen and what they were multiplied by: this run is about "
         f"“{findings.rows[1].title}”; “BNS, paper” takes the votes of the paper instead."
-    ]
-    caption = f"StereoSet, {number(facts['clusters'], 0)} clusters"
+    )
     has_paper = any(row.name == "BNS, paper" for row in findings.rows[2:])
+    caption = f"StereoSet, {number(facts['clusters'], 0)} clusters"
+    costs = shared.cost_table(findings, f"Perplexity {sentences}, and its change")
     sections = [
-        stereoset_section(findings, key, draw, "StereoSet", caption, paper if has_paper else ()),
-        domain_section(findings, key, draw),
-        _held_out(findings, key, draw),
-        Section(
-            f"{key}-cost", "Cost", [text], tables=[cost_table(findings, key, f"Perplexity {sentences}, and its change")]
-        ),
-        _neurons(run, key, draw),
+        shared.stereoset_section(findings, "StereoSet", caption, [paper] if has_paper else ()),
+        shared.domain_section(findings),
+        _held_out(findings),
+        Section("cost", "Cost", [text], tables=[costs]),
+        _neurons(run),
     ]
-    missing = {
-        "cards": Missing("Cards of single neurons", f"biaslab cards {file}"),
-        "side-effects": Missing("What one dimension's neurons do to others", f"biaslab side-effects {file}"),
-    }
-    details = {"attribution": str(facts["attribution"]), "seconds": number(facts["seconds"], 0)}
+    missing = [(what, f"biaslab {command} {file}") for command, what in _MORE.items() if command not in run.findings]
+    details = [("attribution", str(facts["attribution"])), ("seconds", number(facts["seconds"], 0))]
+    details += [(f"dropped: {pair}", str(why)) for pair, why in facts["dropped"].items()]
     return Chapter(
-        key, f"Suppression in {findings.model}", _question(run), answer(findings, sentences), sections,
-        [*details.items(), *((f"dropped: {pair}", str(why)) for pair, why in facts["dropped"].items())],
-        tiles(findings), missing=[each for command, each in missing.items() if command not in run.findings],
+        f"Suppression in {findings.model}", _question(run), shared.answer(findings, sentences), sections, details,
+        shared.tiles(findings), missing,
     )  # fmt: skip
 
 
@@ -75,17 +65,18 @@ def _question(run: Run) -> str:
     )
 
 
-def _held_out(findings: Findings, key: str, draw: Draw) -> Section:
-    text = [gap_sentence(findings, metric) for metric in _GAPS]
-    drawings = []
-    for metric, gist in zip(_GAPS, text, strict=True):
-        caption = f"Change of the {_CAPTIONS[metric]}: neurons {_how(findings)}, doubled, and random ones"
-        drawings.append(draw(f"gaps-{FILE_NAMES[metric]}", caption, gist, gap_bars, findings, metric))
+def _held_out(findings: Findings) -> Section:
+    text, drawings = [], []
+    for metric, name in _GAPS.items():
+        text.append(gap_sentence(findings, metric))
+        paper = ", with the paper's mean" if metric == "gap" else ""
+        caption = f"Change of {name}{paper}: neurons {_how(findings)}, doubled, and random ones"
+        drawings.append(Drawing(f"gaps-{FILE_NAMES[metric]}", caption, text[-1], gap_bars, [findings, metric]))
     text.append(
         f"The paper reports {signed(PAPER_SUPPRESSED, 0)} % and {signed(PAPER_AMPLIFIED, 0)} % for the first of these, "
         "with random neurons near 0. Its models, pairs and prompts are different: compare directions, not magnitudes."
     )
-    return Section(f"{key}-held-out", "Held-out prompts", text, drawings, folded=[_gap_table(findings, key)])
+    return Section("held-out", "Held-out prompts", text, drawings, folded=[_gap_table(findings)])
 
 
 def _how(findings: Findings) -> str:
@@ -98,35 +89,32 @@ def gap_sentence(findings: Findings, metric: str) -> str:
     rows = gap_rows(findings)
     off, doubled, random = (findings.estimates[row, metric, OVERALL] for row in rows)
     spread = "" if random.spread is None else f" Over the seeds, it varies by ± {number(random.spread, 0)} %."
+    name = _GAPS[metric] + (", which is not affected when both words become rare," if metric == "log gap" else "")
     return (
-        f"With the neurons {_how(findings)}, {_GAPS[metric]} {moved(metric, off.change)}; with them doubled, it "
+        f"With the neurons {_how(findings)}, {name} {moved(metric, off.change)}; with them doubled, it "
         f"{moved(metric, doubled.change)}. {control_sentence(metric, random, off.beyond_random, rows[2])}{spread}"
     )
 
 
-def _gap_table(findings: Findings, key: str) -> Table:
+def _gap_table(findings: Findings) -> Table:
     rows, factor = (findings.base.name, *gap_rows(findings)), f"{findings.settings['factor']:g}"
-    columns = ["pair"]
-    for name in ("gap", "log-odds gap, nats"):
-        columns += [name, f"×{factor}, %", "×2, %", f"random ×{factor}, %"]
+    changes = (f"×{factor}, %", "×2, %", f"random ×{factor}, %")
     lines = []
     for scope in gap_scopes(findings):
         cells = []
         for metric in _GAPS:
-            base, off, doubled, random = (findings.estimates[row, metric, scope] for row in rows)
-            cells += [Cell(figure_text(metric, base)), *map(_change_cell, (off, doubled, random))]
+            base, *changed = (findings.estimates[row, metric, scope] for row in rows)
+            cells.append(Cell(figure_text(metric, base)))
+            for _, change, spread, _ in changed:
+                more = () if spread is None else (f"± {number(spread, 0)}",)
+                cells.append(Cell(signed(change.value, 0), (between(change, 0, sign=True), *more)))
         lines.append(("mean of the pairs" if scope == OVERALL else scope, cells))
     prompts = number(findings.facts["held_out_prompts"], 0)
     caption = f"Each pair on {prompts} held-out prompts, with 95 % intervals over judging words and wordings"
-    return Table(f"{key}-gaps", caption, columns, lines)
+    return Table("gaps", caption, ["pair", "gap", *changes, "log-odds gap, nats", *changes], lines)
 
 
-def _change_cell(estimate: Estimate) -> Cell:
-    spread = () if estimate.spread is None else (f"± {number(estimate.spread, 0)}",)
-    return Cell(signed(estimate.change.value, 0), (between(estimate.change, 0, sign=True), *spread))
-
-
-def _neurons(run: Run, key: str, draw: Draw) -> Section:
+def _neurons(run: Run) -> Section:
     by_layer = {int(layer): count for layer, count in run.findings["debias"].facts["neurons"]["by_layer"].items()}
     counts = {"all": list(by_layer.values())} if run.neurons is None else layers_by_dimension(run.neurons)
     most, total = max(by_layer, key=lambda layer: by_layer[layer]), sum(by_layer.values())
@@ -137,8 +125,17 @@ def _neurons(run: Run, key: str, draw: Draw) -> Section:
     )
     gist = f"All: {', '.join(f'{count} in layer {layer}' for layer, count in by_layer.items())}."
     caption = "Neurons a layer: of all that are suppressed, and of each dimension by itself"
-    drawings = [draw("layers", caption, gist, layer_distribution, counts)]
+    drawings = [Drawing("layers", caption, gist, layer_distribution, [counts])]
     if run.scores is not None and run.neurons is not None and run.neurons.shape == run.scores.shape:
         caption = "The largest mean attribution scores of each layer, by rank"
-        drawings.append(draw("scores", caption, text, score_heat_map, run.scores))
-    return Section(f"{key}-neurons", "Where the neurons are", [text], drawings)
+        drawings.append(Drawing("scores", caption, text, score_heat_map, [run.scores]))
+    return Section("neurons", "Where the neurons are", [text], drawings)
+
+
+def cards_chapter(run: Run) -> Chapter:
+    """Return the cards of single neurons."""
+    model, details = run.findings["cards"].model, run.findings["cards"].details
+    question = f"Which prompts excite single neurons of {model}, and which words do they promote?"
+    answer = [f"{len(details['cards'])} neurons are described, those with the largest mean scores."]
+    section = Section("cards", "What single neurons do", [details["method"]], cards=details["cards"])
+    return Chapter(f"Neurons of {model}", question, answer, [section])

@@ -1,26 +1,110 @@
-"""What the chapters of several commands share: StereoSet overall and by domain, the cost, the answer in short."""
+"""What chapters are made of, and what several of them share: tables of findings, StereoSet, the cost, the answer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from biaslab.evaluation.findings import METRICS, OVERALL, Findings, Row
-from biaslab.report.parts import STEREOSET, Draw, Section, Table, Tile, domain_table, domains, estimate_table, title_of
+from biaslab.report import words
 from biaslab.report.plots.stereoset import icat_against_lms, icat_before_after
-from biaslab.report.words import (
-    change_text,
-    control_sentence,
-    figure_text,
-    listed,
-    moved,
-    number,
-    rows_by_direction,
-    stereotype_sentence,
-    verdict,
-)
+from biaslab.report.plots.style import Drawing
+from biaslab.report.tables import STEREOSET
+from biaslab.report.words import Verdict, change_text, figure_interval, figure_text, number, verdict
 from biaslab.statistics import Interval
 
-_IDEALS = {50.0: "ideal 50", 100.0: "ideal 100", 0.0: "lower is better"}
+
+class Cell(NamedTuple):
+    """A cell of a table: its text, lines below in small letters, and what the change means."""
+
+    text: str
+    more: tuple[str, ...] = ()
+    verdict: Verdict = ""
+
+
+class Table(NamedTuple):
+    """A table: its element's key, its headings (that of the rows' names first), and rows of a name and cells."""
+
+    key: str
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[Cell]]]
+    note: str = ""
+
+
+class Section(NamedTuple):
+    """A section of a chapter; ``folded`` tables show where the reader asks for them, ``cards`` are of neurons."""
+
+    key: str
+    title: str
+    text: Sequence[str] = ()
+    drawings: Sequence[Drawing] = ()
+    tables: Sequence[Table] = ()
+    folded: Sequence[Table] = ()
+    facts: Sequence[tuple[str, str]] = ()
+    cards: Sequence[Mapping[str, Any]] = ()
+
+
+class Chapter(NamedTuple):
+    """What a report says of one command's findings: the question that it answers, the answer in short, and all else.
+
+    ``facts`` stand with the settings. ``tiles`` come first: a metric, its ideal, its change. ``missing`` is what other
+    commands could add, with them. The page sets ``place``, the run's folder, and ``key``, which goes before all keys.
+    """
+
+    title: str
+    question: str
+    answer: Sequence[str]
+    sections: Sequence[Section]
+    facts: Sequence[tuple[str, str]] = ()
+    tiles: Sequence[tuple[str, str, Cell]] = ()
+    missing: Sequence[tuple[str, str]] = ()
+    place: str = ""
+    key: str = ""
+
+
+def title_of(row: Row) -> str:
+    """Return a row's name as it is printed."""
+    return row.title.removeprefix("+ ")
+
+
+def title_and_size(row: Row) -> str:
+    """Return a row's name with the number of its neurons."""
+    return f"{title_of(row)} ({row.size})" if row.size else title_of(row)
+
+
+def estimate_cell(findings: Findings, row: str, metric: str, scope: str = OVERALL, more: Sequence[str] = ()) -> Cell:
+    """Return a row's figure with its interval, but of the untouched model its change and spread, and further lines."""
+    estimate = findings.get(row, metric, scope)
+    if estimate is None:
+        return Cell("n/a")
+    lines = [figure_interval(metric, estimate)] if math.isfinite(estimate.figure.low) else []
+    if row == findings.base.name:
+        return Cell(figure_text(metric, estimate), (*lines, *more))
+    lines.append(change_text(metric, estimate.change))
+    lines += [] if estimate.spread is None else [f"± {number(estimate.spread)} over seeds"]
+    return Cell(figure_text(metric, estimate), (*lines, *more), verdict(metric, estimate))
+
+
+def scope_table(
+    findings: Findings, key: str, caption: str, metric: str, scopes: Sequence[str], with_size: bool = False
+) -> Table:
+    """Return a table of a metric with a column a scope, its rows named with the number of their neurons, if wanted."""
+    rows, name = [], title_and_size if with_size else title_of
+    for row in findings.rows_of(metric) if scopes else []:
+        rows.append((name(row), [estimate_cell(findings, row.name, metric, scope) for scope in scopes]))
+    return Table(key, f"{caption}, and its change", ["", *scopes], rows)
+
+
+def domain_table(findings: Findings, key: str, metric: str) -> Table:
+    """Return SS, LMS or ICAT of all rows by domain."""
+    return scope_table(findings, key, f"{metric} by domain, in percent", metric, domains(findings))
+
+
+def domains(findings: Findings) -> list[str]:
+    """Return StereoSet's domains that were judged."""
+    return [scope for scope in findings.scopes("ICAT") if scope != OVERALL]
 
 
 def figures(
@@ -39,28 +123,26 @@ def lms_and_icat(findings: Findings) -> dict[str, tuple[Interval, Interval]]:
     return {title: (lms[title][OVERALL], icat[title][OVERALL]) for title in icat}
 
 
-def stereoset_section(
-    findings: Findings, key: str, draw: Draw, title: str, caption: str, text: Sequence[str] = ()
-) -> Section:
+def stereoset_section(findings: Findings, title: str, caption: str, text: Sequence[str] = ()) -> Section:
     """Return ICAT against LMS of all rows, and the table of SS, LMS and ICAT."""
-    gist = []
+    gist, rows = [], []
     for row in findings.rows_of("ICAT"):
+        rows.append((title_of(row), [estimate_cell(findings, row.name, metric) for metric in STEREOSET]))
         icat, lms = (findings.estimates[row.name, metric, OVERALL] for metric in ("ICAT", "LMS"))
         outcome = "significant" if icat.change.excludes_zero else "not significant"
         change = "" if row is findings.base else f" (change of ICAT {outcome})"
         gist.append(f"{title_of(row)}: LMS {figure_text('LMS', lms)}, ICAT {figure_text('ICAT', icat)}{change}")
-    drawing = draw(
+    drawing = Drawing(
         "icat-lms", "ICAT against LMS with 95 % intervals: upper right is best", f"{'; '.join(gist)}.",
-        icat_against_lms, lms_and_icat(findings),
+        icat_against_lms, [lms_and_icat(findings)],
     )  # fmt: skip
     note = "In percent, with 95 % intervals; below them the change against the untouched model, on the same resamples."
-    columns = {heading: (metric, OVERALL) for heading, metric in STEREOSET.items()}
-    table = estimate_table(findings, f"{key}-overall", caption, columns, note=note)
-    return Section(f"{key}-stereoset", title, text, [drawing], [table])
+    columns = ["", *(f"{metric} (ideal {METRICS[metric].ideal:g})" for metric in STEREOSET)]
+    return Section("stereoset", title, text, [drawing], [Table("overall", caption, columns, rows, note)])
 
 
 def domain_section(
-    findings: Findings, key: str, draw: Draw, shown: Sequence[Row] | None = None, folded: Sequence[str] = ("SS", "LMS")
+    findings: Findings, shown: Sequence[Row] | None = None, folded: Sequence[str] = ("SS", "LMS")
 ) -> Section:
     """Return ICAT by domain of all rows as a table and of those that are shown as a figure; other metrics folded."""
     icat = figures(findings, "ICAT", domains(findings), shown)
@@ -71,34 +153,33 @@ def domain_section(
     caption = "ICAT by domain with 95 % intervals"
     if len(icat) < len(findings.rows_of("ICAT")):
         caption += ": untouched, and the rows with the largest changes of ICAT"
-    tables = [domain_table(findings, f"{key}-{m.lower()}-domains", m) for m in ("ICAT", *folded)]
-    drawings = [draw("domains", caption, gist, icat_before_after, icat)]
-    return Section(f"{key}-domains", "By domain", (), drawings, tables[:1], tables[1:])
+    tables = [domain_table(findings, f"{metric.lower()}-domains", metric) for metric in ("ICAT", *folded)]
+    drawing = Drawing("domains", caption, gist, icat_before_after, [icat])
+    return Section("domains", "By domain", (), [drawing], tables[:1], tables[1:])
 
 
-def cost_table(findings: Findings, key: str, caption: str, size: str = "neurons") -> Table:
+def cost_table(findings: Findings, caption: str, size: str = "neurons") -> Table:
     """Return what each row takes, and its perplexity; of random controls, how many seeds that is of."""
-
-    def name(row: Row) -> str:
-        estimate = findings.get(row.name, "perplexity")
-        return "random, one seed" if row.like and estimate and estimate.spread is None else title_of(row)
-
-    first: dict[str, Callable[[Row], str]] = {size: lambda row: number(row.size, 0)}
-    if any(row.seconds for row in findings.rows):
-        first["seconds to find or train"] = lambda row: number(row.seconds, 0)
-    columns = {"perplexity": ("perplexity", OVERALL)}
-    return estimate_table(findings, f"{key}-text", caption, columns, name, first=first)
+    rows, seconds = [], ["seconds to find or train"] if any(row.seconds for row in findings.rows) else []
+    for row in findings.rows_of("perplexity"):
+        is_one = row.like and findings.estimates[row.name, "perplexity", OVERALL].spread is None
+        costs = [Cell(number(cost, 0)) for cost in (row.size, row.seconds)[: 1 + len(seconds)]]
+        cells = [*costs, estimate_cell(findings, row.name, "perplexity")]
+        rows.append(("random, one seed" if is_one else title_of(row), cells))
+    return Table("text", caption, ["", size, *seconds, "perplexity"], rows)
 
 
-def tiles(findings: Findings) -> list[Tile]:
+def tiles(findings: Findings) -> list[tuple[str, str, Cell]]:
     """Return the figures that a reader sees first, of the first row after the untouched model."""
     titles = {"SS": "stereotype score", "LMS": "language", "ICAT": "both together", "perplexity": "ordinary text"}
     made = []
     for metric, title in titles.items():
         before, after = (findings.get(row.name, metric) for row in findings.rows[:2])
         if before is not None and after is not None:
-            texts = (figure_text(metric, before), figure_text(metric, after), change_text(metric, after.change))
-            made.append(Tile(metric, f"{title}, {_IDEALS[METRICS[metric].ideal]}", *texts, verdict(metric, after)))
+            ideal = f"ideal {METRICS[metric].ideal:g}" if METRICS[metric].ideal else "lower is better"
+            text = f"{figure_text(metric, before)} → {figure_text(metric, after)}"
+            change = (change_text(metric, after.change),)
+            made.append((metric, f"{title}, {ideal}", Cell(text, change, verdict(metric, after))))
     return made
 
 
@@ -106,31 +187,23 @@ def answer(findings: Findings, text: str) -> list[str]:
     """Return the outcome of the first row after the untouched model, whatever it is; perplexity is of the text."""
     base, row = (each.name for each in findings.rows[:2])
     control = findings.control(row)
-    ss, lms, icat = (findings.estimates[row, metric, OVERALL] for metric in ("SS", "LMS", "ICAT"))
-    before = {metric: findings.estimates[base, metric, OVERALL].figure.value for metric in ("SS", "ICAT")}
-    sentences = [
-        stereotype_sentence(before["SS"], ss),
-        f"ICAT (100 is ideal), which combines bias and language modelling, went from {number(before['ICAT'])} to "
-        f"{figure_text('ICAT', icat)}: it {moved('ICAT', icat.change)}.",
-        domain_sentence(findings, row),
-        f"Language: LMS (100 is ideal) {moved('LMS', lms.change)}",
-    ]
+    ss, lms, icat = (findings.estimates[row, metric, OVERALL] for metric in STEREOSET)
+    ss_before, icat_before = (findings.estimates[base, metric, OVERALL].figure.value for metric in ("SS", "ICAT"))
+    icat_text = (
+        f"ICAT (100 is ideal), which combines bias and language modelling, went from {number(icat_before)} to "
+        f"{figure_text('ICAT', icat)}: it {words.moved('ICAT', icat.change)}."
+    )
     if control is not None and (random := findings.get(control.name, "ICAT")) is not None:
-        sentences[1] += f" {control_sentence('ICAT', random, icat.beyond_random, control.title)}"
+        icat_text += f" {words.control_sentence('ICAT', random, icat.beyond_random, control.title)}"
+    language = f"Language: LMS (100 is ideal) {words.moved('LMS', lms.change)}"
     if (perplexity := findings.get(row, "perplexity")) is not None:
-        sentences[3] += f"; perplexity (lower is better) {text} {moved('perplexity', perplexity.change)}"
+        language += f"; perplexity (lower is better) {text} {words.moved('perplexity', perplexity.change)}"
         if control is not None and (random := findings.get(control.name, "perplexity")) is not None:
-            sentences[3] += f"; random neurons change that by {change_text('perplexity', random.change)}"
-    sentences[3] += "."
-    return sentences
+            language += f"; random neurons change that by {change_text('perplexity', random.change)}"
+    return [words.stereotype_sentence(ss_before, ss), icat_text, _domain_sentence(findings, row), f"{language}."]
 
 
-def domain_sentence(findings: Findings, row: str) -> str:
-    """Say in which domains a row's ICAT rose, fell, or did neither significantly."""
-    changes = {scope: findings.estimates[row, "ICAT", scope].change for scope in domains(findings)}
-    if not changes:
-        return "No domains were judged."
-    words = {"rose": "ICAT rose for", "fell": "ICAT fell for", "unclear": "the change is not significant for"}
-    by_direction = {direction: names for direction, names in rows_by_direction(changes).items() if names}
-    parts = [f"{words[way]} {listed(name for name in changes if name in names)}" for way, names in by_direction.items()]
-    return f"By domain, {'; '.join(parts)}."
+def _domain_sentence(findings: Findings, row: str) -> str:
+    changes = [(scope, findings.estimates[row, "ICAT", scope].change) for scope in domains(findings)]
+    phrases = ("ICAT rose for", "ICAT fell for", "the change is not significant for")
+    return f"By domain, {'; '.join(words.by_direction(changes, *phrases))}." if changes else "No domains were judged."

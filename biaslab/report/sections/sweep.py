@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
-from biaslab.report.parts import Cell, Chapter, Draw, Section, Table, domain_table
 from biaslab.report.plots.stereoset import sweep_settings, trial_dot
+from biaslab.report.plots.style import Drawing
 from biaslab.report.runs import Run
-from biaslab.report.sections.shared import answer, cost_table, stereoset_section, tiles
+from biaslab.report.sections import shared
+from biaslab.report.sections.shared import Cell, Chapter, Section, Table
 from biaslab.report.words import number
 
 _COLUMNS = ("factor", "positions", "neurons", "SS", "LMS", "ICAT", "perplexity")
 
 
-def chapter(run: Run, key: str, draw: Draw) -> Chapter:
+def chapter(run: Run) -> Chapter:
     """Return what a sweep found."""
     findings = run.findings["sweep"]
     trials, chosen = findings.details["trials"], findings.details["chosen"]
@@ -24,34 +24,29 @@ def chapter(run: Run, key: str, draw: Draw) -> Chapter:
         f"Chosen on StereoSet's test split: {chosen['selection']}, ×{chosen['factor']:g}, {chosen['neurons']} neurons. "
         "The figures are of data that it was not chosen on."
     )
-    held_out = stereoset_section(findings, key, draw, "On data that it was not chosen on", "StereoSet dev")
-    held_out = replace(
-        held_out,
-        tables=[*held_out.tables, cost_table(findings, key, "Perplexity, and its change")],
-        folded=[domain_table(findings, f"{key}-icat-domains", "ICAT")],
-    )
-    return Chapter(
-        key, f"Sweep of {findings.model}", question, answer(findings, "on ordinary sentences"),
-        [held_out, _tried(findings.details, key, draw)], tiles=tiles(findings),
-    )  # fmt: skip
+    held_out = shared.stereoset_section(findings, "On data that it was not chosen on", "StereoSet dev")
+    tables = [*held_out.tables, shared.cost_table(findings, "Perplexity, and its change")]
+    held_out = held_out._replace(tables=tables, folded=[shared.domain_table(findings, "icat-domains", "ICAT")])
+    sections = [held_out, _tried(findings.details)]
+    sentences = shared.answer(findings, "on ordinary sentences")
+    return Chapter(f"Sweep of {findings.model}", question, sentences, sections, tiles=shared.tiles(findings))
 
 
-def _tried(details: Mapping[str, Any], key: str, draw: Draw) -> Section:
+def _tried(details: Mapping[str, Any]) -> Section:
     """Return the settings that were tried, where the choice was made."""
     trials = details["trials"]
-    base, *dots = (trial_dot(trial, trials[0]["perplexity"]) for trial in trials)
-    chosen = trial_dot(details["chosen"], trials[0]["perplexity"])
-    icat, lms = ([getattr(dot, name) for dot in dots] for name in ("icat", "lms"))
+    base, *dots, chosen = (trial_dot(trial, trials[0]["perplexity"]) for trial in (*trials, details["chosen"]))
+    icat, lms = [dot.icat for dot in dots], [dot.lms for dot in dots]
     gist = (
         f"ICAT from {number(min(icat))} to {number(max(icat))}, LMS from {number(min(lms))} to {number(max(lms))}; "
         f"untouched: ICAT {number(base.icat)}, LMS {number(base.lms)}; chosen: ICAT {number(chosen.icat)}, LMS "
         f"{number(chosen.lms)}."
     )
     caption = "All settings: ICAT against LMS where the choice was made"
-    drawing = draw("settings-tried", caption, gist, sweep_settings, base, dots, chosen)
+    drawing = Drawing("settings-tried", caption, gist, sweep_settings, [base, dots, chosen])
     rows = [(trial["selection"], [Cell(_short(trial[column])) for column in _COLUMNS]) for trial in trials]
-    table = Table(f"{key}-grid", "All settings, judged where the choice was made", ["selection", *_COLUMNS], rows)
-    return Section(f"{key}-tried", "Settings that were tried", (), [drawing], folded=[table])
+    table = Table("grid", "All settings, judged where the choice was made", ["selection", *_COLUMNS], rows)
+    return Section("tried", "Settings that were tried", (), [drawing], folded=[table])
 
 
 def _short(value: Any) -> str:

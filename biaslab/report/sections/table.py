@@ -5,70 +5,72 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from biaslab.evaluation.findings import OVERALL, Findings, Row
-from biaslab.report.parts import Cell, Chapter, Draw, Section, Table, is_control, title_of
 from biaslab.report.runs import Run
-from biaslab.report.sections.shared import cost_table, domain_section, stereoset_section
-from biaslab.report.words import change_text, figure_text, listed, number, rows_by_direction, signed
+from biaslab.report.sections import shared
+from biaslab.report.sections.shared import Cell, Chapter, Section, Table, title_of
+from biaslab.report.tables import STEREOSET
+from biaslab.report.words import by_direction, change_text, figure_text, listed, number, signed
+from biaslab.statistics import Interval
 
 _MOST_IN_A_FIGURE = 6
 
 
-def chapter(run: Run, key: str, draw: Draw) -> Chapter:
+def chapter(run: Run) -> Chapter:
     """Return what a results table says."""
     findings = run.findings["table"]
-    base, *others = findings.rows
-    others.sort(key=lambda row: -abs(findings.estimates[row.name, "ICAT", OVERALL].change.value))
-    drawn = [row for row in findings.rows if row is base or row in others[: _MOST_IN_A_FIGURE - 1]]
-    costs = cost_table(findings, key, "What each row takes, and its perplexity", "neurons, or trained parameters")
+    largest = [row for row, _ in _changes(findings, findings.rows[1:], "ICAT")][: _MOST_IN_A_FIGURE - 1]
+    drawn = [row for row in findings.rows if row is findings.base or row in largest]
+    costs = shared.cost_table(findings, "What each row takes, and its perplexity", "neurons, or trained parameters")
     sections = [
-        stereoset_section(findings, key, draw, "All rows", "StereoSet: all rows"),
-        Section(f"{key}-cost", "Cost", tables=[costs]),
-        domain_section(findings, key, draw, drawn, folded=()),
-        _paper(findings, key),
+        shared.stereoset_section(findings, "All rows", "StereoSet: all rows"),
+        Section("cost", "Cost", tables=[costs]),
+        shared.domain_section(findings, drawn, folded=()),
+        _paper(findings),
     ]
     if left_out := findings.details["left_out"]:
-        sections.append(Section(f"{key}-left-out", "Left out", facts=list(left_out.items())))
+        sections.append(Section("left-out", "Left out", facts=list(left_out.items())))
     question = (
         f"What do {number(len(findings.rows) - 1, 0)} treatments of {findings.model}, controls among them, do to its "
         f"bias and its language, judged alike (preset {findings.settings.get('preset')})?"
     )
-    return Chapter(key, f"Results table of {findings.model}", question, table_answer(findings), sections)
+    return Chapter(f"Results table of {findings.model}", question, table_answer(findings), sections)
 
 
 def table_answer(findings: Findings) -> list[str]:
     """Return the table's outcome in some sentences, whatever it is."""
-    treated = [row for row in findings.rows[1:] if not is_control(row)]
-    before = {m: number(findings.estimates[findings.base.name, m, OVERALL].figure.value) for m in ("SS", "LMS", "ICAT")}
-    sentences = [
-        f"The untouched model has SS {before['SS']} (50 is ideal), LMS {before['LMS']} and ICAT {before['ICAT']} "
-        "(100 is ideal).",
-        _outcome(findings, "ICAT", treated),
-        _outcome(findings, "LMS", treated),
-    ]
+    controls = [row for row in findings.rows if row.like is not None or row.name.startswith("random")]
+    treated = [row for row in findings.rows[1:] if row not in controls]
+    ss, lms, icat = (number(findings.estimates[findings.base.name, m, OVERALL].figure.value) for m in STEREOSET)
+    sentences = [f"The untouched model has SS {ss} (50 is ideal), LMS {lms} and ICAT {icat} (100 is ideal)."]
+    sentences += [_outcome(findings, metric, treated) for metric in ("ICAT", "LMS")]
     if rose := [row for row in treated if findings.estimates[row.name, "ICAT", OVERALL].change.low > 0]:
-        changes = {title_of(row): findings.estimates[row.name, "perplexity", OVERALL].change for row in rose}
-        best = min(changes, key=lambda title: changes[title].value)
-        percent = change_text("perplexity", changes[best])
-        sentences.append(f"Of those with which ICAT rose, perplexity is lowest with {best} ({percent}).")
-    if controls := [row for row in findings.rows if is_control(row)]:
-        changes = {title_of(row): findings.estimates[row.name, "ICAT", OVERALL].change for row in controls}
-        told = listed(f"{title}: {change_text('ICAT', change)}" for title, change in changes.items())
+        changes = [(row, findings.estimates[row.name, "perplexity", OVERALL].change) for row in rose]
+        best, change = min(changes, key=lambda item: item[1].value)
+        percent = change_text("perplexity", change)
+        sentences.append(f"Of those with which ICAT rose, perplexity is lowest with {title_of(best)} ({percent}).")
+    if controls:
+        of_controls = [(row, findings.estimates[row.name, "ICAT", OVERALL].change) for row in controls]
+        told = listed(f"{title_of(row)}: {change_text('ICAT', change)}" for row, change in of_controls)
         sentences.append(f"Changes of ICAT with as many random neurons: {told}.")
     return sentences
 
 
+def _changes(findings: Findings, rows: Sequence[Row], metric: str) -> list[tuple[Row, Interval]]:
+    """Return each row's change of a metric, the largest first."""
+    changes = [(row, findings.estimates[row.name, metric, OVERALL].change) for row in rows]
+    return sorted(changes, key=lambda item: -abs(item[1].value))
+
+
 def _outcome(findings: Findings, metric: str, rows: Sequence[Row]) -> str:
     """Say with which rows a metric rose, fell, or did neither significantly, the largest change first."""
-    changes = {row.name: findings.estimates[row.name, metric, OVERALL].change for row in rows}
-    words = {"rose": "rose with", "fell": "fell with", "unclear": "did not change significantly with"}
-    parts = []
-    for direction, names in rows_by_direction(changes).items():
-        told = listed(f"{title_of(findings.row(name))} ({number(changes[name].value, sign=True)})" for name in names)
-        parts += [f"{words[direction]} {told}"] if names else []
+    changes = [
+        (f"{title_of(row)} ({signed(change.value)})", change) for row, change in _changes(findings, rows, metric)
+    ]
+    parts = by_direction(changes, "rose with", "fell with", "did not change significantly with")
     return f"{metric} {'; it '.join(parts)}." if parts else f"{metric} was measured for no treatment."
 
 
-def _paper(findings: Findings, key: str) -> Section:
+def _paper(findings: Findings) -> Section:
     paper, base = findings.details["paper"], findings.base
     lines = []
     for row in (row for row in findings.rows if row.name in paper["rows"]):
@@ -77,6 +79,6 @@ def _paper(findings: Findings, key: str) -> Section:
         theirs = () if row is base else (signed(printed - paper["rows"][base.name]["icat"]),)
         lines.append((title_of(row), [Cell(figure_text("ICAT", icat), ours), Cell(number(printed), theirs)]))
     columns = ["", findings.model, f"the paper's {paper['model']}"]
-    table = Table(f"{key}-paper-rows", "ICAT, and its change", columns, lines, "The paper gives no intervals.")
+    table = Table("paper-rows", "ICAT, and its change", columns, lines, "The paper gives no intervals.")
     text = "The paper's models, prompts and training are different: compare the order of the rows, not their figures."
-    return Section(f"{key}-paper", "Comparison with the paper", [text], tables=[table])
+    return Section("paper", "Comparison with the paper", [text], tables=[table])
