@@ -1,7 +1,5 @@
 """The `biaslab` command: a quick front, which imports what a subcommand needs only when it is called."""
 
-from __future__ import annotations
-
 import errno
 import os
 import sys

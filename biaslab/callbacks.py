@@ -1,7 +1,5 @@
 """Bias Neuron Suppression as a Lightning callback."""
 
-from __future__ import annotations
-
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any

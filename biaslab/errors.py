@@ -1,7 +1,5 @@
 """The one exception that a user's input can cause, and the checks that raise it most often."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -9,8 +9,6 @@ then the neurons of all its slots are scaled together, a pair's gap is that betw
 is the sum over its slots.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal
 

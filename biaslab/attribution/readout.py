@@ -1,7 +1,5 @@
 """The targets' probabilities at the slots, and where their gradients start: before the output embeddings."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """What was found or trained, written as an ordinary Hugging Face checkpoint that needs neither hooks nor biaslab."""
 
-from __future__ import annotations
-
 import math
 import textwrap
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The configurations that ship with biaslab, by name, from any folder; and what a configuration holds."""
 
-from __future__ import annotations
-
 from importlib.resources import files
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Downloading an asset by its name."""
 
-from __future__ import annotations
-
 
 def fetch(name: str) -> None:
     """Download a model or data set into the cache, unless it is there, and print its folder.

@@ -1,7 +1,5 @@
 """What the commands that ask a model share: the model, loaded, and measures whose data is ready."""
 
-from __future__ import annotations
-
 from typing import Any, TypeVar
 
 from torch import nn

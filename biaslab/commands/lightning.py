@@ -1,7 +1,5 @@
 """Lightning's own subcommands: predict, test, fit, validate, with our defaults and links."""
 
-from __future__ import annotations
-
 import sys
 from contextlib import ExitStack
 from importlib.metadata import version

@@ -4,8 +4,6 @@ A folder is named after all that the job depends on, is locked while the job run
 job that was killed goes on.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

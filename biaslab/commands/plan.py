@@ -1,7 +1,5 @@
 """What an attribution run would take, from a short measurement."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Sequence

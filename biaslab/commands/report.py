@@ -1,7 +1,5 @@
 """The report as a command: one page of what runs found."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from itertools import islice

@@ -1,7 +1,5 @@
 """The rows of the results table: what each does to the model, found or trained where it is asked for."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path

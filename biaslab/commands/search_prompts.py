@@ -1,7 +1,5 @@
 """The search for biased prompts, which Auto-Debias is trained with."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal

@@ -1,7 +1,5 @@
 """The paper's results table for a model: baselines, bias neuron suppression and controls, judged alike."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """Sentences with attribute words of one group, or with target words and none: what DPCE trains on."""
 
-from __future__ import annotations
-
 import math
 import random
 import re

@@ -6,8 +6,6 @@ words whose other meaning is the more frequent one ("miss", "count", "master", "
 without regard to their sense, and male forms that mostly stand for anyone ("poet", "author", "host").
 """
 
-from __future__ import annotations
-
 
 def _pairs(text: str) -> tuple[tuple[str, str], ...]:
     return tuple((one, other) for one, _, other in (pair.partition("/") for pair in text.split()))

@@ -1,7 +1,5 @@
 """The contrast set of the guard: ordinary sentences with a slot, a word that fits it, and one that does not."""
 
-from __future__ import annotations
-
 import random
 import re
 from collections import Counter

@@ -1,7 +1,5 @@
 """Ordinary text: sentences by name or from a file, split once for good, and batches to train masked models on."""
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import json

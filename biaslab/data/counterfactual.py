@@ -1,7 +1,5 @@
 """Counterfactual data augmentation: passages beside their rewrites, and the control that sees the originals twice."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """CrowS-Pairs: pairs of sentences from its file, and batches of inputs that score what both share."""
 
-from __future__ import annotations
-
 import csv
 from difflib import SequenceMatcher
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the data modules share: a model's tokenizer, what they fetch, and batches that are made beforehand."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """How much is done, and with which settings: the defaults of the commands."""
 
-from __future__ import annotations
-
 from typing import Any, Literal, NamedTuple
 
 Selection = Literal["paper", "ranked", "guarded"]

@@ -1,7 +1,5 @@
 """The sentences of black-box probing: what someone did, and wordings that ask why, for either gender."""
 
-from __future__ import annotations
-
 from biaslab.data.words import Template, templates
 
 Wording = Template

@@ -1,7 +1,5 @@
 """Auto-Debias' training data: "w PROMPT [MASK]." for every prompt and both words of every pair."""
 
-from __future__ import annotations
-
 import json
 import logging
 import random

@@ -1,7 +1,5 @@
 """Prompts: one slot, a dimension's demographics to fill it, a judging modifier, about seventeen wordings."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """What to ask a language model about a candidate: the tokenizer's side of scoring."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 

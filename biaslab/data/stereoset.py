@@ -1,7 +1,5 @@
 """StereoSet: clusters from its files, and batches of inputs that score their candidates."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import string

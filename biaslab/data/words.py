@@ -1,7 +1,5 @@
 """The words of the prompts: demographics by dimension, judging modifiers of six kinds, and wordings that join them."""
 
-from __future__ import annotations
-
 import re
 from typing import NamedTuple
 

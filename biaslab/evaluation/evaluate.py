@@ -1,7 +1,5 @@
 """Treatments of a model, measured: every command that judges a model comes through here."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The gap between two demographics on prompts that no neuron was chosen on."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -3,8 +3,6 @@
 A new measure is a class here, with its metrics in :data:`biaslab.evaluation.findings.METRICS`.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """Perplexity on ordinary text: what a treatment costs a language model."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """How likely a candidate is under a masked or a causal language model, by StereoSet's rules."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

@@ -12,8 +12,6 @@ A measure's values are a table ``[wording, action]``, in percent. Nothing but th
 figures depend on the wordings that someone thought of, and how much they do is itself a figure, :func:`spread`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

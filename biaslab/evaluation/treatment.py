@@ -1,7 +1,5 @@
 """What is done to a model before it is measured: nothing, neurons multiplied by a factor, or other weights."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

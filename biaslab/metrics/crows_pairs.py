@@ -1,7 +1,5 @@
 """CrowS-Pairs' metric: how often the more stereotyping sentence of a pair is likelier, with its intervals."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """What neurons are selected from: each pair's mean scores, and which neurons each prompt votes for."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """How well the integrals of an attribution run came out."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """What metrics share that collect rows: all processes gather them on any device, and an example counts once."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

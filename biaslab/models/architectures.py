@@ -1,7 +1,5 @@
 """The table of supported architectures, and the modules that it names."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 

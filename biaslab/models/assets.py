@@ -1,7 +1,5 @@
 """Models and data sets by name: from the cache, the Hugging Face hub or the package index; checksums always."""
 
-from __future__ import annotations
-
 import fnmatch
 import functools
 import hashlib

@@ -1,7 +1,5 @@
 """Checkpoints: those of debiasing baselines read without running anything in them, and ordinary folders written."""
 
-from __future__ import annotations
-
 import pickle
 import tempfile
 from collections.abc import Mapping

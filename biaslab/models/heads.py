@@ -1,7 +1,5 @@
 """Changes to what a model computes, for the length of a block."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """Models and tokenizers by name: an asset, a folder or a hub id; their fingerprint, dtype and device."""
 
-from __future__ import annotations
-
 import hashlib
 import weakref
 from pathlib import Path

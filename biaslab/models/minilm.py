@@ -4,8 +4,6 @@ The encoder is a checksummed asset; the adapter (a language-model head, and low-
 maps with its biases and norms) is package data. Loading merges both into a plain ``BertForMaskedLM``.
 """
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 

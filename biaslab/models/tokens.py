@@ -1,7 +1,5 @@
 """Tokenizers by name, what a word becomes in its place, and batches that need no padding."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Neuron cards: for each of the best neurons of a set, the prompts that excite it and the words that it promotes."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence

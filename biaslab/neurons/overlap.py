@@ -1,7 +1,5 @@
 """Two sets of neurons compared: what they share, what chance alone shares, and how far they lie in other layers."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple

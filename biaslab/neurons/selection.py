@@ -1,7 +1,5 @@
 """Which neurons are bias neurons: those that prompts vote for, or those of the largest scores, guarded or not."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from itertools import product

@@ -1,7 +1,5 @@
 """Context managers on the activations of feed-forward neurons: suppressed, recorded."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager

@@ -1,7 +1,5 @@
 """What surrounds a report's figures: their limits, how to make them again, and whose work they rest on."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """The model card of a baked checkpoint: method, settings, figures, fingerprints, and where it comes from."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """One page that tells a reader who was not there what runs found: HTML that needs no network, figures beside it."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The results table of "The Devil is in the Neurons" (ICLR 2024), to stand beside figures that are measured."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 

@@ -1,7 +1,5 @@
 """What runs left on disk, read for a report: the findings of each command, neurons and their scores."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

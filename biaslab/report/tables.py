@@ -1,7 +1,5 @@
 """Findings as tables: on the terminal (at most 80 columns wide), as Markdown and as LaTeX."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 
 from rich.box import SIMPLE_HEAD

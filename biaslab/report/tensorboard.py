@@ -1,7 +1,5 @@
 """What a finished run writes to TensorBoard: scalars, figures, histograms, sample prompts, and its line in HPARAMS."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """Numbers in words: what a change means, and sentences that hold whatever the numbers are."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterable

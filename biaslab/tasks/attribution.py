@@ -1,7 +1,5 @@
 """The attribution pass: prompts in, a file of bias neurons out."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext

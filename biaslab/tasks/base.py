@@ -1,7 +1,5 @@
 """What tasks share: the language model, the run's folder, and a trainer for jobs beside the LightningCLI."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

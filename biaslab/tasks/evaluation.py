@@ -1,7 +1,5 @@
 """Benchmarks as test jobs: StereoSet and CrowS-Pairs of a model, with or without suppressed neurons."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor

@@ -3,8 +3,6 @@
 b is how much a neuron widens the gap between demographics, and g what ordinary sentences need of it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain

@@ -1,7 +1,5 @@
 """What of a long run is done, in a folder that several processes share and that outlives a kill."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Figure of the gap: how it changes with suppressed and with amplified neurons, pair by pair."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import groupby
 from textwrap import fill

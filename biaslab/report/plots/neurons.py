@@ -1,7 +1,5 @@
 """Figures of neurons: in which layers they lie, and how large attribution scores are there."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from textwrap import fill
 

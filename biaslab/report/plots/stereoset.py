@@ -1,7 +1,5 @@
 """Figures of StereoSet: ICAT before and after and against LMS, what one's neurons do to others, and a sweep."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence

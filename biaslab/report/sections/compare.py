@@ -1,7 +1,5 @@
 """The chapter of a comparison of two neuron sets: what they share, and in which layers they lie."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The chapters of a debias run, and of the cards that tell what its neurons respond to and which words they promote."""
 
-from __future__ import annotations
-
 from biaslab.evaluation.findings import OVERALL, Findings, gap_rows
 from biaslab.report.plots.gaps import FILE_NAMES, PAPER_AMPLIFIED, PAPER_SUPPRESSED, gap_bars, gap_scopes
 from biaslab.report.plots.neurons import layer_distribution, layers_by_dimension, score_heat_map

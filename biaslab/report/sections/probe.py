@@ -1,7 +1,5 @@
 """The chapter of black-box probing: answers to plain questions, before and after."""
 
-from __future__ import annotations
-
 from biaslab.evaluation.findings import OVERALL, Findings, Row
 from biaslab.report.runs import Run
 from biaslab.report.sections.shared import Cell, Chapter, Section, Table, estimate_cell, title_and_size, title_of

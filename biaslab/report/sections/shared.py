@@ -1,7 +1,5 @@
 """What chapters are made of, and what several of them share: tables of findings, StereoSet, the cost, the answer."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """The chapter of side effects: one dimension's neurons suppressed, all dimensions measured."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from biaslab.evaluation.findings import OVERALL, Findings

@@ -1,7 +1,5 @@
 """The chapter of a sweep: the settings that were tried, and the chosen one on data that it was not chosen on."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

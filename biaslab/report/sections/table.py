@@ -1,7 +1,5 @@
 """The chapter of a results table: many treatments of one model, compared with the untouched one."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from biaslab.evaluation.findings import OVERALL, Findings, Row

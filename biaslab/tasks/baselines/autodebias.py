@@ -1,7 +1,5 @@
 """Auto-Debias: a masked model learns to answer the same for both words of a pair, after prompts that bring out bias."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Counterfactual data augmentation: masked language modelling goes on, on text about other demographics too."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any

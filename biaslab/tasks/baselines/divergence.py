@@ -1,7 +1,5 @@
 """How differently a model answers twice: divergences of two distributions, from their log-probabilities."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """DPCE: fine-tune until the hidden states of target words are orthogonal to those of attribute words."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any, Literal, get_args
 

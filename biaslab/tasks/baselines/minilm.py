@@ -1,7 +1,5 @@
 """Training of minilm-mlm's adapter: masked language modelling with a frozen encoder and low-rank updates."""
 
-from __future__ import annotations
-
 from torch import Tensor
 from torch.nn import functional as F
 

@@ -1,7 +1,5 @@
 """What debiasing baselines share: a language model is trained, and judged later."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any, ClassVar
