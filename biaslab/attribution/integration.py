@@ -44,22 +44,18 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 class Inputs(NamedTuple):
-    """A batch of prompts. A word of several tokens has as many slots in a sequence."""
+    """A batch of prompts; a word of several tokens has as many slots in a sequence."""
 
     input_ids: Tensor  # [batch, sequence]
     position: Tensor  # of the slots, [batch, slot]
     target_ids: Tensor  # a token a slot, [batch, target, slot]
     attention_mask: Tensor | None = None  # [batch, sequence]
 
-    def with_slots(self) -> Inputs:
-        """Return a batch of words of one token, ``[batch]`` and ``[batch, target]``, with an axis of slots."""
-        if self.position.ndim == 2:
-            return self
-        return self._replace(position=self.position[:, None], target_ids=self.target_ids[..., None])
-
     def rows(self, part: slice) -> Inputs:
-        """Return some of the prompts."""
+        """Return some of the prompts; of words of one token, ``[batch]`` and ``[batch, target]``, with that axis."""
         ids, position, targets, mask = self
+        if position.ndim == 1:
+            position, targets = position[:, None], targets[..., None]
         return Inputs(ids[part], position[part], targets[part], None if mask is None else mask[part])
 
 
@@ -116,7 +112,7 @@ class _Paths:
     def __init__(
         self, model: PreTrainedModel, inputs: Inputs, directions: Tensor, budget: TokenBudget, with_one: bool
     ) -> None:
-        self.model, self.budget, self.target_ids, self.directions = model, budget, inputs.target_ids, directions
+        self.budget, self.target_ids, self.directions = budget, inputs.target_ids, directions
         self.recording, self.at_one, self.gradients_at_one = record(model, *inputs, directions if with_one else None)
         self.weights: list[Tensor] = []
         biases: list[Tensor] = []
@@ -136,8 +132,7 @@ class _Paths:
             Probabilities ``[path, node, target]``, and the gradients of each direction with respect to the layer's
             feed-forward output at the slots, ``[path, node, direction, slot, hidden]`` (empty if not wanted).
         """
-        has_one = len(self.gradients_at_one) > 0 or not gradients
-        known = [has_one and value == 1 for value in alpha.tolist()]
+        known = [len(self.gradients_at_one) > 0 and value == 1 for value in alpha.tolist()]
         probabilities = self.at_one.new_empty(len(row), len(alpha), self.target_ids.shape[1])
         directions = self.directions if gradients else None
         shape = (len(row), len(alpha), len(self.directions), *self.outputs.shape[2:])
@@ -155,9 +150,8 @@ class _Paths:
             at = path[part], node[part]
             rows, place = row[at[0]], layer[at[0]]
             values = alpha[at[1], None, None] * self.outputs[rows, place] + self.biases[place][:, None]
-            probabilities[at], gradient = go_on(
-                self.model, self.recording, place.cpu(), rows, values, self.target_ids[rows], directions
-            )
+            asked = place.cpu(), rows, values, self.target_ids[rows]
+            probabilities[at], gradient = go_on(self.recording, *asked, directions)
             if gradients:
                 slopes[at] = gradient.transpose(0, 1)
         return probabilities, slopes

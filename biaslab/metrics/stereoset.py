@@ -175,8 +175,11 @@ def paired_change(before: Tensor, after: Tensor, terms: Tensor) -> dict[str, Int
     return _intervals(change, bootstrap(after, terms) - bootstrap(before, terms))
 
 
-class _ClusterMetric(ExampleMetric):
-    """Collects scored clusters; all subclasses have the same states, so that a ``MetricCollection`` updates one."""
+class ClusterScores(ExampleMetric):
+    """What was collected, gathered from all processes, as :class:`Clusters`: for :func:`intervals` and for reports.
+
+    All subclasses have the same states, so that a ``MetricCollection`` updates one.
+    """
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -197,16 +200,12 @@ class _ClusterMetric(ExampleMetric):
         """Return what was collected, each cluster once, in the order of the ids; empty where there was no update."""
         return Clusters(*self.distinct_rows())
 
-
-class ClusterScores(_ClusterMetric):
-    """What was collected, gathered from all processes, as :class:`Clusters`: for :func:`intervals` and for reports."""
-
-    def compute(self) -> Clusters:
-        """Return each cluster once, in the order of the ids."""
+    def compute(self) -> Any:
+        """Return :meth:`distinct`."""
         return self.distinct()
 
 
-class _AveragedMetric(_ClusterMetric):
+class _AveragedMetric(ClusterScores):
     """A function's value on what was collected, in percent."""
 
     plot_lower_bound, plot_upper_bound = 0.0, 100.0
@@ -219,8 +218,8 @@ class _AveragedMetric(_ClusterMetric):
 
     def compute(self) -> Tensor:
         """Return the score in percent."""
-        clusters = self.distinct()
-        return self.function(clusters.scores, clusters.terms, self.average)
+        scores, terms, _ = self.distinct()
+        return self.function(scores, terms, self.average)
 
 
 class StereotypeScore(_AveragedMetric):
