@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # torch is imported where it is needed: results are read and 
 Unit = Literal["points", "percent"]
 _LEVELS = (0.025, 0.975)  # of a 95 % interval
 SIGNIFICANT = 0.05
+OVERALL = "overall"  # the scope of all
 
 
 def is_significant(p_value: float) -> bool:

@@ -109,11 +109,12 @@ def _independent(gaps: Tensor) -> list[int]:
 class _Paths:
     """The paths of each layer of a batch with one number of slots; ``with_one``: record the gradients at α = 1."""
 
-    def __init__(
-        self, model: PreTrainedModel, inputs: Inputs, directions: Tensor, budget: TokenBudget, with_one: bool
-    ) -> None:
-        self.budget, self.target_ids, self.directions = budget, inputs.target_ids, directions
-        self.recording, self.at_one, self.gradients_at_one = record(model, *inputs, directions if with_one else None)
+    def __init__(self, model: PreTrainedModel, inputs: Inputs, sums: Sums, budget: TokenBudget, with_one: bool) -> None:
+        self.budget, self.target_ids = budget, inputs.target_ids
+        dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
+        self.directions, self.pairs = (tensor.to(dtype).to(inputs.input_ids.device) for tensor in sums)
+        directions = self.directions if with_one else None
+        self.recording, self.at_one, self.gradients_at_one = record(model, *inputs, directions)
         self.weights: list[Tensor] = []
         biases: list[Tensor] = []
         for module in ffn_modules(model):
@@ -188,15 +189,9 @@ class Integration:
         budget: TokenBudget,
     ) -> None:
         self.rule, self.absolute = rule, absolute
-        dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
-        self.paths: list[_Paths] = []
-        self.pairs: list[Tensor] = []  # as sums of the directions of each of the paths, [pair, direction]
-        for inputs, sums in parts:
-            if len(sums.directions):
-                directions, pairs = (tensor.to(dtype).to(layers.device) for tensor in sums)
-                self.paths.append(_Paths(model, inputs, directions, budget, 1.0 in rule.nodes))
-                self.pairs.append(pairs)
-        self.of_targets = torch.cat([s @ p.directions for s, p in zip(self.pairs, self.paths, strict=True)], 1)
+        asked = [(inputs, sums) for inputs, sums in parts if len(sums.directions)]
+        self.paths = [_Paths(model, inputs, sums, budget, 1.0 in rule.nodes) for inputs, sums in asked]
+        self.of_targets = torch.cat([p.pairs @ p.directions for p in self.paths], 1)  # [pair, target]
         at_one = torch.cat([p.at_one for p in self.paths], 1)  # [batch, target]
         batch = len(at_one)
         self.layer = layers.repeat_interleave(batch)  # of each path
@@ -211,10 +206,8 @@ class Integration:
         """Integrate by the rule, and by finer ones where its tolerance asks for it."""
         rule, path = self.rule, torch.arange(len(self.row), device=self.row.device)
         probabilities, gradients = self._evaluate(path, rule.nodes)
-        if rule.nodes[0] == 0:
-            at_zero = probabilities[:, 0]
-        else:
-            at_zero = self._evaluate(path, rule.nodes.new_zeros(1), gradients=False)[0][:, 0]
+        zero = rule.nodes.new_zeros(1)
+        at_zero = (probabilities if rule.nodes[0] == 0 else self._evaluate(path, zero, gradients=False)[0])[:, 0]
         while len(left := self._integrate(rule, path, probabilities, gradients, at_zero)):
             if len(rule.nodes) >= MOST_NODES:
                 break
@@ -243,8 +236,8 @@ class Integration:
         weights = rule.weights_of(gaps, *ends, self.absolute)
         change = ends[1].abs() - ends[0].abs() if self.absolute else ends[1] - ends[0]
         integrals = []  # [path, pair, slot, hidden]
-        for pairs, slopes in zip(self.pairs, gradients, strict=True):
-            shares = weights[..., None] * pairs[:, None]  # [path, pair, node, direction]
+        for paths, slopes in zip(self.paths, gradients, strict=True):
+            shares = weights[..., None] * paths.pairs[:, None]  # [path, pair, node, direction]
             integrals.append((shares.flatten(2) @ slopes.flatten(1, 2).flatten(2)).unflatten(2, slopes.shape[3:]))
         residual, size = torch.empty_like(change), torch.empty_like(change)
         for index in layer.unique().tolist():

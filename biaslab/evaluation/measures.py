@@ -44,11 +44,7 @@ class Measure(ABC):
     seeds: int | None = None
 
     def __init__(self, key: Any, **facts: int) -> None:
-        self._key, self._facts = key, facts
-
-    def key(self) -> Any:
-        """Return all that the answers depend on beside the model."""
-        return self._key
+        self.key, self._facts = key, facts
 
     def facts(self) -> dict[str, int]:
         """Return how much is asked, by name."""

@@ -110,16 +110,10 @@ def idealized_cat(scores: Tensor, terms: Tensor, average: Average = "macro") -> 
 
 
 def bootstrap(scores: Tensor, terms: Tensor, resamples: int = 2000, seed: int = 0) -> Tensor:
-    """Resample the target terms with replacement; the same terms, resamples and seed give the same resamples.
+    """Return macro SS, LMS and ICAT of each resample of the target terms, in percent, ``[resample, 3]``.
 
-    Args:
-        scores: as :func:`stereotype_score`; each cluster once.
-        terms: likewise.
-        resamples: how many.
-        seed: of the draw.
-
-    Returns:
-        Macro SS, LMS and ICAT of each resample, in percent, ``[resample, 3]``.
+    ``scores`` and ``terms`` are those of :func:`stereotype_score`, each cluster once. The same terms, resamples and
+    seed give the same resamples.
 
     Raises:
         InputError: if an argument has another shape or type, or if there are no clusters.
@@ -162,10 +156,7 @@ def intervals(scores: Tensor, terms: Tensor) -> dict[str, Interval]:
 def paired_change(before: Tensor, after: Tensor, terms: Tensor) -> dict[str, Interval]:
     """Return the change of :func:`intervals` in percentage points, on the same resamples of target terms.
 
-    Args:
-        before: scores as :func:`bootstrap`, ``[cluster, 3]``.
-        after: of the same clusters in the same order.
-        terms: as :func:`bootstrap`.
+    Arguments are those of :func:`bootstrap`; the scores are of the same clusters in the same order.
 
     >>> before = torch.tensor([[0.3, 0.2, 0.1], [0.3, 0.2, 0.1], [0.1, 0.2, 0.0]])
     >>> paired_change(before, before.flip(0), torch.tensor([0, 0, 1]))["LMS"]
