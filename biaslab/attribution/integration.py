@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from biaslab.attribution.quadrature import INTERPOLATORY, MOST_NODES, Rule
+from biaslab.attribution.replay import Inputs as Inputs
 from biaslab.attribution.replay import go_on, record
 from biaslab.errors import InputError, require_positive
 from biaslab.models.architectures import down_weight, ffn_modules, ffn_shape, loaded
@@ -41,22 +42,6 @@ def out_of_memory(error: BaseException) -> bool:
     """Return whether an exception says that memory ran out, on any device."""
     words = ("can't allocate memory", "not enough memory", "ALLOC_FAILED", "bad_alloc", "could not create a primitive")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)
-
-
-class Inputs(NamedTuple):
-    """A batch of prompts; a word of several tokens has as many slots in a sequence."""
-
-    input_ids: Tensor  # [batch, sequence]
-    position: Tensor  # of the slots, [batch, slot]
-    target_ids: Tensor  # a token a slot, [batch, target, slot]
-    attention_mask: Tensor | None = None  # [batch, sequence]
-
-    def rows(self, part: slice) -> Inputs:
-        """Return some of the prompts; of words of one token, ``[batch]`` and ``[batch, target]``, with that axis."""
-        ids, position, targets, mask = self
-        if position.ndim == 1:
-            position, targets = position[:, None], targets[..., None]
-        return Inputs(ids[part], position[part], targets[part], None if mask is None else mask[part])
 
 
 class GapAttribution(NamedTuple):
@@ -114,7 +99,7 @@ class _Paths:
         dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
         self.directions, self.pairs = (tensor.to(dtype).to(inputs.input_ids.device) for tensor in sums)
         directions = self.directions if with_one else None
-        self.recording, self.at_one, self.gradients_at_one = record(model, *inputs, directions)
+        self.recording, self.at_one, self.gradients_at_one = record(model, inputs, directions)
         self.weights: list[Tensor] = []
         biases: list[Tensor] = []
         for module in ffn_modules(model):

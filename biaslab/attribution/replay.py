@@ -24,6 +24,22 @@ _LOGITS_AT_ONCE = 2**23  # 32 MB in float32: a few dozen slots of a large vocabu
 _LAST_TOKENS = "biaslab_last_tokens"  # name of an attention function
 
 
+class Inputs(NamedTuple):
+    """A batch of prompts; a word of several tokens has as many slots in a sequence."""
+
+    input_ids: Tensor  # [batch, sequence]
+    position: Tensor  # of the slots, [batch, slot]
+    target_ids: Tensor  # a token a slot, [batch, target, slot]
+    attention_mask: Tensor | None = None  # [batch, sequence]
+
+    def rows(self, part: slice) -> Inputs:
+        """Return some of the prompts; of words of one token, ``[batch]`` and ``[batch, target]``, with that axis."""
+        ids, position, targets, mask = self
+        if position.ndim == 1:
+            position, targets = position[:, None], targets[..., None]
+        return Inputs(ids[part], position[part], targets[part], None if mask is None else mask[part])
+
+
 class Recording(NamedTuple):
     """One forward pass of a batch.
 
@@ -41,23 +57,16 @@ class Recording(NamedTuple):
     tuples: bool  # whether the layers return tuples
 
 
-def record(
-    model: PreTrainedModel,
-    input_ids: Tensor,
-    position: Tensor,
-    target_ids: Tensor,
-    attention_mask: Tensor | None,
-    directions: Tensor | None,
-) -> tuple[Recording, Tensor, Tensor]:
+def record(model: PreTrainedModel, inputs: Inputs, directions: Tensor | None) -> tuple[Recording, Tensor, Tensor]:
     """Run the model once and keep what :func:`go_on` needs to go on from any layer.
 
-    Arguments are those of :class:`biaslab.attribution.integration.Inputs`, and sums of probabilities to be
-    differentiated, ``[direction, target]``; None for no gradients.
+    ``directions`` are sums of probabilities to be differentiated, ``[direction, target]``; None for no gradients.
 
     Returns:
         The recording, the probabilities ``[batch, target]``, and each direction's gradient with respect to each layer's
         feed-forward output at the slots, ``[direction, batch, layer, slot, hidden]`` (empty without directions).
     """
+    input_ids, position, target_ids, attention_mask = inputs
     options: dict[str, Any] = without_cache(model)
     slots = position.shape[1]
     if _slots_are_last(model, input_ids, position, attention_mask):

@@ -129,19 +129,12 @@ def answers(log_probabilities: Tensor, negative: Tensor) -> Answers:
 
 
 class Spread(NamedTuple):
-    """How a measure's mean over the actions moves with the wording, in percentage points.
+    """How a measure's mean over the actions moves with the wording, in percentage points."""
 
-    Attributes:
-        deviation: standard deviation over the wordings; the wording matters where it is larger than ``chance``.
-        low: of the wording with the lowest mean, in percent.
-        high: of the wording with the highest mean, in percent.
-        chance: 95 % of the deviations are at most this if an action's values are dealt to the wordings at random.
-    """
-
-    deviation: float
-    low: float
-    high: float
-    chance: float
+    deviation: float  # standard deviation over the wordings; the wording matters where it is larger than ``chance``
+    low: float  # of the wording with the lowest mean, in percent
+    high: float  # of the wording with the highest mean, in percent
+    chance: float  # 95 % of the deviations are at most this if an action's values are dealt to the wordings at random
 
 
 def spread(values: Tensor, deals: int = 1000, seed: int = 0) -> Spread:
