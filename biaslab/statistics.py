@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # torch is imported where it is needed: results are read and 
 Unit = Literal["points", "percent"]
 _LEVELS = (0.025, 0.975)  # of a 95 % interval
 SIGNIFICANT = 0.05
+OVERALL = "overall"  # the scope of all
 
 
 def is_significant(p_value: float) -> bool:
@@ -41,19 +42,12 @@ class Interval(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """A measured figure of a treatment.
+    """A measured figure of a treatment."""
 
-    Attributes:
-        figure: its value; of a treatment with several seeds the mean over the seeds.
-        change: against the untouched model, on the same resamples, in points or percent.
-        spread: standard deviation of the change over the seeds; None of a single one.
-        beyond_random: the change minus that of the random control, on the same resamples and with the seeds of the
-            control resampled too; None without a control.
-    """
-
-    figure: Interval
-    change: Interval
-    spread: float | None = None
+    figure: Interval  # its value; of a treatment with several seeds the mean over the seeds
+    change: Interval  # against the untouched model, on the same resamples, in points or percent
+    spread: float | None = None  # standard deviation of the change over the seeds; None of a single one
+    # the change minus that of the random control, on the same resamples, its seeds resampled too; None without one
     beyond_random: Interval | None = None
 
 

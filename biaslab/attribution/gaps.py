@@ -38,23 +38,12 @@ def integrated_gradients(
 
     .. math:: IG(w_j) = \bar w_j \int_0^1 \partial P(d | \alpha \bar w) / \partial w_j \, d\alpha
 
-    Args:
-        model: a masked or causal language model of the table.
-        input_ids: token ids, ``[batch, sequence]``.
-        position: of the slot, ``[batch]``: a masked model's mask token, a causal model's last token before the slot.
-        target_ids: token ids whose probabilities are attributed, ``[batch, target]``.
-        attention_mask: 1 for tokens, 0 for padding, ``[batch, sequence]``; None where nothing is padded.
-        steps: number of nodes; or "auto": a nested rule (Clenshaw-Curtis: 3, 5, 9, … nodes), finer only for the
-            sequences and layers whose completeness residual is above the tolerance.
-        quadrature: see :func:`biaslab.attribution.quadrature.nodes_and_weights`; for a fixed number of steps.
-        tolerance: of steps="auto": the largest residual, relative to the sum of a layer's absolute scores.
+    Arguments and errors are those of :func:`integrated_gap_gradients`, but ``target_ids`` are the tokens whose
+    probabilities are attributed, ``[batch, target]``.
 
     Returns:
         Scores, ``[batch, target, layer, neuron]``; positive where the neuron raises the target's probability. A layer's
         scores sum to P(target) minus P(target) with the layer's neurons at zero.
-
-    Raises:
-        InputError: if an argument has another shape or range.
 
     Reference:
         Sundararajan et al. 2017; Dai et al. 2022, equation 2.
@@ -82,9 +71,17 @@ def integrated_gap_gradients(
         IG^2(w_j) = \bar w_j \int_0^1
             \partial |P(d_1 | \alpha \bar w) - P(d_2 | \alpha \bar w)| / \partial w_j \, d\alpha
 
-    Arguments are those of :func:`integrated_gradients`, but ``target_ids`` are the two demographics' token ids,
-    ``[batch, 2]``, and ``gap`` is "absolute", the paper's, or "signed": IG(first) - IG(second), as in the authors'
-    released code.
+    Args:
+        model: a masked or causal language model of the table.
+        input_ids: token ids, ``[batch, sequence]``.
+        position: of the slot, ``[batch]``: a masked model's mask token, a causal model's last token before the slot.
+        target_ids: the two demographics' token ids, ``[batch, 2]``.
+        attention_mask: 1 for tokens, 0 for padding, ``[batch, sequence]``; None where nothing is padded.
+        steps: number of nodes; or "auto": a nested rule (Clenshaw-Curtis: 3, 5, 9, … nodes), finer only for the
+            sequences and layers whose completeness residual is above the tolerance.
+        quadrature: see :func:`biaslab.attribution.quadrature.nodes_and_weights`; for a fixed number of steps.
+        gap: "absolute", the paper's, or "signed": IG(first) - IG(second), as in the authors' released code.
+        tolerance: of steps="auto": the largest residual, relative to the sum of a layer's absolute scores.
 
     Returns:
         Scores, ``[batch, layer, neuron]``; positive where the neuron widens the gap. A layer's scores sum to the gap
@@ -148,7 +145,7 @@ def attribute_gaps(
         rows = slice(start, start + max(1, budget.tokens // (length * depth)))
         memory_ran_out = False
         try:
-            parts = [(each.with_slots().rows(rows), s) for each, s in zip(every, sums, strict=True)]
+            parts = [(each.rows(rows), s) for each, s in zip(every, sums, strict=True)]
             results.append(Integration(model, parts, wanted, rule, gap == "absolute", budget).run())
             start = rows.stop
         except (RuntimeError, MemoryError) as error:

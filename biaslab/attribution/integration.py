@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from biaslab.attribution.quadrature import INTERPOLATORY, MOST_NODES, Rule
+from biaslab.attribution.replay import Inputs as Inputs
 from biaslab.attribution.replay import go_on, record
 from biaslab.errors import InputError, require_positive
 from biaslab.models.architectures import down_weight, ffn_modules, ffn_shape, loaded
@@ -41,26 +42,6 @@ def out_of_memory(error: BaseException) -> bool:
     """Return whether an exception says that memory ran out, on any device."""
     words = ("can't allocate memory", "not enough memory", "ALLOC_FAILED", "bad_alloc", "could not create a primitive")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)
-
-
-class Inputs(NamedTuple):
-    """A batch of prompts. A word of several tokens has as many slots in a sequence."""
-
-    input_ids: Tensor  # [batch, sequence]
-    position: Tensor  # of the slots, [batch, slot]
-    target_ids: Tensor  # a token a slot, [batch, target, slot]
-    attention_mask: Tensor | None = None  # [batch, sequence]
-
-    def with_slots(self) -> Inputs:
-        """Return a batch of words of one token, ``[batch]`` and ``[batch, target]``, with an axis of slots."""
-        if self.position.ndim == 2:
-            return self
-        return self._replace(position=self.position[:, None], target_ids=self.target_ids[..., None])
-
-    def rows(self, part: slice) -> Inputs:
-        """Return some of the prompts."""
-        ids, position, targets, mask = self
-        return Inputs(ids[part], position[part], targets[part], None if mask is None else mask[part])
 
 
 class GapAttribution(NamedTuple):
@@ -113,11 +94,12 @@ def _independent(gaps: Tensor) -> list[int]:
 class _Paths:
     """The paths of each layer of a batch with one number of slots; ``with_one``: record the gradients at α = 1."""
 
-    def __init__(
-        self, model: PreTrainedModel, inputs: Inputs, directions: Tensor, budget: TokenBudget, with_one: bool
-    ) -> None:
-        self.model, self.budget, self.target_ids, self.directions = model, budget, inputs.target_ids, directions
-        self.recording, self.at_one, self.gradients_at_one = record(model, *inputs, directions if with_one else None)
+    def __init__(self, model: PreTrainedModel, inputs: Inputs, sums: Sums, budget: TokenBudget, with_one: bool) -> None:
+        self.budget, self.target_ids = budget, inputs.target_ids
+        dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
+        self.directions, self.pairs = (tensor.to(dtype).to(inputs.input_ids.device) for tensor in sums)
+        directions = self.directions if with_one else None
+        self.recording, self.at_one, self.gradients_at_one = record(model, inputs, directions)
         self.weights: list[Tensor] = []
         biases: list[Tensor] = []
         for module in ffn_modules(model):
@@ -136,8 +118,7 @@ class _Paths:
             Probabilities ``[path, node, target]``, and the gradients of each direction with respect to the layer's
             feed-forward output at the slots, ``[path, node, direction, slot, hidden]`` (empty if not wanted).
         """
-        has_one = len(self.gradients_at_one) > 0 or not gradients
-        known = [has_one and value == 1 for value in alpha.tolist()]
+        known = [len(self.gradients_at_one) > 0 and value == 1 for value in alpha.tolist()]
         probabilities = self.at_one.new_empty(len(row), len(alpha), self.target_ids.shape[1])
         directions = self.directions if gradients else None
         shape = (len(row), len(alpha), len(self.directions), *self.outputs.shape[2:])
@@ -155,9 +136,8 @@ class _Paths:
             at = path[part], node[part]
             rows, place = row[at[0]], layer[at[0]]
             values = alpha[at[1], None, None] * self.outputs[rows, place] + self.biases[place][:, None]
-            probabilities[at], gradient = go_on(
-                self.model, self.recording, place.cpu(), rows, values, self.target_ids[rows], directions
-            )
+            asked = place.cpu(), rows, values, self.target_ids[rows]
+            probabilities[at], gradient = go_on(self.recording, *asked, directions)
             if gradients:
                 slopes[at] = gradient.transpose(0, 1)
         return probabilities, slopes
@@ -194,15 +174,9 @@ class Integration:
         budget: TokenBudget,
     ) -> None:
         self.rule, self.absolute = rule, absolute
-        dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
-        self.paths: list[_Paths] = []
-        self.pairs: list[Tensor] = []  # as sums of the directions of each of the paths, [pair, direction]
-        for inputs, sums in parts:
-            if len(sums.directions):
-                directions, pairs = (tensor.to(dtype).to(layers.device) for tensor in sums)
-                self.paths.append(_Paths(model, inputs, directions, budget, 1.0 in rule.nodes))
-                self.pairs.append(pairs)
-        self.of_targets = torch.cat([s @ p.directions for s, p in zip(self.pairs, self.paths, strict=True)], 1)
+        asked = [(inputs, sums) for inputs, sums in parts if len(sums.directions)]
+        self.paths = [_Paths(model, inputs, sums, budget, 1.0 in rule.nodes) for inputs, sums in asked]
+        self.of_targets = torch.cat([p.pairs @ p.directions for p in self.paths], 1)  # [pair, target]
         at_one = torch.cat([p.at_one for p in self.paths], 1)  # [batch, target]
         batch = len(at_one)
         self.layer = layers.repeat_interleave(batch)  # of each path
@@ -217,10 +191,8 @@ class Integration:
         """Integrate by the rule, and by finer ones where its tolerance asks for it."""
         rule, path = self.rule, torch.arange(len(self.row), device=self.row.device)
         probabilities, gradients = self._evaluate(path, rule.nodes)
-        if rule.nodes[0] == 0:
-            at_zero = probabilities[:, 0]
-        else:
-            at_zero = self._evaluate(path, rule.nodes.new_zeros(1), gradients=False)[0][:, 0]
+        zero = rule.nodes.new_zeros(1)
+        at_zero = (probabilities if rule.nodes[0] == 0 else self._evaluate(path, zero, gradients=False)[0])[:, 0]
         while len(left := self._integrate(rule, path, probabilities, gradients, at_zero)):
             if len(rule.nodes) >= MOST_NODES:
                 break
@@ -249,8 +221,8 @@ class Integration:
         weights = rule.weights_of(gaps, *ends, self.absolute)
         change = ends[1].abs() - ends[0].abs() if self.absolute else ends[1] - ends[0]
         integrals = []  # [path, pair, slot, hidden]
-        for pairs, slopes in zip(self.pairs, gradients, strict=True):
-            shares = weights[..., None] * pairs[:, None]  # [path, pair, node, direction]
+        for paths, slopes in zip(self.paths, gradients, strict=True):
+            shares = weights[..., None] * paths.pairs[:, None]  # [path, pair, node, direction]
             integrals.append((shares.flatten(2) @ slopes.flatten(1, 2).flatten(2)).unflatten(2, slopes.shape[3:]))
         residual, size = torch.empty_like(change), torch.empty_like(change)
         for index in layer.unique().tolist():

@@ -24,6 +24,22 @@ _LOGITS_AT_ONCE = 2**23  # 32 MB in float32: a few dozen slots of a large vocabu
 _LAST_TOKENS = "biaslab_last_tokens"  # name of an attention function
 
 
+class Inputs(NamedTuple):
+    """A batch of prompts; a word of several tokens has as many slots in a sequence."""
+
+    input_ids: Tensor  # [batch, sequence]
+    position: Tensor  # of the slots, [batch, slot]
+    target_ids: Tensor  # a token a slot, [batch, target, slot]
+    attention_mask: Tensor | None = None  # [batch, sequence]
+
+    def rows(self, part: slice) -> Inputs:
+        """Return some of the prompts; of words of one token, ``[batch]`` and ``[batch, target]``, with that axis."""
+        ids, position, targets, mask = self
+        if position.ndim == 1:
+            position, targets = position[:, None], targets[..., None]
+        return Inputs(ids[part], position[part], targets[part], None if mask is None else mask[part])
+
+
 class Recording(NamedTuple):
     """One forward pass of a batch.
 
@@ -31,6 +47,7 @@ class Recording(NamedTuple):
     tokens alone (``sequence`` is their number) against the keys and values of the tokens before them.
     """
 
+    model: PreTrainedModel
     states: list[Tensor]  # what each layer got, [batch, sequence, hidden] a layer
     arguments: list[tuple[tuple[Any, ...], dict[str, Any]]]  # the further ones of each layer, positional and by name
     attended: list[Tensor]  # output of each layer's attention at the slots, [batch, slot, hidden]
@@ -40,23 +57,16 @@ class Recording(NamedTuple):
     tuples: bool  # whether the layers return tuples
 
 
-def record(
-    model: PreTrainedModel,
-    input_ids: Tensor,
-    position: Tensor,
-    target_ids: Tensor,
-    attention_mask: Tensor | None,
-    directions: Tensor | None,
-) -> tuple[Recording, Tensor, Tensor]:
+def record(model: PreTrainedModel, inputs: Inputs, directions: Tensor | None) -> tuple[Recording, Tensor, Tensor]:
     """Run the model once and keep what :func:`go_on` needs to go on from any layer.
 
-    Arguments are those of :class:`biaslab.attribution.integration.Inputs`, and sums of probabilities to be
-    differentiated, ``[direction, target]``; None for no gradients.
+    ``directions`` are sums of probabilities to be differentiated, ``[direction, target]``; None for no gradients.
 
     Returns:
         The recording, the probabilities ``[batch, target]``, and each direction's gradient with respect to each layer's
         feed-forward output at the slots, ``[direction, batch, layer, slot, hidden]`` (empty without directions).
     """
+    input_ids, position, target_ids, attention_mask = inputs
     options: dict[str, Any] = without_cache(model)
     slots = position.shape[1]
     if _slots_are_last(model, input_ids, position, attention_mask):
@@ -95,7 +105,8 @@ def record(
         gradients = empty if directions is None else torch.stack(backward(readout, leaves), 2)
     cached: Any = options["past_key_values"].layers if "past_key_values" in options else []
     prefix = [(layer.keys[:, :, :-slots], layer.values[:, :, :-slots]) for layer in cached]
-    recording = Recording(states, arguments, attended, activations, position, prefix, isinstance(outputs[0], tuple))
+    tuples = isinstance(outputs[0], tuple)
+    recording = Recording(model, states, arguments, attended, activations, position, prefix, tuples)
     return recording, readout.probabilities, gradients
 
 
@@ -108,13 +119,7 @@ def _slots_are_last(model: PreTrainedModel, input_ids: Tensor, position: Tensor,
 
 
 def go_on(
-    model: PreTrainedModel,
-    recording: Recording,
-    layer: Tensor,
-    row: Tensor,
-    values: Tensor,
-    target_ids: Tensor,
-    directions: Tensor | None,
+    recording: Recording, layer: Tensor, row: Tensor, values: Tensor, target_ids: Tensor, directions: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Give items another feed-forward output at the slots of a layer, and run what comes after it.
 
@@ -132,17 +137,15 @@ def go_on(
     counts = torch.bincount(layer, minlength=len(recording.states)).tolist()
     with torch.set_grad_enabled(directions is not None):
         leaves = [part.detach().requires_grad_(directions is not None) for part in values.split(counts)]
-        slot = _slot_states(model, recording, counts, row, leaves)
-        readout = _head(model, recording, slot, target_ids, directions)
+        slot = _slot_states(recording, counts, row, leaves)
+        readout = _head(recording, slot, target_ids, directions)
         if directions is None:
             return readout.probabilities, readout.probabilities.new_empty(0)
         used = [leaf for leaf in leaves if len(leaf)]
         return readout.probabilities, torch.cat(backward(readout, used), 1)
 
 
-def _slot_states(
-    model: PreTrainedModel, recording: Recording, counts: Sequence[int], row: Tensor, leaves: Sequence[Tensor]
-) -> Tensor:
+def _slot_states(recording: Recording, counts: Sequence[int], row: Tensor, leaves: Sequence[Tensor]) -> Tensor:
     """Return the last layer's output at the slots, ``[item, slot, hidden]``."""
     hidden: Tensor | None = None
     start = 0
@@ -152,9 +155,9 @@ def _slot_states(
         parts = []
         if hidden is not None:
             run = _run_layer_at_slot if last else _run_layer
-            parts.append(run(model, recording, index, hidden, before))
+            parts.append(run(recording, index, hidden, before))
         if count:
-            values = _after_ffn(model, recording, index, leaf, new)
+            values = _after_ffn(recording, index, leaf, new)
             if not last:  # what the next layer gets, with these values at the slots
                 state, items = recording.states[index + 1][new], torch.arange(count, device=new.device)[:, None]
                 values = state.index_put((items, recording.position[new]), values.to(state.dtype))
@@ -166,12 +169,12 @@ def _slot_states(
     return hidden
 
 
-def _run_layer(model: PreTrainedModel, recording: Recording, index: int, hidden: Tensor, rows: Tensor) -> Tensor:
+def _run_layer(recording: Recording, index: int, hidden: Tensor, rows: Tensor) -> Tensor:
     """Call a layer with new hidden states ``[item, sequence, hidden]`` and the recorded arguments of their rows."""
     prefix = _Prefix(*recording.prefix[index], rows) if recording.prefix else None
     args, kwargs = _select(recording.arguments[index], rows, len(recording.position), prefix)
-    with nullcontext() if prefix is None else prefix.attended(model, kwargs):
-        output = layers(model)[index](hidden, *args, **kwargs)
+    with nullcontext() if prefix is None else prefix.attended(recording.model, kwargs):
+        output = layers(recording.model)[index](hidden, *args, **kwargs)
     return output if isinstance(output, Tensor) else output[0]
 
 
@@ -179,14 +182,12 @@ class _AttentionDone(Exception):  # noqa: N818  it is no error
     """Ends a layer after its attention."""
 
 
-def _run_layer_at_slot(
-    model: PreTrainedModel, recording: Recording, index: int, hidden: Tensor, rows: Tensor
-) -> Tensor:
+def _run_layer_at_slot(recording: Recording, index: int, hidden: Tensor, rows: Tensor) -> Tensor:
     """Call a layer whose output is needed at the slots only: keys and values of all tokens, the rest at the slots."""
     items, position = torch.arange(len(hidden), device=hidden.device)[:, None], recording.position[rows]
     if hidden.shape[1] == position.shape[1]:
-        return _run_layer(model, recording, index, hidden, rows)
-    attention = attention_modules(model)[index]
+        return _run_layer(recording, index, hidden, rows)
+    paths, attention = architecture(recording.model), attention_modules(recording.model)[index]
     attended: list[Tensor] = []
 
     def stop(module: nn.Module, args: Any, output: Any) -> None:
@@ -196,11 +197,11 @@ def _run_layer_at_slot(
     with ExitStack() as stack:
         stack.enter_context(suppress(_AttentionDone))
         stack.enter_context(attention.register_forward_hook(stop))
-        for path in filter(None, (architecture(model).query, architecture(model).output)):
+        for path in filter(None, (paths.query, paths.output)):
             stack.enter_context(_at_slots(attention.get_submodule(path), items, position))
-        _run_layer(model, recording, index, hidden, rows)
+        _run_layer(recording, index, hidden, rows)
     with _bypassed([attention], (attended[0], None)):
-        return _run_layer(model, recording, index, hidden[items, position], rows)
+        return _run_layer(recording, index, hidden[items, position], rows)
 
 
 def _at_slots(module: nn.Module, items: Tensor, position: Tensor) -> AbstractContextManager[None]:
@@ -217,17 +218,18 @@ def _at_slots(module: nn.Module, items: Tensor, position: Tensor) -> AbstractCon
     return replaced_forward(module, forward)
 
 
-def _after_ffn(model: PreTrainedModel, recording: Recording, index: int, values: Tensor, rows: Tensor) -> Tensor:
+def _after_ffn(recording: Recording, index: int, values: Tensor, rows: Tensor) -> Tensor:
     """Return a layer's output at the slots, ``[item, slot, hidden]``, where its feed-forward output is ``values``."""
     # attention was recorded, and of the projections up nothing is used
-    attention, down = attention_modules(model)[index], ffn_modules(model)[index]
+    attention, down = attention_modules(recording.model)[index], ffn_modules(recording.model)[index]
     state = recording.states[index][rows[:, None], recording.position[rows]]
     inside = {*attention.modules(), down}
-    up = [m for m in layers(model)[index].modules() if m not in inside and getattr(m, "weight", state).ndim == 2]
+    modules = [module for module in layers(recording.model)[index].modules() if module not in inside]
+    up = [module for module in modules if getattr(module, "weight", state).ndim == 2]
     attended = recording.attended[index][rows], None
     nothing = state.new_zeros(1).expand(*values.shape[:2], recording.activations[index].shape[2])
     with _bypassed([attention], attended), _bypassed(up, nothing), _bypassed([down], values.to(state.dtype)):
-        return _run_layer(model, recording, index, state, rows)
+        return _run_layer(recording, index, state, rows)
 
 
 def _select(value: Any, rows: Tensor, batch: int, prefix: _Prefix | None) -> Any:
@@ -243,10 +245,9 @@ def _select(value: Any, rows: Tensor, batch: int, prefix: _Prefix | None) -> Any
     return value
 
 
-def _head(
-    model: PreTrainedModel, recording: Recording, slot: Tensor, target_ids: Tensor, directions: Tensor | None
-) -> Readout:
+def _head(recording: Recording, slot: Tensor, target_ids: Tensor, directions: Tensor | None) -> Readout:
     """Run the model's own final norm and language-model head on ``slot`` ``[item, slot, hidden]``."""
+    model = recording.model
     size = max(1, _LOGITS_AT_ONCE // (model.get_output_embeddings().weight.shape[0] * slot.shape[1]))
     parts = []
     for hidden, ids in zip(slot.split(size), target_ids.split(size), strict=True):
@@ -271,10 +272,7 @@ def _bypassed(modules: Iterable[nn.Module], output: Any) -> ExitStack:
 
 
 class _Prefix:
-    """A layer of a cache: keys and values, ``[row, head, token, size]``, of the tokens before the last ones.
-
-    They never change, and the items, ``[item]``, share those of their row.
-    """
+    """A layer of a cache: keys and values, ``[row, head, token, size]``, of the tokens before; items share a row's."""
 
     def __init__(self, keys: Tensor, values: Tensor, rows: Tensor) -> None:
         used, number, counts = rows.unique(return_inverse=True, return_counts=True)

@@ -32,7 +32,7 @@ class Evaluation:
         self.model, self.tokenizer, self.measures, self.cache = model, tokenizer, measures, cache
         self.rows: list[Row] = []
         self.answers: dict[tuple[str, str], list[Tensor]] = {}  # by row and measure: one, or one a seed
-        self._keys = {measure.name: digest([measure.key(), computed_by()]) for measure in measures}
+        self._keys = {measure.name: digest([measure.key, computed_by()]) for measure in measures}
 
     def measure(self, arm: Arm) -> Row:
         """Measure a row, by all measures or by those that it names.

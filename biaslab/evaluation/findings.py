@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from biaslab.errors import InputError
+from biaslab.statistics import OVERALL as OVERALL
 from biaslab.statistics import Estimate, Interval, Unit
 from biaslab.store import write_atomically
 
 SCHEMA = 1
-OVERALL = "overall"
 FILES = {  # the file of each command's findings
     "debias": "results.json",
     "table": "table.json",
@@ -154,23 +154,21 @@ def gap_rows(findings: Findings) -> tuple[str, str, str]:
     return suppressed.name, next(amplified, ""), "" if control is None else control.name
 
 
-def _keys(prefix: str) -> list[str]:
-    """Return the names in files of an estimate's figure (no prefix), "change" or "beyond_random"."""
-    return [f"{prefix}_{key}".lstrip("_") for key in Interval._fields]
+# the names in files of an estimate's figure, change, and change beyond random
+_KEYS = [[f"{prefix}{key}" for key in Interval._fields] for prefix in ("", "change_", "beyond_random_")]
 
 
 def _flat(estimate: Estimate) -> dict[str, Any]:
     line: dict[str, Any] = {}
-    parts = {"": estimate.figure, "change": estimate.change, "beyond_random": estimate.beyond_random}
-    for prefix, part in parts.items():
-        line |= dict(zip(_keys(prefix), part or [None] * 3, strict=True))
+    for keys, part in zip(_KEYS, (estimate.figure, estimate.change, estimate.beyond_random), strict=True):
+        line |= dict(zip(keys, part or [None] * 3, strict=True))
     line["spread"] = estimate.spread
     return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in line.items()}
 
 
 def _estimate(line: Mapping[str, Any]) -> Estimate:
-    parts = ([line[key] for key in _keys(prefix)] for prefix in ("", "change", "beyond_random"))
-    figure, change, beyond = (Interval(*(math.nan if each is None else each for each in part)) for part in parts)
+    parts = ([math.nan if line[key] is None else line[key] for key in keys] for keys in _KEYS)
+    figure, change, beyond = (Interval(*part) for part in parts)
     return Estimate(figure, change, line["spread"], None if line["beyond_random_value"] is None else beyond)
 
 

@@ -49,13 +49,8 @@ def demographic_gaps(model: PreTrainedModel, batches: Iterable[Mapping[str, Any]
 def gap_samples(gaps: Tensor, resamples: int = 1000, seed: int = 0) -> Samples:
     """Return the mean gap of each pair, and its bootstrap over the judging words and the wordings; pairs are given.
 
-    Args:
-        gaps: of one kind, ``[pair, word, wording]``, as :func:`demographic_gaps` has them.
-        resamples: how many.
-        seed: of the draws: the same words and wordings in each treatment.
-
-    Returns:
-        Values ``[pair]``, resamples ``[resample, pair]``.
+    ``gaps`` are of one kind, ``[pair, word, wording]``, as :func:`demographic_gaps` has them. The values are
+    ``[pair]``, the resamples ``[resample, pair]``: the same seed draws the same words and wordings in each treatment.
     """
     generator = torch.Generator().manual_seed(seed)
     of_words, of_wordings = (draw_counts(size, resamples, generator).to(gaps) for size in gaps.shape[1:])

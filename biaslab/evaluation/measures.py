@@ -31,24 +31,15 @@ class Measure(ABC):
     Args:
         key: all that the answers depend on beside the model; JSON can hold it.
         facts: how much is asked, by name.
-
-    Attributes:
-        name: of the measure, and of its answers on disk.
-        last_token_only: whether a causal model's last token alone predicts what is asked for, so that its neurons may
-            be suppressed at the slot alone.
-        seeds: at most so many treatments of a row are measured; None for all.
     """
 
-    name: ClassVar[str]
+    name: ClassVar[str]  # of the measure, and of its answers on disk
+    # whether a causal model's last token alone predicts what is asked for: its neurons may be suppressed there alone
     last_token_only: ClassVar[bool] = False
-    seeds: int | None = None
+    seeds: int | None = None  # at most so many treatments of a row are measured; None for all
 
     def __init__(self, key: Any, **facts: int) -> None:
-        self._key, self._facts = key, facts
-
-    def key(self) -> Any:
-        """Return all that the answers depend on beside the model."""
-        return self._key
+        self.key, self._facts = key, facts
 
     def facts(self) -> dict[str, int]:
         """Return how much is asked, by name."""

@@ -33,9 +33,7 @@ def negative_log_likelihoods(
     if not sentences:
         raise InputError("`sentences` is expected to hold at least one sentence but is empty.")
     masked = is_masked(tokenizer)
-    encoded = tokenizer(list(sentences), truncation=True, max_length=_MAX_LENGTH, add_special_tokens=masked)[
-        "input_ids"
-    ]
+    encoded = tokenizer(list(sentences), truncation=True, max_length=_MAX_LENGTH, add_special_tokens=masked).input_ids
     result = torch.zeros(len(encoded), 2, dtype=torch.float64)
     if not masked:
         start = start_token(tokenizer)

@@ -82,11 +82,7 @@ def judging_log_probabilities(
 ) -> Tensor:
     """Return the judging adjectives' natural logarithms over the whole vocabulary, ``[wording, action, gender, word]``.
 
-    Args:
-        model: a masked or causal language model of the table.
-        tokenizer: the one that the probes were made with.
-        probes: what is asked.
-        tokens_per_batch: at most so many tokens a forward pass.
+    The probes were made with the same ``tokenizer``; a forward pass has at most ``tokens_per_batch`` tokens.
     """
     encoded = [encode_slot(tokenizer, text) for text in probes.texts]
     result = torch.empty(len(encoded), len(probes.words))
@@ -133,28 +129,18 @@ def answers(log_probabilities: Tensor, negative: Tensor) -> Answers:
 
 
 class Spread(NamedTuple):
-    """How a measure's mean over the actions moves with the wording, in percentage points.
+    """How a measure's mean over the actions moves with the wording, in percentage points."""
 
-    Attributes:
-        deviation: standard deviation over the wordings; the wording matters where it is larger than ``chance``.
-        low: of the wording with the lowest mean, in percent.
-        high: of the wording with the highest mean, in percent.
-        chance: 95 % of the deviations are at most this if an action's values are dealt to the wordings at random.
-    """
-
-    deviation: float
-    low: float
-    high: float
-    chance: float
+    deviation: float  # standard deviation over the wordings; the wording matters where it is larger than ``chance``
+    low: float  # of the wording with the lowest mean, in percent
+    high: float  # of the wording with the highest mean, in percent
+    chance: float  # 95 % of the deviations are at most this if an action's values are dealt to the wordings at random
 
 
 def spread(values: Tensor, deals: int = 1000, seed: int = 0) -> Spread:
-    """Return how the mean over the actions of values ``[wording, action]`` moves with the wording.
+    """Return how the mean over the actions of values ``[wording, action]`` moves with the wording, of two or more.
 
-    Args:
-        values: of two wordings or more.
-        deals: how often they are dealt at random.
-        seed: of the deals.
+    The values are dealt at random so many times (``deals``), with this seed.
 
     >>> spread(torch.tensor([[0.0, 0.0], [100.0, 100.0]]))[:3]
     (70.71067810058594, 0.0, 100.0)

@@ -22,7 +22,8 @@ class Pairs(NamedTuple):
 
 
 def _rounded(scores: Tensor) -> Tensor:
-    """Round as Python does: ``torch.round`` multiplies first, which can change the last digit."""
+    """Check, and round as Python does: ``torch.round`` multiplies first, which can change the last digit."""
+    _check(scores)
     rounded = [[round(score, DECIMALS) for score in pair] for pair in scores.tolist()]
     return torch.tensor(rounded, dtype=torch.float64, device=scores.device).view(-1, 2)
 
@@ -52,7 +53,6 @@ def crows_pairs_score(scores: Tensor) -> Tensor:
     >>> crows_pairs_score(torch.tensor([[-20.1, -21.3], [-18.0, -17.5], [-30.0, -30.0001], [-9.0, -9.5]]))
     tensor(50.)
     """
-    _check(scores)
     return 100 * _preferred(scores).mean(-1)
 
 
@@ -65,21 +65,15 @@ def decided(scores: Tensor) -> Tensor:
     >>> decided(torch.tensor([[-20.1, -21.3], [-30.0, -30.0001]]))
     tensor([ True, False])
     """
-    _check(scores)
     more, less = _rounded(scores).unbind(1)
     return more != less
 
 
 def crows_pairs_bootstrap(scores: Tensor, resamples: int = 2000, seed: int = 0) -> Tensor:
-    """Resample the pairs with replacement; the same number of pairs, resamples and seed give the same resamples.
+    """Return the score of each resample of the pairs with replacement, in percent, ``[resample]``.
 
-    Args:
-        scores: as :func:`crows_pairs_score`; each pair once.
-        resamples: how many.
-        seed: of the draw.
-
-    Returns:
-        The score of each resample, in percent, ``[resample]``.
+    ``scores`` are those of :func:`crows_pairs_score`, each pair once. The same numbers of pairs and resamples, and the
+    same seed, give the same resamples.
 
     Raises:
         InputError: if ``scores`` has another shape, or if there are no pairs.
@@ -87,10 +81,9 @@ def crows_pairs_bootstrap(scores: Tensor, resamples: int = 2000, seed: int = 0) 
     >>> crows_pairs_bootstrap(torch.tensor([[-20.1, -21.3], [-18.0, -17.5]])).unique()
     tensor([  0.,  50., 100.])
     """
-    _check(scores)
+    preferred = _preferred(scores)
     if not len(scores):
         raise InputError("`scores` is expected to hold at least one pair to resample but got none.")
-    preferred = _preferred(scores)
     return 100 * preferred[draw(len(scores), resamples, seed).to(preferred.device)].mean(-1)
 
 
@@ -106,9 +99,7 @@ def crows_pairs_interval(scores: Tensor) -> Interval:
 def crows_pairs_change(before: Tensor, after: Tensor) -> Interval:
     """Return the change of the score in percentage points, with its 95 % interval on the same resamples of pairs.
 
-    Args:
-        before: scores as :func:`crows_pairs_score`.
-        after: of the same pairs in the same order.
+    Scores are those of :func:`crows_pairs_score`, of the same pairs in the same order.
 
     Raises:
         InputError: if an argument has another shape, or if there are no pairs.

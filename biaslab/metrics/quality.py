@@ -41,13 +41,9 @@ class IntegrationQuality(RowMetric):
         self.add_rows(rows=torch.zeros(0, _COLUMNS, dtype=torch.long))
 
     def update(self, number: int, residual: Tensor, size: Tensor, nodes: Tensor) -> None:
-        """Add a batch.
+        """Add the batch of this number: its completeness residuals, L1 norms of scores, and numbers of nodes.
 
-        Args:
-            number: of the batch.
-            residual: completeness residuals, ``[prompt, pair, layer]``.
-            size: L1 norms of the scores, ``[prompt, pair, layer]``.
-            nodes: of the integrals, ``[prompt, layer]``.
+        ``residual`` and ``size`` (the norms) are ``[prompt, pair, layer]``, ``nodes`` are ``[prompt, layer]``.
         """
         residual, size, nodes = (values.cpu().double() for values in (residual.abs(), size, nodes))
         worst = (residual.sum(-1) / size.sum(-1).clamp_min(1e-30)).max()

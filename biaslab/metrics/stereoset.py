@@ -110,16 +110,10 @@ def idealized_cat(scores: Tensor, terms: Tensor, average: Average = "macro") -> 
 
 
 def bootstrap(scores: Tensor, terms: Tensor, resamples: int = 2000, seed: int = 0) -> Tensor:
-    """Resample the target terms with replacement; the same terms, resamples and seed give the same resamples.
+    """Return macro SS, LMS and ICAT of each resample of the target terms, in percent, ``[resample, 3]``.
 
-    Args:
-        scores: as :func:`stereotype_score`; each cluster once.
-        terms: likewise.
-        resamples: how many.
-        seed: of the draw.
-
-    Returns:
-        Macro SS, LMS and ICAT of each resample, in percent, ``[resample, 3]``.
+    ``scores`` and ``terms`` are those of :func:`stereotype_score`, each cluster once. The same terms, resamples and
+    seed give the same resamples.
 
     Raises:
         InputError: if an argument has another shape or type, or if there are no clusters.
@@ -162,10 +156,7 @@ def intervals(scores: Tensor, terms: Tensor) -> dict[str, Interval]:
 def paired_change(before: Tensor, after: Tensor, terms: Tensor) -> dict[str, Interval]:
     """Return the change of :func:`intervals` in percentage points, on the same resamples of target terms.
 
-    Args:
-        before: scores as :func:`bootstrap`, ``[cluster, 3]``.
-        after: of the same clusters in the same order.
-        terms: as :func:`bootstrap`.
+    Arguments are those of :func:`bootstrap`; the scores are of the same clusters in the same order.
 
     >>> before = torch.tensor([[0.3, 0.2, 0.1], [0.3, 0.2, 0.1], [0.1, 0.2, 0.0]])
     >>> paired_change(before, before.flip(0), torch.tensor([0, 0, 1]))["LMS"]
@@ -175,8 +166,11 @@ def paired_change(before: Tensor, after: Tensor, terms: Tensor) -> dict[str, Int
     return _intervals(change, bootstrap(after, terms) - bootstrap(before, terms))
 
 
-class _ClusterMetric(ExampleMetric):
-    """Collects scored clusters; all subclasses have the same states, so that a ``MetricCollection`` updates one."""
+class ClusterScores(ExampleMetric):
+    """What was collected, gathered from all processes, as :class:`Clusters`: for :func:`intervals` and for reports.
+
+    All subclasses have the same states, so that a ``MetricCollection`` updates one.
+    """
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -197,16 +191,12 @@ class _ClusterMetric(ExampleMetric):
         """Return what was collected, each cluster once, in the order of the ids; empty where there was no update."""
         return Clusters(*self.distinct_rows())
 
-
-class ClusterScores(_ClusterMetric):
-    """What was collected, gathered from all processes, as :class:`Clusters`: for :func:`intervals` and for reports."""
-
-    def compute(self) -> Clusters:
-        """Return each cluster once, in the order of the ids."""
+    def compute(self) -> Any:
+        """Return :meth:`distinct`."""
         return self.distinct()
 
 
-class _AveragedMetric(_ClusterMetric):
+class _AveragedMetric(ClusterScores):
     """A function's value on what was collected, in percent."""
 
     plot_lower_bound, plot_upper_bound = 0.0, 100.0
@@ -219,8 +209,8 @@ class _AveragedMetric(_ClusterMetric):
 
     def compute(self) -> Tensor:
         """Return the score in percent."""
-        clusters = self.distinct()
-        return self.function(clusters.scores, clusters.terms, self.average)
+        scores, terms, _ = self.distinct()
+        return self.function(scores, terms, self.average)
 
 
 class StereotypeScore(_AveragedMetric):

@@ -199,15 +199,18 @@ def _differentiate(
     ids = torch.stack([run.input_ids for run in prompts]).to(model.device)
     position = torch.tensor([run.position for run in prompts], device=model.device)
     added = torch.zeros(len(prompts), dtype=model.dtype, device=model.device, requires_grad=True)
+
+    def add(places: Tensor, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (args[0].index_put(tuple(places), added[places[0]], accumulate=True), *args[1:])
+
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # the others can't be differentiated twice
         stack.enter_context(slot_only(model, position[:, None]))
         for layer, module in enumerate(ffn_modules(model)):
             if rows := [row for row, neuron in enumerate(neurons) if neuron.layer == layer]:
-                places = torch.tensor([[row, int(position[row]), neurons[row].index] for row in rows]).T
-                hook = partial(_add, added, places.to(model.device))
-                stack.enter_context(module.register_forward_pre_hook(hook))
+                places = torch.tensor([[row, int(position[row]), neurons[row].index] for row in rows]).T  # [3, place]
+                stack.enter_context(module.register_forward_pre_hook(partial(add, places.to(model.device))))
         logits: Tensor = model(input_ids=ids, **without_cache(model)).logits[:, 0]
         values = logits.float().log_softmax(-1)
         # The gradient of a weighted sum is linear in the weights; its own gradient is each word's derivative.
@@ -217,16 +220,8 @@ def _differentiate(
     return changes.cpu(), values.detach().exp().cpu()
 
 
-def _add(added: Tensor, places: Tensor, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Add to the activations at some places, ``[3, place]``: row, position, index."""
-    return (args[0].index_put(tuple(places), added[places[0]], accumulate=True), *args[1:])
-
-
 def _reader(tokenizer: PreTrainedTokenizerBase, text: str) -> Callable[[int], str | None]:
-    """Return what reads tokens that are whole words: letters only, two or more, and the very token of the word there.
-
-    ``text`` has the slot in it: whether a word there has a leading space.
-    """
+    """Return what reads tokens that are whole words: two letters or more, and the word's very token in the text."""
 
     @cache
     def word_of(token: int) -> str | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import operator
 import re
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from itertools import groupby, product
 from pathlib import Path
 from types import MappingProxyType
@@ -27,6 +28,10 @@ class Neuron(NamedTuple):
 
     layer: int  # from 0, the layer next to the embeddings
     index: int  # type: ignore[assignment]  # from 0, the place within the layer; a tuple's method gives way
+
+
+def _algebra(operation: Callable[[Set[Any], Set[Any]], Set[Any]]) -> Callable[[NeuronSet, Set[Any]], NeuronSet]:
+    return lambda own, other: own._derived(operation(own._members, set(other)), other)
 
 
 class NeuronSet(Set[Neuron]):
@@ -52,7 +57,7 @@ class NeuronSet(Set[Neuron]):
     __slots__ = ("_members", "_neurons", "_provenance", "_shape", "_subsets")
 
     def __init__(self, neurons: Iterable[tuple[int, int]] = (), shape: tuple[int, int] | None = None) -> None:
-        self._shape = None if shape is None else _checked_shape(shape, "`shape`")
+        self._shape = None if shape is None else _checked_shape(shape)
         self._members = frozenset(_neuron(n, self._shape, f"`neurons[{i}]`") for i, n in enumerate(neurons))
         self._neurons = tuple(sorted(self._members))
         self._subsets: dict[str, NeuronSet] = {}
@@ -129,22 +134,11 @@ class NeuronSet(Set[Neuron]):
         shape = "" if self._shape is None else f", shape={self._shape}"
         return f"NeuronSet([{', '.join(f'({n.layer}, {n.index})' for n in self._neurons)}]{shape})"
 
-    def __or__(self, other: Set[Any]) -> NeuronSet:  # type: ignore[override]
-        return self._derived(self._members | set(other), other)
-
-    def __and__(self, other: Set[Any]) -> NeuronSet:
-        return self._derived(self._members & set(other), other)
-
-    def __sub__(self, other: Set[Any]) -> NeuronSet:
-        return self._derived(self._members - set(other), other)
-
-    def __xor__(self, other: Set[Any]) -> NeuronSet:  # type: ignore[override]
-        return self._derived(self._members ^ set(other), other)
-
-    __ror__, __rand__, __rxor__ = __or__, __and__, __xor__  # type: ignore[assignment]
-
-    def __rsub__(self, other: Set[Any]) -> NeuronSet:  # type: ignore[override]
-        return self._derived(set(other) - self._members, other)
+    __or__ = __ror__ = _algebra(operator.or_)  # type: ignore[assignment]
+    __and__ = __rand__ = _algebra(operator.and_)
+    __xor__ = __rxor__ = _algebra(operator.xor)  # type: ignore[assignment]
+    __sub__ = _algebra(operator.sub)
+    __rsub__ = _algebra(lambda own, other: other - own)  # type: ignore[assignment]
 
     def _derived(self, neurons: Iterable[tuple[int, int]], other: Set[Any]) -> NeuronSet:
         """Return a set with the facts that hold for this one and the other."""
@@ -247,7 +241,7 @@ def _parse(content: Any) -> NeuronSet:
             raise InputError(f"`{key}` is expected to be a JSON object but got {type(content[key]).__name__}.")
     if not isinstance(content["provenance"].get("model", {}), dict):
         raise InputError("`provenance.model` is expected to be a JSON object.")
-    shape = None if content["shape"] is None else _checked_shape(content["shape"], "`shape`")
+    shape = None if content["shape"] is None else _checked_shape(content["shape"])
     subsets = {name: _parse_neurons(pairs, shape, f"subsets.{name}") for name, pairs in content["subsets"].items()}
     neurons = NeuronSet(_parse_neurons(content["neurons"], shape, "neurons"), shape)
     return neurons.with_details(subsets, content["provenance"])
@@ -268,9 +262,9 @@ def _is_pair(value: Any) -> bool:
     return isinstance(value, tuple | list) and len(value) == 2 and all(type(number) is int for number in value)
 
 
-def _checked_shape(value: Any, place: str) -> tuple[int, int]:
+def _checked_shape(value: Any) -> tuple[int, int]:
     if not _is_pair(value) or min(value) < 1:
-        raise InputError(f"{place} is expected to be (layers, width), two positive integers, but got {value!r}.")
+        raise InputError(f"`shape` is expected to be (layers, width), two positive integers, but got {value!r}.")
     return tuple(value)
 
 

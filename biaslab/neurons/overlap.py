@@ -10,9 +10,8 @@ from torchmetrics.functional import spearman_corrcoef
 
 from biaslab.errors import InputError
 from biaslab.neurons.neuron_set import NeuronSet
-from biaslab.statistics import SIGNIFICANT
+from biaslab.statistics import OVERALL, SIGNIFICANT
 
-OVERALL = "overall"
 _ROUNDING = 1e-12  # a deal that moves as much as was observed counts as such, whatever the order of the sums
 
 

@@ -143,10 +143,7 @@ def guarded(scores: Tensor, guard: Tensor, count: int, weight: float = 1.0) -> N
     return ranked(scores / scores.max() - weight * need / need.max().clamp_min(torch.finfo(need.dtype).tiny), count)
 
 
-BY_SCORES: dict[str, Callable[..., NeuronSet]] = {  # called with (scores, count=...)
-    "ranked": ranked,
-    "guarded": guarded,
-}
+BY_SCORES: dict[str, Callable[..., NeuronSet]] = {"ranked": ranked, "guarded": guarded}  # of (scores, count=...)
 
 
 def _check_scores(name: str, scores: Tensor) -> None:

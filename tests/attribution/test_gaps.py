@@ -262,7 +262,7 @@ def test_words_of_several_tokens_equal_the_slow_reference(any_model, gap):
     first, *longer = words_of(model)
     pairs = torch.tensor([[0, 1], [1, 2], [2, 3], [3, 0]])  # within one sequence, between two, and within the other
     found = attribute_gaps(model, *first[:3], pairs, steps=3, gap=gap, quadrature="riemann_middle", longer=longer)
-    every = [each.with_slots() for each in (first, *longer)]
+    every = [each.rows(slice(None)) for each in (first, *longer)]
     words = [(each, target) for each in every for target in range(each.target_ids.shape[1])]
     nodes, weights = nodes_and_weights("riemann_middle", 3)
     for index, (a, b) in enumerate(pairs.tolist()):

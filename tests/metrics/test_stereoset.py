@@ -84,12 +84,12 @@ def test_a_collection_is_one_compute_group_and_updates_once(monkeypatch):
     collection.update(scores, terms, examples)
     assert len(collection.compute_groups) == 1
     calls = []
-    check = functional._ClusterMetric.add  # called once in each update
+    check = functional.ClusterScores.add  # called once in each update
 
     def counted(metric, *rows):
         calls.append(check(metric, *rows))
 
-    monkeypatch.setattr(functional._ClusterMetric, "add", counted)
+    monkeypatch.setattr(functional.ClusterScores, "add", counted)
     collection.update(scores, terms, examples + 100)
     assert len(calls) == 1
     assert [len(metric.distinct().scores) for metric in collection.values()] == [120, 120, 120]

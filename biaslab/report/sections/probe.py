@@ -1,11 +1,11 @@
 """The chapter of black-box probing: answers to plain questions, before and after."""
 
-from biaslab.evaluation.findings import OVERALL, Findings, Row
+from biaslab.evaluation.findings import METRICS, OVERALL, Findings, Row
 from biaslab.report.runs import Run
 from biaslab.report.sections.shared import Cell, Chapter, Section, Table, estimate_cell, title_and_size, title_of
 from biaslab.report.words import control_sentence, figure_interval, figure_text, moved, number
 
-_METRICS = {"biased outputs": "biased outputs, %", "mass difference": "mass difference, points"}
+_METRICS = ("biased outputs", "mass difference")
 
 
 def chapter(run: Run) -> Chapter:
@@ -19,7 +19,7 @@ def chapter(run: Run) -> Chapter:
         return estimate_cell(findings, row.name, metric, more=[more])
 
     rows = [(title_and_size(row), [cell(row, metric) for metric in _METRICS]) for row in findings.rows]
-    table = Table("measures", "Answers of the model", ["", *_METRICS.values()], rows)
+    table = Table("measures", "Answers of the model", ["", *(METRICS[metric].text for metric in _METRICS)], rows)
     lines = [
         (text, [Cell(figure_text(biased, findings.estimates[row.name, biased, text])) for row in findings.rows])
         for text in details["wordings"]
