@@ -1,16 +1,13 @@
 """Long jobs that commands share, each in a folder of its own: an attribution pass, a training, a prompt search.
 
-A folder is named after all that the job depends on, is locked while the job runs, and holds ``done.json`` afterwards. A
-job that was killed goes on.
+Each passes through :meth:`biaslab.store.Artifacts.once`; one that was killed goes on.
 """
 
-import json
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +19,7 @@ from torch.utils.tensorboard.writer import SummaryWriter
 from biaslab.data.prompts import PromptDataModule
 from biaslab.errors import InputError
 from biaslab.neurons.neuron_set import NeuronSet
-from biaslab.store import Artifacts, computed_by, files_of, locked, training_in, write_atomically
+from biaslab.store import Artifacts, files_of, locked, slug, training_in
 from biaslab.tasks.attribution import Attribution
 from biaslab.tasks.base import single_trainer
 
@@ -76,10 +73,8 @@ def attribution_pass(
     Raises:
         InputError: if another command runs the same pass.
     """
-    more = {"files": files_of([data.get("contrast"), data.get("path")]), "versions": computed_by()}
-    folder = cache.path(name, {**depends_on, "options": options, "data": data} | more)
 
-    def attribute() -> dict[str, Any]:
+    def attribute(folder: Path) -> dict[str, Any]:
         if (folder / "neurons.json").exists():  # killed after the pass, before its sets were written
             shutil.rmtree(folder)
         start = time.monotonic()
@@ -92,7 +87,8 @@ def attribution_pass(
             neurons.save(folder / f"neurons_{slug(key)}.json")
         return {"sets": list(sets), "seconds": round(time.monotonic() - start, 1)}
 
-    done = _once(folder, attribute)
+    more = {"options": options, "data": data, "files": files_of([data.get("contrast"), data.get("path")])}
+    folder, done = cache.once(name, {**depends_on, **more}, attribute)
     sets = {key: NeuronSet.load(folder / f"neurons_{slug(key)}.json") for key in done["sets"]}
     return Pass(sets, folder, done["seconds"])
 
@@ -119,15 +115,9 @@ class Trainings(NamedTuple):
         Raises:
             InputError: if the training fails, or another command runs it.
         """
-        text = config.read_text(encoding="utf-8")
-        depends_on = {
-            "weights": self.weights, "config": text, "files": files_of(yaml.safe_load(text)), "versions": computed_by(),
-            "prompts": None if prompts is None else prompts.read_text(encoding="utf-8"),
-        }  # fmt: skip
-        folder = self.cache.path(name, depends_on)
-        last = folder / "checkpoints" / "last.ckpt"
 
-        def fit() -> dict[str, Any]:
+        def fit(folder: Path) -> dict[str, Any]:
+            last = folder / "checkpoints" / "last.ckpt"
             with locked(training_in(folder)):  # refused while a training works on that has survived its command
                 pass
             if not last.exists():  # killed before the first one
@@ -140,30 +130,25 @@ class Trainings(NamedTuple):
             }  # fmt: skip
             return {"seconds": _run("fit", options), "checkpoint": _best(folder).name}
 
-        done = _once(folder, fit)
+        text = config.read_text(encoding="utf-8")
+        depends_on = {
+            "weights": self.weights, "config": text, "files": files_of(yaml.safe_load(text)),
+            "prompts": None if prompts is None else prompts.read_text(encoding="utf-8"),
+        }  # fmt: skip
+        folder, done = self.cache.once(name, depends_on, fit)
         return folder / "checkpoints" / done["checkpoint"], done["seconds"]
 
     def search_prompts(self, options: Mapping[str, Any]) -> tuple[Path, float]:
         """Search prompts for Auto-Debias, unless they were found; return their file, and the seconds that it took."""
-        depends_on = {"weights": self.weights, "search": options, "versions": computed_by()}
-        folder = self.cache.path("prompts", depends_on)
-        output = folder / "prompts.json"
 
-        def search() -> dict[str, Any]:
-            more: dict[str, Any] = {f"--{key}": value for key, value in options.items()}
-            more["--trust_remote_code"] = "true" if self.trust_remote_code else None
-            return {"seconds": _run("search-prompts", {"--model": self.model_name, "--output": output} | more)}
+        def search(folder: Path) -> dict[str, Any]:
+            given = {f"--{key}": value for key, value in options.items()}
+            trust = "true" if self.trust_remote_code else None
+            own = {"--model": self.model_name, "--output": folder / "prompts.json"}
+            return {"seconds": _run("search-prompts", {**own, **given, "--trust_remote_code": trust})}
 
-        return output, _once(folder, search)["seconds"]
-
-
-def slug(model_name: str) -> str:
-    """Return a folder's name for a model.
-
-    >>> slug("facebook/FairBERTa")
-    'facebook--FairBERTa'
-    """
-    return model_name.strip("/").replace("/", "--") or "model"
+        folder, done = self.cache.once("prompts", {"weights": self.weights, "search": options}, search)
+        return folder / "prompts.json", done["seconds"]
 
 
 def _run(command: str, options: Mapping[str, Any]) -> float:
@@ -185,20 +170,3 @@ def _best(folder: Path) -> Path:
     if not found:
         raise InputError(f"`configs` is expected to keep the best checkpoint (ModelCheckpoint), but {folder} has none.")
     return max(found, key=lambda path: path.stat().st_mtime)
-
-
-def _once(folder: Path, job: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Do a job in its folder, unless it was done, and return what it left in ``done.json``; one command at a time."""
-    path = folder / "done.json"
-
-    def done() -> dict[str, Any]:
-        with suppress(OSError, ValueError, TypeError):
-            return dict(json.loads(path.read_text(encoding="utf-8")))
-        return {}
-
-    if not (facts := done()):
-        with locked(folder):
-            if not (facts := done()):  # another command may have ended just now
-                facts = job()
-                write_atomically(path, (json.dumps(facts, indent=1) + "\n").encode())
-    return facts

@@ -16,7 +16,7 @@ from rich.text import Text
 from biaslab.errors import InputError, require_one_of, require_positive
 from biaslab.evaluation.findings import METRICS, OVERALL, Findings, Row, write_csv
 from biaslab.neurons.neuron_set import NeuronSet, random_like
-from biaslab.report.tables import new_table, signed
+from biaslab.report.tables import new_table, perplexity_table
 from biaslab.statistics import Estimate
 from biaslab.store import Artifacts
 
@@ -182,7 +182,7 @@ def print_tables(console: Console, findings: Findings) -> None:
     for metric, title in _TITLES.items():
         console.print(_matrix(findings, metric, title.format(**findings.facts)))
     console.print(f"\n{_LEGEND}", markup=False)
-    console.print(_perplexity(findings))
+    console.print(perplexity_table(findings, with_size=True))
     console.print(_summary(findings))
 
 
@@ -231,17 +231,6 @@ def _short(name: str, width: int) -> str:
     """
     first = re.split("[-_]", name)[0] if len(name) > width else name
     return first if len(first) <= width else f"{first[: width - 1]}."
-
-
-def _perplexity(findings: Findings) -> Table:
-    title = f"Perplexity on {findings.facts['sentences']} ordinary sentences"
-    table = new_table(title, "", "n", "value", "change, percent [95 %]")
-    for row in findings.rows:
-        estimate = findings.estimates[row.name, "perplexity", OVERALL]
-        over = "" if estimate.spread is None else f" ± {estimate.spread:.1f}"
-        change = "" if row is findings.base else signed(estimate.change) + over
-        table.add_row(row.name, str(row.size), f"{estimate.figure.value:.2f}", change)
-    return table
 
 
 def _summary(findings: Findings) -> Table:

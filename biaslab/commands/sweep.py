@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from rich.console import Console
@@ -14,7 +13,7 @@ from biaslab.data.presets import PRESETS, Selection
 from biaslab.errors import InputError, require_positive
 from biaslab.evaluation.findings import OVERALL, Findings, write_csv
 from biaslab.neurons.neuron_set import NeuronSet, random_like
-from biaslab.report.tables import metric_table, new_table, signed
+from biaslab.report.tables import change_of, metric_table, new_table
 from biaslab.store import Artifacts
 
 if TYPE_CHECKING:
@@ -85,7 +84,6 @@ def sweep(
     settings = dict(locals())
     checked_grid(settings)
     from biaslab.commands.judging import opened, perplexity, stereoset
-    from biaslab.commands.passes import slug
     from biaslab.evaluation.evaluate import evaluate, require_judgeable
     from biaslab.evaluation.treatment import BASE, Arm, Treatment, random_name
     from biaslab.models.loading import fingerprint
@@ -95,7 +93,7 @@ def sweep(
     specs = list(grid(settings))
     points = list(itertools.product(specs, factors, positions))
     network, tokenizer = opened(model, trust_remote_code)
-    cache = Artifacts(Path(output) / slug(model))
+    cache = Artifacts(output, model)
     part: dict[str, Any] = {"split": "test", "terms": "choose"} if choose_on is None else {}
     both: dict[str, Any] = {"limit": limit, "trust_remote_code": trust_remote_code}
     choosing = [stereoset(model, choose_on, every=every, **part, **both), perplexity(text, sentences, "validation")]
@@ -260,11 +258,10 @@ def _print(console: Console, findings: Findings) -> None:
     console.print(metric_table(findings, "The choice on what it was not chosen on: value [95 %], change [95 %]"))
     table = new_table("ICAT by domain, and perplexity there", "", *domains, "perpl.", "change, %")
     for row in findings.rows:
-        text = findings.estimates[row.name, "perplexity", OVERALL]
-        icat = [findings.get(row.name, "ICAT", domain) for domain in domains]
-        by_domain = ["" if estimate is None else f"{estimate.figure.value:.1f}" for estimate in icat]
-        by_domain += [f"{text.figure.value:.1f}", "" if row is findings.base else signed(text.change)]
-        table.add_row(row.title, *by_domain)
+        estimates = [findings.get(row.name, "ICAT", domain) for domain in domains]
+        estimates.append(findings.get(row.name, "perplexity"))
+        cells = ("" if estimate is None else f"{estimate.figure.value:.1f}" for estimate in estimates)
+        table.add_row(row.title, *cells, change_of(findings, row, "perplexity"))
     console.print(table)
 
 

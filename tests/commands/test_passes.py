@@ -1,6 +1,7 @@
 """Jobs that commands share: one at a time in a folder, kept by all that they depend on, also by what files hold."""
 
 import errno
+from contextlib import nullcontext
 from pathlib import Path
 
 import conftest
@@ -80,7 +81,7 @@ def test_a_training_that_survived_its_command_is_left_alone(lab, tmp_path, monke
     def on_train_start(task):
         refused.append(True)
         with monkeypatch.context() as patch:
-            patch.setattr("biaslab.commands.passes._once", lambda folder, job: job())  # its lock went with the table
+            patch.setattr("biaslab.store.locked", nullcontext)  # its lock went with the table
             patch.setattr(passes, "_run", None)
             with pytest.raises(InputError, match="another command works in"):
                 train()
@@ -117,7 +118,7 @@ def test_other_code_reads_no_old_results(lab, tmp_path, monkeypatch):
 
     monkeypatch.setattr(passes, "_run", search)
     for code in ("one", "two", "one"):
-        monkeypatch.setattr(passes, "computed_by", lambda code=code: {"code": code})
+        monkeypatch.setattr("biaslab.store.computed_by", lambda code=code: {"code": code})
         Trainings(Artifacts(tmp_path), "m", "w").search_prompts({"beam": 2})
     assert len(asked) == 2
     assert len(computed_by()["code"]) == 12
