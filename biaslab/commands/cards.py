@@ -50,9 +50,6 @@ def cards(
         path: a file of prompts in the format of the paper's authors instead.
         output: a file instead of cards.json.
         trust_remote_code: let a checkpoint bring its own Python code.
-
-    Raises:
-        InputError: if an argument is not what is expected, or the run's scores or settings are not there.
     """
     command = dict(locals())
     from rich.console import Console

@@ -330,17 +330,15 @@ def _moves(scopes: Mapping[str, Mapping[str, Any]]) -> Table:
 def _layers(facts: Mapping[str, Any]) -> Table:
     """Return the neurons a layer, of all that were compared."""
     sides = {"A": facts["layers_a"], "B": facts["layers_b"]}
-    columns = {name: [str(count) for count in counts] for name, counts in sides.items()}
-    if shared := facts["layers_shared"]:
-        columns["shared"] = [str(count) for count in shared]
-    if ranks := facts["rank_correlation_layers"]:
-        columns["ρ"] = [_figure(rank) for rank in ranks]
+    ranks = [_figure(rank) for rank in facts["rank_correlation_layers"] or ()]
+    columns = {**sides, "shared": facts["layers_shared"] or (), "ρ": ranks}
     bars = [["█" * round(_BAR * count / max(1, *counts)) for count in counts] for counts in sides.values()]
+    columns = {name: values for name, values in columns.items() if values}
     table = new_table("Neurons a layer", "layer", *columns, "", "")
     for column in table.columns[-2:]:
         column.justify = "left"
     for layer, cells in enumerate(zip_longest(*columns.values(), *bars, fillvalue="")):
-        table.add_row(str(layer), *cells)
+        table.add_row(str(layer), *map(str, cells))
     return table
 
 

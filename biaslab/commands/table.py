@@ -7,7 +7,7 @@ from rich.console import Console
 
 from biaslab.errors import InputError, require_positive
 from biaslab.evaluation.findings import OVERALL, Findings, Row, write_csv
-from biaslab.report.tables import STEREOSET, cell, change_of, metric_table, new_table, scope_table, short_count
+from biaslab.report.tables import STEREOSET, cell, change_of, metric_table, new_table, short_count
 from biaslab.store import Artifacts, write_atomically
 
 PAPER = {  # SS, LMS and ICAT of the table in the paper, in percent, ICAT as it is printed there
@@ -87,7 +87,7 @@ def table(
 
     made = (arms.arm(name) for name in wanted if name not in left_out)
     evaluation = evaluate(network, tokenizer, made, measures, cache, tell)
-    findings = evaluation.findings("table", model, settings, details={"left_out": left_out, "paper": published(model)})
+    findings = evaluation.findings("table", model, settings, details={"left_out": left_out, "paper": paper_rows(model)})
     findings.save(cache.folder)
     write_csv(cache.folder / "table.csv", list(_lines(findings)))
     cells = _cells(findings)
@@ -109,12 +109,12 @@ def checked_rows(rows: Sequence[str] | None, seeds: int) -> list[str]:
     return [row for row in ROWS if rows is None or row in rows or row == BASE_ROW]
 
 
-def published(model_name: str) -> dict[str, Any]:
+def paper_rows(model_name: str) -> dict[str, Any]:
     """Return the paper's model that is nearest to a hub id, a folder or an asset: the same, or else BERT; and its rows.
 
-    >>> published("FacebookAI/roberta-base")["rows"]["bns_paper"]
+    >>> paper_rows("FacebookAI/roberta-base")["rows"]["bns_paper"]
     {'ss': 57.43, 'lms': 91.39, 'icat': 77.81}
-    >>> published("minilm-mlm")["model"]
+    >>> paper_rows("minilm-mlm")["model"]
     'bert-base-cased'
     """
     name = model_name.rstrip("/").rpartition("/")[2]
@@ -149,13 +149,14 @@ and the paper's figures for {paper["model"]}: ICAT, and its change"""
             cells += [f"{icat:.1f}", "" if row is findings.base else f"{icat - before:+.1f}"]
         costs.add_row(row.title, *cells)
     console.print(costs)
-
-    def both(estimate: Any, row: Row) -> str:
-        change = "" if row is findings.base else f" {estimate.change.value:+.1f}"
-        return f"{estimate.figure.value:.1f}{change}"
-
     domains = findings.scopes("ICAT")[1:]
-    console.print(scope_table(findings, "ICAT by domain, and its change", "ICAT", both, domains))
+    by_domain = new_table("ICAT by domain, and its change", "", *domains)
+    for row in findings.rows:
+        of_row = [findings.estimates[row.name, "ICAT", domain] for domain in domains]
+        changes = ["" if row is findings.base else f" {estimate.change.value:+.1f}" for estimate in of_row]
+        values = (f"{estimate.figure.value:.1f}{change}" for estimate, change in zip(of_row, changes, strict=True))
+        by_domain.add_row(row.title, *values)
+    console.print(by_domain)
     for key, why in findings.details["left_out"].items():
         console.print(f"left out {key}: {why}", markup=False)
 

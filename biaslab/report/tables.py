@@ -1,6 +1,6 @@
 """Findings as tables: on the terminal (at most 80 columns wide), as Markdown and as LaTeX."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -47,16 +47,6 @@ def metric_table(findings: Findings, title: str, metrics: Sequence[str] = STEREO
     for row in findings.rows_of(metrics[0]):
         cells = [cell(findings.estimates[row.name, name, OVERALL], row is not findings.base) for name in metrics]
         table.add_row(row.title, *([str(row.size)] if with_size else []), *cells)
-    return table
-
-
-def scope_table(
-    findings: Findings, title: str, metric: str, text: Callable[[Estimate, Row], str], scopes: Sequence[str]
-) -> Table:
-    """Return a table of a metric, a row a treatment and a column a scope."""
-    table = new_table(title, "", *scopes)
-    for row in findings.rows_of(metric):
-        table.add_row(row.title, *(text(findings.estimates[row.name, metric, scope], row) for scope in scopes))
     return table
 
 
