@@ -123,9 +123,7 @@ def make_folder(folder: str | Path, exist_ok: bool = False) -> Path:
 class Artifacts:
     """A folder of artifacts; one that depends on other things has another name, and a killed job finds what is done.
 
-    Args:
-        folder: where they are.
-        model_name: of the model that they are all of: they lie in a folder of its name below.
+    Those of one model, if it is named, lie in a folder of its name below.
 
     Raises:
         InputError: if the folder can't be made.

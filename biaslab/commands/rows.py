@@ -58,11 +58,7 @@ class Rows:
     trust_remote_code: bool = False
 
     def arm(self, name: str) -> Arm:
-        """Return a row, a key of ``ROWS``.
-
-        Raises:
-            InputError: if it can't be had.
-        """
+        """Return a row, a key of ``ROWS``."""
         title = ROWS[name]
         if name == BASE_ROW:
             return Arm(name, title=title)
@@ -118,10 +114,7 @@ class Rows:
         return attribution_pass(self.cache, name, self.model_name, options, data, select, depends_on)
 
     def train(self, name: str) -> tuple[Path, float]:
-        """Train a baseline by ``biaslab fit`` in a process of its own, unless it was; a killed training goes on.
-
-        Args:
-            name: of the baseline, a key of ``TRAINED``.
+        """Train a baseline, a key of ``TRAINED``, by a ``biaslab fit`` of its own, unless it was; a killed one goes on.
 
         Returns:
             The best checkpoint, and the seconds that it took, with those of the search for prompts.

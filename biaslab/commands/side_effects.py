@@ -248,9 +248,8 @@ def diagonal(findings: Findings, metric: str) -> tuple[list[float], list[float],
 
     Of a metric that is ideally 50 percent, changes are of the distance from there; rows without own domain don't count.
     """
-    own: list[float] = []
-    others: list[float] = []
-    random: list[float] = []
+    lists: tuple[list[float], list[float], list[float]] = ([], [], [])
+    own, others, random = lists
     for row in findings.rows[1:]:
         changes = {s: _change(findings, row, metric, s) for s in _scopes(findings, metric) if s != OVERALL}
         on_diagonal = [scope for scope in changes if is_own(findings, row.name, metric, scope)]
@@ -259,7 +258,7 @@ def diagonal(findings: Findings, metric: str) -> tuple[list[float], list[float],
             others += changes.values()
         elif row.name == RANDOM:
             random += changes.values()
-    return own, others, random
+    return lists
 
 
 def _change(findings: Findings, row: Row, metric: str, scope: str) -> float:

@@ -20,12 +20,10 @@ if TYPE_CHECKING:
     from biaslab.evaluation.evaluate import Evaluation
 
 CHOSEN = "chosen"
+_METRICS = ("SS", "LMS", "ICAT", "perplexity")
 _SHOWN = 15  # settings on the terminal, the best ones; all are in sweep.csv
 _DOMAIN_SLACK = 0.5  # ICAT points that a domain may lose: less than a term's weight
-_KNOWN = {
-    "selections": get_args(Selection), "sources": ("prompts", "contrast", "both"),
-    "positions": ("all", "slot"),
-}  # fmt: skip
+_KNOWN = {"selections": get_args(Selection), "sources": ("prompts", "contrast", "both"), "positions": ("all", "slot")}
 
 
 def sweep(
@@ -119,8 +117,7 @@ def sweep(
     findings = evaluation.findings("sweep", model, settings, details={"trials": lines, "chosen": chosen})
     findings.save(cache.folder)
     write_csv(cache.folder / "sweep.csv", lines)
-    how = {"factor": best.factor, "positions": best.positions}
-    provenance = dict(neurons.provenance) | {"suppression": how}
+    provenance = dict(neurons.provenance) | {"suppression": {"factor": best.factor, "positions": best.positions}}
     neurons.with_details(neurons.subsets, provenance).save(cache.folder / "neurons.json")
     dots = [trial_dot(line, base["perplexity"]) for line in lines]
     save(sweep_settings(dots[0], dots[1:], trial_dot(chosen, base["perplexity"])), cache.folder / "sweep")
@@ -140,11 +137,7 @@ class Spec(NamedTuple):
 
 
 def checked_grid(settings: Mapping[str, Any]) -> None:
-    """Check what the settings are made from.
-
-    Raises:
-        InputError: if a list that matters is empty, or has a value that is not known or out of its range.
-    """
+    """Refuse settings with a list that matters and is empty, or has a value that is not known or out of its range."""
     for name in ("selections", "sources", "guards", "guard_weights", "counts", "thresholds", "shares", "factors"):
         if not settings[name]:
             raise InputError(f"`{name}` is expected to hold at least one value but is empty.")
@@ -153,12 +146,10 @@ def checked_grid(settings: Mapping[str, Any]) -> None:
         if unknown or not settings[name]:
             raise InputError(f"`{name}` is expected to be of {', '.join(known)} but got {unknown or 'none'}.")
     for name in ("thresholds", "shares"):
-        for value in settings[name]:
-            if not 0 < value <= 1:
-                raise InputError(f"`{name}` is expected to hold numbers in (0, 1] but got {value}.")
-    for count in settings["counts"]:
-        if count is not None and count < 1:
-            raise InputError(f"`counts` is expected to hold positive integers or null but got {count}.")
+        if wrong := [value for value in settings[name] if not 0 < value <= 1]:
+            raise InputError(f"`{name}` is expected to hold numbers in (0, 1] but got {wrong[0]}.")
+    if wrong := [count for count in settings["counts"] if count is not None and count < 1]:
+        raise InputError(f"`counts` is expected to hold positive integers or null but got {wrong[0]}.")
     require_positive(**{name: settings[name] for name in ("seeds", "sentences", "every")})
 
 
@@ -203,21 +194,20 @@ def _find(
     return sets
 
 
-Trial = dict[str, Any]
-"""A line of sweep.csv: a setting, and what it did: SS, LMS, ICAT overall and by domain, perplexity."""
+Trial = dict[str, Any]  # a line of sweep.csv: a setting, and what it did: _METRICS overall, and ICAT by domain
 
 
 def _trials(evaluation: Evaluation) -> list[Trial]:
     """Return a line for each row, the untouched model first; a row's title names its selection."""
     values = {key: estimate.figure.value for key, estimate in evaluation.estimates().items()}
-    domains = dict.fromkeys(scope for _, metric, scope in values if metric == "ICAT" and scope != OVERALL)
+    columns = {name: (name, OVERALL) for name in _METRICS}
+    columns |= {f"ICAT {scope}": (name, scope) for _, name, scope in values if name == "ICAT" and scope != OVERALL}
     trials: list[Trial] = []
     for row in evaluation.rows:
         how = row.treatments[0] if trials else {}
         setting = {"selection": row.title, "factor": how.get("factor"), "positions": how.get("positions")}
-        figures = {name: values[row.name, name, OVERALL] for name in ("SS", "LMS", "ICAT", "perplexity")}
-        by_domain = {f"ICAT {name}": values[row.name, "ICAT", name] for name in domains}
-        trials.append({**setting, "neurons": row.size, **figures, **by_domain})
+        figures = {column: values[(row.name, *key)] for column, key in columns.items()}
+        trials.append({**setting, "neurons": row.size, **figures})
     return trials
 
 
@@ -242,11 +232,12 @@ def _print(console: Console, findings: Findings) -> None:
     same = [all(trial[key] == chosen[key] for key in trial) for trial in trials]
     order = sorted(range(len(trials)), key=lambda i: (same[i], trials[i]["keeps"], trials[i]["ICAT"]), reverse=True)
     for trial in [base, *(trials[i] for i in order[:_SHOWN])]:
-        is_base = trial is base
-        name = trial["selection"] if is_base else _short(trial["selection"], trial["positions"])
-        figures = [f"{trial[name]:.1f}" for name in ("SS", "LMS", "ICAT", "perplexity")]
-        factor = "" if is_base else f"{trial['factor']:g}"
-        table.add_row(("*" if trial["keeps"] and not is_base else "") + name, factor, str(trial["neurons"]), *figures)
+        name, factor = trial["selection"], ""
+        if trial is not base:
+            name = ("*" if trial["keeps"] else "") + _short(name, trial["positions"])
+            factor = f"{trial['factor']:g}"
+        figures = (f"{trial[metric]:.1f}" for metric in _METRICS)
+        table.add_row(name, factor, str(trial["neurons"]), *figures)
     console.print(table)
     domains = [name.removeprefix("ICAT ") for name in base if name.startswith("ICAT ")]
     how = "The best of these" if chosen["keeps"] else "No setting does; the highest ICAT"

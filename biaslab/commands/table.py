@@ -7,7 +7,7 @@ from rich.console import Console
 
 from biaslab.errors import InputError, require_positive
 from biaslab.evaluation.findings import OVERALL, Findings, Row, write_csv
-from biaslab.report.tables import STEREOSET, cell, change_of, metric_table, new_table, short_count
+from biaslab.report.tables import STEREOSET, cell, change_of, latex, markdown, metric_table, new_table, short_count
 from biaslab.store import Artifacts, write_atomically
 
 PAPER = {  # SS, LMS and ICAT of the table in the paper, in percent, ICAT as it is printed there
@@ -68,7 +68,6 @@ def table(
     from biaslab.evaluation.treatment import Treatment
     from biaslab.models.architectures import architecture
     from biaslab.models.loading import fingerprint
-    from biaslab.report.tables import latex, markdown
 
     wanted = checked_rows(rows, seeds)
     network, tokenizer = judging.opened(model, trust_remote_code)
@@ -91,9 +90,8 @@ def table(
     findings.save(cache.folder)
     write_csv(cache.folder / "table.csv", list(_lines(findings)))
     cells = _cells(findings)
-    texts = {"md": f"{markdown(*cells)}\n\n{_caption(findings)}\n", "tex": latex(*cells, _caption(findings))}
-    for suffix, content in texts.items():
-        write_atomically(cache.folder / f"table.{suffix}", content.encode())
+    write_atomically(cache.folder / "table.md", f"{markdown(*cells)}\n\n{_caption(findings)}\n".encode())
+    write_atomically(cache.folder / "table.tex", latex(*cells, _caption(findings)).encode())
     _print(console, findings)
     console.print(f"\nResults written to {cache.folder}: table.csv, table.json, table.tex, table.md.", markup=False)
 
