@@ -6,7 +6,7 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import version
@@ -82,20 +82,15 @@ def write_atomically(path: Path, content: bytes) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-            _sync_folder(path.parent)
+            with suppress(PermissionError):  # Windows opens no folders
+                folder = os.open(path.parent, os.O_RDONLY)
+                try:
+                    os.fsync(folder)
+                finally:
+                    os.close(folder)
     finally:
         with suppress(OSError):
             os.unlink(temporary)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Wait until the disk has a folder's entries, where the system can: Windows opens no folders."""
-    with suppress(PermissionError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 @contextmanager
@@ -128,6 +123,8 @@ def make_folder(folder: str | Path, exist_ok: bool = False) -> Path:
 class Artifacts:
     """A folder of artifacts; one that depends on other things has another name, and a killed job finds what is done.
 
+    Those of one model, if it is named, lie in a folder of its name below.
+
     Raises:
         InputError: if the folder can't be made.
 
@@ -140,12 +137,50 @@ class Artifacts:
     ({'x': tensor([1.])}, {'seconds': 3})
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = make_folder(folder, exist_ok=True)
+    def __init__(self, folder: str | Path, model_name: str | None = None) -> None:
+        self.folder = make_folder(folder if model_name is None else Path(folder, slug(model_name)), exist_ok=True)
 
     def path(self, name: str, depends_on: Mapping[str, Any]) -> Path:
         """Return where an artifact of a name is, or is to be; JSON can hold what it depends on."""
         return self.folder / f"{name}-{digest(depends_on)}"
+
+    def once(
+        self, name: str, depends_on: Mapping[str, Any], job: Callable[[Path], dict[str, Any]]
+    ) -> tuple[Path, dict[str, Any]]:
+        """Do a job in a folder of its own, unless it was done; return the folder, and the facts that the job returned.
+
+        Args:
+            name: of the job.
+            depends_on: what it depends on beside biaslab's version and code.
+            job: called with the folder, which is locked, and holds what a killed one has left; the facts that it
+                returns are kept there, in ``done.json``.
+
+        Raises:
+            InputError: if another command does it.
+        """
+        folder = self.path(name, {**depends_on, "versions": computed_by()})
+        path = folder / "done.json"
+
+        def done() -> dict[str, Any]:
+            with suppress(OSError, ValueError, TypeError):
+                return dict(json.loads(path.read_text(encoding="utf-8")))
+            return {}
+
+        if not (facts := done()):
+            with locked(folder):
+                if not (facts := done()):  # another command may have ended just now
+                    facts = job(folder)
+                    write_atomically(path, (json.dumps(facts, indent=1) + "\n").encode())
+        return folder, facts
+
+
+def slug(name: str) -> str:
+    """Return what names a file or a folder of a name, such as a model's.
+
+    >>> slug("facebook/FairBERTa")
+    'facebook--FairBERTa'
+    """
+    return name.strip("/").replace("/", "--") or "model"
 
 
 def digest(content: Any) -> str:

@@ -72,3 +72,23 @@ def test_a_folder_that_can_not_be_made(tmp_path):
     with pytest.raises(InputError, match="`output` is expected to be a folder that can be written"):
         Artifacts(tmp_path / "file" / "below")
     assert load_tensors(tmp_path / "nothing") is None
+
+
+def test_a_job_is_done_once_and_goes_on_where_it_was_killed(tmp_path):
+    artifacts, held = Artifacts(tmp_path, "a/b"), []
+
+    def job(folder):
+        folder.mkdir(exist_ok=True)
+        held.append(sorted(path.name for path in folder.iterdir()))
+        (folder / "part").touch()
+        if len(held) == 1:
+            raise KeyboardInterrupt
+        return {"seconds": 1.0}
+
+    with pytest.raises(KeyboardInterrupt):
+        artifacts.once("job", {"x": 1}, job)
+    folder, facts = artifacts.once("job", {"x": 1}, job)
+    assert artifacts.once("job", {"x": 1}, job) == (folder, facts) == (folder, {"seconds": 1.0})
+    assert held == [[], ["part"]]
+    assert folder.parent == tmp_path / "a--b"
+    assert artifacts.once("job", {"x": 2}, job)[0] != folder

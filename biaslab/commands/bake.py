@@ -30,10 +30,6 @@ def bake(
         factor: what the neurons are multiplied by: 0 suppresses.
         positions: "all"; weights do the same everywhere, so "slot" can't be baked.
         trust_remote_code: let a checkpoint bring its own Python code.
-
-    Raises:
-        InputError: if not exactly one of ``model`` and ``ckpt_path`` is given, a file is not what is expected, the
-            neurons were made for other weights, or the folder has something in it.
     """
     if positions != "all":
         raise InputError(

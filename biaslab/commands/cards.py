@@ -50,9 +50,6 @@ def cards(
         path: a file of prompts in the format of the paper's authors instead.
         output: a file instead of cards.json.
         trust_remote_code: let a checkpoint bring its own Python code.
-
-    Raises:
-        InputError: if an argument is not what is expected, or the run's scores or settings are not there.
     """
     command = dict(locals())
     from rich.console import Console
@@ -119,11 +116,7 @@ def _prompt_settings(config: Path, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_cards(path: Path, model_name: str, weights: str, cards: Sequence[Card], settings: Mapping[str, Any]) -> None:
-    """Write the cards of :func:`biaslab.neurons.cards.neuron_cards`, found in a model with these weights' fingerprint.
-
-    Raises:
-        InputError: if the file can't be written.
-    """
+    """Write the cards of :func:`biaslab.neurons.cards.neuron_cards`; weights: the fingerprint of the model's."""
     from dataclasses import asdict
 
     from biaslab.neurons.cards import METHOD

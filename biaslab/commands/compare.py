@@ -129,34 +129,27 @@ class Side(NamedTuple):
 def _side(artifacts: Artifacts, name: str, argument: str, trust_remote_code: bool) -> Side:
     """Tell a checkpoint, a neuron file and a model apart; of the former two, read them."""
     from biaslab.models.architectures import ffn_shape
+    from biaslab.models.checkpoints import trained_model, write_checkpoint
     from biaslab.models.loading import fingerprint, load_model
 
     path = Path(argument).expanduser()
-    if path.suffix == ".ckpt":
-        return _child(artifacts, str(path), trust_remote_code)
+    if path.suffix == ".ckpt":  # its model becomes an ordinary folder, unless it was, so that it loads by name
+        network, tokenizer, facts = trained_model(str(path), trust_remote_code)
+        base, training = facts["model"], facts["training"]
+        folder = artifacts.path("child", {"of": base, "weights": training["fingerprint"]})
+        if not folder.exists():
+            write_checkpoint(network, tokenizer, folder)
+        task = training["settings"].get("class_path", "training").rpartition(".")[2]  # none if it comes from Python
+        weights = (training["fingerprint"], base["fingerprint"])
+        return Side(f"{base['name']} + {task}", weights, ffn_shape(network), str(folder), network)
     if path.is_file() or path.suffix == ".json":
         neurons = NeuronSet.load(path)
         if neurons.shape is None:
             raise InputError(f"`{name}` is expected to be a neuron file with a `shape`, but {path} has none. Add it.")
-        weights = neurons.provenance.get("model", {}).get("fingerprint")
-        return Side(argument, (weights,) if weights else (), neurons.shape, file=path, neurons=neurons)
+        known = neurons.provenance.get("model", {}).get("fingerprint")
+        return Side(argument, (known,) if known else (), neurons.shape, file=path, neurons=neurons)
     network, _ = load_model(argument, trust_remote_code=trust_remote_code)
     return Side(argument, (fingerprint(network),), ffn_shape(network), argument, network)
-
-
-def _child(artifacts: Artifacts, path: str, trust_remote_code: bool) -> Side:
-    """Write the trained model of a checkpoint as an ordinary folder, unless it was, so that it loads by name."""
-    from biaslab.models.architectures import ffn_shape
-    from biaslab.models.checkpoints import trained_model, write_checkpoint
-
-    model, tokenizer, facts = trained_model(path, trust_remote_code)
-    base, training = facts["model"], facts["training"]
-    folder = artifacts.path("child", {"of": base, "weights": training["fingerprint"]})
-    if not folder.exists():
-        write_checkpoint(model, tokenizer, folder)
-    task = training["settings"].get("class_path", "training").rpartition(".")[2]  # a checkpoint from Python has none
-    weights = (training["fingerprint"], base["fingerprint"])
-    return Side(f"{base['name']} + {task}", weights, ffn_shape(model), str(folder), model)
 
 
 def _same_pairs(models: Sequence[str], data: Data, trust_remote_code: bool) -> tuple[Data, list[str]]:
@@ -330,17 +323,15 @@ def _moves(scopes: Mapping[str, Mapping[str, Any]]) -> Table:
 def _layers(facts: Mapping[str, Any]) -> Table:
     """Return the neurons a layer, of all that were compared."""
     sides = {"A": facts["layers_a"], "B": facts["layers_b"]}
-    columns = {name: [str(count) for count in counts] for name, counts in sides.items()}
-    if shared := facts["layers_shared"]:
-        columns["shared"] = [str(count) for count in shared]
-    if ranks := facts["rank_correlation_layers"]:
-        columns["ρ"] = [_figure(rank) for rank in ranks]
+    ranks = [_figure(rank) for rank in facts["rank_correlation_layers"] or ()]
+    columns = {**sides, "shared": facts["layers_shared"] or (), "ρ": ranks}
     bars = [["█" * round(_BAR * count / max(1, *counts)) for count in counts] for counts in sides.values()]
+    columns = {name: values for name, values in columns.items() if values}
     table = new_table("Neurons a layer", "layer", *columns, "", "")
     for column in table.columns[-2:]:
         column.justify = "left"
     for layer, cells in enumerate(zip_longest(*columns.values(), *bars, fillvalue="")):
-        table.add_row(str(layer), *cells)
+        table.add_row(str(layer), *map(str, cells))
     return table
 
 

@@ -141,8 +141,7 @@ def debias(
         with arm.treatments[0].applied(task.model, task.tokenizer):
             samples[name] = tensorboard.sample_prompts(task.model, held_out.batches, texts, held_out.pair_names)
     tensorboard.log_findings(logger.experiment, findings, samples)
-    scores = task.prompts.pair_scores()
-    parts = (find.prompts, find.batches, neurons, scores, find.pair_names)
+    parts = (find.prompts, find.batches, neurons, task.prompts.pair_scores(), find.pair_names)
     cards = neuron_cards(task.model, task.tokenizer, *parts)
     write_cards(folder / "cards.json", model, fingerprint(task.model), cards, {"neurons": str(folder / "neurons.json")})
     logger.finalize("success")
@@ -199,8 +198,7 @@ def _domain_table(findings: Findings) -> Table:
 
 
 def _gap_table(findings: Findings) -> Table:
-    suppressed, amplified, random = gap_rows(findings)
-    times = f"×{findings.settings['factor']:g}"
+    rows, times = gap_rows(findings), f"×{findings.settings['factor']:g}"
     title = f"""Gap on {findings.facts["held_out_prompts"]} held-out prompts: |P(d1) - P(d2)|, |log P(d1) - log P(d2)|;
 changes in percent: neurons suppressed ({times}), amplified (×2),
 random ones suppressed"""
@@ -213,10 +211,10 @@ random ones suppressed"""
         cells = []
         for metric, digits in (("gap", 4), ("log gap", 2)):
             before = findings.estimates[findings.base.name, metric, scope].figure.value
-            rows = [findings.estimates[row, metric, scope] for row in (suppressed, amplified, random)]
-            changes = [f"{estimate.change.value:+.0f}" for estimate in rows]
+            estimates = [findings.estimates[row, metric, scope] for row in rows]
+            changes = [f"{estimate.change.value:+.0f}" for estimate in estimates]
             if metric == "gap":  # the other spread has no room: see gaps.csv
-                changes[2] += f"±{rows[2].spread or 0:.0f}"
+                changes[2] += f"±{estimates[2].spread or 0:.0f}"
             cells += [f"{before:.{digits}f}", *changes]
         table.add_row(f"  {words}" if slash else "mean of the pairs", *cells)
     return table

@@ -24,11 +24,7 @@ def opened(model_name: str, trust_remote_code: bool) -> tuple[PreTrainedModel, P
 
 
 def model_of(neurons: NeuronSet, path: str) -> str:
-    """Return the name of the model that the neurons of a file were found in.
-
-    Raises:
-        InputError: if the file names none.
-    """
+    """Return the name of the model that the neurons of a file were found in; an InputError if it names none."""
     if not (name := neurons.provenance.get("model", {}).get("name")):
         raise InputError(
             f"`model` is expected to be named, since {path} does not say which model its neurons are of, but got none. "
@@ -50,11 +46,7 @@ def stereoset(model_name: str, path: str | None, **settings: Any) -> StereoSet:
 
 
 def perplexity(text: str, sentences: int, split: str = "evaluation", seeds: int | None = None) -> Perplexity:
-    """Return the measure on so many of a text's sentences.
-
-    Raises:
-        InputError: if there are none.
-    """
+    """Return the measure on so many of a text's sentences; an InputError if there are none."""
     require_positive(sentences=sentences)
     ordinary = read_sentences(text, split)[:sentences]
     if not ordinary:

@@ -89,9 +89,8 @@ class BiaslabCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Take class and settings from a checkpoint, but neither the model's name nor whether its code is trusted."""
         config = self.config[self.config.subcommand]
-        if not config.get("ckpt_path") or not Path(config.ckpt_path).is_file():
-            return
-        if not (settings := dict(open_checkpoint(config.ckpt_path).get("hyper_parameters", {}))):
+        is_file = config.get("ckpt_path") and Path(config.ckpt_path).is_file()
+        if not is_file or not (settings := dict(open_checkpoint(config.ckpt_path).get("hyper_parameters", {}))):
             return
         for unwanted in ("_instantiator", "trust_remote_code", "class_path", "init_args", "dict_kwargs"):
             settings.pop(unwanted, None)
@@ -152,12 +151,8 @@ def _of_the_result(config: dict[str, Any]) -> tuple[Any, ...]:
 def run(command: str) -> None:
     """Run "predict", "test", "fit" or "validate" with the arguments that follow it in ``sys.argv``."""
     BiaslabCLI(
-        LightningModule,
-        LightningDataModule,
-        save_config_callback=_FirstConfig,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        seed_everything_default=0,
+        LightningModule, LightningDataModule, save_config_callback=_FirstConfig, subclass_mode_model=True,
+        subclass_mode_data=True, seed_everything_default=0,
         parser_kwargs={"prog": "biaslab", command: {"prog": f"biaslab {command}"}},
         trainer_defaults={"inference_mode": False},  # attribution needs gradients while it predicts
-    )
+    )  # fmt: skip

@@ -1,28 +1,18 @@
-"""Long jobs that commands share, each in a folder of its own: an attribution pass, a training, a prompt search.
+"""An attribution pass, which commands share and keep, and what is logged of one."""
 
-A folder is named after all that the job depends on, is locked while the job runs, and holds ``done.json`` afterwards. A
-job that was killed goes on.
-"""
-
-import json
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from biaslab.data.prompts import PromptDataModule
-from biaslab.errors import InputError
 from biaslab.neurons.neuron_set import NeuronSet
-from biaslab.store import Artifacts, computed_by, files_of, locked, training_in, write_atomically
+from biaslab.store import Artifacts, files_of, slug
 from biaslab.tasks.attribution import Attribution
 from biaslab.tasks.base import single_trainer
 
@@ -76,10 +66,8 @@ def attribution_pass(
     Raises:
         InputError: if another command runs the same pass.
     """
-    more = {"files": files_of([data.get("contrast"), data.get("path")]), "versions": computed_by()}
-    folder = cache.path(name, {**depends_on, "options": options, "data": data} | more)
 
-    def attribute() -> dict[str, Any]:
+    def attribute(folder: Path) -> dict[str, Any]:
         if (folder / "neurons.json").exists():  # killed after the pass, before its sets were written
             shutil.rmtree(folder)
         start = time.monotonic()
@@ -92,113 +80,7 @@ def attribution_pass(
             neurons.save(folder / f"neurons_{slug(key)}.json")
         return {"sets": list(sets), "seconds": round(time.monotonic() - start, 1)}
 
-    done = _once(folder, attribute)
+    more = {"options": options, "data": data, "files": files_of([data.get("contrast"), data.get("path")])}
+    folder, done = cache.once(name, {**depends_on, **more}, attribute)
     sets = {key: NeuronSet.load(folder / f"neurons_{slug(key)}.json") for key in done["sets"]}
     return Pass(sets, folder, done["seconds"])
-
-
-class Trainings(NamedTuple):
-    """The trainings of baselines of one model, each by a command in a process of its own, and kept."""
-
-    cache: Artifacts
-    model_name: str
-    weights: str  # the model's fingerprint
-    trust_remote_code: bool = False
-
-    def train(self, name: str, config: Path, prompts: Path | None = None) -> tuple[Path, float]:
-        """Train a baseline by ``biaslab fit``, unless it was trained; a killed training goes on.
-
-        Args:
-            name: of the baseline.
-            config: its configuration.
-            prompts: a file of prompts, for Auto-Debias.
-
-        Returns:
-            The best checkpoint, and the seconds that the training took.
-
-        Raises:
-            InputError: if the training fails, or another command runs it.
-        """
-        text = config.read_text(encoding="utf-8")
-        depends_on = {
-            "weights": self.weights, "config": text, "files": files_of(yaml.safe_load(text)), "versions": computed_by(),
-            "prompts": None if prompts is None else prompts.read_text(encoding="utf-8"),
-        }  # fmt: skip
-        folder = self.cache.path(name, depends_on)
-        last = folder / "checkpoints" / "last.ckpt"
-
-        def fit() -> dict[str, Any]:
-            with locked(training_in(folder)):  # refused while a training works on that has survived its command
-                pass
-            if not last.exists():  # killed before the first one
-                shutil.rmtree(folder, ignore_errors=True)
-            options = {
-                "-c": config, "--model.model_name": self.model_name, "--trainer.logger.save_dir": folder.parent,
-                "--trainer.logger.name": folder.name, "--trainer.logger.version": "",
-                "--ckpt_path": last if last.exists() else None, "--data.prompts": prompts,
-                "--model.trust_remote_code": "true" if self.trust_remote_code else None,
-            }  # fmt: skip
-            return {"seconds": _run("fit", options), "checkpoint": _best(folder).name}
-
-        done = _once(folder, fit)
-        return folder / "checkpoints" / done["checkpoint"], done["seconds"]
-
-    def search_prompts(self, options: Mapping[str, Any]) -> tuple[Path, float]:
-        """Search prompts for Auto-Debias, unless they were found; return their file, and the seconds that it took."""
-        depends_on = {"weights": self.weights, "search": options, "versions": computed_by()}
-        folder = self.cache.path("prompts", depends_on)
-        output = folder / "prompts.json"
-
-        def search() -> dict[str, Any]:
-            more: dict[str, Any] = {f"--{key}": value for key, value in options.items()}
-            more["--trust_remote_code"] = "true" if self.trust_remote_code else None
-            return {"seconds": _run("search-prompts", {"--model": self.model_name, "--output": output} | more)}
-
-        return output, _once(folder, search)["seconds"]
-
-
-def slug(model_name: str) -> str:
-    """Return a folder's name for a model.
-
-    >>> slug("facebook/FairBERTa")
-    'facebook--FairBERTa'
-    """
-    return model_name.strip("/").replace("/", "--") or "model"
-
-
-def _run(command: str, options: Mapping[str, Any]) -> float:
-    """Run a command of biaslab in a process of its own, without options of None; return the seconds that it took."""
-    arguments = [part for name, value in options.items() if value is not None for part in (name, str(value))]
-    print(f"\n$ biaslab {command} {' '.join(arguments)}", flush=True)
-    start = time.monotonic()
-    if code := subprocess.run([sys.executable, "-m", "biaslab", command, *arguments], check=False).returncode:
-        raise InputError(
-            f"`rows` is expected to hold what can be made here, but `biaslab {command}` ended with code {code}; its "
-            "message stands above. Correct that, or leave the row out."
-        )
-    return round(time.monotonic() - start, 1)
-
-
-def _best(folder: Path) -> Path:
-    """Return the best checkpoint: the newest that is not the last step's."""
-    found = [path for path in (folder / "checkpoints").glob("*.ckpt") if not path.stem.startswith("last")]
-    if not found:
-        raise InputError(f"`configs` is expected to keep the best checkpoint (ModelCheckpoint), but {folder} has none.")
-    return max(found, key=lambda path: path.stat().st_mtime)
-
-
-def _once(folder: Path, job: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Do a job in its folder, unless it was done, and return what it left in ``done.json``; one command at a time."""
-    path = folder / "done.json"
-
-    def done() -> dict[str, Any]:
-        with suppress(OSError, ValueError, TypeError):
-            return dict(json.loads(path.read_text(encoding="utf-8")))
-        return {}
-
-    if not (facts := done()):
-        with locked(folder):
-            if not (facts := done()):  # another command may have ended just now
-                facts = job()
-                write_atomically(path, (json.dumps(facts, indent=1) + "\n").encode())
-    return facts

@@ -46,7 +46,7 @@ def plan(task: Attribution, data: PromptDataModule, processes: int = 1) -> None:
         print(f"{'dropped':14}{pair}: {why}")
 
 
-class Operations(TorchDispatchMode):
+class Operations(TorchDispatchMode):  # torch's FlopCounterMode fails within autograd.grad
     """Within the block, the operations of matrix products and attention are counted; a product and a sum are two."""
 
     def __init__(self) -> None:

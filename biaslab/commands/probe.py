@@ -127,8 +127,7 @@ def _print(console: Console, findings: Findings) -> None:
         cells = []
         for metric in metrics:
             over = findings.details["over_wordings"][row.name][metric]
-            deviation, low, high, chance = (over[key] for key in ("deviation", "low", "high", "chance"))
-            moves = f"± {deviation:.1f} over wordings ({chance:.1f})\n{low:.1f} to {high:.1f}"
+            moves = "± {deviation:.1f} over wordings ({chance:.1f})\n{low:.1f} to {high:.1f}".format(**over)
             estimate = findings.estimates[row.name, metric, OVERALL]
             cells.append(f"{cell(estimate, row is not findings.base)}\n{moves}")
         table.add_row(row.title, str(row.size), *cells)

@@ -16,9 +16,6 @@ def report(runs: list[str], output: str = "report", title: str | None = None) ->
         runs: folders of runs, such as runs/debias/version_0 and runs/table/minilm-mlm.
         output: the folder that report.html and figures/ are written to.
         title: of the page; made from the models' names by default.
-
-    Raises:
-        InputError: if a folder holds no results, or the output can't be written.
     """
     from biaslab.report.page import write_report
 

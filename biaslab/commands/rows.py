@@ -1,22 +1,29 @@
 """The rows of the results table: what each does to the model, found or trained where it is asked for."""
 
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor
 
 from biaslab.commands.cards import SCORES, read_scores
 from biaslab.commands.configs import config_file
-from biaslab.commands.passes import Pass, Select, Trainings, attribution_pass
+from biaslab.commands.passes import Pass, Select, attribution_pass
 from biaslab.data.presets import GUARD_WEIGHT, PRESETS, SELECTIONS
 from biaslab.data.prompts import PromptDataModule
+from biaslab.errors import InputError
 from biaslab.evaluation.treatment import Arm, Positions, Treatment
 from biaslab.neurons.neuron_set import NeuronSet, random_like
 from biaslab.neurons.selection import ranked
-from biaslab.store import Artifacts
+from biaslab.store import Artifacts, files_of, locked, training_in
 from biaslab.tasks.attribution import Attribution
 
 TRAINED = {"dpce": "DPCE", "autodebias": "AutoDebias", "cda": "CDA", "cda_control": "CDA's control"}
@@ -51,16 +58,12 @@ class Rows:
     trust_remote_code: bool = False
 
     def arm(self, name: str) -> Arm:
-        """Return a row, a key of ``ROWS``.
-
-        Raises:
-            InputError: if it can't be had.
-        """
+        """Return a row, a key of ``ROWS``."""
         title = ROWS[name]
         if name == BASE_ROW:
             return Arm(name, title=title)
         if name in TRAINED:
-            checkpoint, seconds = self._train(name)
+            checkpoint, seconds = self.train(name)
             return Arm(name, [Treatment(checkpoint=checkpoint)], title, seconds=seconds)
         how = (self.factor, self.positions)
         if name.startswith("random_"):
@@ -86,12 +89,11 @@ class Rows:
     @cached_property
     def _gaps(self) -> Pass:
         """The pass that attributes gaps (IG²), with all selections."""
-
-        def select(task: Attribution, data: PromptDataModule) -> dict[str, NeuronSet]:
-            return {name: task.select(how, **changes) for name, (how, changes) in SELECTIONS.items()}
-
         options = {"selection": "guarded", "source": "both", "guard_weight": GUARD_WEIGHT}
-        return self._attribute("ig2", options, PRESETS[self.preset].data, select, SELECTIONS)
+        return self._attribute(
+            "ig2", options, PRESETS[self.preset].data,
+            lambda task, _: {key: task.select(how, **more) for key, (how, more) in SELECTIONS.items()}, SELECTIONS,
+        )  # fmt: skip
 
     @cached_property
     def _demographics(self) -> Pass:
@@ -111,15 +113,72 @@ class Rows:
         depends_on = {"weights": self.weights, "selections": selections}
         return attribution_pass(self.cache, name, self.model_name, options, data, select, depends_on)
 
-    def _train(self, name: str) -> tuple[Path, float]:
-        """Train a baseline; return its checkpoint, and the seconds that it took."""
+    def train(self, name: str) -> tuple[Path, float]:
+        """Train a baseline, a key of ``TRAINED``, by a ``biaslab fit`` of its own, unless it was; a killed one goes on.
+
+        Returns:
+            The best checkpoint, and the seconds that it took, with those of the search for prompts.
+
+        Raises:
+            InputError: if the training fails, or another command runs it.
+        """
         preset, prompts, before = PRESETS[self.preset], None, 0.0
         config = config_file(f"{name}{preset.suffix}", self.configs)
-        trainings = Trainings(self.cache, self.model_name, self.weights, self.trust_remote_code)
         if name == "autodebias":
-            prompts, before = trainings.search_prompts(preset.search)
-        checkpoint, seconds = trainings.train(name, config, prompts)
-        return checkpoint, before + seconds
+            prompts, before = self.search_prompts(preset.search)
+
+        def fit(folder: Path) -> dict[str, Any]:
+            last = folder / "checkpoints" / "last.ckpt"
+            with locked(training_in(folder)):  # refused while a training works on that has survived its command
+                pass
+            if not last.exists():  # killed before the first one
+                shutil.rmtree(folder, ignore_errors=True)
+            options = {
+                "-c": config, "--model.model_name": self.model_name, "--trainer.logger.save_dir": folder.parent,
+                "--trainer.logger.name": folder.name, "--trainer.logger.version": "",
+                "--ckpt_path": last if last.exists() else None, "--data.prompts": prompts,
+                "--model.trust_remote_code": "true" if self.trust_remote_code else None,
+            }  # fmt: skip
+            seconds = _run("fit", options)
+            found = [path for path in last.parent.glob("*.ckpt") if not path.stem.startswith("last")]
+            if not found:
+                raise InputError(
+                    f"`configs` is expected to keep the best checkpoint (ModelCheckpoint), but {folder} has none."
+                )
+            return {"seconds": seconds, "checkpoint": max(found, key=lambda path: path.stat().st_mtime).name}
+
+        text = config.read_text(encoding="utf-8")
+        depends_on = {
+            "weights": self.weights, "config": text, "files": files_of(yaml.safe_load(text)),
+            "prompts": None if prompts is None else prompts.read_text(encoding="utf-8"),
+        }  # fmt: skip
+        folder, done = self.cache.once(name, depends_on, fit)
+        return folder / "checkpoints" / done["checkpoint"], before + done["seconds"]
+
+    def search_prompts(self, options: Mapping[str, Any]) -> tuple[Path, float]:
+        """Search prompts for Auto-Debias, unless they were found; return their file, and the seconds that it took."""
+
+        def search(folder: Path) -> dict[str, Any]:
+            given = {f"--{key}": value for key, value in options.items()}
+            trust = "true" if self.trust_remote_code else None
+            own = {"--model": self.model_name, "--output": folder / "prompts.json"}
+            return {"seconds": _run("search-prompts", {**own, **given, "--trust_remote_code": trust})}
+
+        folder, done = self.cache.once("prompts", {"weights": self.weights, "search": options}, search)
+        return folder / "prompts.json", done["seconds"]
+
+
+def _run(command: str, options: Mapping[str, Any]) -> float:
+    """Run a command of biaslab in a process of its own, without options of None; return the seconds that it took."""
+    arguments = [part for name, value in options.items() if value is not None for part in (name, str(value))]
+    print(f"\n$ biaslab {command} {' '.join(arguments)}", flush=True)
+    start = time.monotonic()
+    if code := subprocess.run([sys.executable, "-m", "biaslab", command, *arguments], check=False).returncode:
+        raise InputError(
+            f"`rows` is expected to hold what can be made here, but `biaslab {command}` ended with code {code}; its "
+            "message stands above. Correct that, or leave the row out."
+        )
+    return round(time.monotonic() - start, 1)
 
 
 def intersection(union: NeuronSet, data: PromptDataModule) -> NeuronSet:

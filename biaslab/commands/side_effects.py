@@ -16,7 +16,7 @@ from rich.text import Text
 from biaslab.errors import InputError, require_one_of, require_positive
 from biaslab.evaluation.findings import METRICS, OVERALL, Findings, Row, write_csv
 from biaslab.neurons.neuron_set import NeuronSet, random_like
-from biaslab.report.tables import new_table, signed
+from biaslab.report.tables import new_table, perplexity_table
 from biaslab.statistics import Estimate
 from biaslab.store import Artifacts
 
@@ -182,7 +182,7 @@ def print_tables(console: Console, findings: Findings) -> None:
     for metric, title in _TITLES.items():
         console.print(_matrix(findings, metric, title.format(**findings.facts)))
     console.print(f"\n{_LEGEND}", markup=False)
-    console.print(_perplexity(findings))
+    console.print(perplexity_table(findings, with_size=True))
     console.print(_summary(findings))
 
 
@@ -233,17 +233,6 @@ def _short(name: str, width: int) -> str:
     return first if len(first) <= width else f"{first[: width - 1]}."
 
 
-def _perplexity(findings: Findings) -> Table:
-    title = f"Perplexity on {findings.facts['sentences']} ordinary sentences"
-    table = new_table(title, "", "n", "value", "change, percent [95 %]")
-    for row in findings.rows:
-        estimate = findings.estimates[row.name, "perplexity", OVERALL]
-        over = "" if estimate.spread is None else f" ± {estimate.spread:.1f}"
-        change = "" if row is findings.base else signed(estimate.change) + over
-        table.add_row(row.name, str(row.size), f"{estimate.figure.value:.2f}", change)
-    return table
-
-
 def _summary(findings: Findings) -> Table:
     """Return the diagonal of the matrices against what lies off it."""
     table = new_table("Mean change, neurons of a dimension", "", "own domain", "others", "random")
@@ -259,9 +248,8 @@ def diagonal(findings: Findings, metric: str) -> tuple[list[float], list[float],
 
     Of a metric that is ideally 50 percent, changes are of the distance from there; rows without own domain don't count.
     """
-    own: list[float] = []
-    others: list[float] = []
-    random: list[float] = []
+    lists: tuple[list[float], list[float], list[float]] = ([], [], [])
+    own, others, random = lists
     for row in findings.rows[1:]:
         changes = {s: _change(findings, row, metric, s) for s in _scopes(findings, metric) if s != OVERALL}
         on_diagonal = [scope for scope in changes if is_own(findings, row.name, metric, scope)]
@@ -270,7 +258,7 @@ def diagonal(findings: Findings, metric: str) -> tuple[list[float], list[float],
             others += changes.values()
         elif row.name == RANDOM:
             random += changes.values()
-    return own, others, random
+    return lists
 
 
 def _change(findings: Findings, row: Row, metric: str, scope: str) -> float:

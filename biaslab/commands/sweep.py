@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from rich.console import Console
@@ -14,19 +13,17 @@ from biaslab.data.presets import PRESETS, Selection
 from biaslab.errors import InputError, require_positive
 from biaslab.evaluation.findings import OVERALL, Findings, write_csv
 from biaslab.neurons.neuron_set import NeuronSet, random_like
-from biaslab.report.tables import metric_table, new_table, signed
+from biaslab.report.tables import change_of, metric_table, new_table
 from biaslab.store import Artifacts
 
 if TYPE_CHECKING:
     from biaslab.evaluation.evaluate import Evaluation
 
 CHOSEN = "chosen"
+_METRICS = ("SS", "LMS", "ICAT", "perplexity")
 _SHOWN = 15  # settings on the terminal, the best ones; all are in sweep.csv
 _DOMAIN_SLACK = 0.5  # ICAT points that a domain may lose: less than a term's weight
-_KNOWN = {
-    "selections": get_args(Selection), "sources": ("prompts", "contrast", "both"),
-    "positions": ("all", "slot"),
-}  # fmt: skip
+_KNOWN = {"selections": get_args(Selection), "sources": ("prompts", "contrast", "both"), "positions": ("all", "slot")}
 
 
 def sweep(
@@ -85,7 +82,6 @@ def sweep(
     settings = dict(locals())
     checked_grid(settings)
     from biaslab.commands.judging import opened, perplexity, stereoset
-    from biaslab.commands.passes import slug
     from biaslab.evaluation.evaluate import evaluate, require_judgeable
     from biaslab.evaluation.treatment import BASE, Arm, Treatment, random_name
     from biaslab.models.loading import fingerprint
@@ -95,7 +91,7 @@ def sweep(
     specs = list(grid(settings))
     points = list(itertools.product(specs, factors, positions))
     network, tokenizer = opened(model, trust_remote_code)
-    cache = Artifacts(Path(output) / slug(model))
+    cache = Artifacts(output, model)
     part: dict[str, Any] = {"split": "test", "terms": "choose"} if choose_on is None else {}
     both: dict[str, Any] = {"limit": limit, "trust_remote_code": trust_remote_code}
     choosing = [stereoset(model, choose_on, every=every, **part, **both), perplexity(text, sentences, "validation")]
@@ -121,8 +117,7 @@ def sweep(
     findings = evaluation.findings("sweep", model, settings, details={"trials": lines, "chosen": chosen})
     findings.save(cache.folder)
     write_csv(cache.folder / "sweep.csv", lines)
-    how = {"factor": best.factor, "positions": best.positions}
-    provenance = dict(neurons.provenance) | {"suppression": how}
+    provenance = dict(neurons.provenance) | {"suppression": {"factor": best.factor, "positions": best.positions}}
     neurons.with_details(neurons.subsets, provenance).save(cache.folder / "neurons.json")
     dots = [trial_dot(line, base["perplexity"]) for line in lines]
     save(sweep_settings(dots[0], dots[1:], trial_dot(chosen, base["perplexity"])), cache.folder / "sweep")
@@ -142,11 +137,7 @@ class Spec(NamedTuple):
 
 
 def checked_grid(settings: Mapping[str, Any]) -> None:
-    """Check what the settings are made from.
-
-    Raises:
-        InputError: if a list that matters is empty, or has a value that is not known or out of its range.
-    """
+    """Refuse settings with a list that matters and is empty, or has a value that is not known or out of its range."""
     for name in ("selections", "sources", "guards", "guard_weights", "counts", "thresholds", "shares", "factors"):
         if not settings[name]:
             raise InputError(f"`{name}` is expected to hold at least one value but is empty.")
@@ -155,12 +146,10 @@ def checked_grid(settings: Mapping[str, Any]) -> None:
         if unknown or not settings[name]:
             raise InputError(f"`{name}` is expected to be of {', '.join(known)} but got {unknown or 'none'}.")
     for name in ("thresholds", "shares"):
-        for value in settings[name]:
-            if not 0 < value <= 1:
-                raise InputError(f"`{name}` is expected to hold numbers in (0, 1] but got {value}.")
-    for count in settings["counts"]:
-        if count is not None and count < 1:
-            raise InputError(f"`counts` is expected to hold positive integers or null but got {count}.")
+        if wrong := [value for value in settings[name] if not 0 < value <= 1]:
+            raise InputError(f"`{name}` is expected to hold numbers in (0, 1] but got {wrong[0]}.")
+    if wrong := [count for count in settings["counts"] if count is not None and count < 1]:
+        raise InputError(f"`counts` is expected to hold positive integers or null but got {wrong[0]}.")
     require_positive(**{name: settings[name] for name in ("seeds", "sentences", "every")})
 
 
@@ -205,21 +194,20 @@ def _find(
     return sets
 
 
-Trial = dict[str, Any]
-"""A line of sweep.csv: a setting, and what it did: SS, LMS, ICAT overall and by domain, perplexity."""
+Trial = dict[str, Any]  # a line of sweep.csv: a setting, and what it did: _METRICS overall, and ICAT by domain
 
 
 def _trials(evaluation: Evaluation) -> list[Trial]:
     """Return a line for each row, the untouched model first; a row's title names its selection."""
     values = {key: estimate.figure.value for key, estimate in evaluation.estimates().items()}
-    domains = dict.fromkeys(scope for _, metric, scope in values if metric == "ICAT" and scope != OVERALL)
+    columns = {name: (name, OVERALL) for name in _METRICS}
+    columns |= {f"ICAT {scope}": (name, scope) for _, name, scope in values if name == "ICAT" and scope != OVERALL}
     trials: list[Trial] = []
     for row in evaluation.rows:
         how = row.treatments[0] if trials else {}
         setting = {"selection": row.title, "factor": how.get("factor"), "positions": how.get("positions")}
-        figures = {name: values[row.name, name, OVERALL] for name in ("SS", "LMS", "ICAT", "perplexity")}
-        by_domain = {f"ICAT {name}": values[row.name, "ICAT", name] for name in domains}
-        trials.append({**setting, "neurons": row.size, **figures, **by_domain})
+        figures = {column: values[(row.name, *key)] for column, key in columns.items()}
+        trials.append({**setting, "neurons": row.size, **figures})
     return trials
 
 
@@ -244,11 +232,12 @@ def _print(console: Console, findings: Findings) -> None:
     same = [all(trial[key] == chosen[key] for key in trial) for trial in trials]
     order = sorted(range(len(trials)), key=lambda i: (same[i], trials[i]["keeps"], trials[i]["ICAT"]), reverse=True)
     for trial in [base, *(trials[i] for i in order[:_SHOWN])]:
-        is_base = trial is base
-        name = trial["selection"] if is_base else _short(trial["selection"], trial["positions"])
-        figures = [f"{trial[name]:.1f}" for name in ("SS", "LMS", "ICAT", "perplexity")]
-        factor = "" if is_base else f"{trial['factor']:g}"
-        table.add_row(("*" if trial["keeps"] and not is_base else "") + name, factor, str(trial["neurons"]), *figures)
+        name, factor = trial["selection"], ""
+        if trial is not base:
+            name = ("*" if trial["keeps"] else "") + _short(name, trial["positions"])
+            factor = f"{trial['factor']:g}"
+        figures = (f"{trial[metric]:.1f}" for metric in _METRICS)
+        table.add_row(name, factor, str(trial["neurons"]), *figures)
     console.print(table)
     domains = [name.removeprefix("ICAT ") for name in base if name.startswith("ICAT ")]
     how = "The best of these" if chosen["keeps"] else "No setting does; the highest ICAT"
@@ -260,11 +249,10 @@ def _print(console: Console, findings: Findings) -> None:
     console.print(metric_table(findings, "The choice on what it was not chosen on: value [95 %], change [95 %]"))
     table = new_table("ICAT by domain, and perplexity there", "", *domains, "perpl.", "change, %")
     for row in findings.rows:
-        text = findings.estimates[row.name, "perplexity", OVERALL]
-        icat = [findings.get(row.name, "ICAT", domain) for domain in domains]
-        by_domain = ["" if estimate is None else f"{estimate.figure.value:.1f}" for estimate in icat]
-        by_domain += [f"{text.figure.value:.1f}", "" if row is findings.base else signed(text.change)]
-        table.add_row(row.title, *by_domain)
+        estimates = [findings.get(row.name, "ICAT", domain) for domain in domains]
+        estimates.append(findings.get(row.name, "perplexity"))
+        cells = ("" if estimate is None else f"{estimate.figure.value:.1f}" for estimate in estimates)
+        table.add_row(row.title, *cells, change_of(findings, row, "perplexity"))
     console.print(table)
 
 

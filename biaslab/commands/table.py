@@ -1,16 +1,28 @@
 """The paper's results table for a model: baselines, bias neuron suppression and controls, judged alike."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
 
 from biaslab.errors import InputError, require_positive
 from biaslab.evaluation.findings import OVERALL, Findings, Row, write_csv
-from biaslab.report.paper import paper_rows
-from biaslab.report.tables import STEREOSET, cell, metric_table, new_table, scope_table, short_count, signed
+from biaslab.report.tables import STEREOSET, cell, change_of, latex, markdown, metric_table, new_table, short_count
 from biaslab.store import Artifacts, write_atomically
+
+PAPER = {  # SS, LMS and ICAT of the table in the paper, in percent, ICAT as it is printed there
+    "bert-base-cased": {
+        "base": (56.93, 87.29, 75.19), "dpce": (62.41, 78.48, 58.97), "autodebias": (53.03, 50.74, 47.62),
+        "union_ig": (51.01, 31.47, 30.83), "bns_paper": (52.78, 86.64, 81.82),
+    },
+    "roberta-base": {
+        "base": (62.46, 91.70, 68.85), "dpce": (64.09, 92.95, 66.67), "autodebias": (59.63, 68.52, 55.38),
+        "union_ig": (53.82, 30.61, 28.27), "bns_paper": (57.43, 91.39, 77.81),
+    },
+    "FairBERTa": {
+        "base": (58.62, 91.90, 76.06), "union_ig": (52.27, 37.36, 35.66), "bns_paper": (53.44, 91.05, 84.79),
+    },
+}  # fmt: skip
 
 
 def table(
@@ -51,13 +63,11 @@ def table(
     """
     settings = dict(locals())
     from biaslab.commands import judging
-    from biaslab.commands.passes import slug
     from biaslab.commands.rows import TRAINED, Rows
     from biaslab.evaluation.evaluate import evaluate, require_judgeable
     from biaslab.evaluation.treatment import Treatment
     from biaslab.models.architectures import architecture
     from biaslab.models.loading import fingerprint
-    from biaslab.report.tables import latex, markdown
 
     wanted = checked_rows(rows, seeds)
     network, tokenizer = judging.opened(model, trust_remote_code)
@@ -66,7 +76,7 @@ def table(
     clusters = judging.stereoset(model, stereoset, limit=limit, trust_remote_code=trust_remote_code)
     measures = [clusters, judging.perplexity(text, sentences)]
     require_judgeable(network, Treatment(factor=factor, positions=positions), measures)
-    cache = Artifacts(Path(output) / slug(model))
+    cache = Artifacts(output, model)
     arms = Rows(cache, model, fingerprint(network), preset, configs, seeds, factor, positions, trust_remote_code)
     console = Console(highlight=False)
     console.print(f"biaslab table: {model}, preset {preset}. Results go to {cache.folder}", markup=False)
@@ -76,15 +86,12 @@ def table(
 
     made = (arms.arm(name) for name in wanted if name not in left_out)
     evaluation = evaluate(network, tokenizer, made, measures, cache, tell)
-    paper_model, paper = paper_rows(model)
-    published = {"model": paper_model, "rows": {name: row._asdict() for name, row in paper.items()}}
-    findings = evaluation.findings("table", model, settings, details={"left_out": left_out, "paper": published})
+    findings = evaluation.findings("table", model, settings, details={"left_out": left_out, "paper": paper_rows(model)})
     findings.save(cache.folder)
     write_csv(cache.folder / "table.csv", list(_lines(findings)))
     cells = _cells(findings)
-    texts = {"md": f"{markdown(*cells)}\n\n{_caption(findings)}\n", "tex": latex(*cells, _caption(findings))}
-    for suffix, content in texts.items():
-        write_atomically(cache.folder / f"table.{suffix}", content.encode())
+    write_atomically(cache.folder / "table.md", f"{markdown(*cells)}\n\n{_caption(findings)}\n".encode())
+    write_atomically(cache.folder / "table.tex", latex(*cells, _caption(findings)).encode())
     _print(console, findings)
     console.print(f"\nResults written to {cache.folder}: table.csv, table.json, table.tex, table.md.", markup=False)
 
@@ -98,6 +105,20 @@ def checked_rows(rows: Sequence[str] | None, seeds: int) -> list[str]:
         raise InputError(f"`rows` is expected to be of {', '.join(ROWS)} but got {', '.join(unknown) or 'none'}.")
     require_positive(seeds=seeds)
     return [row for row in ROWS if rows is None or row in rows or row == BASE_ROW]
+
+
+def paper_rows(model_name: str) -> dict[str, Any]:
+    """Return the paper's model that is nearest to a hub id, a folder or an asset: the same, or else BERT; and its rows.
+
+    >>> paper_rows("FacebookAI/roberta-base")["rows"]["bns_paper"]
+    {'ss': 57.43, 'lms': 91.39, 'icat': 77.81}
+    >>> paper_rows("minilm-mlm")["model"]
+    'bert-base-cased'
+    """
+    name = model_name.rstrip("/").rpartition("/")[2]
+    name = name if name in PAPER else "bert-base-cased"
+    rows = {row: dict(zip(("ss", "lms", "icat"), figures, strict=True)) for row, figures in PAPER[name].items()}
+    return {"model": name, "rows": rows}
 
 
 def _lines(findings: Findings) -> Iterator[dict[str, Any]]:
@@ -118,21 +139,22 @@ def _print(console: Console, findings: Findings) -> None:
 and the paper's figures for {paper["model"]}: ICAT, and its change"""
     costs = new_table(title, "", "size", "s", "perplexity", "change, % [95 %]", "ICAT", "change")
     for row in findings.rows:
-        estimate = findings.estimates[row.name, "perplexity", OVERALL]
-        cells = [short_count(row.size), f"{row.seconds:.0f}", f"{estimate.figure.value:.1f}"]
-        cells.append("" if row is findings.base else signed(estimate.change))
+        perplexity = findings.estimates[row.name, "perplexity", OVERALL].figure.value
+        cells = [short_count(row.size), f"{row.seconds:.0f}", f"{perplexity:.1f}"]
+        cells.append(change_of(findings, row, "perplexity"))
         if row.name in paper["rows"]:
             icat, before = (paper["rows"][name]["icat"] for name in (row.name, findings.base.name))
             cells += [f"{icat:.1f}", "" if row is findings.base else f"{icat - before:+.1f}"]
         costs.add_row(row.title, *cells)
     console.print(costs)
-
-    def both(estimate: Any, row: Row) -> str:
-        change = "" if row is findings.base else f" {estimate.change.value:+.1f}"
-        return f"{estimate.figure.value:.1f}{change}"
-
     domains = findings.scopes("ICAT")[1:]
-    console.print(scope_table(findings, "ICAT by domain, and its change", "ICAT", both, domains))
+    by_domain = new_table("ICAT by domain, and its change", "", *domains)
+    for row in findings.rows:
+        of_row = [findings.estimates[row.name, "ICAT", domain] for domain in domains]
+        changes = ["" if row is findings.base else f" {estimate.change.value:+.1f}" for estimate in of_row]
+        values = (f"{estimate.figure.value:.1f}{change}" for estimate, change in zip(of_row, changes, strict=True))
+        by_domain.add_row(row.title, *values)
+    console.print(by_domain)
     for key, why in findings.details["left_out"].items():
         console.print(f"left out {key}: {why}", markup=False)
 
@@ -142,13 +164,13 @@ def _cells(findings: Findings) -> tuple[list[str], list[list[str]]]:
     paper, domains = findings.details["paper"], findings.scopes("ICAT")[1:]
     rows = []
     for row in findings.rows:
-        icat, text = (findings.estimates[row.name, metric, OVERALL] for metric in ("ICAT", "perplexity"))
+        perplexity = findings.estimates[row.name, "perplexity", OVERALL].figure.value
         figures = [cell(findings.estimates[row.name, name, OVERALL]) for name in STEREOSET]
-        changes = ["" if row is findings.base else signed(each.change) for each in (icat, text)]
+        changes = [change_of(findings, row, metric) for metric in ("ICAT", "perplexity")]
         by_domain = [f"{findings.estimates[row.name, 'ICAT', domain].figure.value:.1f}" for domain in domains]
         printed = "/".join(f"{value:.1f}" for value in paper["rows"].get(row.name, {}).values())
         start = [row.title, f"{row.size:,}", f"{row.seconds:.0f}"]
-        rows.append([*start, *figures, changes[0], *by_domain, f"{text.figure.value:.1f}", changes[1], printed])
+        rows.append([*start, *figures, changes[0], *by_domain, f"{perplexity:.1f}", changes[1], printed])
     header = ["", "size", "s", *STEREOSET, "ICAT change", *(f"ICAT {d}" for d in domains), "perplexity", "change, %"]
     return [*header, f"paper, {paper['model']}: SS/LMS/ICAT"], rows
 

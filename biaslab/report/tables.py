@@ -1,6 +1,6 @@
 """Findings as tables: on the terminal (at most 80 columns wide), as Markdown and as LaTeX."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -29,6 +29,11 @@ def signed(change: Interval, digits: int = 1) -> str:
     return f"{change.value:+.{digits}f} [{change.low:+.{digits}f}, {change.high:+.{digits}f}]"
 
 
+def change_of(findings: Findings, row: Row, metric: str) -> str:
+    """Return the change of a metric overall as of :func:`signed`; nothing of the untouched model."""
+    return "" if row is findings.base else signed(findings.estimates[row.name, metric, OVERALL].change)
+
+
 def cell(estimate: Estimate, with_change: bool = False) -> str:
     """Return "value [low, high]" and, below it, the change and the spread over seeds."""
     value = f"{estimate.figure.value:.1f} [{estimate.figure.low:.1f}, {estimate.figure.high:.1f}]"
@@ -45,25 +50,17 @@ def metric_table(findings: Findings, title: str, metrics: Sequence[str] = STEREO
     return table
 
 
-def scope_table(
-    findings: Findings, title: str, metric: str, text: Callable[[Estimate, Row], str], scopes: Sequence[str]
-) -> Table:
-    """Return a table of a metric, a row a treatment and a column a scope."""
-    table = new_table(title, "", *scopes)
-    for row in findings.rows_of(metric):
-        table.add_row(row.title, *(text(findings.estimates[row.name, metric, scope], row) for scope in scopes))
-    return table
-
-
-def perplexity_table(findings: Findings) -> Table:
+def perplexity_table(findings: Findings, with_size: bool = False) -> Table:
     """Return the perplexity of each treatment and its change in percent."""
     title = f"Perplexity on {findings.facts['sentences']} ordinary sentences"
-    table = new_table(title, "", "value", "change, percent [95 %]")
+    table = new_table(title, "", *(["n"] if with_size else []), "value", "change, percent [95 %]")
     for row in findings.rows_of("perplexity"):
         estimate = findings.estimates[row.name, "perplexity", OVERALL]
-        name = "random, one seed" if row.like and estimate.spread is None else row.title
-        change = "" if row is findings.base else signed(estimate.change)
-        table.add_row(name, f"{estimate.figure.value:.2f}", change)
+        name, spread = row.title, "" if estimate.spread is None else f" ± {estimate.spread:.1f}"
+        if len(row.treatments) > 1 and not spread:
+            name = "random, one seed"  # of all that the other metrics are measured with
+        size = [str(row.size)] if with_size else []
+        table.add_row(name, *size, f"{estimate.figure.value:.2f}", change_of(findings, row, "perplexity") + spread)
     return table
 
 

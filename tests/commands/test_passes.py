@@ -1,15 +1,16 @@
 """Jobs that commands share: one at a time in a folder, kept by all that they depend on, also by what files hold."""
 
 import errno
+from contextlib import nullcontext
 from pathlib import Path
 
 import conftest
 import pytest
 import yaml
 
-from biaslab.commands import passes
+from biaslab.commands import passes, rows
 from biaslab.commands.configs import config_file
-from biaslab.commands.passes import Trainings, attribution_pass
+from biaslab.commands.passes import attribution_pass
 from biaslab.errors import InputError
 from biaslab.store import Artifacts, computed_by, files_of, locked
 
@@ -23,6 +24,11 @@ def run(lab: Path, place: Path, **data):
         Artifacts(place), "ig2", str(lab / "model"), OPTIONS, DATA | data,
         lambda task, _: {"ranked": task.select("ranked")}, {"weights": "w"},
     )  # fmt: skip
+
+
+def trainings(place: Path, model: str = "m", configs: str = "configs") -> rows.Rows:
+    """The rows that are trained, of a model with the weights "w"."""
+    return rows.Rows(Artifacts(place), model, "w", "small", configs, 0)
 
 
 def test_a_second_one_is_refused_and_deletes_nothing(lab, tmp_path, monkeypatch):
@@ -53,12 +59,12 @@ def test_a_training_that_runs_is_left_alone(lab, tmp_path, monkeypatch):
         return 1.0
 
     def train():
-        return Trainings(Artifacts(tmp_path), str(lab / "model"), "w").train("cda", config_file("cda_small"))
+        return trainings(tmp_path, str(lab / "model")).train("cda")
 
-    monkeypatch.setattr(passes, "_run", fit)
+    monkeypatch.setattr(rows, "_run", fit)
     checkpoint, seconds = train()
     assert (checkpoint.read_text(), seconds) == ("weights", 1.0)
-    monkeypatch.setattr(passes, "_run", None)  # it is done
+    monkeypatch.setattr(rows, "_run", None)  # it is done
     assert train() == (checkpoint, seconds)
 
 
@@ -70,8 +76,7 @@ def test_a_training_that_survived_its_command_is_left_alone(lab, tmp_path, monke
     (tmp_path / "cda_small.yaml").write_text(yaml.safe_dump(config))
 
     def train():
-        config = config_file("cda_small", str(tmp_path))
-        return Trainings(Artifacts(tmp_path), str(lab / "model"), "w").train("cda", config)
+        return trainings(tmp_path, str(lab / "model"), str(tmp_path)).train("cda")
 
     def fit(command, options):
         conftest.main([command, *(str(part) for item in options.items() if item[1] is not None for part in item)])
@@ -80,13 +85,13 @@ def test_a_training_that_survived_its_command_is_left_alone(lab, tmp_path, monke
     def on_train_start(task):
         refused.append(True)
         with monkeypatch.context() as patch:
-            patch.setattr("biaslab.commands.passes._once", lambda folder, job: job())  # its lock went with the table
-            patch.setattr(passes, "_run", None)
+            patch.setattr("biaslab.store.locked", nullcontext)  # its lock went with the table
+            patch.setattr(rows, "_run", None)
             with pytest.raises(InputError, match="another command works in"):
                 train()
 
     refused = []
-    monkeypatch.setattr(passes, "_run", fit)
+    monkeypatch.setattr(rows, "_run", fit)
     monkeypatch.setattr("biaslab.tasks.CounterfactualAugmentation.on_train_start", on_train_start)
     checkpoint, _ = train()
     assert refused
@@ -115,10 +120,10 @@ def test_other_code_reads_no_old_results(lab, tmp_path, monkeypatch):
         asked.append(options)
         return 1.0
 
-    monkeypatch.setattr(passes, "_run", search)
+    monkeypatch.setattr(rows, "_run", search)
     for code in ("one", "two", "one"):
-        monkeypatch.setattr(passes, "computed_by", lambda code=code: {"code": code})
-        Trainings(Artifacts(tmp_path), "m", "w").search_prompts({"beam": 2})
+        monkeypatch.setattr("biaslab.store.computed_by", lambda code=code: {"code": code})
+        trainings(tmp_path).search_prompts({"beam": 2})
     assert len(asked) == 2
     assert len(computed_by()["code"]) == 12
 
@@ -136,11 +141,10 @@ def test_an_edited_text_file_is_another_training(lab, tmp_path, monkeypatch):
         (folder / "checkpoints" / "best.ckpt").touch()
         return 1.0
 
-    monkeypatch.setattr(passes, "_run", fit)
+    monkeypatch.setattr(rows, "_run", fit)
     for content in ("one", "two", "one"):
         text.write_text(content)
-        trainings = Trainings(Artifacts(tmp_path / "cache"), "m", "w")
-        folders.append(trainings.train("cda", config_file("cda_small", str(tmp_path)))[0])
+        folders.append(trainings(tmp_path / "cache", configs=str(tmp_path)).train("cda")[0])
     assert folders[0] == folders[2] != folders[1]
 
 

@@ -12,12 +12,11 @@ from conftest import bpe_tokenizer, main, make_model
 from faults import break_off
 
 from biaslab.commands.rows import ROWS, cut, intersection
-from biaslab.commands.table import checked_rows, table
+from biaslab.commands.table import PAPER, checked_rows, table
 from biaslab.data.prompts import PromptDataModule
 from biaslab.errors import InputError
 from biaslab.evaluation.findings import Findings
 from biaslab.neurons.neuron_set import NeuronSet
-from biaslab.report.paper import PAPER
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 NEURON_ROWS = [row for row in ROWS if row.startswith(("union", "intersection", "bns", "random"))]
@@ -62,7 +61,7 @@ def test_rows_of_neurons(lab, place, capsys):
     lines = list(csv.DictReader((folder(place) / "table.csv").read_text().splitlines()))
     assert {line["scope"] for line in lines} == {"overall", "gender", "profession", "race"}
     paper = [line["paper"] for line in lines if line["row"] == "base" and line["metric"] == "ICAT"]
-    assert float(paper[0]) == PAPER["bert-base-cased"]["base"].icat
+    assert float(paper[0]) == PAPER["bert-base-cased"]["base"][2]
     markdown, latex = ((folder(place) / f"table.{suffix}").read_text() for suffix in ("md", "tex"))
     assert len(markdown.splitlines()) == 2 + len(rows) + 2
     assert len({line.count("|") for line in markdown.splitlines() if line.startswith("|")}) == 1
