@@ -13,7 +13,7 @@ from biaslab.data.attribute_words import GENDER_PAIRS
 from biaslab.data.module import TrainingData
 from biaslab.errors import InputError
 from biaslab.models import assets
-from biaslab.models.tokens import is_masked
+from biaslab.models.tokens import require_masked
 
 _OTHER = {one: other for pair in GENDER_PAIRS for one, other in (pair, pair[::-1])}
 _BEFORE_NOUN = {**_OTHER, "her": "his", "his": "her"}
@@ -175,11 +175,7 @@ class CounterfactualDataModule(TrainingData):
         """Read, tokenize and batch the pairs."""
         h = self.hparams
         self.tokenizer = self.load_tokenizer()
-        if not is_masked(self.tokenizer):
-            raise InputError(
-                f"`model_name` is expected to be a masked language model but the tokenizer of {h['model_name']!r} has "
-                "no mask token. Choose a masked model."
-            )
+        require_masked(self.tokenizer)
         pairs = read_pairs(h["source"])
         train = pairs.train[: h["limit"]]
         validation = pairs.validation[: h["limit"] and -(-h["limit"] // 10)]

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from biaslab.data.attribute_words import GENDER_PAIRS, RACE_PAIRS
 from biaslab.data.module import TrainingData
 from biaslab.errors import InputError, reading, require_one_of, require_positive
-from biaslab.models.tokens import SLOT, Encoded, encode_slot, is_masked, token_in_place
+from biaslab.models.tokens import SLOT, Encoded, encode_slot, require_masked, token_in_place
 
 Pairs = Literal["gender", "race"]
 PAIRS: dict[str, tuple[tuple[str, str], ...]] = {"gender": GENDER_PAIRS, "race": RACE_PAIRS}
@@ -34,11 +34,7 @@ def single_token_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple
     Raises:
         InputError: if the tokenizer has no mask token, as a causal model's.
     """
-    if not is_masked(tokenizer):
-        raise InputError(
-            "`model_name` is expected to be a masked language model, since a prompt asks for the mask's word, but its "
-            "tokenizer has no mask token. Choose another model."
-        )
+    require_masked(tokenizer)
     place = f" {SLOT} is."
     tokens = {word: token_in_place(tokenizer, place, word) for pair in pairs for word in pair}
     return [(one, other) for one, other in pairs if len({tokens[one], tokens[other]} - {None}) == 2]

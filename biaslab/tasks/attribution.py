@@ -260,10 +260,6 @@ class Attribution(LanguageModelTask):
             neurons, subsets = collected.best(selection, settings)
         return neurons.with_details(subsets, provenance)
 
-    def residual(self) -> tuple[float, float]:
-        """Return the completeness residual relative to the scores' L1 norm: on average, and the worst."""
-        return self.quality.compute()[:2]
-
     def summary(self) -> str:
         """Return a line about what was attributed and how well."""
         quality = self.quality.compute()

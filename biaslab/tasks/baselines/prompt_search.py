@@ -27,7 +27,7 @@ from biaslab.models.heads import replaced_forward, slot_only
 from biaslab.models.loading import best_device, fingerprint, load_model
 from biaslab.models.tokens import SLOT, token_in_place
 from biaslab.store import write_atomically
-from biaslab.tasks.baselines.divergence import DIVERGENCES, Divergence
+from biaslab.tasks.baselines.autodebias import DIVERGENCES, Divergence
 from biaslab.tasks.shards import Ledger, Shards, differences
 
 PAIRS = {"gender": SEARCH_PAIRS, "race": RACE_PAIRS}
