@@ -60,11 +60,10 @@ _READERS: dict[str, Callable[[Path], Iterator[str]]] = {"bug": _bug, "bold": _bo
 
 
 def read_sentences(source: str, split: str) -> list[str]:
-    """Return the sentences of one split, each once, in the source's order.
+    """Return the sentences of one of SPLITS, each once, in the source's order.
 
-    Args:
-        source: "bug", "bold", "panda" (its originals), or a text file with one sentence a line.
-        split: "train", "validation", "contrast" (for the guard) or "evaluation" (for pseudo-perplexity).
+    The source is "bug", "bold", "panda" (its originals), or a text file with one sentence a line. The split "contrast"
+    is for the guard, "evaluation" for pseudo-perplexity.
 
     Raises:
         InputError: if the source is neither, or is not UTF-8 text.

@@ -73,9 +73,8 @@ def read_pairs(source: str) -> Pairs:
     trained on if moreover none of its sentences is one of the source's evaluation part, or stands in a pair that
     validates: in PANDA an article comes with several questions, and a passage with fifteen rewrites on average.
 
-    Args:
-        source: "panda" (people's rewrites), or "bug", "bold" or a text file, whose gendered words are swapped;
-            what has no counterfactual is left out.
+    The source is "panda" (people's rewrites), or "bug", "bold" or a text file, whose gendered words are swapped; what
+    has no counterfactual is left out.
 
     Raises:
         InputError: if the source can't be read, or has no pairs for one of the splits.

@@ -121,12 +121,10 @@ class PromptPairDataModule(TrainingData):
         equal: dict[int, list[list[Encoded]]] = {}
         for example in examples:
             equal.setdefault(len(example[0].input_ids), []).append(example)
-        size = self.hparams["batch_size"]
-        batches = [each[start : start + size] for each in equal.values() for start in range(0, len(each), size)]
-        return [
-            {
-                "input_ids": torch.tensor([[word.input_ids for word in example] for example in batch]),
-                "position": torch.tensor([example[0].position for example in batch]),
-            }
-            for batch in batches
-        ]
+        size, batches = self.hparams["batch_size"], []
+        for batch in (each[start : start + size] for each in equal.values() for start in range(0, len(each), size)):
+            input_ids = torch.tensor([[word.input_ids for word in example] for example in batch])
+            batches.append(
+                {"input_ids": input_ids, "position": torch.tensor([example[0].position for example in batch])}
+            )
+        return batches

@@ -53,12 +53,8 @@ def make_prompts(
 ) -> list[Prompt]:
     """Write the prompts of the given dimensions and kinds, keys of :mod:`biaslab.data.words`' tables.
 
-    Args:
-        dimensions: of ``DIMENSIONS``.
-        kinds: of ``MODIFIERS``.
-        modifiers: at most so many of each kind, spread over its list.
-        part: "find" or "held_out": other modifiers in other wordings.
-        masked: for a masked language model; else the slot stands last.
+    Of each kind there are at most so many modifiers, spread over its list. The part "held_out" has other modifiers in
+    other wordings than "find". The slot stands last, unless they are for a masked language model.
 
     Raises:
         InputError: for an unknown dimension, kind or part.
@@ -263,12 +259,13 @@ class PromptDataModule(TokenizedData):
     def _batches(self) -> list[Batch]:
         first_pair = 0
         batches: list[Batch] = []
+        before: defaultdict[tuple[Any, ...], count[int]] = defaultdict(count)  # how many prompts a group has so far
         single = self.hparams["attributed"] == "demographics"
         encoded = [encode_slot(self.tokenizer, prompt.text) for prompt in self.prompts]
         labels = {
             "kind": torch.tensor([self.kind_names.index(prompt.kind) for prompt in self.prompts]),
             "group": torch.tensor([prompt.group for prompt in self.prompts]),
-            "wording": torch.tensor(_wordings(self.prompts)),
+            "wording": torch.tensor([next(before[prompt[1:]]) for prompt in self.prompts]),
             "example": torch.arange(len(self.prompts)),
         }
         for dimension in self.dimensions.values():
@@ -305,23 +302,15 @@ class PromptDataModule(TokenizedData):
         Each process gets its share of the batches; where there are fewer of them than processes, each gets them all.
         """
         processes = self.trainer.world_size if self.trainer else 1
-        sets = [self.batches, self.contrast_batches] if self.contrast_batches else [self.batches]
-        return [loader(batches, sampler=_sampler(batches, processes)) for batches in sets]
-
-
-def _sampler(batches: Sequence[Batch], processes: int) -> Sampler[int]:
-    """Return a sampler that Lightning divides among the processes; or one that it lets be."""
-    if is_divided(batches, processes):
-        return SequentialSampler(batches)
-    return DistributedSampler(batches, num_replicas=1, rank=0, shuffle=False)  # type: ignore[arg-type]
+        loaders = []
+        for batches in [self.batches, self.contrast_batches] if self.contrast_batches else [self.batches]:
+            sampler: Sampler[int] = SequentialSampler(batches)  # which Lightning divides among the processes
+            if not is_divided(batches, processes):  # and this one it lets be
+                sampler = DistributedSampler(batches, num_replicas=1, rank=0, shuffle=False)  # type: ignore[arg-type]
+            loaders.append(loader(batches, sampler=sampler))
+        return loaders
 
 
 def is_divided(batches: Sequence[Batch], processes: int) -> bool:
     """Return whether each process gets some of the batches, rather than all of them."""
     return len(batches) >= processes
-
-
-def _wordings(prompts: Sequence[Prompt]) -> list[int]:
-    """Return the number of each prompt's wording: how many prompts of its group come before it."""
-    counts: defaultdict[tuple[Any, ...], count[int]] = defaultdict(count)
-    return [next(counts[prompt[1:]]) for prompt in prompts]

@@ -28,11 +28,8 @@ def masked_queries(
 ) -> Queries:
     """Return what to ask a masked language model about each piece of each candidate word, ``[candidate][piece]``.
 
-    Args:
-        tokenizer: of the model.
-        candidates: contexts with BLANK, and the word in its place.
-        rule: "authors" puts the pieces before the asked one and one mask in BLANK's place, as text; "pll" puts all the
-            other pieces there.
+    The candidates are contexts with BLANK, and the word in its place. There the rule "authors" puts the pieces before
+    the asked one and one mask, as text; "pll" puts one mask and all the other pieces.
 
     Raises:
         InputError: if a word has no pieces.
@@ -40,8 +37,7 @@ def masked_queries(
     Reference:
         Nadeem et al. 2021 and the authors' script; for "pll", Salazar et al. 2020.
     """
-    words = word_pieces(tokenizer, candidates)
-    contexts = [context for context, _ in candidates]
+    words, contexts = word_pieces(tokenizer, candidates), [context for context, _ in candidates]
     return (_pll_queries if rule == "pll" else _authors_queries)(tokenizer, contexts, words)
 
 

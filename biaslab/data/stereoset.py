@@ -34,11 +34,7 @@ class Cluster(NamedTuple):
 
 
 def read_clusters(source: str | Path = "dev", task: str = "intrasentence") -> list[Cluster]:
-    """Return the clusters of a StereoSet file, in its order.
-
-    Args:
-        source: "dev" or "test" (the asset, fetched if need be), or a file of the same form.
-        task: "intrasentence" or "intersentence".
+    """Return the clusters of a task of the asset ("dev" or "test"), or of a file of its form, in its order.
 
     Raises:
         InputError: if the file can't be read, is cut off or is no StereoSet; it names the cluster and what it lacks.

@@ -247,9 +247,7 @@ class Attribution(LanguageModelTask):
     def select(self, selection: Selection, **changes: Any) -> NeuronSet:
         """Return the bias neurons of the prompts seen so far, with the sets of each pair and dimension.
 
-        Args:
-            selection: as the task's.
-            changes: of settings that matter after the pass, from ``share`` to ``domain_weights``.
+        Of the task's settings, those that matter after the pass can change: from ``share`` to ``domain_weights``.
         """
         settings = self._settings() | changes
         collected = Collected(self.prompts, self.contrast, self.data.hparams["contrast"])

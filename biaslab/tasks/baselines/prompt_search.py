@@ -32,7 +32,6 @@ from biaslab.tasks.shards import Ledger, Shards, differences
 
 PAIRS = {"gender": SEARCH_PAIRS, "race": RACE_PAIRS}
 _CHUNK = 32  # prompts that are scored, and counted as done, at once
-_EVERY = 30.0  # seconds between two writes of what is done
 
 
 class PromptScorer:
@@ -286,9 +285,7 @@ def search(
     )
     vocabulary = torch.tensor(list(space.vocabulary.values()))
     with tqdm(total=total, unit=" passes", unit_scale=True) as bar:
-        levels = beam_search(
-            scorer, vocabulary, beam, depth, _CHUNK, shards, _EVERY, lambda prompts: bar.update(each * prompts)
-        )
+        levels = beam_search(scorer, vocabulary, beam, depth, _CHUNK, shards, advance=lambda n: bar.update(each * n))
     prompts = list(space.readable(levels))
     content = json.dumps({**configuration, "prompts": prompts}, indent=1, ensure_ascii=False)
     write_atomically(path, (content + "\n").encode())
