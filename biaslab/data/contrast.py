@@ -58,13 +58,8 @@ def make_batches(
 ) -> list[dict[str, Any]]:
     """Return batches of the same form as the prompts'.
 
-    Args:
-        tokenizer: the model's.
-        contrast: "stereoset" (its test split: other target terms than dev's), a source of plain sentences, whose
-            "contrast" split is used, or several of these.
-        limit: at most so many sentences of each source, spread over it.
-        tokens_per_batch: batches are as large as this allows.
-        terms: of StereoSet "all" target terms, or those of one half: "find" or "choose".
+    They are made from "stereoset" (its test split: other target terms than dev's; all of these or those of one half), a
+    source of plain sentences (its "contrast" split), or several of these. Of each come at most ``limit`` sentences.
 
     Raises:
         InputError: if no sentence of a source can be used.

@@ -124,7 +124,6 @@ class PromptPairDataModule(TrainingData):
         size, batches = self.hparams["batch_size"], []
         for batch in (each[start : start + size] for each in equal.values() for start in range(0, len(each), size)):
             input_ids = torch.tensor([[word.input_ids for word in example] for example in batch])
-            batches.append(
-                {"input_ids": input_ids, "position": torch.tensor([example[0].position for example in batch])}
-            )
+            position = torch.tensor([example[0].position for example in batch])
+            batches.append({"input_ids": input_ids, "position": position})
         return batches

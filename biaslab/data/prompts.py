@@ -123,16 +123,14 @@ def _is_triple(entry: Any) -> bool:
 def resolve_dimension(
     tokenizer: PreTrainedTokenizerBase, name: str, pairs: Sequence[Pair], texts: Sequence[str]
 ) -> tuple[Dimension, dict[str, str]]:
-    """Find the known tokens of each demographic in the slot of each text: one text of each wording.
+    """Return a dimension with those pairs whose words become known tokens in each text's slot, and why others do not.
 
-    Returns:
-        The dimension with the pairs that are left, and for each dropped pair the reason.
+    There is one text of each wording.
     """
     tokens = {word: _known_tokens(tokenizer, word, texts) for word in dict.fromkeys(chain.from_iterable(pairs))}
     kept, dropped = [], {}
     for first, second in pairs:
-        missing = " and ".join(repr(word) for word in (first, second) if tokens[word] is None)
-        if missing:
+        if missing := " and ".join(repr(word) for word in (first, second) if tokens[word] is None):
             dropped[f"{name}/{first}-{second}"] = f"{missing}: no known tokens, the same in each wording"
         elif tokens[first] == tokens[second]:
             dropped[f"{name}/{first}-{second}"] = "both are the same tokens"
@@ -234,10 +232,10 @@ class PromptDataModule(TokenizedData):
         )
         for number, batch in enumerate([*self.batches, *self.contrast_batches]):
             batch["number"] = number
+        # the fingerprint changes with any prompt, pair, or sentence of the contrast set
         contrast_set = [[batch["input_ids"].tolist(), batch["target_ids"].tolist()] for batch in self.contrast_batches]
         content = json.dumps([self.prompts, self.pair_names, contrast_set])
         self.fingerprint = hashlib.sha256(content.encode()).hexdigest()[:16]
-        """16 hexadecimal digits that change with any prompt, pair, or sentence of the contrast set."""
 
     def _prompts_and_pairs(self) -> tuple[list[Prompt], dict[str, list[Pair]]]:
         h, given = self.hparams, self.hparams["pairs"] or {}

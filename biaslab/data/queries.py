@@ -116,13 +116,10 @@ def _tensors(group: list[tuple[int, Query]]) -> dict[str, Tensor]:
 def whole_examples(
     queries: Sequence[Sequence[Query]], candidates: int, tokens_per_batch: int, key: Callable[[list[int]], Any]
 ) -> list[dict[str, Any]]:
-    """Return batches of at most ``tokens_per_batch`` tokens, but at least one example.
+    """Return batches of at most ``tokens_per_batch`` tokens, but at least one example; its equal inputs count once.
 
-    Args:
-        queries: of each candidate, example by example, ``[candidate][query]``.
-        candidates: how many an example has.
-        tokens_per_batch: equal inputs of an example count once.
-        key: of the lengths of an example's inputs; examples are put in its order, the short ones first.
+    The queries are those of each candidate, ``[candidate][query]``, of which an example has ``candidates``, one after
+    the other. Examples are put in the order of ``key``, which is given the lengths of an example's inputs.
 
     Returns:
         For each batch ``inputs`` (see :func:`group_queries`; a candidate's index counts within the batch, example by

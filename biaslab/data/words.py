@@ -59,8 +59,7 @@ POSITIVE: tuple[str, ...] = _words("""
 
 _IRREGULAR = {"good": ("better", "best"), "bad": ("worse", "worst")}
 # What the rule of `_takes_ending` gets wrong.
-_ENDING = frozenset({"clever", "lively"})
-_NO_ENDING = frozenset({"fake", "just"})
+_TAKES_ENDING = {"clever": True, "lively": True, "fake": False, "just": False}
 
 
 def _syllables(adjective: str) -> int:
@@ -71,10 +70,9 @@ def _syllables(adjective: str) -> int:
 
 def _takes_ending(adjective: str) -> bool:
     """Say whether -er and -est are used: one syllable, or two of which the last is -y, -le or -ow."""
-    if adjective in _ENDING or adjective in _NO_ENDING:
-        return adjective in _ENDING
     syllables = _syllables(adjective)
-    return syllables == 1 or (syllables == 2 and re.search(r"[^aeiou](y|le|ow)$", adjective) is not None)
+    regular = syllables == 1 or (syllables == 2 and re.search(r"[^aeiou](y|le|ow)$", adjective) is not None)
+    return _TAKES_ENDING.get(adjective, regular)
 
 
 def _stem(adjective: str) -> str:

@@ -155,10 +155,9 @@ class Shards:
 
 def is_locked(folder: Path) -> bool:
     """Return whether a run works in a folder of shards."""
-    if not (folder / _LOCK).exists():
+    if not (path := folder / _LOCK).exists():
         return False
-    lock = acquired(folder / _LOCK)
-    if lock is not None:
+    if (lock := acquired(path)) is not None:
         lock.release()
     return lock is None
 
