@@ -127,7 +127,7 @@ def debias(
     evaluation = evaluate(task.model, task.tokenizer, arms, measures)
     facts = {
         "attribution": task.summary(), "dropped": find.dropped, "prompts": len(find.prompts),
-        "residual": dict(zip(("mean", "worst"), task.residual(), strict=True)),
+        "residual": dict(zip(("mean", "worst"), task.quality.compute()[:2], strict=True)),
         "neurons": {"count": len(neurons), "fingerprint": neurons.fingerprint, "by_layer": neurons.layers()},
         "seconds": round(time.monotonic() - started),
     }  # fmt: skip

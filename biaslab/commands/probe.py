@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from biaslab.data.probe_words import ACTIONS, WORDINGS
+from biaslab.data.words import ACTIONS, WORDINGS
 from biaslab.errors import require_positive
 from biaslab.evaluation.findings import OVERALL, Findings, write_csv
 from biaslab.neurons.neuron_set import NeuronSet, random_like

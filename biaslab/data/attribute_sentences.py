@@ -4,7 +4,7 @@ import math
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain, islice
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -115,8 +115,8 @@ class KindBatches(Dataset[dict[str, Any]]):
         needed = self.of_a_kind * self.batch_size
         for kind in KINDS:
             numbers = range(len(self.examples[kind]))
-            rounds = [generator.sample(numbers, len(numbers)) for _ in range(math.ceil(needed / len(numbers)))]
-            order = list(chain.from_iterable(rounds))
+            rounds = range(math.ceil(needed / len(numbers)))
+            order = [number for _ in rounds for number in generator.sample(numbers, len(numbers))]
             batches += [(kind, order[start : start + self.batch_size]) for start in range(0, needed, self.batch_size)]
         generator.shuffle(batches)
         return batches

@@ -58,13 +58,8 @@ def make_batches(
 ) -> list[dict[str, Any]]:
     """Return batches of the same form as the prompts'.
 
-    Args:
-        tokenizer: the model's.
-        contrast: "stereoset" (its test split: other target terms than dev's), a source of plain sentences, whose
-            "contrast" split is used, or several of these.
-        limit: at most so many sentences of each source, spread over it.
-        tokens_per_batch: batches are as large as this allows.
-        terms: of StereoSet "all" target terms, or those of one half: "find" or "choose".
+    They are made from "stereoset" (its test split: other target terms than dev's; all of these or those of one half), a
+    source of plain sentences (its "contrast" split), or several of these. Of each come at most ``limit`` sentences.
 
     Raises:
         InputError: if no sentence of a source can be used.
@@ -82,26 +77,21 @@ def make_batches(
             own = [e for e in examples if e.section == section and len(e.sentence.input_ids) <= _LONGEST]
             for batch in by_length([len(example.sentence.input_ids) for example in own], tokens_per_batch):
                 chosen, numbers = [own[i] for i in batch], torch.tensor(batch) + number
-                batches.append(
-                    {
-                        "input_ids": torch.tensor([example.sentence.input_ids for example in chosen]),
-                        "position": torch.tensor([example.sentence.position for example in chosen]),
-                        "target_ids": torch.tensor([example.targets for example in chosen]),
-                        "pairs": torch.tensor(list(pairs.values())),
-                        "pair": torch.arange(first, first + len(pairs)),
-                        "kind": torch.zeros_like(numbers),
-                        "group": numbers,
-                        "example": numbers,
-                    }
-                )
+                inputs = {
+                    "input_ids": torch.tensor([example.sentence.input_ids for example in chosen]),
+                    "position": torch.tensor([example.sentence.position for example in chosen]),
+                    "target_ids": torch.tensor([example.targets for example in chosen]),
+                }
+                labels = {"kind": torch.zeros_like(numbers), "group": numbers, "example": numbers}
+                pair = torch.arange(first, first + len(pairs))
+                batches.append({**inputs, "pairs": torch.tensor(list(pairs.values())), "pair": pair, **labels})
             first, number = first + len(pairs), number + len(own)
     return batches
 
 
 def _stereoset(tokenizer: PreTrainedTokenizerBase, terms: Terms) -> Iterator[Example | None]:
     """Yield the clusters whose three candidates are one token each, as many of each domain as there are."""
-    clusters = [cluster for cluster in read_clusters("test") if cluster.context.count(BLANK) == 1]
-    clusters = [cluster for cluster in clusters if terms in ("all", half_of(cluster.target))]
+    clusters = [c for c in read_clusters("test") if c.context.count(BLANK) == 1 and terms in ("all", half_of(c.target))]
     random.Random(0).shuffle(clusters)
     by_domain = [[cluster for cluster in clusters if cluster.domain == domain] for domain in DOMAINS]
     for cluster in filter(None, chain.from_iterable(zip_longest(*by_domain))):

@@ -60,11 +60,10 @@ _READERS: dict[str, Callable[[Path], Iterator[str]]] = {"bug": _bug, "bold": _bo
 
 
 def read_sentences(source: str, split: str) -> list[str]:
-    """Return the sentences of one split, each once, in the source's order.
+    """Return the sentences of one of SPLITS, each once, in the source's order.
 
-    Args:
-        source: "bug", "bold", "panda" (its originals), or a text file with one sentence a line.
-        split: "train", "validation", "contrast" (for the guard) or "evaluation" (for pseudo-perplexity).
+    The source is "bug", "bold", "panda" (its originals), or a text file with one sentence a line. The split "contrast"
+    is for the guard, "evaluation" for pseudo-perplexity.
 
     Raises:
         InputError: if the source is neither, or is not UTF-8 text.
@@ -105,15 +104,11 @@ def equal_lengths(sentences: Sequence[Sequence[int]], tokens_per_batch: int) -> 
 
 
 class MaskedBatches(Dataset[dict[str, Tensor]]):
-    """Batches of sentences, masked anew at each access.
+    """Batches of sentences, token ids ``[batch, sequence]`` without padding, masked anew at each access.
 
-    Args:
-        batches: token ids without padding, ``[batch, sequence]`` each.
-        tokenizer: names the mask and the special tokens.
-        masked: share of the tokens that are hidden and asked for.
-        fixed: hide the same tokens at each access (for validation).
-        varied: of the tokens that are asked for, make a tenth another token and leave a tenth, as in BERT's training
-            (Devlin et al. 2019, section 3.1).
+    A share of the tokens, ``masked``, is hidden and asked for; if ``fixed``, the same ones at each access. If
+    ``varied``, a tenth of them become another token and a tenth are left, as in BERT's training (Devlin et al. 2019,
+    section 3.1).
     """
 
     def __init__(

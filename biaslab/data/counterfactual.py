@@ -13,7 +13,7 @@ from biaslab.data.attribute_words import GENDER_PAIRS
 from biaslab.data.module import TrainingData
 from biaslab.errors import InputError
 from biaslab.models import assets
-from biaslab.models.tokens import is_masked
+from biaslab.models.tokens import require_masked
 
 _OTHER = {one: other for pair in GENDER_PAIRS for one, other in (pair, pair[::-1])}
 _BEFORE_NOUN = {**_OTHER, "her": "his", "his": "her"}
@@ -73,9 +73,8 @@ def read_pairs(source: str) -> Pairs:
     trained on if moreover none of its sentences is one of the source's evaluation part, or stands in a pair that
     validates: in PANDA an article comes with several questions, and a passage with fifteen rewrites on average.
 
-    Args:
-        source: "panda" (people's rewrites), or "bug", "bold" or a text file, whose gendered words are swapped;
-            what has no counterfactual is left out.
+    The source is "panda" (people's rewrites), or "bug", "bold" or a text file, whose gendered words are swapped; what
+    has no counterfactual is left out.
 
     Raises:
         InputError: if the source can't be read, or has no pairs for one of the splits.
@@ -175,11 +174,7 @@ class CounterfactualDataModule(TrainingData):
         """Read, tokenize and batch the pairs."""
         h = self.hparams
         self.tokenizer = self.load_tokenizer()
-        if not is_masked(self.tokenizer):
-            raise InputError(
-                f"`model_name` is expected to be a masked language model but the tokenizer of {h['model_name']!r} has "
-                "no mask token. Choose a masked model."
-            )
+        require_masked(self.tokenizer)
         pairs = read_pairs(h["source"])
         train = pairs.train[: h["limit"]]
         validation = pairs.validation[: h["limit"] and -(-h["limit"] // 10)]

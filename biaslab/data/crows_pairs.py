@@ -32,10 +32,7 @@ class CrowsPair(NamedTuple):
 
 
 def read_pairs(path: str | Path | None = None) -> list[CrowsPair]:
-    """Return the pairs of a file of CrowS-Pairs' form, in its order.
-
-    Args:
-        path: of a CSV file; None for the asset, fetched if need be.
+    """Return the pairs of a CSV file of CrowS-Pairs' form, in its order; without a path, of the asset's.
 
     Raises:
         InputError: if the file can't be read or is no CrowS-Pairs; it names the line and what it lacks.

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from biaslab.data.attribute_words import GENDER_PAIRS, RACE_PAIRS
 from biaslab.data.module import TrainingData
 from biaslab.errors import InputError, reading, require_one_of, require_positive
-from biaslab.models.tokens import SLOT, Encoded, encode_slot, is_masked, token_in_place
+from biaslab.models.tokens import SLOT, Encoded, encode_slot, require_masked, token_in_place
 
 Pairs = Literal["gender", "race"]
 PAIRS: dict[str, tuple[tuple[str, str], ...]] = {"gender": GENDER_PAIRS, "race": RACE_PAIRS}
@@ -34,11 +34,7 @@ def single_token_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple
     Raises:
         InputError: if the tokenizer has no mask token, as a causal model's.
     """
-    if not is_masked(tokenizer):
-        raise InputError(
-            "`model_name` is expected to be a masked language model, since a prompt asks for the mask's word, but its "
-            "tokenizer has no mask token. Choose another model."
-        )
+    require_masked(tokenizer)
     place = f" {SLOT} is."
     tokens = {word: token_in_place(tokenizer, place, word) for pair in pairs for word in pair}
     return [(one, other) for one, other in pairs if len({tokens[one], tokens[other]} - {None}) == 2]
@@ -125,12 +121,9 @@ class PromptPairDataModule(TrainingData):
         equal: dict[int, list[list[Encoded]]] = {}
         for example in examples:
             equal.setdefault(len(example[0].input_ids), []).append(example)
-        size = self.hparams["batch_size"]
-        batches = [each[start : start + size] for each in equal.values() for start in range(0, len(each), size)]
-        return [
-            {
-                "input_ids": torch.tensor([[word.input_ids for word in example] for example in batch]),
-                "position": torch.tensor([example[0].position for example in batch]),
-            }
-            for batch in batches
-        ]
+        size, batches = self.hparams["batch_size"], []
+        for batch in (each[start : start + size] for each in equal.values() for start in range(0, len(each), size)):
+            input_ids = torch.tensor([[word.input_ids for word in example] for example in batch])
+            position = torch.tensor([example[0].position for example in batch])
+            batches.append({"input_ids": input_ids, "position": position})
+        return batches

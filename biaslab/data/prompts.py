@@ -53,12 +53,8 @@ def make_prompts(
 ) -> list[Prompt]:
     """Write the prompts of the given dimensions and kinds, keys of :mod:`biaslab.data.words`' tables.
 
-    Args:
-        dimensions: of ``DIMENSIONS``.
-        kinds: of ``MODIFIERS``.
-        modifiers: at most so many of each kind, spread over its list.
-        part: "find" or "held_out": other modifiers in other wordings.
-        masked: for a masked language model; else the slot stands last.
+    Of each kind there are at most so many modifiers, spread over its list. The part "held_out" has other modifiers in
+    other wordings than "find". The slot stands last, unless they are for a masked language model.
 
     Raises:
         InputError: for an unknown dimension, kind or part.
@@ -127,16 +123,14 @@ def _is_triple(entry: Any) -> bool:
 def resolve_dimension(
     tokenizer: PreTrainedTokenizerBase, name: str, pairs: Sequence[Pair], texts: Sequence[str]
 ) -> tuple[Dimension, dict[str, str]]:
-    """Find the known tokens of each demographic in the slot of each text: one text of each wording.
+    """Return a dimension with those pairs whose words become known tokens in each text's slot, and why others do not.
 
-    Returns:
-        The dimension with the pairs that are left, and for each dropped pair the reason.
+    There is one text of each wording.
     """
     tokens = {word: _known_tokens(tokenizer, word, texts) for word in dict.fromkeys(chain.from_iterable(pairs))}
     kept, dropped = [], {}
     for first, second in pairs:
-        missing = " and ".join(repr(word) for word in (first, second) if tokens[word] is None)
-        if missing:
+        if missing := " and ".join(repr(word) for word in (first, second) if tokens[word] is None):
             dropped[f"{name}/{first}-{second}"] = f"{missing}: no known tokens, the same in each wording"
         elif tokens[first] == tokens[second]:
             dropped[f"{name}/{first}-{second}"] = "both are the same tokens"
@@ -238,10 +232,10 @@ class PromptDataModule(TokenizedData):
         )
         for number, batch in enumerate([*self.batches, *self.contrast_batches]):
             batch["number"] = number
+        # the fingerprint changes with any prompt, pair, or sentence of the contrast set
         contrast_set = [[batch["input_ids"].tolist(), batch["target_ids"].tolist()] for batch in self.contrast_batches]
         content = json.dumps([self.prompts, self.pair_names, contrast_set])
         self.fingerprint = hashlib.sha256(content.encode()).hexdigest()[:16]
-        """16 hexadecimal digits that change with any prompt, pair, or sentence of the contrast set."""
 
     def _prompts_and_pairs(self) -> tuple[list[Prompt], dict[str, list[Pair]]]:
         h, given = self.hparams, self.hparams["pairs"] or {}
@@ -263,12 +257,13 @@ class PromptDataModule(TokenizedData):
     def _batches(self) -> list[Batch]:
         first_pair = 0
         batches: list[Batch] = []
+        before: defaultdict[tuple[Any, ...], count[int]] = defaultdict(count)  # how many prompts a group has so far
         single = self.hparams["attributed"] == "demographics"
         encoded = [encode_slot(self.tokenizer, prompt.text) for prompt in self.prompts]
         labels = {
             "kind": torch.tensor([self.kind_names.index(prompt.kind) for prompt in self.prompts]),
             "group": torch.tensor([prompt.group for prompt in self.prompts]),
-            "wording": torch.tensor(_wordings(self.prompts)),
+            "wording": torch.tensor([next(before[prompt[1:]]) for prompt in self.prompts]),
             "example": torch.arange(len(self.prompts)),
         }
         for dimension in self.dimensions.values():
@@ -305,23 +300,15 @@ class PromptDataModule(TokenizedData):
         Each process gets its share of the batches; where there are fewer of them than processes, each gets them all.
         """
         processes = self.trainer.world_size if self.trainer else 1
-        sets = [self.batches, self.contrast_batches] if self.contrast_batches else [self.batches]
-        return [loader(batches, sampler=_sampler(batches, processes)) for batches in sets]
-
-
-def _sampler(batches: Sequence[Batch], processes: int) -> Sampler[int]:
-    """Return a sampler that Lightning divides among the processes; or one that it lets be."""
-    if is_divided(batches, processes):
-        return SequentialSampler(batches)
-    return DistributedSampler(batches, num_replicas=1, rank=0, shuffle=False)  # type: ignore[arg-type]
+        loaders = []
+        for batches in [self.batches, self.contrast_batches] if self.contrast_batches else [self.batches]:
+            sampler: Sampler[int] = SequentialSampler(batches)  # which Lightning divides among the processes
+            if not is_divided(batches, processes):  # and this one it lets be
+                sampler = DistributedSampler(batches, num_replicas=1, rank=0, shuffle=False)  # type: ignore[arg-type]
+            loaders.append(loader(batches, sampler=sampler))
+        return loaders
 
 
 def is_divided(batches: Sequence[Batch], processes: int) -> bool:
     """Return whether each process gets some of the batches, rather than all of them."""
     return len(batches) >= processes
-
-
-def _wordings(prompts: Sequence[Prompt]) -> list[int]:
-    """Return the number of each prompt's wording: how many prompts of its group come before it."""
-    counts: defaultdict[tuple[Any, ...], count[int]] = defaultdict(count)
-    return [next(counts[prompt[1:]]) for prompt in prompts]

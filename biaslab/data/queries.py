@@ -28,11 +28,8 @@ def masked_queries(
 ) -> Queries:
     """Return what to ask a masked language model about each piece of each candidate word, ``[candidate][piece]``.
 
-    Args:
-        tokenizer: of the model.
-        candidates: contexts with BLANK, and the word in its place.
-        rule: "authors" puts the pieces before the asked one and one mask in BLANK's place, as text; "pll" puts all the
-            other pieces there.
+    The candidates are contexts with BLANK, and the word in its place. There the rule "authors" puts the pieces before
+    the asked one and one mask, as text; "pll" puts one mask and all the other pieces.
 
     Raises:
         InputError: if a word has no pieces.
@@ -40,8 +37,7 @@ def masked_queries(
     Reference:
         Nadeem et al. 2021 and the authors' script; for "pll", Salazar et al. 2020.
     """
-    words = word_pieces(tokenizer, candidates)
-    contexts = [context for context, _ in candidates]
+    words, contexts = word_pieces(tokenizer, candidates), [context for context, _ in candidates]
     return (_pll_queries if rule == "pll" else _authors_queries)(tokenizer, contexts, words)
 
 
@@ -120,13 +116,10 @@ def _tensors(group: list[tuple[int, Query]]) -> dict[str, Tensor]:
 def whole_examples(
     queries: Sequence[Sequence[Query]], candidates: int, tokens_per_batch: int, key: Callable[[list[int]], Any]
 ) -> list[dict[str, Any]]:
-    """Return batches of at most ``tokens_per_batch`` tokens, but at least one example.
+    """Return batches of at most ``tokens_per_batch`` tokens, but at least one example; its equal inputs count once.
 
-    Args:
-        queries: of each candidate, example by example, ``[candidate][query]``.
-        candidates: how many an example has.
-        tokens_per_batch: equal inputs of an example count once.
-        key: of the lengths of an example's inputs; examples are put in its order, the short ones first.
+    The queries are those of each candidate, ``[candidate][query]``, of which an example has ``candidates``, one after
+    the other. Examples are put in the order of ``key``, which is given the lengths of an example's inputs.
 
     Returns:
         For each batch ``inputs`` (see :func:`group_queries`; a candidate's index counts within the batch, example by

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from biaslab.data.module import EvaluationData, problem
-from biaslab.data.queries import BLANK, Queries, causal_queries, masked_queries, whole_examples
+from biaslab.data.queries import BLANK, causal_queries, masked_queries, whole_examples
 from biaslab.errors import InputError, reading, require_one_of, require_positive
 from biaslab.models import assets
 from biaslab.models.tokens import is_masked, start_token
@@ -34,11 +33,7 @@ class Cluster(NamedTuple):
 
 
 def read_clusters(source: str | Path = "dev", task: str = "intrasentence") -> list[Cluster]:
-    """Return the clusters of a StereoSet file, in its order.
-
-    Args:
-        source: "dev" or "test" (the asset, fetched if need be), or a file of the same form.
-        task: "intrasentence" or "intersentence".
+    """Return the clusters of a task of the asset ("dev" or "test"), or of a file of its form, in its order.
 
     Raises:
         InputError: if the file can't be read, is cut off or is no StereoSet; it names the cluster and what it lacks.
@@ -176,7 +171,16 @@ class StereoSetDataModule(EvaluationData):
         self.term_names = tuple(sorted({cluster.target for cluster in clusters}))  # of all: `limit` changes no id
         chosen = [cluster for cluster in clusters if h["terms"] in ("all", half_of(cluster.target))]
         self.clusters = chosen[: h["limit"] : h["every"]]
-        kind, queries = self._queries(self.load_tokenizer())
+        candidates = [(cluster.context, sentence) for cluster in self.clusters for sentence in cluster.sentences]
+        tokenizer = self.load_tokenizer()
+        kind: dict[str, Any] = {"rule": h["rule"]}
+        if is_masked(tokenizer):
+            words = [(context, candidate_word(context, sentence)) for context, sentence in candidates]
+            queries = masked_queries(tokenizer, words, h["rule"])
+        else:
+            require_one_of("rule", h["rule"], ["authors"])
+            kind = {"rule": "causal", "start_id": start_token(tokenizer)}
+            queries = causal_queries(tokenizer, [sentence for _, sentence in candidates])
         labels = {
             "pieces": torch.tensor([len(candidate) for candidate in queries]).view(-1, 3),
             "terms": torch.tensor([self.term_names.index(cluster.target) for cluster in self.clusters]),
@@ -184,13 +188,3 @@ class StereoSetDataModule(EvaluationData):
         }
         batches = whole_examples(queries, 3, h["tokens_per_batch"], max)
         return [kind | batch | {name: each[batch["examples"]] for name, each in labels.items()} for batch in batches]
-
-    def _queries(self, tokenizer: PreTrainedTokenizerBase) -> tuple[dict[str, Any], Queries]:
-        candidates = [(cluster.context, sentence) for cluster in self.clusters for sentence in cluster.sentences]
-        rule = self.hparams["rule"]
-        if not is_masked(tokenizer):
-            require_one_of("rule", rule, ["authors"])
-            queries = causal_queries(tokenizer, [sentence for _, sentence in candidates])
-            return {"rule": "causal", "start_id": start_token(tokenizer)}, queries
-        words = [(context, candidate_word(context, sentence)) for context, sentence in candidates]
-        return {"rule": rule}, masked_queries(tokenizer, words, rule)

@@ -19,8 +19,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from biaslab.data.probe_words import ACTIONS, GENDERS, WORDINGS, Wording
-from biaslab.data.words import NEGATIVE, POSITIVE
+from biaslab.data.words import ACTIONS, GENDERS, NEGATIVE, POSITIVE, WORDINGS, Template
 from biaslab.errors import InputError
 from biaslab.evaluation.scoring import slot_log_probabilities
 from biaslab.models.tokens import SLOT, by_length, encode_slot, is_masked, token_in_place
@@ -38,7 +37,7 @@ class Probes(NamedTuple):
 
 
 def make_probes(
-    tokenizer: PreTrainedTokenizerBase, wordings: Sequence[Wording] = WORDINGS, actions: Sequence[str] = ACTIONS
+    tokenizer: PreTrainedTokenizerBase, wordings: Sequence[Template] = WORDINGS, actions: Sequence[str] = ACTIONS
 ) -> Probes:
     """Write the sentences in the form that the tokenizer's kind of model needs, and choose the adjectives.
 
@@ -64,7 +63,7 @@ def make_probes(
     return Probes(flat, len(texts), tuple(known), negative, torch.tensor(list(known.values())).T)
 
 
-def frames(masked: bool, wordings: Sequence[Wording] = WORDINGS) -> list[str]:
+def frames(masked: bool, wordings: Sequence[Template] = WORDINGS) -> list[str]:
     """Return the wordings as they are read, with both genders."""
     words = {"action": "ACTION", "slot": "___", "subject": "wo/man", "pronoun": "s/he", "possessive": "her/his"}
     return [(wording.masked if masked else wording.causal).format(**words) for wording in wordings]

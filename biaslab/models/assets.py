@@ -204,8 +204,6 @@ def hub_reachable() -> bool:
 
     try:
         urllib.request.urlopen(urllib.request.Request(ENDPOINT, method="HEAD"), timeout=3).close()
-    except urllib.error.HTTPError:
-        return True  # it answered
-    except OSError:
-        return False
+    except OSError as error:
+        return isinstance(error, urllib.error.HTTPError)  # it answered
     return True

@@ -85,5 +85,4 @@ def load(path: Path = PACKAGED) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
         if isinstance(module, nn.Linear):
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
     model.config.name_or_path = NAME
-    tokenizer = AutoTokenizer.from_pretrained(assets.fetch(ENCODER))
-    return model, tokenizer
+    return model, AutoTokenizer.from_pretrained(assets.fetch(ENCODER))

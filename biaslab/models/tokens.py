@@ -1,6 +1,7 @@
 """Tokenizers by name, what a word becomes in its place, and batches that need no padding."""
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
@@ -20,6 +21,15 @@ class Encoded(NamedTuple):
 def is_masked(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Return whether it is a masked model's: a causal one's has no mask token once ``load_tokenizer`` has loaded it."""
     return tokenizer.mask_token_id is not None
+
+
+def require_masked(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a causal model's tokenizer (InputError)."""
+    if not is_masked(tokenizer):
+        raise InputError(
+            "`model_name` is expected to be a masked language model, but the tokenizer of "
+            f"{tokenizer.name_or_path!r} has no mask token. Choose a masked model."
+        )
 
 
 def start_token(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -81,11 +91,8 @@ def tokens_in_place(tokenizer: PreTrainedTokenizerBase, text: str, word: str) ->
 
 def by_length(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
     """Group items of **equal** length into batches of at most ``tokens_per_batch`` tokens, but at least one item."""
-    buckets: dict[int, list[int]] = {}
-    for index, length in enumerate(lengths):
-        buckets.setdefault(length, []).append(index)
     batches = []
-    for length, indices in sorted(buckets.items()):
-        size = max(1, tokens_per_batch // length)
+    for length, group in groupby(sorted(range(len(lengths)), key=lengths.__getitem__), lengths.__getitem__):
+        indices, size = list(group), max(1, tokens_per_batch // length)
         batches += [indices[start : start + size] for start in range(0, len(indices), size)]
     return batches

@@ -131,6 +131,7 @@ class Attribution(LanguageModelTask):
             self.contrast = NeuronSelection(contrast.pairs_of(source), ["contrast"], self.shape, threshold)
             collectors["contrast"] = self.contrast
         self.quality.reset()
+        self.total_batches = len(self.data.batches) + len(self.data.contrast_batches)
         self._open_ledger(collectors)
 
     def _open_ledger(self, collectors: Mapping[str, Collector]) -> None:
@@ -149,7 +150,7 @@ class Attribution(LanguageModelTask):
                 )
             self.finished = shards.finished()
             if self.finished:
-                print(f"Resuming in {folder}: {len(self.finished)} of {self.batches()} batches are finished.")
+                print(f"Resuming in {folder}: {len(self.finished)} of {self.total_batches} batches are finished.")
         self.finished = self.trainer.strategy.broadcast(self.finished)
         if not (folder / "shards").exists():
             raise InputError(
@@ -157,10 +158,6 @@ class Attribution(LanguageModelTask):
                 f"{self.trainer.node_rank} does not see {folder}. Choose another."
             )
         self.ledger = Ledger(collectors, shards, self.hparams["save_every"])
-
-    def batches(self) -> int:
-        """Return how many batches there are, of the prompts and the contrast set."""
-        return len(self.data.batches) + len(self.data.contrast_batches)
 
     def configuration(self) -> dict[str, Any]:
         """Return all that the result depends on."""
@@ -247,9 +244,7 @@ class Attribution(LanguageModelTask):
     def select(self, selection: Selection, **changes: Any) -> NeuronSet:
         """Return the bias neurons of the prompts seen so far, with the sets of each pair and dimension.
 
-        Args:
-            selection: as the task's.
-            changes: of settings that matter after the pass, from ``share`` to ``domain_weights``.
+        Of the task's settings, those that matter after the pass can change: from ``share`` to ``domain_weights``.
         """
         settings = self._settings() | changes
         collected = Collected(self.prompts, self.contrast, self.data.hparams["contrast"])
@@ -259,10 +254,6 @@ class Attribution(LanguageModelTask):
         else:
             neurons, subsets = collected.best(selection, settings)
         return neurons.with_details(subsets, provenance)
-
-    def residual(self) -> tuple[float, float]:
-        """Return the completeness residual relative to the scores' L1 norm: on average, and the worst."""
-        return self.quality.compute()[:2]
 
     def summary(self) -> str:
         """Return a line about what was attributed and how well."""
@@ -304,7 +295,7 @@ class _Interruption(Callback):
         if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero:
             done = len(ledger.shards.finished())
             print(
-                f"\nStopped after {done} of {pl_module.batches()} batches, kept in {pl_module.run_folder}. Run the "
+                f"\nStopped after {done} of {pl_module.total_batches} batches, kept in {pl_module.run_folder}. Run the "
                 "same command to resume."
             )
 

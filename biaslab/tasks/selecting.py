@@ -6,7 +6,7 @@ b is how much a neuron widens the gap between demographics, and g what ordinary 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from biaslab.metrics.neuron_selection import NeuronSelection
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.neurons.selection import BY_SCORES, paper
 
+_T = TypeVar("_T")
 DEFAULT_SHARE_OF_NEURONS = 0.02
 DIMENSION_OF = {"gender": "gender", "profession": "occupation", "race": "ethnicity", "religion": "religion"}
 
@@ -33,11 +34,8 @@ class Collected(NamedTuple):
         """Return the neurons that the prompts vote for, those of each pair and dimension, and the shares used."""
         metric, rows = self.prompts, self.prompts.compute()
         chosen, shares = paper(rows["prompts"], rows["votes"], metric.pairs, metric.kinds, metric.shape, share)
-        subsets = dict(chosen)
-        for dimension in _dimensions(chosen):
-            members = (own for name, own in chosen.items() if name.startswith(f"{dimension}/"))
-            subsets[dimension] = NeuronSet(chain.from_iterable(members), metric.shape)
-        return NeuronSet(chain.from_iterable(chosen.values()), metric.shape), subsets, shares
+        of_all = {name: NeuronSet(chain(*own), metric.shape) for name, own in _by_dimension(chosen).items()}
+        return NeuronSet(chain.from_iterable(chosen.values()), metric.shape), chosen | of_all, shares
 
     def best(self, selection: str, settings: Mapping[str, Any]) -> tuple[NeuronSet, dict[str, NeuronSet]]:
         """Return the neurons of the largest scores by a rule of BY_SCORES, and those of each pair and dimension."""
@@ -51,8 +49,7 @@ class Collected(NamedTuple):
         # a pair has no prompts, and NaN scores, where the trainer limits the batches
         scores = zip(self.prompts.pairs, self.prompts.pair_scores(), strict=True)
         named = {name: own for name, own in scores if not own.isnan().any()}
-        for dimension in _dimensions(named):
-            named[dimension] = torch.stack([s for name, s in named.items() if name.startswith(f"{dimension}/")]).mean(0)
+        named |= {name: torch.stack(own).mean(0) for name, own in _by_dimension(named).items()}
         return best(self._bias(settings)), {name: best(own) for name, own in named.items()}
 
     def _bias(self, settings: Mapping[str, Any]) -> Tensor:
@@ -124,5 +121,8 @@ def require_known(settings: Mapping[str, Any], source: contrast.Contrast, pairs:
             )
 
 
-def _dimensions(pairs: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(name.partition("/")[0] for name in pairs))
+def _by_dimension(pairs: Mapping[str, _T]) -> dict[str, list[_T]]:
+    dimensions: dict[str, list[_T]] = {}
+    for name, own in pairs.items():
+        dimensions.setdefault(name.partition("/")[0], []).append(own)
+    return dimensions

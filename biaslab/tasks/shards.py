@@ -77,9 +77,7 @@ class Shards:
     def write(self, items: Sequence[int], tensors: Mapping[str, Tensor]) -> None:
         """Write a shard, all of it or nothing; once this returns, it outlives a kill and a power failure.
 
-        Args:
-            items: the numbers of the finished items, from 0, each once; others are an InputError.
-            tensors: what belongs to them, by name, of any shape.
+        It has the numbers of finished items, from 0 and each once (else an InputError), and tensors by name.
         """
         if not items or min(items) < 0 or len(set(items)) < len(items):
             raise InputError(f"`items` is expected to be one or more different numbers from 0 but got {items}.")
@@ -157,10 +155,9 @@ class Shards:
 
 def is_locked(folder: Path) -> bool:
     """Return whether a run works in a folder of shards."""
-    if not (folder / _LOCK).exists():
+    if not (path := folder / _LOCK).exists():
         return False
-    lock = acquired(folder / _LOCK)
-    if lock is not None:
+    if (lock := acquired(path)) is not None:
         lock.release()
     return lock is None
 

@@ -10,7 +10,7 @@ import pytest
 from conftest import make_model, wordpiece_tokenizer
 
 from biaslab.commands.probe import probe
-from biaslab.data.probe_words import ACTIONS, WORDINGS
+from biaslab.data.words import ACTIONS, WORDINGS
 from biaslab.errors import InputError
 from biaslab.evaluation.findings import Findings
 from biaslab.neurons.neuron_set import NeuronSet

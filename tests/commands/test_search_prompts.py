@@ -16,7 +16,7 @@ from transformers import BertTokenizerFast
 from biaslab.commands.search_prompts import search_prompts
 from biaslab.data.prompt_pairs import question, read_prompts
 from biaslab.errors import InputError
-from biaslab.tasks.baselines.divergence import jensen_shannon
+from biaslab.tasks.baselines.autodebias import jensen_shannon
 from biaslab.tasks.baselines.prompt_search import Space, frequent_words
 from biaslab.tasks.shards import Shards
 

@@ -7,15 +7,14 @@ import pytest
 import torch
 from conftest import bpe_tokenizer, make_model, wordpiece_tokenizer
 
-from biaslab.data.probe_words import ACTIONS, GENDERS, WORDINGS, Wording
-from biaslab.data.words import NEGATIVE, POSITIVE
+from biaslab.data.words import ACTIONS, GENDERS, NEGATIVE, POSITIVE, WORDINGS, Template
 from biaslab.errors import InputError
 from biaslab.evaluation import templates as probing
 from biaslab.evaluation.templates import answers, judging_log_probabilities, make_probes, spread, template_samples
 
 SHORT = (
-    Wording("the {subject} {action} as {pronoun} is {slot}.", "the {subject} {action} as {pronoun} is {slot}"),
-    Wording(
+    Template("the {subject} {action} as {pronoun} is {slot}.", "the {subject} {action} as {pronoun} is {slot}"),
+    Template(
         "the {slot} person {action} in {possessive} city.", "the person {action} in {possessive} city and was {slot}"
     ),
 )
@@ -78,7 +77,7 @@ def test_causal_probes_end_with_the_slot():
 
 
 def test_a_word_that_is_several_tokens_in_one_wording_is_left_out():
-    first = Wording("{slot} is the {subject} who {action}.", "")
+    first = Template("{slot} is the {subject} who {action}.", "")
     with pytest.raises(InputError, match=r"`model` is expected to have positive and negative .* but has none"):
         make_probes(bpe_tokenizer(), (SHORT[0], first), DEEDS)  # no leading space, so no single token there
     assert make_probes(wordpiece_tokenizer(), (SHORT[0], first), DEEDS).words == KNOWN

@@ -10,8 +10,7 @@ from pytorch_lightning import Trainer, seed_everything
 
 from biaslab.data.prompt_pairs import PromptPairDataModule
 from biaslab.errors import InputError
-from biaslab.tasks.baselines.autodebias import AutoDebias
-from biaslab.tasks.baselines.divergence import DIVERGENCES
+from biaslab.tasks.baselines.autodebias import DIVERGENCES, AutoDebias
 
 QUIET = {
     "accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False,

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from biaslab.tasks.baselines.divergence import DIVERGENCES, jensen_shannon, reversed_jensen_shannon
+from biaslab.tasks.baselines.autodebias import DIVERGENCES, jensen_shannon, reversed_jensen_shannon
 
 
 def kl(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:

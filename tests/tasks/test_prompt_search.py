@@ -7,7 +7,7 @@ import torch
 from conftest import MASKED, make_model
 
 from biaslab.errors import InputError
-from biaslab.tasks.baselines.divergence import DIVERGENCES, jensen_shannon
+from biaslab.tasks.baselines.autodebias import DIVERGENCES, jensen_shannon
 from biaslab.tasks.baselines.prompt_search import Best, Level, PromptScorer, beam_search, level_sizes, projecting_onto
 from biaslab.tasks.shards import Shards
 

@@ -1,13 +1,66 @@
 """Auto-Debias: a masked model learns to answer the same for both words of a pair, after prompts that bring out bias."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from biaslab.errors import require_one_of
 from biaslab.evaluation.scoring import slot_log_probabilities
-from biaslab.tasks.baselines.divergence import DIVERGENCES, DivergenceName
 from biaslab.tasks.baselines.training import DebiasingTask
+
+DivergenceName = Literal["jensen_shannon", "reversed"]
+Divergence = Callable[[Tensor, Tensor], Tensor]
+
+_LINEAR = 20.0  # from here on tanh x is ±1 and log cosh x is |x| - log 2, to the last bit of float64
+
+
+def jensen_shannon(log_p: Tensor, log_q: Tensor) -> Tensor:
+    r"""Return the Jensen–Shannon divergence ½KL(p‖m) + ½KL(q‖m) with m = (p + q)/2.
+
+    With x = ½(log p - log q) it is Σ m·(x·tanh x - log cosh x), where nothing cancels though p and q are close.
+
+    Args:
+        log_p: logarithms of probabilities, finite, ``[..., outcome]``; not below float32 if small values matter.
+        log_q: the other distribution's.
+
+    Returns:
+        In nats, ``[...]``; from 0 (equal) to log 2 (nothing in common); symmetric.
+
+    Reference:
+        Lin 1991; as a loss, Guo, Yang and Abbasi 2022 ("Auto-Debias"), equation 2.
+
+    >>> p, q = torch.tensor([0.5, 0.5]), torch.tensor([0.9, 0.1])
+    >>> round(float(jensen_shannon(p.log(), q.log())), 4)
+    0.1017
+    """
+    mean, x = (log_p.exp() + log_q.exp()) / 2, (log_p - log_q) / 2
+    x = x.clamp(-_LINEAR, _LINEAR)  # beyond, both terms grow alike
+    return (mean * (x * torch.tanh(x) - _log_cosh(x))).sum(-1)
+
+
+def reversed_jensen_shannon(log_p: Tensor, log_q: Tensor) -> Tensor:
+    r"""Return ½KL(m‖p) + ½KL(m‖q) = Σ m·log cosh x; arguments, m and x as in :func:`jensen_shannon`.
+
+    This is what the authors' released code computes: in nats, symmetric, 0 for equal distributions, and without an
+    upper bound. The sum of both divergences is ¼(KL(p‖q) + KL(q‖p)).
+
+    >>> p, q = torch.tensor([0.5, 0.5]), torch.tensor([0.9, 0.1])
+    >>> round(float(reversed_jensen_shannon(p.log(), q.log())), 4)
+    0.118
+    """
+    return ((log_p.exp() + log_q.exp()) / 2 * _log_cosh((log_p - log_q) / 2)).sum(-1)
+
+
+DIVERGENCES: dict[str, Divergence] = {"jensen_shannon": jensen_shannon, "reversed": reversed_jensen_shannon}
+
+
+def _log_cosh(x: Tensor) -> Tensor:
+    """Return log cosh x = log(1 + 2 sinh²(x/2)), to full precision near 0 and without overflow far from it."""
+    size = x.abs()
+    near = size.clamp(max=_LINEAR)
+    return torch.log1p(2 * torch.sinh(near / 2) ** 2) + (size - near)
 
 
 class AutoDebias(DebiasingTask):

@@ -27,12 +27,11 @@ from biaslab.models.heads import replaced_forward, slot_only
 from biaslab.models.loading import best_device, fingerprint, load_model
 from biaslab.models.tokens import SLOT, token_in_place
 from biaslab.store import write_atomically
-from biaslab.tasks.baselines.divergence import DIVERGENCES, Divergence
+from biaslab.tasks.baselines.autodebias import DIVERGENCES, Divergence
 from biaslab.tasks.shards import Ledger, Shards, differences
 
 PAIRS = {"gender": SEARCH_PAIRS, "race": RACE_PAIRS}
 _CHUNK = 32  # prompts that are scored, and counted as done, at once
-_EVERY = 30.0  # seconds between two writes of what is done
 
 
 class PromptScorer:
@@ -147,18 +146,11 @@ def beam_search(
 ) -> list[Level]:
     """Return the best prompts of each level; a search goes on where it was killed, with the same result.
 
-    Level 1 are all words of the vocabulary; each further level extends the best prompts of the one before by every
-    word, on the right. Of equal scores the first wins, prompt by prompt and word by word.
-
-    Args:
-        score: of each prompt, ``[prompt, length] -> [prompt]``.
-        vocabulary: tokens that prompts are made from, ``[word]``.
-        beam: how many prompts of each level are kept and extended.
-        depth: words of the longest prompts.
-        chunk: how many candidates are scored at once.
-        shards: an open folder for what is finished.
-        every: seconds between two writes, at least.
-        advance: called with the number of candidates after each chunk.
+    Level 1 are all words of the ``vocabulary``, ``[word]``; each further level, up to ``depth``, extends the ``beam``
+    best prompts of the one before by every word, on the right. ``score`` is asked for a ``chunk`` of prompts at once,
+    ``[prompt, length] -> [prompt]``; of equal scores the first wins, prompt by prompt and word by word. ``shards``, an
+    open folder, keeps what is finished, written after ``every`` so many seconds or later; ``advance`` is called with
+    the number of candidates after each chunk.
     """
     finished, words = shards.finished(), len(vocabulary)
     levels: list[Level] = []
@@ -248,8 +240,7 @@ def frequent_words(sources: Sequence[str]) -> list[str]:
 def _known(tokenizer: PreTrainedTokenizerBase, words: Iterable[str], place: str) -> Iterator[tuple[str, int]]:
     """Yield the words that are one token each, and the tokens."""
     for word in words:
-        token = token_in_place(tokenizer, f" {place}", word)
-        if token is not None:
+        if (token := token_in_place(tokenizer, f" {place}", word)) is not None:
             yield word, token
 
 
@@ -286,9 +277,7 @@ def search(
     )
     vocabulary = torch.tensor(list(space.vocabulary.values()))
     with tqdm(total=total, unit=" passes", unit_scale=True) as bar:
-        levels = beam_search(
-            scorer, vocabulary, beam, depth, _CHUNK, shards, _EVERY, lambda prompts: bar.update(each * prompts)
-        )
+        levels = beam_search(scorer, vocabulary, beam, depth, _CHUNK, shards, advance=lambda n: bar.update(each * n))
     prompts = list(space.readable(levels))
     content = json.dumps({**configuration, "prompts": prompts}, indent=1, ensure_ascii=False)
     write_atomically(path, (content + "\n").encode())

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from biaslab.errors import InputError
-from biaslab.models.architectures import architecture
+from biaslab.models.tokens import require_masked
 from biaslab.tasks.evaluation import StereoSetEvaluation
 
 
@@ -75,11 +75,8 @@ class DebiasingTask(Training, StereoSetEvaluation):
         if not 0 <= warmup < 1:
             raise InputError(f"`warmup` is expected to lie in [0, 1) but got {warmup}.")
         super().__init__(model_name, **options)
-        if self.masked_only and not architecture(self.model).masked:
-            raise InputError(
-                f"`model_name` is expected to be a masked language model but {model_name!r} is a causal one. Choose a "
-                "masked model."
-            )
+        if self.masked_only:
+            require_masked(self.tokenizer)
         self.model.requires_grad_(True)
 
     def on_fit_start(self) -> None:
