@@ -16,6 +16,7 @@ from transformers import BertTokenizerFast
 from biaslab.commands.search_prompts import search_prompts
 from biaslab.data.prompt_pairs import question, read_prompts
 from biaslab.errors import InputError
+from biaslab.tasks.baselines import prompt_search
 from biaslab.tasks.baselines.autodebias import jensen_shannon
 from biaslab.tasks.baselines.prompt_search import Space, frequent_words
 from biaslab.tasks.shards import Shards
@@ -122,8 +123,8 @@ def test_bad_input(lab, tmp_path):
 
 
 def test_a_search_that_breaks_off_again_and_again_gives_the_same_file(lab, tmp_path, monkeypatch):
-    monkeypatch.setattr("biaslab.tasks.baselines.prompt_search._EVERY", 0.0)
-    monkeypatch.setattr("biaslab.tasks.baselines.prompt_search._CHUNK", 1)
+    monkeypatch.setattr(prompt_search, "beam_search", partial(prompt_search.beam_search, every=0.0))
+    monkeypatch.setattr(prompt_search, "_CHUNK", 1)
     few = {"vocabulary": 12, "beam": 6, "depth": 3}
     run = partial(search, lab, tmp_path / "broken.json", **few)
     breaks = next(files for files in range(100) if not break_off(run, files, monkeypatch))
