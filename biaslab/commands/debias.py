@@ -100,11 +100,12 @@ def debias(
         trust_remote_code=trust_remote_code,
     )  # fmt: skip
     asked: dict[str, Any] = {"dimensions": dimensions, "kinds": kinds, "modifiers": modifiers}
-    asked |= {"trust_remote_code": trust_remote_code}
-    find = PromptDataModule(model, **asked, contrast=contrast, contrast_limit=contrast_limit)
+    find = PromptDataModule(
+        model, **asked, contrast=contrast, contrast_limit=contrast_limit, trust_remote_code=trust_remote_code
+    )
     # All that can be wrong with the data shows before the long work begins.
-    held_out = PromptDataModule(model, **asked, part="held_out")
-    clusters = judging.stereoset(model, stereoset, limit=limit, trust_remote_code=trust_remote_code)
+    held_out = PromptDataModule(model, **asked, part="held_out", trust_remote_code=trust_remote_code)
+    clusters = judging.stereoset(model, stereoset, trust_remote_code, limit=limit)
     held_out.setup("predict")
     # perplexity takes long: of the random controls one is measured
     measures = [clusters, Gaps(held_out), judging.perplexity(text, sentences, seeds=1)]

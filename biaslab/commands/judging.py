@@ -40,9 +40,9 @@ def ready(data: Data) -> Data:
     return data
 
 
-def stereoset(model_name: str, path: str | None, **settings: Any) -> StereoSet:
+def stereoset(model_name: str, path: str | None, trust_remote_code: bool, **settings: Any) -> StereoSet:
     """Return the measure on StereoSet's dev split or a file; settings: of the data module."""
-    return StereoSet(ready(StereoSetDataModule(model_name, path=path, **settings)))
+    return StereoSet(ready(StereoSetDataModule(model_name, path=path, trust_remote_code=trust_remote_code, **settings)))
 
 
 def perplexity(text: str, sentences: int, split: str = "evaluation", seeds: int | None = None) -> Perplexity:

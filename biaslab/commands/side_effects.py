@@ -103,7 +103,7 @@ def side_effects(
     network, tokenizer = judging.opened(name, trust_remote_code)
     # All that can be wrong with the data shows before the long work begins.
     arms = list(_arms(network, chosen, wanted, seeds, factor, positions))
-    clusters = judging.stereoset(name, stereoset, every=every, trust_remote_code=trust_remote_code)
+    clusters = judging.stereoset(name, stereoset, trust_remote_code, every=every)
     pairs = CrowsPairsDataModule(name, path=crows_pairs, every=every, trust_remote_code=trust_remote_code)
     held_out = PromptDataModule(name, modifiers=MODIFIERS, part="held_out", trust_remote_code=trust_remote_code)
     held_out.setup("predict")

@@ -93,9 +93,9 @@ def sweep(
     network, tokenizer = opened(model, trust_remote_code)
     cache = Artifacts(output, model)
     part: dict[str, Any] = {"split": "test", "terms": "choose"} if choose_on is None else {}
-    both: dict[str, Any] = {"limit": limit, "trust_remote_code": trust_remote_code}
-    choosing = [stereoset(model, choose_on, every=every, **part, **both), perplexity(text, sentences, "validation")]
-    reporting = [stereoset(model, report_on, **both), perplexity(text, sentences)]
+    chosen_on = stereoset(model, choose_on, trust_remote_code, every=every, limit=limit, **part)
+    choosing = [chosen_on, perplexity(text, sentences, "validation")]
+    reporting = [stereoset(model, report_on, trust_remote_code, limit=limit), perplexity(text, sentences)]
     for place in positions:
         require_judgeable(network, Treatment(positions=place), choosing)  # type: ignore[arg-type]
     console = Console(highlight=False)

@@ -73,7 +73,7 @@ def table(
     network, tokenizer = judging.opened(model, trust_remote_code)
     masked = architecture(network).masked
     left_out = {name: "needs a masked language model" for name in wanted if name in TRAINED and not masked}
-    clusters = judging.stereoset(model, stereoset, limit=limit, trust_remote_code=trust_remote_code)
+    clusters = judging.stereoset(model, stereoset, trust_remote_code, limit=limit)
     measures = [clusters, judging.perplexity(text, sentences)]
     require_judgeable(network, Treatment(factor=factor, positions=positions), measures)
     cache = Artifacts(output, model)
