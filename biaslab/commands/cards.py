@@ -55,9 +55,9 @@ def cards(
     from rich.console import Console
     from tqdm import tqdm
 
-    from biaslab.commands.judging import model_of, opened
+    from biaslab.commands.judging import model_of
     from biaslab.data.prompts import PromptDataModule
-    from biaslab.models.loading import fingerprint
+    from biaslab.models.loading import fingerprint, load_on_best_device
     from biaslab.neurons.cards import METHOD, neuron_cards
 
     given = {"dimensions": dimensions, "kinds": kinds, "modifiers": modifiers, "path": path}
@@ -67,7 +67,7 @@ def cards(
         raise InputError(f"`neurons` is expected to hold at least one neuron but {neurons} is empty. Choose another.")
     scores, pair_names = read_scores(folder / SCORES)
     settings = _prompt_settings(folder / CONFIG, {key: value for key, value in given.items() if value is not None})
-    network, tokenizer = opened(name, trust_remote_code)
+    network, tokenizer = load_on_best_device(name, trust_remote_code)
     chosen.require_model(network)
     data = PromptDataModule(name, **settings, trust_remote_code=trust_remote_code)
     data.setup("predict")

@@ -1,26 +1,15 @@
-"""What the commands that ask a model share: the model, loaded, and measures whose data is ready."""
+"""What the commands that ask a model share: its name, and measures whose data is ready."""
 
 from typing import Any, TypeVar
-
-from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from biaslab.data.corpus import read_sentences
 from biaslab.data.module import EvaluationData
 from biaslab.data.stereoset import StereoSetDataModule
 from biaslab.errors import InputError, require_positive
 from biaslab.evaluation.measures import Perplexity, StereoSet
-from biaslab.models.loading import best_device, load_model
 from biaslab.neurons.neuron_set import NeuronSet
 
 Data = TypeVar("Data", bound=EvaluationData)
-
-
-def opened(model_name: str, trust_remote_code: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Return a model on the best device, and its tokenizer; see :func:`biaslab.models.loading.load_model`."""
-    model, tokenizer = load_model(model_name, trust_remote_code=trust_remote_code)
-    nn.Module.to(model, best_device())
-    return model, tokenizer
 
 
 def model_of(neurons: NeuronSet, path: str) -> str:

@@ -50,15 +50,15 @@ def probe(
     require_positive(seeds=seeds)
     from pytorch_lightning.loggers import TensorBoardLogger
 
-    from biaslab.commands.judging import opened
     from biaslab.evaluation.evaluate import evaluate
     from biaslab.evaluation.measures import Templates
     from biaslab.evaluation.templates import frames, make_probes
     from biaslab.evaluation.treatment import BASE, Arm, Treatment, random_name
     from biaslab.models.architectures import architecture, ffn_shape
+    from biaslab.models.loading import load_on_best_device
 
     chosen = None if neurons is None else NeuronSet.load(neurons)
-    network, tokenizer = opened(model, trust_remote_code)
+    network, tokenizer = load_on_best_device(model, trust_remote_code)
     arms = [Arm(BASE)]
     if chosen is not None:
         chosen.require_model(network)

@@ -96,11 +96,12 @@ def side_effects(
     from biaslab.evaluation.evaluate import evaluate, require_judgeable
     from biaslab.evaluation.measures import CrowsPairs, Gaps
     from biaslab.evaluation.treatment import Treatment
+    from biaslab.models.loading import load_on_best_device
 
     chosen = NeuronSet.load(neurons)
     name = model or judging.model_of(chosen, neurons)
     wanted = _dimensions(chosen, dimensions)
-    network, tokenizer = judging.opened(name, trust_remote_code)
+    network, tokenizer = load_on_best_device(name, trust_remote_code)
     # All that can be wrong with the data shows before the long work begins.
     arms = list(_arms(network, chosen, wanted, seeds, factor, positions))
     clusters = judging.stereoset(name, stereoset, trust_remote_code, every=every)

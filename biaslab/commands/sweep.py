@@ -81,16 +81,16 @@ def sweep(
     """
     settings = dict(locals())
     checked_grid(settings)
-    from biaslab.commands.judging import opened, perplexity, stereoset
+    from biaslab.commands.judging import perplexity, stereoset
     from biaslab.evaluation.evaluate import evaluate, require_judgeable
     from biaslab.evaluation.treatment import BASE, Arm, Treatment, random_name
-    from biaslab.models.loading import fingerprint
+    from biaslab.models.loading import fingerprint, load_on_best_device
     from biaslab.report.plots.stereoset import sweep_settings, trial_dot
     from biaslab.report.plots.style import save
 
     specs = list(grid(settings))
     points = list(itertools.product(specs, factors, positions))
-    network, tokenizer = opened(model, trust_remote_code)
+    network, tokenizer = load_on_best_device(model, trust_remote_code)
     cache = Artifacts(output, model)
     part: dict[str, Any] = {"split": "test", "terms": "choose"} if choose_on is None else {}
     chosen_on = stereoset(model, choose_on, trust_remote_code, every=every, limit=limit, **part)

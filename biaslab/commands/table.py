@@ -10,20 +10,6 @@ from biaslab.evaluation.findings import OVERALL, Findings, Row, write_csv
 from biaslab.report.tables import STEREOSET, cell, change_of, latex, markdown, metric_table, new_table, short_count
 from biaslab.store import Artifacts, write_atomically
 
-PAPER = {  # SS, LMS and ICAT of the table in the paper, in percent, ICAT as it is printed there
-    "bert-base-cased": {
-        "base": (56.93, 87.29, 75.19), "dpce": (62.41, 78.48, 58.97), "autodebias": (53.03, 50.74, 47.62),
-        "union_ig": (51.01, 31.47, 30.83), "bns_paper": (52.78, 86.64, 81.82),
-    },
-    "roberta-base": {
-        "base": (62.46, 91.70, 68.85), "dpce": (64.09, 92.95, 66.67), "autodebias": (59.63, 68.52, 55.38),
-        "union_ig": (53.82, 30.61, 28.27), "bns_paper": (57.43, 91.39, 77.81),
-    },
-    "FairBERTa": {
-        "base": (58.62, 91.90, 76.06), "union_ig": (52.27, 37.36, 35.66), "bns_paper": (53.44, 91.05, 84.79),
-    },
-}  # fmt: skip
-
 
 def table(
     model: str = "minilm-mlm",
@@ -63,14 +49,14 @@ def table(
     """
     settings = dict(locals())
     from biaslab.commands import judging
-    from biaslab.commands.rows import TRAINED, Rows
+    from biaslab.commands.rows import TRAINED, Rows, paper_rows
     from biaslab.evaluation.evaluate import evaluate, require_judgeable
     from biaslab.evaluation.treatment import Treatment
     from biaslab.models.architectures import architecture
-    from biaslab.models.loading import fingerprint
+    from biaslab.models.loading import fingerprint, load_on_best_device
 
     wanted = checked_rows(rows, seeds)
-    network, tokenizer = judging.opened(model, trust_remote_code)
+    network, tokenizer = load_on_best_device(model, trust_remote_code)
     masked = architecture(network).masked
     left_out = {name: "needs a masked language model" for name in wanted if name in TRAINED and not masked}
     clusters = judging.stereoset(model, stereoset, trust_remote_code, limit=limit)
@@ -105,20 +91,6 @@ def checked_rows(rows: Sequence[str] | None, seeds: int) -> list[str]:
         raise InputError(f"`rows` is expected to be of {', '.join(ROWS)} but got {', '.join(unknown) or 'none'}.")
     require_positive(seeds=seeds)
     return [row for row in ROWS if rows is None or row in rows or row == BASE_ROW]
-
-
-def paper_rows(model_name: str) -> dict[str, Any]:
-    """Return the paper's model that is nearest to a hub id, a folder or an asset: the same, or else BERT; and its rows.
-
-    >>> paper_rows("FacebookAI/roberta-base")["rows"]["bns_paper"]
-    {'ss': 57.43, 'lms': 91.39, 'icat': 77.81}
-    >>> paper_rows("minilm-mlm")["model"]
-    'bert-base-cased'
-    """
-    name = model_name.rstrip("/").rpartition("/")[2]
-    name = name if name in PAPER else "bert-base-cased"
-    rows = {row: dict(zip(("ss", "lms", "icat"), figures, strict=True)) for row, figures in PAPER[name].items()}
-    return {"model": name, "rows": rows}
 
 
 def _lines(findings: Findings) -> Iterator[dict[str, Any]]:

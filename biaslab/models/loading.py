@@ -105,6 +105,13 @@ def load_model(
     return model.eval().requires_grad_(False), tokenizer
 
 
+def load_on_best_device(model_name: str, trust_remote_code: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """As :func:`load_model`, on :func:`best_device`."""
+    model, tokenizer = load_model(model_name, trust_remote_code=trust_remote_code)
+    nn.Module.to(model, best_device())
+    return model, tokenizer
+
+
 def _existing(model_name: str) -> str:
     """Tell a folder that is not there from a hub id."""
     path = Path(model_name).expanduser()

@@ -11,8 +11,8 @@ import yaml
 from conftest import bpe_tokenizer, main, make_model
 from faults import break_off
 
-from biaslab.commands.rows import ROWS, cut, intersection
-from biaslab.commands.table import PAPER, checked_rows, table
+from biaslab.commands.rows import PAPER, ROWS, cut, intersection
+from biaslab.commands.table import checked_rows, table
 from biaslab.data.prompts import PromptDataModule
 from biaslab.errors import InputError
 from biaslab.evaluation.findings import Findings

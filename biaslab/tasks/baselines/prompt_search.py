@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -24,7 +24,7 @@ from biaslab.data.prompt_pairs import question, single_token_pairs
 from biaslab.errors import InputError
 from biaslab.models.architectures import architecture
 from biaslab.models.heads import replaced_forward, slot_only
-from biaslab.models.loading import best_device, fingerprint, load_model
+from biaslab.models.loading import fingerprint, load_on_best_device
 from biaslab.models.tokens import SLOT, token_in_place
 from biaslab.store import write_atomically
 from biaslab.tasks.baselines.autodebias import DIVERGENCES, Divergence
@@ -257,8 +257,7 @@ def search(
     Raises:
         InputError: if the model is causal or knows too few words, or if the file is of anything else or in use.
     """
-    loaded, tokenizer = load_model(model, trust_remote_code=trust_remote_code)
-    nn.Module.to(loaded, best_device())
+    loaded, tokenizer = load_on_best_device(model, trust_remote_code)
     space = Space.of(tokenizer, settings["pairs"], sources, settings["vocabulary"])
     words = {"sources": list(sources), "words": hashlib.sha256(json.dumps(space).encode()).hexdigest()[:16]}
     configuration = {"model": model, "fingerprint": fingerprint(loaded), "settings": {**settings, **words}}
