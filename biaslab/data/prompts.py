@@ -198,6 +198,7 @@ class PromptDataModule(TokenizedData):
         super().__init__(trust_remote_code)
         require_one_of("attributed", attributed, ["pairs", "demographics"])
         require_one_of("contrast_terms", contrast_terms, ["all", "find"])
+        require_positive(contrast_limit=contrast_limit, tokens_per_batch=tokens_per_batch)
 
     def sources(self) -> list[str]:
         """Return what the contrast set is made from."""

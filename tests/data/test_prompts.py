@@ -261,6 +261,9 @@ def test_contrast_of_half_of_the_terms(folder, tiny_cache):
     assert whole.fingerprint != half.fingerprint
     with pytest.raises(InputError, match="`contrast_terms` is expected to be all or find but got 'choose'"):
         PromptDataModule(folder, contrast_terms="choose")
+    for bad in ({"contrast_limit": 0}, {"contrast_limit": -1}, {"tokens_per_batch": 0}):
+        with pytest.raises(InputError, match=f"`{next(iter(bad))}` is expected to be a positive integer"):
+            PromptDataModule(folder, **bad)
 
 
 @pytest.mark.assets
