@@ -89,7 +89,7 @@ def test_residual_is_reported_and_falls_with_the_steps(gap):
 
 
 def test_sign_change_is_right_to_one_percent():
-    """Of a reference of 40 nodes a piece, split at the root found by bisection."""
+    """Of a reference of 200 nodes a piece, split at the root found by bisection."""
     model, expected = golden_model()
     inputs = expected["input_ids"], expected["position"], expected["target_ids"]
     checked = 0
@@ -105,10 +105,10 @@ def test_sign_change_is_right_to_one_percent():
             if at[0] * at[1] >= 0:
                 continue
             low, high = 0.0, 1.0
-            for _ in range(25):
+            for _ in range(40):
                 middle = (low + high) / 2
                 low, high = (low, middle) if gap(lambda w, a=middle: a * w) * at[0] < 0 else (middle, high)
-            nodes, weights = nodes_and_weights("gauss_legendre", 40)
+            nodes, weights = nodes_and_weights("gauss_legendre", 100)
             pieces = [(low * nodes, low * weights), (low + (1 - low) * nodes, (1 - low) * weights)]
             reference = sum(
                 integrated(model, inputs[0][row], int(inputs[1][row]), layer, n, w, lambda s: gap(s).abs())

@@ -316,7 +316,7 @@ def test_a_stopped_run_says_how_to_go_on(run, undisturbed, tmp_path, send, ranks
         return due
 
     end = run(tmp_path, ranks=ranks, until=until, send=send)
-    assert end.seconds - stopped[0] < 2 + undisturbed.seconds / 2  # a slow machine is slow in both
+    assert end.seconds - stopped[0] < 2
     assert len(end.codes) == ranks
     assert 0 not in end.codes
     assert "Traceback" not in end.output, end.output
