@@ -183,6 +183,15 @@ def slug(name: str) -> str:
     return name.strip("/").replace("/", "--") or "model"
 
 
+def checksum(path: Path) -> str:
+    """Return a file's SHA-256, in hexadecimal digits."""
+    result = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(2**20):
+            result.update(part)
+    return result.hexdigest()
+
+
 def digest(content: Any) -> str:
     """Return 16 hexadecimal digits that change with the content, which JSON must be able to hold."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
@@ -232,5 +241,5 @@ def files_of(names: Any) -> dict[str, str]:
     if isinstance(names, list | tuple):
         return {name: content for part in names for name, content in files_of(part).items()}
     if isinstance(names, str) and os.path.isfile(names):
-        return {names: hashlib.sha256(Path(names).read_bytes()).hexdigest()[:16]}
+        return {names: checksum(Path(names))[:16]}
     return {}

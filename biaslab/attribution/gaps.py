@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from biaslab.attribution.integration import GapAttribution, Inputs, Integration, TokenBudget, out_of_memory, wanted_sums
+from biaslab.attribution.integration import GapAttribution, Integration, TokenBudget, out_of_memory, wanted_sums
 from biaslab.attribution.quadrature import Steps, integration_rule
+from biaslab.attribution.replay import Inputs
 from biaslab.errors import InputError
 from biaslab.models.architectures import ffn_shape
 

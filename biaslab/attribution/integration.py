@@ -11,8 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from biaslab.attribution.quadrature import INTERPOLATORY, MOST_NODES, Rule
-from biaslab.attribution.replay import Inputs as Inputs
-from biaslab.attribution.replay import go_on, record
+from biaslab.attribution.replay import Inputs, go_on, record
 from biaslab.errors import InputError, require_positive
 from biaslab.models.architectures import down_weight, ffn_modules, ffn_shape, loaded
 

@@ -63,7 +63,7 @@ class Evaluation:
         self, measure: Measure, model: PreTrainedModel, weights: str, treatment: Treatment, title: str
     ) -> Tensor:
         """Return the answers of a treated model: from disk, or asked now and kept there."""
-        depends_on = {"weights": weights, "asked": self._keys[measure.name], **treatment.on_neurons}
+        depends_on = {"weights": weights, "asked": self._keys[measure.name], **treatment.key}
         path = None if self.cache is None else self.cache.path(measure.name, depends_on)
         if path is not None and (kept := load_tensors(path)) is not None:
             return kept[0]["answers"]

@@ -27,7 +27,7 @@ class Treatment:
     checkpoint: Path | None = None  # of a debiasing baseline's weights; None for the model's own
 
     @property
-    def on_neurons(self) -> dict[str, Any]:
+    def key(self) -> dict[str, Any]:
         """What is done beside other weights, for a cache key: without neurons, factor and positions mean nothing."""
         done = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "checkpoint"}
         if self.neurons is not None:

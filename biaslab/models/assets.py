@@ -2,7 +2,6 @@
 
 import fnmatch
 import functools
-import hashlib
 import json
 import os
 import shutil
@@ -21,7 +20,7 @@ from typing import Any, NamedTuple
 import platformdirs
 
 from biaslab.errors import InputError
-from biaslab.store import write_atomically
+from biaslab.store import checksum, write_atomically
 
 
 class Wheel(NamedTuple):
@@ -135,7 +134,7 @@ def unchanged(folder: Path, known: Mapping[str, str] = MappingProxyType({})) -> 
         file, kept = folder / name, before.get(name, [])
         status = [file.stat().st_size, file.stat().st_mtime_ns] if file.is_file() else []
         same = status and kept[1:] == status
-        now[name] = kept if same else [_sha256(file) if status else "", *status]
+        now[name] = kept if same else [checksum(file) if status else "", *status]
         if not status or (kept and kept[0] != now[name][0]):
             raise InputError(
                 f"{file} is {'corrupt (checksum mismatch)' if status else 'missing'}. Delete {folder} and run the same "
@@ -185,14 +184,10 @@ def _from_index(asset: Asset, folder: Path) -> None:
 
 
 def _require_sha256(path: Path, expected: str, name: str) -> None:
-    if (sha256 := _sha256(path)) != expected:
+    if (sha256 := checksum(path)) != expected:
         raise InputError(
             f"checksum mismatch: {name} is expected to have sha256 {expected} but has {sha256}; nothing was kept"
         )
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @functools.cache

@@ -4,7 +4,6 @@ The encoder is a checksummed asset; the adapter (a language-model head, and low-
 maps with its biases and norms) is package data. Loading merges both into a plain ``BertForMaskedLM``.
 """
 
-import hashlib
 from pathlib import Path
 
 import torch
@@ -15,6 +14,7 @@ from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, PreTrainedM
 
 from biaslab.errors import InputError
 from biaslab.models import assets
+from biaslab.store import checksum
 
 NAME = "minilm-mlm"
 ENCODER = "minilm-encoder"
@@ -70,7 +70,7 @@ def load(path: Path = PACKAGED) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
     Raises:
         InputError: if the adapter is no adapter, or not the one that belongs to this version.
     """
-    if path == PACKAGED and hashlib.sha256(path.read_bytes()).hexdigest() != _SHA256:
+    if path == PACKAGED and checksum(path) != _SHA256:
         raise InputError(f"{path} is corrupt (checksum mismatch). Install biaslab again.")
     tensors = load_file(path)
     rank = next(tensor.shape[1] for name, tensor in tensors.items() if name.endswith(".up"))

@@ -12,8 +12,9 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from biaslab.attribution.gaps import Gap, attribute_gaps
-from biaslab.attribution.integration import GapAttribution, Inputs, TokenBudget
+from biaslab.attribution.integration import GapAttribution, TokenBudget
 from biaslab.attribution.quadrature import Steps, integration_rule
+from biaslab.attribution.replay import Inputs
 from biaslab.data import contrast
 from biaslab.data.presets import Selection
 from biaslab.data.prompts import is_divided

@@ -14,8 +14,9 @@ from transformers import BertForMaskedLM
 
 from biaslab import integrated_gap_gradients, integrated_gradients
 from biaslab.attribution.gaps import attribute_gaps
-from biaslab.attribution.integration import Inputs, TokenBudget, wanted_sums
+from biaslab.attribution.integration import TokenBudget, wanted_sums
 from biaslab.attribution.quadrature import nodes_and_weights
+from biaslab.attribution.replay import Inputs
 from biaslab.errors import InputError
 from biaslab.models.architectures import ffn_modules
 from biaslab.neurons.suppression import suppressed

@@ -82,10 +82,10 @@ def test_another_field_of_a_treatment_is_part_of_its_key_and_facts():
     class Tempered(Treatment):
         temperature: float = 1.0
 
-    assert Treatment(factor=0.5).on_neurons == Treatment(checkpoint=Path("c")).on_neurons == {}
+    assert Treatment(factor=0.5).key == Treatment(checkpoint=Path("c")).key == {}
     expected = {"neurons": [tuple(neuron) for neuron in NEURONS], "factor": 0.5, "positions": "all"}
-    assert Treatment(NEURONS, 0.5).on_neurons == expected
-    assert Tempered(temperature=2.0).on_neurons == {"temperature": 2.0}
+    assert Treatment(NEURONS, 0.5).key == expected
+    assert Tempered(temperature=2.0).key == {"temperature": 2.0}
     assert Tempered(temperature=2.0).facts() == {**Treatment().facts(), "temperature": 2.0}
 
 

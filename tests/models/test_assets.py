@@ -69,7 +69,7 @@ def test_a_changed_file_of_the_cache_is_not_used(cache, package_index, monkeypat
     calls = package_index()
     file = assets.fetch("thing") / "dev.json"
     read = []
-    monkeypatch.setattr(assets, "_sha256", lambda path, sha256=assets._sha256: read.append(path) or sha256(path))
+    monkeypatch.setattr(assets, "checksum", lambda path, checksum=assets.checksum: read.append(path) or checksum(path))
     assert assets.fetch("thing") == cache / "thing"
     assert not read
     file.touch()  # another time, the same content
