@@ -8,8 +8,9 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,6 +35,7 @@ from biaslab.models.architectures import ARCHITECTURES
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # as the program does: the same bits in each process
 multiprocessing.set_forkserver_preload(["torch", "pytorch_lightning", "transformers.models.bert.modeling_bert"])
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that a test starts, as in this one:
 torch.set_num_threads(1)  # tiny models; two threads would only wait for each other
 
 SHARED = Path(__file__).parents[2] / "shared"  # the golden data lies beside the repository, where it lies at all
@@ -198,6 +200,17 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Any]:
+    """Forks processes of the program: see :mod:`nursery`."""
+    from nursery import Nursery
+
+    nursery = Nursery()
+    yield nursery
+    nursery.process.stdin.close()
+    assert nursery.process.wait(timeout=60) == 0
+
+
 @pytest.fixture
 def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
@@ -216,6 +229,12 @@ def tiny_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (cache / "bold" / "people.json").write_text(json.dumps({"people": {"all": sentences}}))
     (cache / "bug" / "full_BUG.csv").write_text("\n".join(["sentence_text", *(f"{s[:-1]}too ." for s in sentences)]))
     monkeypatch.setenv("BIASLAB_CACHE", str(cache))
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorBoard's pictures, which tests of their own look at, are not drawn: they take longer than a tiny model."""
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_figure", lambda *_: None)
 
 
 @pytest.fixture

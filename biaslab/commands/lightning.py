@@ -71,6 +71,12 @@ class BiaslabCLI(LightningCLI):
         parser.add_argument("-c", "--config", action=_Config, help="a file, or the name of one that ships with biaslab")
         return parser
 
+    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
+        """Prepare the command that is asked for, whose settings ``kwargs`` has, and no other: each takes its time."""
+        every = super().subcommands()
+        self.subcommands = lambda: {name: every[name] for name in kwargs}  # type: ignore[method-assign]
+        super()._add_subcommands(parser, **kwargs)
+
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         """Let checkpoints bring weights only, those from a network too: Lightning would run what stands in them."""
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)

@@ -27,7 +27,7 @@ FEW = {"dimensions": ["gender"], "kinds": ["negative"], "modifiers": 1, "contras
 
 
 @pytest.fixture
-def place(workdir, tiny_cache) -> Path:
+def place(workdir, tiny_cache, no_pictures) -> Path:
     """A working folder, with tiny data sets in the cache."""
     return workdir
 

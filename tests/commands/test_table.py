@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +25,7 @@ NEURON_ROWS = [row for row in ROWS if row.startswith(("union", "intersection", "
 
 
 @pytest.fixture
-def place(workdir, tiny_cache, few_prompts) -> Path:
+def place(workdir, tiny_cache, few_prompts, no_pictures) -> Path:
     """A working folder, with tiny data sets in the cache, and few prompts."""
     return workdir
 
@@ -162,7 +164,20 @@ def tiny_configs(folder: Path, lab: Path) -> Path:
     return folder
 
 
-def test_trained_rows(lab, place, tmp_path_factory):
+@pytest.fixture
+def forked(nursery, tmp_path, monkeypatch):
+    """Commands that a command starts are forks of a process that has the imports behind it."""
+
+    def run(arguments, check):
+        python, m, name, *own = arguments
+        assert [python, m, name, check] == [sys.executable, "-m", "biaslab", False]
+        (code,) = nursery.run(tmp_path, own).codes
+        return subprocess.CompletedProcess(arguments, code)
+
+    monkeypatch.setattr("biaslab.commands.rows.subprocess.run", run)
+
+
+def test_trained_rows(lab, place, forked, tmp_path_factory):
     configs = tiny_configs(tmp_path_factory.mktemp("c") / "configs", lab)
     arguments = ["--rows", "[cda, cda_control]", "--configs", str(configs)]
     make(lab, *arguments)

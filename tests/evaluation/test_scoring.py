@@ -115,8 +115,9 @@ def test_smollm2_agrees_with_one_token_at_a_time(asset):
     data = StereoSetDataModule("smollm2-135m", every=600)
     data.prepare_data()
     data.setup("test")
+    known = {}
     expected = [
-        [reference.causal_score(model, tokenizer, sentence) for sentence in cluster.sentences]
+        [reference.causal_score(model, tokenizer, sentence, known) for sentence in cluster.sentences]
         for cluster in read_clusters("dev")[::600]
     ]
     torch.testing.assert_close(scored(model, data), torch.tensor(expected), atol=0, rtol=1e-4)

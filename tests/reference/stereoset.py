@@ -50,11 +50,15 @@ def pll_score(model, tokenizer, context, sentence, leading_space):
     return total / len(pieces)
 
 
-def causal_score(model, tokenizer, sentence):
-    ids = tokenizer.encode(sentence, add_special_tokens=False)
-    bits = [math.log2(probabilities(model, [tokenizer.bos_token_id], 0)[ids[0]].item())]
-    for index in range(1, len(ids)):
-        bits.append(math.log2(probabilities(model, ids[:index], index - 1)[ids[index]].item()))
+def causal_score(model, tokenizer, sentence, known=None):
+    """Several sentences that begin alike are asked once for what they share, with one dict, ``known``."""
+    known, ids = {} if known is None else known, tokenizer.encode(sentence, add_special_tokens=False)
+    bits = []
+    for index, token in enumerate(ids):
+        before = tuple(ids[:index]) or (tokenizer.bos_token_id,)
+        if before not in known:
+            known[before] = probabilities(model, list(before), len(before) - 1)
+        bits.append(math.log2(known[before][token].item()))
     return 2 ** (sum(bits) / len(bits))
 
 

@@ -1,16 +1,7 @@
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from nursery import Nursery, save_model
-
-
-@pytest.fixture(scope="session")
-def nursery() -> Iterator[Nursery]:
-    nursery = Nursery()
-    yield nursery
-    nursery.process.stdin.close()
-    assert nursery.process.wait(timeout=60) == 0
+from nursery import save_model
 
 
 @pytest.fixture(scope="session")
