@@ -10,7 +10,7 @@ is the sum over its slots.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -19,10 +19,11 @@ from transformers import PreTrainedModel
 from biaslab.attribution.integration import GapAttribution, Integration, TokenBudget, out_of_memory, wanted_sums
 from biaslab.attribution.quadrature import Steps, integration_rule
 from biaslab.attribution.replay import Inputs
-from biaslab.errors import InputError
+from biaslab.errors import InputError, require_one_of
 from biaslab.models.architectures import ffn_shape
 
 Gap = Literal["absolute", "signed"]
+Of = Literal["probability", "log_odds"]
 
 
 def integrated_gradients(
@@ -34,13 +35,14 @@ def integrated_gradients(
     steps: Steps = 6,
     quadrature: str = "gauss_legendre",
     tolerance: float = 0.01,
+    of: Of = "probability",
 ) -> Tensor:
     r"""Attribute each target's probability at the slot to every feed-forward neuron.
 
     .. math:: IG(w_j) = \bar w_j \int_0^1 \partial P(d | \alpha \bar w) / \partial w_j \, d\alpha
 
     Arguments and errors are those of :func:`integrated_gap_gradients`, but ``target_ids`` are the tokens whose
-    probabilities are attributed, ``[batch, target]``.
+    probabilities are attributed, ``[batch, target]``; with ``of="log_odds"`` log P is, in nats.
 
     Returns:
         Scores, ``[batch, target, layer, neuron]``; positive where the neuron raises the target's probability. A layer's
@@ -51,7 +53,7 @@ def integrated_gradients(
     """
     each = torch.arange(target_ids.shape[-1])[:, None]
     return attribute_gaps(
-        model, input_ids, position, target_ids, each, attention_mask, steps, quadrature, "signed", tolerance
+        model, input_ids, position, target_ids, each, attention_mask, steps, quadrature, "signed", tolerance, of=of
     ).scores
 
 
@@ -65,6 +67,7 @@ def integrated_gap_gradients(
     quadrature: str = "gauss_legendre",
     gap: Gap = "absolute",
     tolerance: float = 0.01,
+    of: Of = "probability",
 ) -> Tensor:
     r"""Attribute the gap between two demographics' probabilities at the slot to every feed-forward neuron (IG²).
 
@@ -83,6 +86,8 @@ def integrated_gap_gradients(
         quadrature: see :func:`biaslab.attribution.quadrature.nodes_and_weights`; for a fixed number of steps.
         gap: "absolute", the paper's, or "signed": IG(first) - IG(second), as in the authors' released code.
         tolerance: of steps="auto": the largest residual, relative to the sum of a layer's absolute scores.
+        of: "probability", the paper's; or "log_odds": of log P(d1) - log P(d2), in nats, in place of P(d1) - P(d2).
+            |P(d1) - P(d2)| falls, too, where both demographics become rare; the log-odds is the preference alone.
 
     Returns:
         Scores, ``[batch, layer, neuron]``; positive where the neuron widens the gap. A layer's scores sum to the gap
@@ -97,7 +102,7 @@ def integrated_gap_gradients(
     _require_shape("target_ids", "[batch, 2]", target_ids, target_ids.ndim == 2 and target_ids.shape[1] == 2)
     pair = torch.tensor([[0, 1]], device=target_ids.device)
     return attribute_gaps(
-        model, input_ids, position, target_ids, pair, attention_mask, steps, quadrature, gap, tolerance
+        model, input_ids, position, target_ids, pair, attention_mask, steps, quadrature, gap, tolerance, of=of
     ).scores[:, 0]
 
 
@@ -115,6 +120,7 @@ def attribute_gaps(
     layers: Sequence[int] | None = None,
     budget: TokenBudget | None = None,
     longer: Sequence[Inputs] = (),
+    of: Of = "probability",
 ) -> GapAttribution:
     """Compute IG² for several pairs of the same targets: one forward serves all, one backward each target but one.
 
@@ -130,8 +136,8 @@ def attribute_gaps(
     - longer: the same prompts with other numbers of slots, for demographics of so many tokens: their targets follow on
       the target axis, in this order.
     """
-    if gap not in ("absolute", "signed"):
-        raise InputError(f'`gap` is expected to be "absolute" or "signed" but got {gap!r}.')
+    require_one_of("gap", gap, get_args(Gap))
+    require_one_of("of", of, get_args(Of))
     every = [Inputs(input_ids, position, target_ids, attention_mask), *longer]
     for inputs in every:
         _check(model, inputs)
@@ -147,7 +153,7 @@ def attribute_gaps(
         memory_ran_out = False
         try:
             parts = [(each.rows(rows), s) for each, s in zip(every, sums, strict=True)]
-            results.append(Integration(model, parts, wanted, rule, gap == "absolute", budget).run())
+            results.append(Integration(model, parts, wanted, rule, gap == "absolute", budget, of == "log_odds").run())
             start = rows.stop
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):

@@ -15,7 +15,7 @@ from biaslab.attribution.replay import Inputs, go_on, record
 from biaslab.errors import InputError, require_positive
 from biaslab.models.architectures import down_weight, ffn_modules, ffn_shape, loaded
 
-_NOISE = 16  # times the resolution of the probabilities: a residual below it says nothing
+_NOISE = 16  # times the resolution of the values: a residual below it says nothing
 _log = logging.getLogger("biaslab")
 
 
@@ -93,12 +93,14 @@ def _independent(gaps: Tensor) -> list[int]:
 class _Paths:
     """The paths of each layer of a batch with one number of slots; ``with_one``: record the gradients at α = 1."""
 
-    def __init__(self, model: PreTrainedModel, inputs: Inputs, sums: Sums, budget: TokenBudget, with_one: bool) -> None:
+    def __init__(
+        self, model: PreTrainedModel, inputs: Inputs, sums: Sums, budget: TokenBudget, with_one: bool, logarithms: bool
+    ) -> None:
         self.budget, self.target_ids = budget, inputs.target_ids
         dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
         self.directions, self.pairs = (tensor.to(dtype).to(inputs.input_ids.device) for tensor in sums)
         directions = self.directions if with_one else None
-        self.recording, self.at_one, self.gradients_at_one = record(model, inputs, directions)
+        self.recording, self.at_one, self.gradients_at_one = record(model, inputs, directions, logarithms)
         self.weights: list[Tensor] = []
         biases: list[Tensor] = []
         for module in ffn_modules(model):
@@ -114,17 +116,17 @@ class _Paths:
         """Evaluate at the same values of α, ``[node]``, on several paths, each a row and a layer, ``[path]``.
 
         Returns:
-            Probabilities ``[path, node, target]``, and the gradients of each direction with respect to the layer's
-            feed-forward output at the slots, ``[path, node, direction, slot, hidden]`` (empty if not wanted).
+            The targets' values ``[path, node, target]``, and the gradients of each direction with respect to the
+            layer's feed-forward output at the slots, ``[path, node, direction, slot, hidden]`` (empty if not wanted).
         """
         known = [len(self.gradients_at_one) > 0 and value == 1 for value in alpha.tolist()]
-        probabilities = self.at_one.new_empty(len(row), len(alpha), self.target_ids.shape[1])
+        found = self.at_one.new_empty(len(row), len(alpha), self.target_ids.shape[1])
         directions = self.directions if gradients else None
         shape = (len(row), len(alpha), len(self.directions), *self.outputs.shape[2:])
         slopes = self.at_one.new_empty(shape if gradients else 0)
         if any(known):
             one = known.index(True)
-            probabilities[:, one] = self.at_one[row]
+            found[:, one] = self.at_one[row]
             if gradients:
                 slopes[:, one] = self.gradients_at_one[:, row, layer].transpose(0, 1)
         nodes = torch.tensor([not value for value in known]).nonzero()[:, 0].to(row.device)
@@ -136,10 +138,10 @@ class _Paths:
             rows, place = row[at[0]], layer[at[0]]
             values = alpha[at[1], None, None] * self.outputs[rows, place] + self.biases[place][:, None]
             asked = place.cpu(), rows, values, self.target_ids[rows]
-            probabilities[at], gradient = go_on(self.recording, *asked, directions)
+            found[at], gradient = go_on(self.recording, *asked, directions)
             if gradients:
                 slopes[at] = gradient.transpose(0, 1)
-        return probabilities, slopes
+        return found, slopes
 
     def _parts(self, layer: Tensor) -> list[Tensor]:
         """Divide evaluations into parts that keep the budget, each in the order of the layers."""
@@ -160,7 +162,8 @@ class _Paths:
 class Integration:
     """The integrals of a batch, whose ``parts`` have one number of slots each; a path is one prompt and layer.
 
-    With ``absolute``, the size of a pair's gap is attributed; ``rule`` is the first one; ``layers`` are ``[layer]``.
+    With ``absolute``, the size of a pair's gap is attributed; with ``logarithms``, a gap is that between logarithms of
+    probabilities; ``rule`` is the first one; ``layers`` are ``[layer]``.
     """
 
     def __init__(
@@ -171,10 +174,12 @@ class Integration:
         rule: Rule,
         absolute: bool,
         budget: TokenBudget,
+        logarithms: bool,
     ) -> None:
         self.rule, self.absolute = rule, absolute
         asked = [(inputs, sums) for inputs, sums in parts if len(sums.directions)]
-        self.paths = [_Paths(model, inputs, sums, budget, 1.0 in rule.nodes) for inputs, sums in asked]
+        with_one = 1.0 in rule.nodes
+        self.paths = [_Paths(model, inputs, sums, budget, with_one, logarithms) for inputs, sums in asked]
         self.of_targets = torch.cat([p.pairs @ p.directions for p in self.paths], 1)  # [pair, target]
         at_one = torch.cat([p.at_one for p in self.paths], 1)  # [batch, target]
         batch = len(at_one)
@@ -189,33 +194,33 @@ class Integration:
     def run(self) -> GapAttribution:
         """Integrate by the rule, and by finer ones where its tolerance asks for it."""
         rule, path = self.rule, torch.arange(len(self.row), device=self.row.device)
-        probabilities, gradients = self._evaluate(path, rule.nodes)
+        values, gradients = self._evaluate(path, rule.nodes)
         zero = rule.nodes.new_zeros(1)
-        at_zero = (probabilities if rule.nodes[0] == 0 else self._evaluate(path, zero, gradients=False)[0])[:, 0]
-        while len(left := self._integrate(rule, path, probabilities, gradients, at_zero)):
+        at_zero = (values if rule.nodes[0] == 0 else self._evaluate(path, zero, gradients=False)[0])[:, 0]
+        while len(left := self._integrate(rule, path, values, gradients, at_zero)):
             if len(rule.nodes) >= MOST_NODES:
                 break
             path, at_zero = path[left], at_zero[left]
             nested, rule = rule.adaptive, rule.finer()
-            new_probabilities, new_gradients = self._evaluate(path, rule.nodes[1::2] if nested else rule.nodes)
+            new_values, new_gradients = self._evaluate(path, rule.nodes[1::2] if nested else rule.nodes)
             if nested:
-                new_probabilities = _interleaved(probabilities[left], new_probabilities)
+                new_values = _interleaved(values[left], new_values)
                 new_gradients = [_interleaved(g[left], new) for g, new in zip(gradients, new_gradients, strict=True)]
-            probabilities, gradients = new_probabilities, new_gradients
+            values, gradients = new_values, new_gradients
         gap = self.gap_at_one.abs() if self.absolute else self.gap_at_one
         return GapAttribution(self.scores, gap, self.residual, self.nodes)
 
     def _evaluate(self, path: Tensor, alpha: Tensor, gradients: bool = True) -> tuple[Tensor, list[Tensor]]:
-        """Return the probabilities of all targets, ``[path, node, target]``, and the gradients of each input."""
+        """Return the values of all targets, ``[path, node, target]``, and the gradients of each input."""
         parts = [p.evaluate(self.row[path], self.layer[path], alpha, gradients) for p in self.paths]
-        return torch.cat([probabilities for probabilities, _ in parts], 2), [slopes for _, slopes in parts]
+        return torch.cat([values for values, _ in parts], 2), [slopes for _, slopes in parts]
 
     def _integrate(
-        self, rule: Rule, path: Tensor, probabilities: Tensor, gradients: Sequence[Tensor], at_zero: Tensor
+        self, rule: Rule, path: Tensor, values: Tensor, gradients: Sequence[Tensor], at_zero: Tensor
     ) -> Tensor:
         """Integrate some paths; return which of them have a residual above the rule's tolerance."""
         row, layer = self.row[path], self.layer[path]
-        gaps = (probabilities @ self.of_targets.T).transpose(1, 2)  # [path, pair, node]
+        gaps = (values @ self.of_targets.T).transpose(1, 2)  # [path, pair, node]
         ends = at_zero @ self.of_targets.T, self.gap_at_one[row]  # [path, pair]
         weights = rule.weights_of(gaps, *ends, self.absolute)
         change = ends[1].abs() - ends[0].abs() if self.absolute else ends[1] - ends[0]
@@ -233,7 +238,7 @@ class Integration:
         self.residual[row, :, layer] = residual
         self.nodes[row, layer] = len(rule.nodes)
         resolution = torch.finfo(self.paths[0].outputs.dtype).eps
-        noise = _NOISE * resolution * (probabilities.amax(1) @ self.of_targets.abs().T)
+        noise = _NOISE * resolution * (values.abs().amax(1) @ self.of_targets.abs().T)
         coarse = residual.abs() > torch.maximum(rule.tolerance * size, noise)
         if not rule.adaptive:
             divided = (weights.sign() != weights[..., :1].sign()).any(-1)

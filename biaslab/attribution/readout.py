@@ -1,4 +1,4 @@
-"""The targets' probabilities at the slots, and where their gradients start: before the output embeddings."""
+"""The targets' probabilities at the slots, or their logarithms, and where the gradients of these start."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -11,24 +11,31 @@ from biaslab.models.architectures import loaded
 
 
 class Readout(NamedTuple):
-    """Probabilities at the slots, and where their gradients start."""
+    """The targets' values at the slots, and where their gradients start: before the output embeddings."""
 
-    probabilities: Tensor  # of the targets, [item, target]; of one of several tokens the product of theirs
+    values: Tensor  # [item, target]: probabilities, of several tokens the product of theirs; or their logarithms
     hidden: list[Tensor]  # what the output embeddings got, in the graph, [item, slot, hidden] a part of the items
     gradients: list[Tensor]  # of each direction with respect to it, [direction, item, slot, hidden]; empty for none
 
 
 def read_slots(
-    model: PreTrainedModel, run: Callable[[], Any], position: Tensor, target_ids: Tensor, directions: Tensor | None
+    model: PreTrainedModel,
+    run: Callable[[], Any],
+    position: Tensor,
+    target_ids: Tensor,
+    directions: Tensor | None,
+    logarithms: bool = False,
 ) -> Readout:
-    r"""Run the model; read the targets' probabilities at the slots, and their gradients before the output embeddings.
+    r"""Run the model; read the targets' values at the slots, and their gradients before the output embeddings.
 
     ``run`` runs it and returns its output; ``position`` is that of the slots, ``[item, slot]``; ``target_ids`` are
     ``[item, target, slot]``; ``directions`` are sums of targets to be differentiated, ``[direction, target]``, if any.
+    The values are probabilities P, or with ``logarithms`` log P, in nats.
 
     With z = Wh + b, logits f(z) (f is the identity, or caps them) and p = softmax(f(z)) at each slot, P is the product
     of the target's tokens' probabilities, and its gradient at a slot whose token is t is
-    P·(f'(z_t)·W_t - Σ_v p_v·f'(z_v)·W_v): the sum over the vocabulary is the same for every target.
+    P·(f'(z_t)·W_t - Σ_v p_v·f'(z_v)·W_v): the sum over the vocabulary is the same for every target. That of log P is
+    the same without the factor P.
     """
     seen: list[Tensor] = []
 
@@ -48,9 +55,11 @@ def read_slots(
     exact = logits if logits.dtype == torch.float64 else logits.float()
     every = exact.detach().softmax(2)  # [item, slot, vocabulary]
     ids = target_ids.transpose(1, 2)  # [item, slot, target]
-    probabilities = every.gather(2, ids).prod(1)
+    factors = values = every.gather(2, ids).prod(1)
+    if logarithms:
+        values, factors = exact.detach().log_softmax(2).gather(2, ids).sum(1), torch.ones_like(values)
     if directions is None:
-        return Readout(probabilities, [hidden], [])
+        return Readout(values, [hidden], [])
     with loaded(embeddings):
         weight: Tensor = embeddings.weight
     slope = None if logits is scores else torch.autograd.grad(logits.sum(), scores)[0].to(every.dtype)
@@ -58,8 +67,8 @@ def read_slots(
     rows = weight[ids].to(every.dtype)  # [item, slot, target, hidden]
     if slope is not None:
         rows = rows * slope.gather(2, ids)[..., None]
-    gradients = torch.einsum("et,bt,bsth->ebsh", directions, probabilities, rows - mean.to(every.dtype)[:, :, None])
-    return Readout(probabilities, [hidden], [gradients])
+    gradients = torch.einsum("et,bt,bsth->ebsh", directions, factors, rows - mean.to(every.dtype)[:, :, None])
+    return Readout(values, [hidden], [gradients])
 
 
 def backward(readout: Readout, leaves: Sequence[Tensor]) -> list[Tensor]:

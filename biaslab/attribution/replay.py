@@ -55,15 +55,19 @@ class Recording(NamedTuple):
     position: Tensor  # of the slots, [batch, slot]
     prefix: list[tuple[Tensor, Tensor]]  # keys and values of the tokens before, [batch, head, token, size] a layer
     tuples: bool  # whether the layers return tuples
+    logarithms: bool  # whether the targets' values are logarithms of their probabilities
 
 
-def record(model: PreTrainedModel, inputs: Inputs, directions: Tensor | None) -> tuple[Recording, Tensor, Tensor]:
+def record(
+    model: PreTrainedModel, inputs: Inputs, directions: Tensor | None, logarithms: bool = False
+) -> tuple[Recording, Tensor, Tensor]:
     """Run the model once and keep what :func:`go_on` needs to go on from any layer.
 
-    ``directions`` are sums of probabilities to be differentiated, ``[direction, target]``; None for no gradients.
+    The targets' values are probabilities, or with ``logarithms`` their logarithms; ``directions`` are sums of them to
+    be differentiated, ``[direction, target]``; None for no gradients.
 
     Returns:
-        The recording, the probabilities ``[batch, target]``, and each direction's gradient with respect to each layer's
+        The recording, the values ``[batch, target]``, and each direction's gradient with respect to each layer's
         feed-forward output at the slots, ``[direction, batch, layer, slot, hidden]`` (empty without directions).
     """
     input_ids, position, target_ids, attention_mask = inputs
@@ -100,14 +104,14 @@ def record(model: PreTrainedModel, inputs: Inputs, directions: Tensor | None) ->
             enter(ffn.register_forward_hook(add_leaf))
         enter(layers(model)[-1].register_forward_hook(lambda _, __, output: outputs.append(output)))
         run = partial(model, input_ids=input_ids, attention_mask=attention_mask, **options)
-        readout = read_slots(model, run, position, target_ids, directions)
-        empty = readout.probabilities.new_empty(0)
+        readout = read_slots(model, run, position, target_ids, directions, logarithms)
+        empty = readout.values.new_empty(0)
         gradients = empty if directions is None else torch.stack(backward(readout, leaves), 2)
     cached: Any = options["past_key_values"].layers if "past_key_values" in options else []
     prefix = [(layer.keys[:, :, :-slots], layer.values[:, :, :-slots]) for layer in cached]
     tuples = isinstance(outputs[0], tuple)
-    recording = Recording(model, states, arguments, attended, activations, position, prefix, tuples)
-    return recording, readout.probabilities, gradients
+    recording = Recording(model, states, arguments, attended, activations, position, prefix, tuples, logarithms)
+    return recording, readout.values, gradients
 
 
 def _slots_are_last(model: PreTrainedModel, input_ids: Tensor, position: Tensor, attention_mask: Tensor | None) -> bool:
@@ -131,8 +135,8 @@ def go_on(
     target, slot]``; ``directions`` are as in :func:`record`.
 
     Returns:
-        Probabilities ``[item, target]``, and each direction's gradient with respect to the values,
-        ``[direction, item, slot, hidden]`` (empty without directions).
+        The targets' values ``[item, target]``, as :func:`record` has them, and each direction's gradient with respect
+        to ``values``, ``[direction, item, slot, hidden]`` (empty without directions).
     """
     counts = torch.bincount(layer, minlength=len(recording.states)).tolist()
     with torch.set_grad_enabled(directions is not None):
@@ -140,9 +144,9 @@ def go_on(
         slot = _slot_states(recording, counts, row, leaves)
         readout = _head(recording, slot, target_ids, directions)
         if directions is None:
-            return readout.probabilities, readout.probabilities.new_empty(0)
+            return readout.values, readout.values.new_empty(0)
         used = [leaf for leaf in leaves if len(leaf)]
-        return readout.probabilities, torch.cat(backward(readout, used), 1)
+        return readout.values, torch.cat(backward(readout, used), 1)
 
 
 def _slot_states(recording: Recording, counts: Sequence[int], row: Tensor, leaves: Sequence[Tensor]) -> Tensor:
@@ -255,9 +259,9 @@ def _head(recording: Recording, slot: Tensor, target_ids: Tensor, directions: Te
         position = torch.arange(hidden.shape[1], device=hidden.device).expand(len(hidden), -1)
         run = partial(model, input_ids=placeholder, **without_cache(model))
         with _bypassed(layers(model), (hidden,) if recording.tuples else hidden):
-            parts.append(read_slots(model, run, position, ids, directions))
+            parts.append(read_slots(model, run, position, ids, directions, recording.logarithms))
     return Readout(
-        torch.cat([part.probabilities for part in parts]),
+        torch.cat([part.values for part in parts]),
         [hidden for part in parts for hidden in part.hidden],
         [gradient for part in parts for gradient in part.gradients],
     )

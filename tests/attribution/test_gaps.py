@@ -31,6 +31,11 @@ def a_batch(sequences: int = 4, length: int = 7) -> tuple[Tensor, Tensor, Tensor
     return ids, position, torch.randint(5, 100, (sequences, 3), generator=generator)
 
 
+def single_inside(model: torch.nn.Module) -> bool:
+    """Whether the norms compute in float32, whatever the weights' type."""
+    return model.config.model_type in ("llama", "mistral", "qwen2", "gemma2")
+
+
 def hooks(model: torch.nn.Module) -> int:
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) + ("forward" in vars(m)) for m in model.modules())
 
@@ -119,6 +124,45 @@ def test_sign_change_is_right_to_one_percent():
             assert error < 0.01
             checked += 1
     assert checked >= 2
+
+
+def test_the_log_odds_gap_equals_the_slow_reference_on_each_architecture(any_model):
+    model = any_model.double()
+    ids, position, targets = a_batch()
+    found = attribute_gaps(model, ids, position, targets, PAIRS, steps=3, quadrature="riemann_middle", of="log_odds")
+    single = integrated_gradients(model, ids, position, targets, steps=3, quadrature="riemann_middle", of="log_odds")
+    nodes, weights = nodes_and_weights("riemann_middle", 3)
+    for layer, row, pair in ((0, 0, 0), (1, 2, 1), (2, 1, 0)):
+
+        def logs(scale, row=row, layer=layer):
+            return target_probabilities(model, ids[row], int(position[row]), targets[row], layer, scale).log()
+
+        def gap(scale, pair=pair, logs=logs):
+            first, second = PAIRS[pair].tolist()
+            return (logs(scale)[first] - logs(scale)[second]).abs()
+
+        asked = model, ids[row], int(position[row]), layer, nodes, weights
+        for mine, value in ((found.scores[row, pair, layer], gap), (single[row, 2, layer], lambda s: logs(s)[2])):
+            expected = integrated(*asked, value)
+            scale = float(expected.abs().max())  # the norms of some architectures compute in float32
+            torch.testing.assert_close(
+                mine, expected, atol=(1e-5 if single_inside(model) else 1e-10) * scale, rtol=1e-8
+            )
+        torch.testing.assert_close(found.gap[row, pair], gap(lambda w: w), atol=0, rtol=1e-6)
+
+
+def test_the_log_odds_gap_is_complete_where_it_changes_its_sign():
+    model, (ids, position, targets) = make_model("bert").double(), a_batch(20)
+    signed, absolute = (
+        attribute_gaps(model, ids, position, targets, PAIRS, steps="auto", gap=gap, tolerance=1e-3, of="log_odds")
+        for gap in ("signed", "absolute")
+    )
+    at_zero = signed.gap[..., None] - signed.scores.sum(-1)  # [batch, pair, layer]
+    turned = at_zero * signed.gap[..., None] < -1e-3
+    assert turned.sum() >= 10
+    change = absolute.gap[..., None] - at_zero.abs()
+    off = (absolute.scores.sum(-1) - change).abs() / absolute.scores.abs().sum(-1)
+    assert off.max() <= 3e-3  # what is at zero is known to the tolerance, too
 
 
 def test_results_do_not_depend_on_batch_order_padding_or_bucket(any_model):
@@ -257,28 +301,32 @@ def words_of(model: torch.nn.Module, sequences: int = 3) -> list[Inputs]:
     return [Inputs(ids, place, words[:, :, 0]), Inputs(torch.stack(wide), place[:, None] + torch.arange(3), words)]
 
 
-@pytest.mark.parametrize("gap", ["absolute", "signed"])
-def test_words_of_several_tokens_equal_the_slow_reference(any_model, gap):
+@pytest.mark.parametrize(
+    ("gap", "of"), [("absolute", "probability"), ("signed", "probability"), ("absolute", "log_odds")]
+)
+def test_words_of_several_tokens_equal_the_slow_reference(any_model, gap, of):
     model = any_model.double()
     first, *longer = words_of(model)
     pairs = torch.tensor([[0, 1], [1, 2], [2, 3], [3, 0]])  # within one sequence, between two, and within the other
-    found = attribute_gaps(model, *first[:3], pairs, steps=3, gap=gap, quadrature="riemann_middle", longer=longer)
+    options = {"gap": gap, "of": of, "quadrature": "riemann_middle"}
+    found = attribute_gaps(model, *first[:3], pairs, steps=3, **options, longer=longer)
     every = [each.rows(slice(None)) for each in (first, *longer)]
     words = [(each, target) for each in every for target in range(each.target_ids.shape[1])]
     nodes, weights = nodes_and_weights("riemann_middle", 3)
     for index, (a, b) in enumerate(pairs.tolist()):
         for layer, row in ((0, 0), (1, 2), (2, 1)):
-            expected, at_one = word_gap_gradients(model, (words[a], words[b]), row, layer, nodes, weights, gap)
+            expected, at_one = word_gap_gradients(model, (words[a], words[b]), row, layer, nodes, weights, gap, of)
             scale = float(expected.abs().max())
             torch.testing.assert_close(found.scores[row, index, layer], expected, atol=1e-4 * scale, rtol=1e-4)
             torch.testing.assert_close(found.gap[row, index], at_one, atol=0, rtol=1e-5)
 
 
-def test_words_of_several_tokens_are_complete(any_model):
+@pytest.mark.parametrize("of", ["probability", "log_odds"])
+def test_words_of_several_tokens_are_complete(any_model, of):
     model = any_model.double()
     first, *longer = words_of(model)
     found = attribute_gaps(
-        model, *first[:3], torch.tensor([[0, 2], [2, 3]]), steps="auto", tolerance=1e-3, longer=longer
+        model, *first[:3], torch.tensor([[0, 2], [2, 3]]), steps="auto", tolerance=1e-3, longer=longer, of=of
     )
     if model.config.model_type != "gemma2":  # whose norm makes the integral too steep at 0
         assert (found.residual.abs() <= 1.01e-3 * found.scores.abs().sum(-1)).all()

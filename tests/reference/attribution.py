@@ -49,7 +49,7 @@ def integrated(model, ids, position, layer, nodes, weights, value) -> Tensor:
 def word_probability(
     model: nn.Module, ids: Tensor, slots: Tensor, tokens: Tensor, layer: int, scaled: Tensor
 ) -> Tensor:
-    """Product of the probabilities of a word's tokens when the layer's neurons at its slots are ``scaled``."""
+    """Product of the probabilities of a word's tokens, when the layer's neurons at its slots are ``scaled``."""
 
     def change(module, args):
         activation = args[0].clone()
@@ -65,7 +65,7 @@ def word_probability(
     return probability
 
 
-def word_gap_gradients(model, words, row, layer, nodes, weights, gap) -> tuple[Tensor, Tensor]:
+def word_gap_gradients(model, words, row, layer, nodes, weights, gap, of) -> tuple[Tensor, Tensor]:
     """IG² of two words, each in its own sequence, at the given nodes, and their gap; a word is (inputs, target)."""
     cases = []
     for inputs, target in words:
@@ -74,6 +74,8 @@ def word_gap_gradients(model, words, row, layer, nodes, weights, gap) -> tuple[T
 
     def difference(scaled):
         first, second = (word_probability(model, *case[:3], layer, w) for case, w in zip(cases, scaled, strict=True))
+        if of == "log_odds":
+            first, second = first.log(), second.log()
         return (first - second).abs() if gap == "absolute" else first - second
 
     total = torch.zeros_like(cases[0][3][0])
