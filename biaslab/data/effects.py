@@ -1,0 +1,225 @@
+"""What the effects of neurons at all positions are measured on: StereoSet's clusters, and ordinary text.
+
+A batch holds ``number``, ``input_ids`` ``[sequence, token]``; the queries' ``row``, ``position`` and ``target_ids``
+``[query]``, and ``weights`` ``[sum, query]``, as :func:`biaslab.attribution.importance.first_order_effects` takes them.
+Of the effects on the sums, those on ``sum`` ``[part]`` are multiplied by ``share`` and added to ``quantity``, one of
+:func:`quantities_of`, both ``[part, sequence]``. A batch of text has ``tokens``, their number, too: its effects are
+squared first.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, islice, zip_longest
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from biaslab.data.corpus import read_sentences
+from biaslab.data.queries import causal_queries, group_queries, masked_queries
+from biaslab.data.stereoset import DOMAINS, Terms, candidate_word, half_of, read_clusters
+from biaslab.errors import InputError
+from biaslab.models.tokens import by_length, is_masked
+
+MASKED_SHARE = 0.15  # of a sentence's tokens are asked for at once: a pass serves them all
+_LONGEST, _FEWEST_WORDS = 64, 5
+_SENTENCES = 300  # of a source: each asks for several tokens
+_OTHERS = 60  # sentences of a source
+# what the log-likelihoods of stereotype, anti-stereotype and unrelated candidate count in each sum
+SUMS = {"bias": (1.0, -1.0, 0.0), "guard": (0.5, 0.5, -1.0)}
+TEXT, PROMPTS = "text", "prompts"
+
+
+def quantities_of(sources: Sequence[str]) -> list[str]:
+    """Return the names of what is measured, by number.
+
+    >>> quantities_of(["stereoset", "bold"])[:3]
+    ['gender/bias', 'gender/guard', 'profession/bias']
+    """
+    of_stereoset = [f"{domain}/{name}" for domain in DOMAINS for name in SUMS]
+    return [*of_stereoset * ("stereoset" in sources), *[TEXT] * any(source != "stereoset" for source in sources)]
+
+
+def make_batches(
+    tokenizer: PreTrainedTokenizerBase, sources: Sequence[str], limit: int, tokens_per_batch: int, terms: Terms = "all"
+) -> list[dict[str, Any]]:
+    """Return the batches of "stereoset" (its test split) and of sources of plain sentences (their "contrast" split).
+
+    Of each source come at most ``limit`` clusters or sentences, and of plain sentences at most 300.
+
+    Raises:
+        InputError: if a source has no sentence that can be used.
+    """
+    batches: list[dict[str, Any]] = []
+    for source in sources:
+        if source == "stereoset":
+            batches += _stereoset(tokenizer, limit, tokens_per_batch, terms)
+        else:
+            sentences = _tokens(tokenizer, source, limit)
+            batches += _text(tokenizer, sentences, tokens_per_batch, quantities_of(sources).index(TEXT))
+    return batches
+
+
+def _stereoset(
+    tokenizer: PreTrainedTokenizerBase, limit: int, tokens_per_batch: int, terms: Terms
+) -> Iterator[dict[str, Any]]:
+    """Yield what is asked of each candidate; each target term of a domain weighs the same, and each of its clusters."""
+    clusters = [c for c in read_clusters("test") if terms in ("all", half_of(c.target))]
+    random.Random(0).shuffle(clusters)
+    by_domain = [[cluster for cluster in clusters if cluster.domain == domain] for domain in DOMAINS]
+    clusters = list(islice(filter(None, chain.from_iterable(zip_longest(*by_domain))), limit))
+    counts = Counter((cluster.domain, cluster.target) for cluster in clusters)
+    of_domain = Counter(domain for domain, _ in counts)
+    masked = is_masked(tokenizer)
+    candidates = [(cluster.context, sentence) for cluster in clusters for sentence in cluster.sentences]
+    if masked:
+        queries = masked_queries(tokenizer, [(context, candidate_word(context, text)) for context, text in candidates])
+    else:
+        queries = causal_queries(tokenizer, [text for _, text in candidates])
+    sizes = [counts[cluster.domain, cluster.target] * of_domain[cluster.domain] for cluster in clusters]
+    shares = 1 / torch.tensor(sizes, dtype=torch.float64)
+    pieces = torch.tensor([len(candidate) for candidate in queries])
+    domains = torch.tensor([DOMAINS.index(cluster.domain) for cluster in clusters])
+    of_role = torch.tensor(list(SUMS.values()), dtype=torch.float64)  # [sum, role]
+    for group in group_queries(queries):
+        candidate, row = group["candidate"], group["row"]
+        weights = of_role[:, candidate % 3] * (shares[candidate // 3] / pieces[candidate])  # [sum, query]
+        domain = torch.zeros(len(group["input_ids"]), dtype=torch.long)
+        domain[row] = domains[candidate // 3]
+        quantity = domain * len(SUMS) + torch.arange(len(SUMS))[:, None]
+        for rows in torch.arange(len(domain)).split(max(1, tokens_per_batch // group["input_ids"].shape[1])):
+            chosen = (row >= rows[0]) & (row <= rows[-1])
+            own, input_ids = row[chosen] - rows[0], group["input_ids"][rows]
+            if masked:
+                position, target_ids = group["position"][rows][own], group["target_ids"][chosen]
+                asked = {"row": own, "position": position, "target_ids": target_ids}
+                parts = {"sum": torch.arange(len(SUMS)), "share": torch.ones(len(SUMS), len(rows)).double()}
+                yield {
+                    "input_ids": input_ids, **asked, "weights": weights[:, chosen], **parts,
+                    "quantity": quantity[:, rows],
+                }  # fmt: skip
+            elif input_ids.shape[1] > 1:
+                yield from _causal(input_ids, own, weights[:, chosen], quantity[:, rows])
+
+
+def _causal(input_ids: Tensor, row: Tensor, weights: Tensor, quantity: Tensor) -> Iterator[dict[str, Any]]:
+    """Yield sentences that are asked for each token but the first, in one sum: what it counts is a sentence's own."""
+    later = input_ids.shape[1] - 1
+    share = torch.zeros(len(weights), len(input_ids), dtype=torch.float64).index_add_(1, row, weights)
+    yield {
+        "input_ids": input_ids,
+        "row": torch.arange(len(input_ids)).repeat_interleave(later),
+        "position": torch.arange(later).repeat(len(input_ids)),
+        "target_ids": input_ids[:, 1:].flatten(),
+        "weights": torch.full((1, later * len(input_ids)), 1 / later, dtype=torch.float64),
+        "sum": torch.zeros(len(weights), dtype=torch.long),
+        "share": share,
+        "quantity": quantity,
+    }
+
+
+def _sentences(source: str, split: str) -> list[str]:
+    """Return a source's sentences of a split, at random."""
+    sentences = [s for s in read_sentences(source, split) if len(s.split()) >= _FEWEST_WORDS]
+    random.Random(0).shuffle(sentences)
+    if not sentences:
+        raise InputError(f"`contrast` is expected to hold sentences of {_FEWEST_WORDS} words, but {source!r} has none.")
+    return sentences
+
+
+def other_sentences(sources: Sequence[str]) -> list[str]:
+    """Return sentences to measure a cost on: of all sources of plain text, and in no batch of :func:`make_batches`."""
+    return [s for source in sources if source != "stereoset" for s in _sentences(source, "train")[:_OTHERS]]
+
+
+def _tokens(tokenizer: PreTrainedTokenizerBase, source: str, limit: int) -> list[list[int]]:
+    """Return the tokens of a source's sentences; a causal model's without special tokens."""
+    special, chosen = is_masked(tokenizer), _sentences(source, "contrast")[: min(limit, _SENTENCES)]
+    encoded = tokenizer(chosen, truncation=True, max_length=_LONGEST, add_special_tokens=special)
+    return list(encoded["input_ids"])
+
+
+def plain_batches(
+    tokenizer: PreTrainedTokenizerBase, sources: Sequence[str], limit: int, tokens_per_batch: int
+) -> Iterator[Tensor]:
+    """Yield the sentences that :func:`make_batches` has of sources of plain text, as they are, ``[sequence, token]``.
+
+    Raises:
+        InputError: if none of the sources is plain text, or one has no sentences.
+    """
+    of_text = [source for source in sources if source != "stereoset"]
+    if not of_text:
+        raise InputError(
+            '`contrast` is expected to have a source of ordinary text, such as "bold", for the replacement "mean" but '
+            f"got {', '.join(sources) or 'none'}."
+        )
+    encoded = [ids for source in of_text for ids in _tokens(tokenizer, source, limit)]
+    for batch in by_length([len(ids) for ids in encoded], tokens_per_batch):
+        yield torch.tensor([encoded[number] for number in batch])
+
+
+def _text(
+    tokenizer: PreTrainedTokenizerBase, encoded: Sequence[list[int]], tokens_per_batch: int, quantity: int
+) -> Iterator[dict[str, Any]]:
+    """Yield sentences with random signs: of a masked model some tokens of each are hidden, at once."""
+    masked, draw = is_masked(tokenizer), random.Random(0)
+    asked = [_places(tokenizer, ids, draw) if masked else range(len(ids) - 1) for ids in encoded]
+    signs = [[draw.choice((-1.0, 1.0)) for _ in places] for places in asked]
+    for batch in by_length([len(ids) for ids in encoded], tokens_per_batch):
+        used = [number for number in batch if asked[number]]
+        if not used:
+            continue
+        input_ids = torch.tensor([encoded[number] for number in used])
+        row = torch.tensor([row for row, number in enumerate(used) for _ in asked[number]])
+        position = torch.tensor([place for number in used for place in asked[number]])
+        target_ids = input_ids[row, position if masked else position + 1]
+        if masked:
+            input_ids = input_ids.index_put((row, position), torch.tensor(tokenizer.mask_token_id))
+        weights = torch.tensor([[sign for number in used for sign in signs[number]]], dtype=torch.float64)
+        yield {
+            "input_ids": input_ids, "row": row, "position": position, "target_ids": target_ids, "weights": weights,
+            **_parts(len(used), quantity), "tokens": len(row),
+        }  # fmt: skip
+
+
+def _parts(sequences: int, quantity: int) -> dict[str, Tensor]:
+    """Return where the effects on the only sum are added."""
+    share = torch.ones(1, sequences, dtype=torch.float64)
+    return {"sum": torch.zeros(1, dtype=torch.long), "share": share, "quantity": torch.full(share.shape, quantity)}
+
+
+def _places(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], draw: random.Random) -> list[int]:
+    """Return where a sentence's tokens are hidden."""
+    ordinary = [place for place, token in enumerate(ids) if token not in tokenizer.all_special_ids]
+    if not ordinary:
+        return []
+    return sorted(draw.sample(ordinary, max(1, round(MASKED_SHARE * len(ordinary)))))
+
+
+def of_prompts(batch: Mapping[str, Any], logs: Tensor, share: float, quantity: int) -> Iterator[dict[str, Any]]:
+    """Yield what is asked of a batch of prompts: the mean of |log P(d1) - log P(d2)| over the pairs, of each prompt.
+
+    Args:
+        batch: of :class:`biaslab.data.prompts.PromptDataModule`, whose pairs have two targets.
+        logs: the targets' log-probabilities, ``[batch, target]``, which say which of two is favoured.
+        share: how much a prompt counts.
+        quantity: to which the effects are added.
+    """
+    ends, size = batch["pairs"].cpu(), len(logs)
+    signs = (logs[:, ends[:, 0]] - logs[:, ends[:, 1]]).sign() * share / len(ends)  # [batch, pair]
+    of_targets = torch.zeros(logs.shape, dtype=torch.float64)
+    of_targets.index_add_(1, ends[:, 0], signs).index_add_(1, ends[:, 1], -signs)
+    start = 0
+    for inputs in (batch, *batch["longer"]):
+        targets = inputs["target_ids"].cpu().reshape(size, inputs["target_ids"].shape[1], -1)  # [batch, target, slot]
+        position = inputs["position"].cpu().reshape(size, 1, -1).expand_as(targets)
+        weights = of_targets[:, start : start + targets.shape[1], None].expand_as(targets)
+        row = torch.arange(size)[:, None, None].expand_as(targets)
+        start += targets.shape[1]
+        flat = {"row": row, "position": position, "target_ids": targets}
+        yield {
+            "input_ids": inputs["input_ids"], **{name: tensor.flatten() for name, tensor in flat.items()},
+            "weights": weights.flatten()[None], **_parts(size, quantity),
+        }  # fmt: skip

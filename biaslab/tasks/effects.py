@@ -1,0 +1,43 @@
+"""What a model says to batches of :mod:`biaslab.data.effects`: effects of its neurons, and the cost of suppression."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from biaslab.attribution.importance import Asked, first_order_effects
+from biaslab.evaluation.perplexity import negative_log_likelihoods, perplexity
+from biaslab.neurons.neuron_set import NeuronSet
+from biaslab.neurons.suppression import suppressed
+
+
+def effects_of(model: PreTrainedModel, batch: Mapping[str, Any], origin: Tensor | None = None) -> Tensor:
+    """Return the first-order effects of a batch, in nats, ``[part, sequence, layer, neuron]``.
+
+    ``origin`` is what suppression sets the neurons to, ``[layer, neuron]``; 0 by default.
+    """
+    asked = Asked(*(batch[name] for name in Asked._fields))
+    effects, _ = first_order_effects(model, asked, batch["weights"], origin)
+    shared: Tensor = effects[batch["sum"]] * batch["share"].to(effects)[..., None, None]
+    return shared
+
+
+def measured_rise(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str], values: Tensor | None
+) -> Callable[[NeuronSet], float]:
+    """Return a function that measures by how many percent suppressing neurons raises the perplexity of sentences.
+
+    ``values`` are what suppression sets the neurons to, ``[layer, neuron]``; None for 0.
+    """
+
+    def measured() -> float:
+        return float(perplexity(negative_log_likelihoods(model, tokenizer, sentences)))
+
+    before = measured()
+
+    def rise(neurons: NeuronSet) -> float:
+        with suppressed(model, neurons.with_values(values)):
+            return 100 * (measured() / before - 1)
+
+    return rise
