@@ -1,6 +1,7 @@
 """What is done to a model before it is measured: nothing, neurons multiplied by a factor, or other weights."""
 
 import copy
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -31,7 +32,9 @@ class Treatment:
         """What is done beside other weights, for a cache key: without neurons, factor and positions mean nothing."""
         done = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "checkpoint"}
         if self.neurons is not None:
-            return done | {"neurons": list(self.neurons)}
+            values = self.neurons.values
+            to = {} if values is None else {"values": hashlib.sha256(values.tobytes()).hexdigest()}
+            return done | {"neurons": list(self.neurons)} | to
         return {name: value for name, value in done.items() if name not in ("neurons", "factor", "positions")}
 
     def facts(self) -> dict[str, Any]:

@@ -87,6 +87,11 @@ def down_weight(module: nn.Module) -> Tensor:
     return weight if isinstance(module, nn.Linear) else weight.T  # GPT-2's Conv1D stores [neuron, hidden]
 
 
+def has_bias(model: PreTrainedModel) -> bool:
+    """Return whether the down-projections have a bias, which can hold what replaced neurons add."""
+    return getattr(ffn_modules(model)[0], "bias", None) is not None
+
+
 def loaded(module: nn.Module) -> AbstractContextManager[Any]:
     """Within the block, weights that accelerate offloads lie on the device that the module runs on."""
     if not hasattr(module, "_hf_hook"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import hashlib
 import json
@@ -13,6 +14,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 from biaslab.errors import InputError
 from biaslab.store import write_atomically
 
@@ -21,6 +25,7 @@ if TYPE_CHECKING:  # neuron files are read without torch
 
 FORMAT_VERSION = 1
 _KEYS = ("format_version", "shape", "neurons", "subsets", "provenance")
+_OPTIONAL = {"values"}
 
 
 class Neuron(NamedTuple):
@@ -54,7 +59,7 @@ class NeuronSet(Set[Neuron]):
     NeuronSet([(0, 5), (2, 7)], shape=(3, 8))
     """
 
-    __slots__ = ("_members", "_neurons", "_provenance", "_shape", "_subsets")
+    __slots__ = ("_members", "_neurons", "_provenance", "_shape", "_subsets", "_values")
 
     def __init__(self, neurons: Iterable[tuple[int, int]] = (), shape: tuple[int, int] | None = None) -> None:
         self._shape = None if shape is None else _checked_shape(shape)
@@ -62,6 +67,28 @@ class NeuronSet(Set[Neuron]):
         self._neurons = tuple(sorted(self._members))
         self._subsets: dict[str, NeuronSet] = {}
         self._provenance: dict[str, Any] = {}
+        self._values: NDArray[np.float32] | None = None
+
+    @property
+    def values(self) -> NDArray[np.float32] | None:
+        """What suppression sets each neuron of the model to, ``[layer, neuron]``, such as its mean; None for 0."""
+        return self._values
+
+    def with_values(self, values: ArrayLike | None) -> NeuronSet:
+        """Return the same set, whose neurons suppression sets to these values, ``[layer, neuron]``; None for 0.
+
+        They are of all neurons of the model, so that random controls are set to theirs.
+
+        Raises:
+            InputError: if the set's shape is not known, or the values have another, or are not finite.
+        """
+        result = self.with_details(self._subsets, self._provenance)
+        result._values = own = None if values is None else np.asarray(values, dtype=np.float32)
+        if own is not None and (own.shape != self._shape or not np.isfinite(own).all()):
+            raise InputError(
+                f"`values` is expected to hold a finite number a neuron, of shape {self._shape}, but got {own.shape}."
+            )
+        return result
 
     @property
     def shape(self) -> tuple[int, int] | None:
@@ -99,6 +126,7 @@ class NeuronSet(Set[Neuron]):
         result = NeuronSet(self, self._shape)
         result._subsets = {name: NeuronSet(neurons, self._shape) for name, neurons in (subsets or {}).items()}
         result._provenance = copy.deepcopy(dict(provenance or {}))
+        result._values = self._values
         return result
 
     def layers(self) -> dict[int, int]:
@@ -151,7 +179,10 @@ class NeuronSet(Set[Neuron]):
         facts, others = self._model_facts(), other._model_facts()
         agree = not facts or not others or facts["model"].get("fingerprint") == others["model"].get("fingerprint")
         result = NeuronSet(neurons, self._shape or other._shape)
-        return result.with_details(provenance=facts or others) if agree else result
+        if agree:
+            result = result.with_details(provenance=facts or others)
+            result._values = other._values if self._values is None else self._values
+        return result
 
     def _model_facts(self) -> dict[str, Any]:
         return {"model": self._provenance["model"]} if "model" in self._provenance else {}
@@ -196,13 +227,15 @@ class NeuronSet(Set[Neuron]):
             InputError: if the file can't be written.
         """
         path = Path(path)
-        content = {
+        content: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
             "shape": self._shape,
             "neurons": self._neurons,
             "subsets": {name: subset._neurons for name, subset in self._subsets.items()},
             "provenance": self._provenance,
         }
+        if self._values is not None:
+            content["values"] = base64.b64encode(self._values.astype("<f4").tobytes()).decode()
         text = json.dumps(content, indent=1, ensure_ascii=False, default=str)
         text = re.sub(r"\[\n\s+(\d+),\n\s+(\d+)\n\s+\]", r"[\1, \2]", text)  # a pair a line
         try:
@@ -233,7 +266,7 @@ def _parse(content: Any) -> NeuronSet:
         raise InputError(f"`neurons` is expected to be a JSON object but got {type(content).__name__}.")
     if content.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
         raise InputError(f"`format_version` is expected to be {FORMAT_VERSION} but got {content['format_version']!r}.")
-    for problem, keys in (("lacks", set(_KEYS) - content.keys()), ("has", content.keys() - set(_KEYS))):
+    for problem, keys in (("lacks", set(_KEYS) - content.keys()), ("has", content.keys() - {*_KEYS, *_OPTIONAL})):
         if keys:
             raise InputError(f"`neurons` is expected to have the keys {', '.join(_KEYS)} but {problem} {sorted(keys)}.")
     for key in ("subsets", "provenance"):
@@ -244,7 +277,16 @@ def _parse(content: Any) -> NeuronSet:
     shape = None if content["shape"] is None else _checked_shape(content["shape"])
     subsets = {name: _parse_neurons(pairs, shape, f"subsets.{name}") for name, pairs in content["subsets"].items()}
     neurons = NeuronSet(_parse_neurons(content["neurons"], shape, "neurons"), shape)
-    return neurons.with_details(subsets, content["provenance"])
+    return neurons.with_details(subsets, content["provenance"]).with_values(_parse_values(content.get("values"), shape))
+
+
+def _parse_values(text: Any, shape: tuple[int, int] | None) -> NDArray[np.float32] | None:
+    if text is None:
+        return None
+    try:
+        return np.frombuffer(base64.b64decode(text, validate=True), "<f4").reshape(shape or (0, 0))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"`values` is expected to hold a float32 a neuron, in base64, but: {error}.") from error
 
 
 def _parse_neurons(pairs: Any, shape: tuple[int, int] | None, place: str) -> list[Neuron]:
@@ -308,4 +350,5 @@ def random_like(neurons: NeuronSet, seed: int, same_layers: bool = True) -> Neur
             raise InputError(f"`neurons` is expected to leave {count} other neurons in {where} but leaves {len(free)}.")
         drawn += [free[place] for place in torch.randperm(len(free), generator=generator)[:count].tolist()]
     settings = {"selection": "random", "seed": seed, "same_layers": same_layers}
-    return NeuronSet(drawn, neurons.shape).with_details(provenance=neurons._model_facts() | {"settings": settings})
+    facts = neurons._model_facts() | {"settings": settings}
+    return NeuronSet(drawn, neurons.shape).with_details(provenance=facts).with_values(neurons.values)

@@ -6,7 +6,9 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -30,6 +32,8 @@ def suppressed(
     """Within the block, the activations of the neurons are multiplied by ``factor`` (bias neuron suppression, BNS).
 
     At all positions and with the factor 0 it is as if the neurons' columns of the down-projection's weight were zero.
+    Where a set has values v, such as the neurons' means, factor 0 sets them to these: an activation a becomes
+    v + factor·(a - v).
     Only layers that have neurons get a hook. Whether a set was made for these very weights is checked by
     :meth:`biaslab.neurons.neuron_set.NeuronSet.require_model`, not here.
 
@@ -65,6 +69,7 @@ def suppressed(
     if isinstance(neurons, NeuronSet):
         neurons.require_shape(shape)
     by_layer = NeuronSet(neurons, shape).by_layer()
+    values = neurons.values if isinstance(neurons, NeuronSet) else None
     if not math.isfinite(factor):
         raise InputError(f"`factor` is expected to be a finite number but got {factor}. 0 suppresses, 2 amplifies.")
     places = _checked(model, positions, mask_token_id)
@@ -74,7 +79,7 @@ def suppressed(
             stack.enter_context(model.register_forward_pre_hook(places.read, with_kwargs=True))
             stack.enter_context(model.register_forward_hook(places.forget, always_call=True))
         for layer, indices in by_layer.items():
-            hook = _scaling(indices, factor, shape[1], places)
+            hook = _scaling(indices, factor, shape[1], places, None if values is None else values[layer])
             stack.enter_context(modules[layer].register_forward_pre_hook(hook))
         yield
 
@@ -144,19 +149,29 @@ def _given(positions: Tensor) -> _Places:
     return places
 
 
-def _scaling(indices: Sequence[int], factor: float, width: int, places: _Places | None) -> Callable[..., Any]:
-    """Return a forward pre-hook that multiplies some of the input's neurons, at some places or everywhere."""
+def _scaling(
+    indices: Sequence[int], factor: float, width: int, places: _Places | None, values: NDArray[np.float32] | None
+) -> Callable[..., Any]:
+    """Return a forward pre-hook that multiplies some of the input's neurons, at some places or everywhere.
+
+    With ``values``, ``[neuron]``, it is how far they are from these that is multiplied.
+    """
     with torch.inference_mode(False):  # autograd may have to save it later
-        scale = torch.ones(width, dtype=torch.float64)
+        scale, shift = torch.ones(width, dtype=torch.float64), None
         scale[list(indices)] = factor
+        if values is not None:
+            shift = (1 - scale) * torch.from_numpy(values.astype(np.float64))
 
     def hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        nonlocal scale
+        nonlocal scale, shift
         activations: Tensor = args[0]
         if scale.device != activations.device or scale.dtype != activations.dtype:
             with torch.inference_mode(False):
                 scale = scale.to(device=activations.device, dtype=activations.dtype)
+                shift = None if shift is None else shift.to(device=activations.device, dtype=activations.dtype)
         scaled = activations * scale
+        if shift is not None:
+            scaled = scaled + shift
         if places is not None:
             scaled = torch.where(places(activations)[..., None], scaled, activations)
         return scaled, *args[1:]
@@ -199,8 +214,28 @@ def recorded(model: PreTrainedModel) -> Iterator[dict[int, Tensor]]:
 
 
 def scale_neurons(model: PreTrainedModel, neurons: NeuronSet, factor: float) -> None:
-    """Multiply the neurons' columns of the down-projections in place: :func:`suppressed` at all positions, for good."""
+    """Multiply the neurons' columns of the down-projections in place: :func:`suppressed` at all positions, for good.
+
+    What a set's values add goes into the down-projections' biases.
+
+    Raises:
+        InputError: if the set has values and the down-projections no bias to hold them; then nothing is changed.
+    """
     modules = ffn_modules(model)
+    values = neurons.values
+    if values is not None and any(getattr(modules[layer], "bias", None) is None for layer in neurons.by_layer()):
+        raise InputError(
+            f"`neurons` is expected to be suppressed to 0 in a {model.config.model_type}, but the set replaces them by "
+            "their means, and the down-projections of this architecture have no bias to hold these. Find neurons with "
+            'the replacement "zero", or use the callback NeuronSuppression.'
+        )
     with torch.no_grad():
         for layer, indices in neurons.by_layer().items():
-            down_weight(modules[layer])[:, indices] *= factor
+            weight = down_weight(modules[layer])
+            if values is not None:
+                bias: Any = modules[layer].bias
+                added = weight[:, indices].double() @ torch.from_numpy(values[layer, indices]).double().to(
+                    weight.device
+                )
+                bias += ((1 - factor) * added).to(bias.dtype)
+            weight[:, indices] *= factor

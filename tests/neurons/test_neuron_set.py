@@ -220,3 +220,41 @@ def test_random_sets_take_every_other_neuron_where_few_are_left():
     assert len(random_like(full, 0, same_layers=False)) == 2
     with pytest.raises(InputError, match="shape"):
         random_like(NeuronSet([(0, 0)]), 0)
+
+
+def valued() -> NeuronSet:
+    return NeuronSet([(0, 1), (1, 2)], (2, 3)).with_values([[0.5, -1.25, 0.0], [3e-5, 7.0, 0.1]])
+
+
+def test_values_come_back_from_the_file_to_the_last_bit(tmp_path):
+    valued().save(tmp_path / "neurons.json")
+    again = NeuronSet.load(tmp_path / "neurons.json")
+    assert again == valued()
+    assert again.values.tobytes() == valued().values.tobytes()
+    valued().with_values(None).save(tmp_path / "plain.json")
+    assert "values" not in (tmp_path / "plain.json").read_text()
+    assert NeuronSet.load(tmp_path / "plain.json").values is None
+
+
+def test_values_stay_with_what_is_made_of_the_set():
+    neurons = valued()
+    derived = neurons.with_details({"a": [(0, 0)]}), neurons | {(0, 0)}, neurons - {(0, 1)}, random_like(neurons, 0)
+    for made in derived:
+        assert made.values.tobytes() == neurons.values.tobytes()
+    assert valued().fingerprint == valued().with_values(None).fingerprint
+
+
+@pytest.mark.parametrize("values", [[[1.0, 2.0]], [[1.0, 2.0, 3.0], [1.0, float("nan"), 2.0]], [1.0, 2.0]])
+def test_values_of_another_shape_or_not_finite_are_refused(values):
+    with pytest.raises(InputError, match="`values` is expected to hold a finite number a neuron"):
+        NeuronSet([(0, 1)], (2, 3)).with_values(values)
+
+
+@pytest.mark.parametrize("text", ['"AAAA"', '"no base64!"', "3", "[1.0]"])
+def test_bad_values_in_a_file_are_refused(tmp_path, text):
+    path = tmp_path / "neurons.json"
+    content = valued().with_values(None)
+    content.save(path)
+    path.write_text(path.read_text().replace('"provenance": {}', f'"provenance": {{}}, "values": {text}'))
+    with pytest.raises(InputError, match=r"`values` is expected to hold a float32 a neuron, in base64"):
+        NeuronSet.load(path)

@@ -229,3 +229,49 @@ def test_slots_of_causal_models_predict_no_sentence(any_model):
     else:
         with pytest.raises(InputError, match='measured by StereoSet, perplexity but got "slot"'):
             require_predicting_slots(any_model, "slot", ["StereoSet", "perplexity"])
+
+
+def with_values(seed: int = 0) -> NeuronSet:
+    values = torch.randn(3, 48, generator=torch.Generator().manual_seed(seed)).numpy()
+    return NeuronSet(NEURONS, (3, 48)).with_values(values)
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.5, 2.0])
+def test_a_sets_values_are_what_factor_0_sets_neurons_to(any_model, factor):
+    neurons = with_values()
+    with recorded(any_model) as before:
+        logits(any_model)
+    with suppressed(any_model, [(0, 3)], 1.0), recorded(any_model) as plain:
+        logits(any_model)
+    assert torch.equal(plain[0], before[0])
+    with suppressed(any_model, neurons, factor), recorded(any_model) as after:
+        found = logits(any_model)
+    value = torch.tensor(neurons.values[0, 3])
+    torch.testing.assert_close(after[0][..., 3], value + factor * (before[0][..., 3] - value))
+    others = [index for index in range(48) if index != 3]
+    assert torch.equal(after[0][..., others], before[0][..., others])
+    with suppressed(any_model, NEURONS, factor):
+        assert not torch.equal(found, logits(any_model))
+
+
+def test_values_at_one_position_only(bert):
+    neurons = with_values()
+    with suppressed(bert, neurons, positions=torch.tensor([1, 3])), recorded(bert) as after:
+        logits(bert)
+    for row, place in ((0, 1), (1, 3)):
+        assert (after[0][row, :, 3] == torch.tensor(neurons.values[0, 3])).tolist() == [p == place for p in range(5)]
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.5])
+def test_values_go_into_the_biases_for_good(any_model, factor):
+    model, neurons = any_model.double(), with_values()
+    with suppressed(model, neurons, factor):
+        found = logits(model)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    if getattr(ffn_modules(model)[0], "bias", None) is None:
+        with pytest.raises(InputError, match=f"`neurons` is expected to be suppressed to 0 in a .*{'no bias'}"):
+            scale_neurons(model, neurons, factor)
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+        return
+    scale_neurons(model, neurons, factor)
+    torch.testing.assert_close(logits(model), found, atol=1e-12, rtol=1e-12)
