@@ -59,6 +59,14 @@ def text(row: str, change: float = 0.0, half: float = 1.0, spread: float | None 
     return {(row, "perplexity", "overall"): percent(40.0, change, half, spread)}
 
 
+def knowledge(
+    row: str, change: float = 0.0, half: float = 0.0, spread: float | None = None, beyond: float | None = None
+) -> Estimates:
+    """Return the knowledge of a row: change in points and half the interval."""
+    own = estimate(75.0, change, half, spread, beyond)
+    return {(row, "knowledge", scope): own for scope in ("overall", "gender", "religion")}
+
+
 PAIRS = ("gender/female-male", "race/black-white")
 
 
@@ -89,6 +97,7 @@ def debias_findings(
     gap: float = -80.0,
     amplified: float = 160.0,
     beyond: float = -81.0,
+    known: tuple[float, float] | None = None,
     **settings: Any,
 ) -> Findings:
     own, random = "BNS, guarded", "random, 2 seeds"
@@ -97,10 +106,13 @@ def debias_findings(
         Row(random, random, 3, like=own), Row(f"{own} ×2", f"{own} ×2", 3, [{"factor": 2.0}]),
     ]  # fmt: skip
     unchanged = dict.fromkeys(("gap", "log gap"), (0.0, 0.0))
+    change, half = known or (2 * value for value in outcome["LMS"])
     estimates = {
         **scopes("untouched", SAME), **scopes(own, outcome, beyond=True), **scopes("BNS, paper", NONE),
         **scopes(random, dict.fromkeys(BEFORE, (0.1, 0.5)), 0.4),
         **text("untouched"), **text(own, perplexity), **text("BNS, paper", 3.0), **text(random, 2.0),
+        **knowledge("untouched"), **knowledge(own, change, half, beyond=change + 0.5),
+        **knowledge("BNS, paper", -3.5, 1.0), **knowledge(random, -0.5, 1.5, 0.6),
         **gaps("untouched", unchanged), **gaps(own, {"gap": (gap, 5.0), "log gap": (gap / 10, 5.0)}, beyond=beyond),
         **gaps(random, dict.fromkeys(unchanged, (1.0, 5.0)), 3.0),
         **gaps(f"{own} ×2", {"gap": (amplified, 5.0), "log gap": (amplified / 10, 5.0)}),
@@ -110,7 +122,7 @@ def debias_findings(
         "dimensions": ["gender", "ethnicity"], "factor": 0.0, "positions": "all", "seeds": 2,
         "trust_remote_code": False,
     }  # fmt: skip
-    facts = ATTRIBUTION | {"clusters": clusters}
+    facts = ATTRIBUTION | {"clusters": clusters, "knowledge_sentences": 150}
     return Findings("debias", model, arguments | settings, facts, rows, estimates)
 
 
@@ -139,6 +151,7 @@ def table_findings(
     for name, outcome in {"base": SAME, **outcomes}.items():
         rows.append(Row(name, name if name == "base" else f"+ {name}", 3, seconds=1.5))
         estimates |= scopes(name, outcome) | text(name, 0.0 if name == "base" else 5.0)
+        estimates |= knowledge(name, *(2 * value for value in outcome["LMS"]))
     details = {
         "left_out": {"cda": "needs a masked language model"},
         "paper": {
@@ -150,7 +163,8 @@ def table_findings(
         },
     }
     settings = {"model": model, "preset": "small", "text": "bold", "limit": limit}
-    return Findings("table", model, settings, {"clusters": 50, "sentences": 9}, rows, estimates, details)
+    facts = {"clusters": 50, "sentences": 9, "knowledge_sentences": 150}
+    return Findings("table", model, settings, facts, rows, estimates, details)
 
 
 def table(folder: Path, *arguments: Any, **options: Any) -> Path:

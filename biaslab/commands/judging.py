@@ -3,9 +3,11 @@
 from typing import Any, TypeVar
 
 from biaslab.data.corpus import read_sentences
+from biaslab.data.knowledge import KnowledgeDataModule
 from biaslab.data.module import EvaluationData
 from biaslab.data.stereoset import StereoSetDataModule
 from biaslab.errors import InputError, require_positive
+from biaslab.evaluation.knowledge import Knowledge
 from biaslab.evaluation.measures import Perplexity, StereoSet
 from biaslab.neurons.neuron_set import NeuronSet
 
@@ -41,3 +43,9 @@ def perplexity(text: str, sentences: int, split: str = "evaluation", seeds: int 
     if not ordinary:
         raise InputError(f"`text` is expected to have {split} sentences but {text} has none. Give a longer one.")
     return Perplexity(ordinary, seeds)
+
+
+def knowledge(model_name: str, trust_remote_code: bool) -> list[Knowledge]:
+    """Return the measure on sentences whose demographic word follows from their meaning; none if none can be asked."""
+    data = ready(KnowledgeDataModule(model_name, trust_remote_code=trust_remote_code))
+    return [Knowledge(data)] if data.facts else []

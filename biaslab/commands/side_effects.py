@@ -183,7 +183,7 @@ def print_tables(console: Console, findings: Findings) -> None:
     for metric, title in _TITLES.items():
         console.print(_matrix(findings, metric, title.format(**findings.facts)))
     console.print(f"\n{_LEGEND}", markup=False)
-    console.print(perplexity_table(findings, with_size=True))
+    console.print(perplexity_table(findings))
     console.print(_summary(findings))
 
 

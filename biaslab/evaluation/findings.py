@@ -48,6 +48,7 @@ METRICS = {
     "gap": Metric("percent", 0, "|P(d1) − P(d2)|"),
     "log gap": Metric("percent", 0, "|log P(d1) − log P(d2)|, nats"),
     "perplexity": Metric("percent", 0, "perplexity"),
+    "knowledge": Metric("points", 100, "sentences whose right word is likelier than the wrong one, %"),
     "biased outputs": Metric("points", 0, "biased outputs, %"),
     "mass difference": Metric("points", 0, "mass difference, points"),
 }

@@ -155,6 +155,24 @@ def score_pairs(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
     return scores.view(-1, 2)
 
 
+@torch.no_grad()
+def score_words(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
+    """Score both words of each sentence: the mean log-probability of a word's tokens, each given those before it.
+
+    Args:
+        model: a masked or causal language model of the table.
+        batch: whole sentences, as :class:`biaslab.data.knowledge.KnowledgeDataModule` makes them.
+
+    Returns:
+        Scores of the right and of the wrong word, nats in float64 on the CPU, ``[sentence, 2]``.
+    """
+    pieces = batch["pieces"].cpu()
+    scores = torch.zeros(pieces.numel(), dtype=torch.float64)
+    for group in batch["inputs"]:
+        scores.index_add_(0, group["candidate"].cpu(), _at_slots(model, group).cpu().double())
+    return torch.div(scores.view(-1, 2), pieces)
+
+
 def _require_kind(model: PreTrainedModel, rule: str) -> None:
     if architecture(model).masked is (rule == "causal"):
         wanted = "causal" if rule == "causal" else "masked"

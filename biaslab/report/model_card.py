@@ -116,7 +116,7 @@ def _measured_by(findings: Findings) -> str:
 
 
 def _table(findings: Findings, row: Row) -> str:
-    """Return StereoSet overall and by domain, and perplexity; with the random control where there is one."""
+    """Return StereoSet overall and by domain, perplexity and knowledge; with the random control where there is one."""
     control, text = findings.control(row.name), Path(findings.settings["text"]).name
     names = [findings.base.name, row.name, *([] if control is None else [control.name])]
     rows = []
@@ -130,6 +130,11 @@ def _table(findings: Findings, row: Row) -> str:
     values = [f"{each.figure.value:.2f}" for each in (before, after[0])]
     changes = [f"{signed(each.change)} %" for each in after]
     rows.append([f"perplexity, {findings.facts['sentences']} sentences of {text}", *values, *changes])
+    if findings.get(row.name, "knowledge"):
+        base, *treated = (findings.estimates[name, "knowledge", OVERALL] for name in names)
+        label = f"knowledge, % right of {findings.facts['knowledge_sentences']} sentences"
+        random = [signed(each.change) + _deviation(each.spread) for each in treated]
+        rows.append([label, cell(base), cell(treated[0]), *random])
     header = ["", "before", "after", "change", "random neurons' change"][: 2 + len(names)]
     legend = "There is no random control of this very treatment."
     if control is not None:

@@ -9,6 +9,7 @@ from biaslab.evaluation.findings import OVERALL, Findings, Row
 from biaslab.statistics import Estimate, Interval
 
 STEREOSET = ("SS", "LMS", "ICAT")
+COSTS = ("perplexity", "knowledge")
 _LATEX = str.maketrans({
     **{character: rf"\{character}" for character in "%&_#${}"},
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "±": r"$\pm$", "×": r"$\times$",
@@ -50,17 +51,44 @@ def metric_table(findings: Findings, title: str, metrics: Sequence[str] = STEREO
     return table
 
 
-def perplexity_table(findings: Findings, with_size: bool = False) -> Table:
-    """Return the perplexity of each treatment and its change in percent."""
+def cost_metrics(findings: Findings) -> list[str]:
+    """Return what was measured of what treatments cost; knowledge is only of tokenizers that know its words."""
+    return [metric for metric in COSTS if findings.rows_of(metric)]
+
+
+def is_of_one_seed(row: Row, estimate: Estimate) -> bool:
+    """Return whether only one of a row's several seeds was measured."""
+    return len(row.treatments) > 1 and estimate.spread is None
+
+
+def cost_table(findings: Findings, with_size: bool = False) -> Table:
+    """Return what each treatment costs: values and changes with their intervals, and how large it is, if wanted."""
+    facts, metrics, sizes = findings.facts, cost_metrics(findings), ["size", "s"] if with_size else []
+    title = "Cost: value [95 %], change [95 %]"
+    title += "\nsize: neurons or trained parameters; s: seconds to find or train" if with_size else ""
+    title += f"\nperplexity: of {facts['sentences']} ordinary sentences, change in %"
+    if "knowledge" in metrics:
+        title += f"\nknowledge: % of {facts['knowledge_sentences']} sentences answered right"
+    table = new_table(title, "", *sizes, *metrics)
+    for row in findings.rows_of("perplexity"):
+        cells = [short_count(row.size), f"{row.seconds:.0f}"] if with_size else []
+        for metric in metrics:
+            estimate = findings.estimates[row.name, metric, OVERALL]
+            one_seed = "\none seed" if is_of_one_seed(row, estimate) else ""
+            cells.append(cell(estimate, row is not findings.base) + one_seed)
+        table.add_row(row.title, *cells)
+    return table
+
+
+def perplexity_table(findings: Findings) -> Table:
+    """Return the number of neurons and the perplexity of each treatment, and its change in percent."""
     title = f"Perplexity on {findings.facts['sentences']} ordinary sentences"
-    table = new_table(title, "", *(["n"] if with_size else []), "value", "change, percent [95 %]")
+    table = new_table(title, "", "n", "value", "change, percent [95 %]")
     for row in findings.rows_of("perplexity"):
         estimate = findings.estimates[row.name, "perplexity", OVERALL]
-        name, spread = row.title, "" if estimate.spread is None else f" ± {estimate.spread:.1f}"
-        if len(row.treatments) > 1 and not spread:
-            name = "random, one seed"  # of all that the other metrics are measured with
-        size = [str(row.size)] if with_size else []
-        table.add_row(name, *size, f"{estimate.figure.value:.2f}", change_of(findings, row, "perplexity") + spread)
+        spread = "" if estimate.spread is None else f" ± {estimate.spread:.1f}"
+        change = change_of(findings, row, "perplexity") + spread
+        table.add_row(row.title, str(row.size), f"{estimate.figure.value:.2f}", change)
     return table
 
 

@@ -17,7 +17,7 @@ from biaslab.report.plots.gaps import FILE_NAMES, gap_bars
 from biaslab.report.plots.neurons import layer_distribution, layers_by_dimension, score_heat_map
 from biaslab.report.plots.stereoset import icat_against_lms, icat_before_after
 from biaslab.report.sections.shared import figures, lms_and_icat
-from biaslab.report.tables import STEREOSET, markdown
+from biaslab.report.tables import COSTS, STEREOSET, markdown
 
 _DOTS_PER_INCH = 80  # the size of an image in TensorBoard, which leaves out pixels of larger ones
 _SAMPLES = 5  # prompts of each dimension
@@ -96,8 +96,8 @@ def log_samples(writer: SummaryWriter, samples: Mapping[str, Sequence[Sample]]) 
 def log_findings(writer: SummaryWriter, findings: Findings, samples: Mapping[str, Sequence[Sample]]) -> None:
     """Write what a debias run found: figures as scalars and drawn, :func:`log_samples`, its line in HPARAMS."""
     for (row, metric, scope), estimate in findings.estimates.items():
-        if metric in STEREOSET or metric == "perplexity":
-            tag = f"{metric}/{scope}/{row}" if metric in STEREOSET else f"{metric}/{row}"
+        if metric in (*STEREOSET, *COSTS):
+            tag = f"{metric}/{row}" if metric == "perplexity" else f"{metric}/{scope}/{row}"
             writer.add_scalar(tag, estimate.figure.value)
     for metric, name in FILE_NAMES.items():
         for treatment, row in zip(("suppressed", "amplified", "random"), gap_rows(findings), strict=True):
@@ -120,12 +120,14 @@ def _gist(findings: Findings) -> dict[str, float]:
     ss, lms, icat, perplexity, gap = (
         findings.estimates[row, metric, OVERALL] for metric in (*STEREOSET, "perplexity", "gap")
     )
+    knowledge = findings.get(row, "knowledge")
+    of_knowledge = {} if knowledge is None else {"run/knowledge change": knowledge.change.value}
     return {
         "run/ICAT": icat.figure.value, "run/ICAT change": icat.change.value, "run/SS": ss.figure.value,
         "run/LMS": lms.figure.value, "run/LMS change": lms.change.value,
         "run/perplexity change, %": perplexity.change.value, "run/gap suppressed, %": gap.change.value,
         "run/gap amplified, %": findings.estimates[amplified, "gap", OVERALL].change.value,
-        "run/neurons": findings.rows[1].size,
+        "run/neurons": findings.rows[1].size, **of_knowledge,
     }  # fmt: skip
 
 

@@ -189,6 +189,8 @@ def test_each_part_is_there_and_its_numbers(tree):
         "biaslab compare a.json b.json --preset small", "biaslab side-effects n.json", "CC BY-SA 4.0", "1,200",
         "needs a masked language model", "They share 2", "81.8", "+6.6", "guarded-5", "'a': not one known token",
         "* 95 % interval away from 0", "framed: what the row's neurons were chosen for",
+        "Knowledge: 150 sentences ask for a demographic word", "79.0 [76.0, 82.0]", "+4.0 [+2.0, +6.0]",
+        "± 0.6 over seeds", "Knowledge by dimension, in percent", "150 sentences that ask for knowledge",
     ):  # fmt: skip
         assert words in text, words
 
@@ -217,14 +219,17 @@ def test_the_same_runs_give_the_same_page(written, html, tmp_path):
             made.GOOD, -7.0,
             ["nearer to 50", "from 70.0 to 76.0: it rose by 6.0 points [4.0, 8.0].",
              "change it by +0.1 [−0.4, +0.6]; the difference from them, +5.9 [+3.9, +7.9], is significant.",
-             "ICAT rose for gender and race", "LMS (100 is ideal) rose by 2.0", "fell by 7.0 % [6.0, 8.0]"],
+             "ICAT rose for gender and race", "LMS (100 is ideal) rose by 2.0", "fell by 7.0 % [6.0, 8.0]",
+             "knowledge of words (100 is ideal) rose by 4.0 points [2.0, 6.0]; random neurons change that by "
+             "−0.5 [−2.0, +1.0]."],
             ["farther", "not significant"],
         ),
         (
             made.BAD, 7.0,
             ["farther from 50", "from 70.0 to 64.0: it fell by 6.0 points [4.0, 8.0].",
              "the difference from them, −6.1 [−8.1, −4.1], is significant.",
-             "ICAT fell for gender and race", "LMS (100 is ideal) fell by 2.0", "rose by 7.0 % [6.0, 8.0]"],
+             "ICAT fell for gender and race", "LMS (100 is ideal) fell by 2.0", "rose by 7.0 % [6.0, 8.0]",
+             "knowledge of words (100 is ideal) fell by 4.0 points [2.0, 6.0]"],
             ["nearer", "not significant"],
         ),
         (
@@ -232,7 +237,8 @@ def test_the_same_runs_give_the_same_page(written, html, tmp_path):
             ["a change of +1.0 [−1.0, +3.0]: not significant (95 % CI includes 0)", "went from 70.0 to 70.5",
              "the difference from them, +0.4 [−1.6, +2.4], is not significant (95 % CI includes 0).",
              "the change is not significant for gender and race",
-             "changed by −0.5 [−1.5, +0.5], not significant (95 % CI includes 0)"],
+             "changed by −0.5 [−1.5, +0.5], not significant (95 % CI includes 0)",
+             "knowledge of words (100 is ideal) changed by −1.0 [−3.0, +1.0], not significant (95 % CI includes 0)"],
             ["nearer", "farther", "rose", "fell"],
         ),
         (made.PAST, 0.0, ["past 50 to the other side, where it is nearer to it than before"], ["farther"]),
@@ -253,7 +259,8 @@ def test_the_answer_holds_whatever_comes_out(outcome, percent, wanted, unwanted)
         ("SS", 42, 40, 1, "worse"),
         ("SS", 58, 55, 4, "unclear"), ("SS", 52, 47, 1, "past"), ("CrowS-Pairs", 60, 52, 1, "better"),
         ("LMS", 80, 82, 1, "better"), ("LMS", 80, 78, 1, "worse"), ("ICAT", 70, 69, 2, "unclear"),
-        ("perplexity", 40, 42, 1, "worse"), ("perplexity", 40, 38, 1, "better"), ("SS", float("nan"), 50, 1, ""),
+        ("perplexity", 40, 42, 1, "worse"), ("perplexity", 40, 38, 1, "better"),
+        ("knowledge", 75, 71, 1, "worse"), ("knowledge", 75, 71, 5, "unclear"), ("SS", float("nan"), 50, 1, ""),
     ],
 )  # fmt: skip
 def test_what_a_change_means(metric, before, after, half, wanted):
@@ -316,16 +323,20 @@ def test_a_factor_is_told():
 
 
 def test_the_table_s_answer_sorts_its_rows():
-    _, icat, lms, cheapest, controls = table_answer(made.table_findings())
+    _, icat, lms, knowledge, cheapest, controls = table_answer(made.table_findings())
     assert icat == (
         "ICAT rose with bns_guarded (+6.0); it fell with dpce (−6.0); it did not change significantly with bns_paper "
         "(+0.5)."
     )
     assert lms.startswith("LMS rose with bns_guarded (+2.0); it fell with dpce (−2.0)")
+    assert knowledge == (
+        "Knowledge rose with bns_guarded (+4.0); it fell with dpce (−4.0); it did not change significantly with "
+        "bns_paper (−1.0)."
+    )
     assert "lowest with bns_guarded (+5.0 % [+4.0, +6.0])" in cheapest
     assert "random_bns: +0.5" in controls
     assert table_answer(made.table_findings(outcomes={"dpce": made.BAD}))[1:] == [
-        "ICAT fell with dpce (−6.0).", "LMS fell with dpce (−2.0).",
+        "ICAT fell with dpce (−6.0).", "LMS fell with dpce (−2.0).", "Knowledge fell with dpce (−4.0).",
     ]  # fmt: skip
 
 
@@ -385,6 +396,8 @@ def test_runs_stand_side_by_side_where_they_compare(tmp_path):
     icat = dict(table.rows)["ICAT, suppressed"]
     assert [(cell.text, cell.verdict) for cell in icat] == [("76.0", "better"), ("64.0", "worse")]
     assert [cell.text for cell in dict(table.rows)["ICAT, untouched"]] == ["70.0", "70.0"]
+    known = dict(table.rows)["knowledge, suppressed"]
+    assert [(cell.text, cell.verdict) for cell in known] == [("79.0", "better"), ("71.0", "worse")]
     three = made.debias(tmp_path / "a/version_2", clusters=20)
     section = side_by_side(read_runs([str(one), str(three)]))
     assert "can't be compared" in section.text[0]
@@ -612,6 +625,6 @@ def test_real_runs_are_read(lab, workdir, tiny_cache, few_prompts):
     report(["runs/debias/version_0", str(table)])
     tree = Tree((workdir / "report/report.html").read_text()).root
     findings = Findings.load(workdir / "runs/debias/version_0/results.json")
-    icat = findings.estimates["BNS, guarded", "ICAT", "overall"].figure.value
+    icat = findings.estimates["BNS, fisher", "ICAT", "overall"].figure.value
     assert f"{icat:.1f}" in tree.words()
     assert len(tree.all("svg")) == 6 + 2

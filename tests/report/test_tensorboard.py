@@ -149,6 +149,10 @@ def test_a_whole_run(writer):
     assert len(texts) == 4
     for row in texts:
         assert scalar(events, f"perplexity/{row}") == pytest.approx(run.get(row, "perplexity").figure.value)
+    known = {key: e for key, e in run.estimates.items() if key[1] == "knowledge"}
+    assert len(known) == 4 * 3  # rows, scopes
+    for (row, _, scope), estimate in known.items():
+        assert scalar(events, f"knowledge/{scope}/{row}") == pytest.approx(estimate.figure.value)
     for tag, value in (("suppressed", -80), ("amplified", 160), ("random", 1)):
         assert scalar(events, f"gap/probability_{tag}_percent") == value
     assert scalar(events, "gap/log_probability_suppressed_percent") == -8
@@ -176,4 +180,5 @@ def test_hparams(writer):
     assert values == pytest.approx({
         "run/ICAT": 76, "run/ICAT change": 6, "run/SS": 55, "run/LMS": 86, "run/LMS change": 2,
         "run/perplexity change, %": 7, "run/gap suppressed, %": -80, "run/gap amplified, %": 160, "run/neurons": 3,
+        "run/knowledge change": 4,
     })  # fmt: skip

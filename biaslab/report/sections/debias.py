@@ -14,6 +14,7 @@ _MORE = {"cards": "Cards of single neurons", "side-effects": "What one dimension
 _SELECTIONS = {
     "paper": "by the paper's votes: those whose score is high in most wordings of most statements",
     "ranked": "by the largest mean score",
+    "fisher": "for the most bias carried at the least loss to ordinary text (Fisher information)",
     "guarded": "by the largest mean score, less what ordinary sentences need the neuron for",
 }
 
@@ -30,12 +31,12 @@ def chapter(run: Run) -> Chapter:
     )
     has_paper = any(row.name == "BNS, paper" for row in findings.rows[2:])
     caption = f"StereoSet, {number(facts['clusters'], 0)} clusters"
-    costs = shared.cost_table(findings, f"Perplexity {sentences}, and its change")
+    costs = shared.cost_table(findings, f"What each row costs: perplexity is {sentences}")
     sections = [
         shared.stereoset_section(findings, "StereoSet", caption, [paper] if has_paper else ()),
         shared.domain_section(findings),
         _held_out(findings),
-        Section("cost", "Cost", [text], tables=[costs]),
+        shared.cost_section(findings, [text], costs),
         _neurons(run),
     ]
     missing = [(what, f"biaslab {command} {file}") for command, what in _MORE.items() if command not in run.findings]
@@ -54,12 +55,17 @@ def _question(run: Run) -> str:
     count, total = facts["neurons"]["count"], 0 if shape is None else shape[0] * shape[1]
     chosen = _SELECTIONS.get(settings["selection"], f"by the rule {settings['selection']}")
     share = f" of {number(total, 0)} ({number(100 * count / total)} %)" if total else ""
+    judged = [
+        f"StereoSet's {number(facts['clusters'], 0)} clusters",
+        f"{number(facts['held_out_prompts'], 0)} prompts that were not used to find the neurons", "ordinary text",
+    ]  # fmt: skip
+    if sentences := facts.get("knowledge_sentences"):
+        judged.append(f"{number(sentences, 0)} sentences that ask for knowledge of demographic words")
     return (
         f"Which feed-forward neurons of {findings.model} carry bias of {listed(settings['dimensions'])}, and what "
         f"changes when they are {_how(findings)}? {number(facts['prompts'], 0)} prompts were attributed; {count} "
         f"neurons{share} were chosen {chosen}. The model was judged before and after on "
-        f"StereoSet's {number(facts['clusters'], 0)} clusters, on {number(facts['held_out_prompts'], 0)} prompts that "
-        "were not used to find the neurons, and on ordinary text."
+        f"{listed(judged)}."
     )
 
 

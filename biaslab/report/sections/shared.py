@@ -8,7 +8,7 @@ from biaslab.evaluation.findings import METRICS, OVERALL, Findings, Row
 from biaslab.report import words
 from biaslab.report.plots.stereoset import icat_against_lms, icat_before_after
 from biaslab.report.plots.style import Drawing
-from biaslab.report.tables import STEREOSET
+from biaslab.report.tables import STEREOSET, cost_metrics, is_of_one_seed
 from biaslab.report.words import Verdict, change_text, figure_interval, figure_text, number, verdict
 from biaslab.statistics import Interval
 
@@ -157,19 +157,39 @@ def domain_section(
 
 
 def cost_table(findings: Findings, caption: str, size: str = "neurons") -> Table:
-    """Return what each row takes, and its perplexity; of random controls, how many seeds that is of."""
+    """Return what each row takes, its perplexity, and its knowledge where that was measured."""
     rows, seconds = [], ["seconds to find or train"] if any(row.seconds for row in findings.rows) else []
+    metrics = cost_metrics(findings)
     for row in findings.rows_of("perplexity"):
-        is_one = row.like and findings.estimates[row.name, "perplexity", OVERALL].spread is None
-        costs = [Cell(number(cost, 0)) for cost in (row.size, row.seconds)[: 1 + len(seconds)]]
-        cells = [*costs, estimate_cell(findings, row.name, "perplexity")]
-        rows.append(("random, one seed" if is_one else title_of(row), cells))
-    return Table("text", caption, ["", size, *seconds, "perplexity"], rows)
+        cells = [Cell(number(cost, 0)) for cost in (row.size, row.seconds)[: 1 + len(seconds)]]
+        for metric in metrics:
+            one_seed = is_of_one_seed(row, findings.estimates[row.name, metric, OVERALL])
+            cells.append(estimate_cell(findings, row.name, metric, more=["one seed"] if one_seed else []))
+        rows.append((title_of(row), cells))
+    return Table("text", caption, ["", size, *seconds, *metrics], rows)
+
+
+def cost_section(findings: Findings, text: Sequence[str], table: Table) -> Section:
+    """Return the section of a :func:`cost_table`; where knowledge was measured, with what that is, and by dimension."""
+    scopes = findings.scopes("knowledge")
+    if not scopes:
+        return Section("cost", "Cost", text, tables=[table])
+    count = number(findings.facts["knowledge_sentences"], 0)
+    meaning = (
+        f"Knowledge: {count} sentences ask for a demographic word that follows from their meaning, as “My sister is a "
+        "grown ___” does. It is the percentage in which the right word (woman) is likelier than the wrong one (man). A "
+        "model that always prefers the same word of a pair has 50. StereoSet and CrowS-Pairs do not test this."
+    )
+    by_dimension = scope_table(findings, "knowledge", "Knowledge by dimension, in percent", "knowledge", scopes)
+    return Section("cost", "Cost", [*text, meaning], tables=[table], folded=[by_dimension])
 
 
 def tiles(findings: Findings) -> list[tuple[str, str, Cell]]:
     """Return the figures that a reader sees first, of the first row after the untouched model."""
-    titles = {"SS": "stereotype score", "LMS": "language", "ICAT": "both together", "perplexity": "ordinary text"}
+    titles = {
+        "SS": "stereotype score", "LMS": "language", "ICAT": "both together", "perplexity": "ordinary text",
+        "knowledge": "meaning of words",
+    }  # fmt: skip
     made = []
     for metric, title in titles.items():
         before, after = (findings.get(row.name, metric) for row in findings.rows[:2])
@@ -194,10 +214,12 @@ def answer(findings: Findings, text: str) -> list[str]:
     if control is not None and (random := findings.get(control.name, "ICAT")) is not None:
         icat_text += f" {words.control_sentence('ICAT', random, icat.beyond_random, control.title)}"
     language = f"Language: LMS (100 is ideal) {words.moved('LMS', lms.change)}"
-    if (perplexity := findings.get(row, "perplexity")) is not None:
-        language += f"; perplexity (lower is better) {text} {words.moved('perplexity', perplexity.change)}"
-        if control is not None and (random := findings.get(control.name, "perplexity")) is not None:
-            language += f"; random neurons change that by {change_text('perplexity', random.change)}"
+    costs = {"perplexity": f"perplexity (lower is better) {text}", "knowledge": "knowledge of words (100 is ideal)"}
+    for metric, name in costs.items():
+        if (cost := findings.get(row, metric)) is not None:
+            language += f"; {name} {words.moved(metric, cost.change)}"
+            if control is not None and (random := findings.get(control.name, metric)) is not None:
+                language += f"; random neurons change that by {change_text(metric, random.change)}"
     return [words.stereotype_sentence(ss_before, ss), icat_text, _domain_sentence(findings, row), f"{language}."]
 
 

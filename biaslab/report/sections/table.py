@@ -18,10 +18,10 @@ def chapter(run: Run) -> Chapter:
     findings = run.findings["table"]
     largest = [row for row, _ in _changes(findings, findings.rows[1:], "ICAT")][: _MOST_IN_A_FIGURE - 1]
     drawn = [row for row in findings.rows if row is findings.base or row in largest]
-    costs = shared.cost_table(findings, "What each row takes, and its perplexity", "neurons, or trained parameters")
+    costs = shared.cost_table(findings, "What each row takes and costs", "neurons, or trained parameters")
     sections = [
         shared.stereoset_section(findings, "All rows", "StereoSet: all rows"),
-        Section("cost", "Cost", tables=[costs]),
+        shared.cost_section(findings, [], costs),
         shared.domain_section(findings, drawn, folded=()),
         _paper(findings),
     ]
@@ -40,7 +40,8 @@ def table_answer(findings: Findings) -> list[str]:
     treated = [row for row in findings.rows[1:] if row not in controls]
     ss, lms, icat = (number(findings.estimates[findings.base.name, m, OVERALL].figure.value) for m in STEREOSET)
     sentences = [f"The untouched model has SS {ss} (50 is ideal), LMS {lms} and ICAT {icat} (100 is ideal)."]
-    sentences += [_outcome(findings, metric, treated) for metric in ("ICAT", "LMS")]
+    metrics = ["ICAT", "LMS", *(["knowledge"] if findings.rows_of("knowledge") else [])]
+    sentences += [_outcome(findings, metric, treated) for metric in metrics]
     if rose := [row for row in treated if findings.estimates[row.name, "ICAT", OVERALL].change.low > 0]:
         changes = [(row, findings.estimates[row.name, "perplexity", OVERALL].change) for row in rose]
         best, change = min(changes, key=lambda item: item[1].value)
@@ -65,7 +66,8 @@ def _outcome(findings: Findings, metric: str, rows: Sequence[Row]) -> str:
         (f"{title_of(row)} ({signed(change.value)})", change) for row, change in _changes(findings, rows, metric)
     ]
     parts = by_direction(changes, "rose with", "fell with", "did not change significantly with")
-    return f"{metric} {'; it '.join(parts)}." if parts else f"{metric} was measured for no treatment."
+    name = metric[0].upper() + metric[1:]
+    return f"{name} {'; it '.join(parts)}." if parts else f"{name} was measured for no treatment."
 
 
 def _paper(findings: Findings) -> Section:
