@@ -24,6 +24,7 @@ from transformers import BertConfig, BertModel
 from biaslab import cli
 from biaslab.__main__ import COMMANDS
 from biaslab.commands.configs import config_file
+from biaslab.data.knowledge import FACTS
 from biaslab.errors import InputError
 from biaslab.evaluation.findings import Findings
 from biaslab.neurons.neuron_set import NeuronSet
@@ -150,7 +151,7 @@ def debias(lab: Path, *more: str) -> None:
             "debias", "--model", str(lab / "model"), "--source", "prompts", "--contrast", str(lab / "text.txt"),
             "--text", str(lab / "text.txt"), "--stereoset", str(lab / "stereoset.json"),
             "--dimensions", "[gender, age]",
-            "--modifiers", "1", "--steps", "2", "--seeds", "2", "--sentences", "3", *more,
+            "--modifiers", "1", "--steps", "2", "--seeds", "2", "--sentences", "3", "--count", "3", *more,
         ]
     )  # fmt: skip
 
@@ -162,6 +163,7 @@ def test_debias_writes_and_prints_everything(lab, workdir, capsys):
     assert names == {
         "results.json",
         "scores.safetensors",
+        "effects.safetensors",
         "table.csv",
         "gaps.csv",
         "neurons.json",
@@ -172,7 +174,7 @@ def test_debias_writes_and_prints_everything(lab, workdir, capsys):
     }
     assert list(run.glob("events.*"))
     findings = Findings.load(run / "results.json")
-    judged_rows = ["untouched", "BNS, guarded", "BNS, guarded ×½", "BNS, paper", "random, 2 seeds"]
+    judged_rows = ["untouched", "BNS, fisher", "BNS, fisher ×½", "BNS, paper", "random, 2 seeds"]
     assert [row.name for row in findings.rows_of("SS")] == judged_rows
     base = findings.get("untouched", "SS")
     assert base.change == (0, 0, 0)
@@ -181,18 +183,24 @@ def test_debias_writes_and_prints_everything(lab, workdir, capsys):
     pairs = ["gender/female-male", "age/young-old", "age/old-teenage", "age/teenage-middle-aged"]
     assert set(findings.scopes("gap")) == {"overall", "gender", "age", *pairs}
     assert findings.get("untouched", "perplexity").figure.value > 1
+    assert findings.get("random, 2 seeds", "perplexity").spread is None  # of one seed, as the table says
+    assert [row.name for row in findings.rows_of("knowledge")] == judged_rows
+    assert findings.scopes("knowledge") == ["overall", *sorted({fact.dimension for fact in FACTS})]
+    assert 0 < findings.facts["knowledge_sentences"] <= len(FACTS)
     neurons = findings.facts["neurons"]
-    assert sum(neurons["by_layer"].values()) == neurons["count"] == round(0.02 * 3 * 48)
+    assert sum(neurons["by_layer"].values()) == neurons["count"] == 3
     assert yaml.safe_load((run / "config.yaml").read_text())["steps"] == 2
     printed = capsys.readouterr().out
     for word in (
         "untouched",
-        "BNS, guarded",
+        "BNS, fisher",
         "random, 2 seeds",
         "  female-male",
         "  old-teenage",
         "residual",
         "layer",
+        "one seed",
+        f"knowledge: % of {findings.facts['knowledge_sentences']} sentences",
     ):
         assert word in printed
     assert "runs/debias/version_0" in printed
@@ -207,8 +215,8 @@ def test_debias_at_the_slot_only(lab, workdir):
     for positions in ("all", "slot"):
         debias(lab, "--positions", positions, "--count", "40")  # so that some lie below the last layer
     everywhere, slot = (Findings.load(workdir / f"runs/debias/version_{i}/results.json") for i in (0, 1))
-    for metric in ("gap", "perplexity"):
-        assert everywhere.get("BNS, guarded", metric).change != slot.get("BNS, guarded", metric).change
+    for metric in ("gap", "perplexity", "knowledge"):
+        assert everywhere.get("BNS, fisher", metric).change != slot.get("BNS, fisher", metric).change
 
 
 @pytest.mark.parametrize("model_type", ["gpt2", "llama"])

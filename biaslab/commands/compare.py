@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from biaslab.commands.cards import SCORES, read_scores
-from biaslab.data.presets import GUARD_WEIGHT, PRESETS, Selection
+from biaslab.data.presets import PRESETS, USUAL, Selection
 from biaslab.errors import InputError
 from biaslab.evaluation.findings import OVERALL, Findings, write_csv
 from biaslab.neurons.neuron_set import NeuronSet
@@ -33,7 +33,7 @@ def compare(
     selection: Selection = "guarded",
     source: Literal["prompts", "contrast", "both"] = "both",
     count: int | None = None,
-    guard_weight: float = GUARD_WEIGHT,
+    guard_weight: float | None = None,
     dimensions: Sequence[str] | None = None,
     kinds: Sequence[str] | None = None,
     modifiers: int | None = None,
@@ -52,10 +52,10 @@ def compare(
         a: a neuron file, a model (an asset's name, a folder or a hub id), or a debiasing baseline's ``*.ckpt``.
         b: likewise; such as a model and what was trained from it.
         preset: how many prompts: "small" (minutes on two cores) or "paper".
-        selection: "guarded", "ranked" or "paper".
+        selection: "fisher", "guarded", "ranked" or "paper".
         source: of "guarded" and "ranked": where bias is read: "prompts", "contrast" or "both".
         count: how many neurons; 2 % of all by default.
-        guard_weight: how much what ordinary sentences need counts against a neuron (λ).
+        guard_weight: how much what ordinary sentences need counts against a neuron; 3 by default, of "fisher" 0.375.
         dimensions: which demographics are asked about; the preset's by default.
         kinds: of judging modifiers in the prompts; the preset's by default.
         modifiers: how many of each kind; the preset's by default.
@@ -78,7 +78,11 @@ def compare(
     data = PRESETS[preset].data | {name: settings[name] for name in names if settings[name] is not None}
     if selection == "paper" or (selection == "ranked" and source == "prompts"):
         data |= {"contrast": None}  # nothing would be read from it
-    options = {key: settings[key] for key in ("selection", "source", "count", "guard_weight", "trust_remote_code")}
+    usual = USUAL[selection]
+    if usual.contrast_positions == "all":
+        data |= {"contrast_positions": "all", "contrast_limit": contrast_limit or usual.contrast_limit}
+    options = {key: settings[key] for key in ("selection", "source", "count", "trust_remote_code")}
+    options["guard_weight"] = usual.guard_weight if guard_weight is None else guard_weight
     if selection == "paper":
         options["source"] = "prompts"
     data, notes = _same_pairs([side.model for side in sides if side.model], data, trust_remote_code)

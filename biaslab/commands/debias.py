@@ -10,31 +10,34 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from biaslab.data.presets import CONTRAST, CONTRAST_LIMIT, DIMENSIONS, GUARD_WEIGHT, KINDS, MODIFIERS, Selection
-from biaslab.errors import require_positive
+from biaslab.data.presets import CONTRAST, DIMENSIONS, KINDS, MODIFIERS, USUAL, Replacement, Selection
+from biaslab.errors import require_one_of, require_positive
 from biaslab.evaluation.findings import OVERALL, Findings, gap_rows, write_csv
 from biaslab.neurons.neuron_set import NeuronSet, random_like
-from biaslab.report.tables import STEREOSET, cell, metric_table, new_table, perplexity_table, signed
+from biaslab.report.tables import STEREOSET, cell, cost_table, metric_table, new_table, signed
 from biaslab.store import make_folder
 
 if TYPE_CHECKING:
     from biaslab.evaluation.treatment import Arm
 
 AMPLIFY = 2.0
+HELD_OUT_MODIFIERS = 16  # of each kind, at least
 HALF = 0.5  # a softer suppression, printed beside: it keeps much of the effect at a fraction of the price
 
 
 def debias(
     model: str = "minilm-mlm",
-    selection: Selection = "guarded",
-    source: Literal["prompts", "contrast", "both"] = "both",
+    selection: Selection = "fisher",
+    source: Literal["prompts", "contrast", "both"] | None = None,
     contrast: str | Sequence[str] = CONTRAST,
     count: int | None = None,
-    guard_weight: float = GUARD_WEIGHT,
+    perplexity_percent: float = 3.0,
+    guard_weight: float | None = None,
+    replacement: Replacement | None = None,
     dimensions: Sequence[str] = DIMENSIONS,
     kinds: Sequence[str] = KINDS,
     modifiers: int = MODIFIERS,
-    contrast_limit: int = CONTRAST_LIMIT,
+    contrast_limit: int | None = None,
     steps: int | Literal["auto"] = "auto",
     factor: float = 0.0,
     positions: Literal["all", "slot"] = "all",
@@ -55,15 +58,19 @@ def debias(
 
     Args:
         model: an asset's name, a folder or a hub id.
-        selection: "guarded", "ranked" or "paper".
-        source: where bias is read: "prompts", "contrast" (only with "stereoset"), or "both".
-        contrast: what the guard is made from: any of "stereoset" (its test split), "bold", "bug", "panda", text files.
-        count: how many neurons; 2 % of all by default.
-        guard_weight: how much what ordinary sentences need counts against a neuron (λ).
+        selection: "fisher" (the most bias for what ordinary text loses), "guarded", "ranked" or "paper".
+        source: where bias is read: "prompts", "contrast" (only with "stereoset"), or "both"; by default the contrast
+            set for "fisher", else both.
+        contrast: what is spared: any of "stereoset" (its test split), "bold", "bug", "panda", text files.
+        count: how many neurons; by default as many as the perplexity allows for "fisher", else 2 % of all.
+        perplexity_percent: of "fisher": by how much suppression may raise perplexity, on text that is not reported on.
+        guard_weight: how much what fitting words need counts against a neuron: by default 0.375 for "fisher", else 3.
+        replacement: what suppressed neurons are set to: "zero", or their "mean" over ordinary text; by default the mean
+            for "fisher" in models whose weights can hold it.
         dimensions: which demographics are asked about.
         kinds: of judging modifiers in the prompts.
         modifiers: how many of each kind.
-        contrast_limit: at most so many sentences of each of them.
+        contrast_limit: at most so many sentences of each of them; 2000 by default for "fisher", else 600.
         steps: nodes of the quadrature; "auto" takes as many as the completeness residual asks for.
         factor: what the neurons are multiplied by: 0 switches them off.
         positions: "all", or "slot" (only where the model is asked; for masked models).
@@ -85,30 +92,47 @@ def debias(
     from biaslab.commands import judging
     from biaslab.commands.cards import card_table, write_cards
     from biaslab.commands.passes import LogNeurons
+    from biaslab.data.contrast import sources_of
     from biaslab.data.prompts import PromptDataModule
     from biaslab.evaluation.evaluate import evaluate, require_judgeable
     from biaslab.evaluation.measures import Gaps
     from biaslab.evaluation.treatment import Treatment
+    from biaslab.models.architectures import has_bias
     from biaslab.models.loading import best_device, fingerprint
     from biaslab.neurons.cards import neuron_cards
     from biaslab.report import tensorboard
     from biaslab.tasks.attribution import Attribution
     from biaslab.tasks.base import single_trainer
 
+    require_one_of("selection", selection, list(USUAL))
+    usual = USUAL[selection]
+    if source is None:
+        source = usual.source if "stereoset" in sources_of(contrast) else "prompts"
+    chosen: dict[str, Any] = {
+        "source": source, "guard_weight": usual.guard_weight if guard_weight is None else guard_weight,
+        "replacement": replacement or "zero",
+    }  # fmt: skip
     task = Attribution(
-        model, steps=steps, count=count, guard_weight=guard_weight, source=source, selection=selection,
+        model, steps=steps, selection=selection, count=count, perplexity_percent=perplexity_percent, **chosen,
         trust_remote_code=trust_remote_code,
     )  # fmt: skip
+    if replacement is None and selection == "fisher" and has_bias(task.model):
+        chosen["replacement"] = task.hparams["replacement"] = "mean"
+    contrast_limit = contrast_limit or usual.contrast_limit
+    settings |= chosen | {"contrast_limit": contrast_limit}
     asked: dict[str, Any] = {"dimensions": dimensions, "kinds": kinds, "modifiers": modifiers}
     find = PromptDataModule(
-        model, **asked, contrast=contrast, contrast_limit=contrast_limit, trust_remote_code=trust_remote_code
-    )
+        model, **asked, contrast=contrast, contrast_limit=contrast_limit,
+        contrast_positions=usual.contrast_positions, trust_remote_code=trust_remote_code,
+    )  # fmt: skip
     # All that can be wrong with the data shows before the long work begins.
-    held_out = PromptDataModule(model, **asked, part="held_out", trust_remote_code=trust_remote_code)
+    more = {"modifiers": max(modifiers, HELD_OUT_MODIFIERS)}  # seconds, for narrower intervals
+    held_out = PromptDataModule(model, **asked | more, part="held_out", trust_remote_code=trust_remote_code)
     clusters = judging.stereoset(model, stereoset, trust_remote_code, limit=limit)
     held_out.setup("predict")
     # perplexity takes long: of the random controls one is measured
-    measures = [clusters, Gaps(held_out), judging.perplexity(text, sentences, seeds=1)]
+    ordinary, knowledge = judging.perplexity(text, sentences, seeds=1), judging.knowledge(model, trust_remote_code)
+    measures = [clusters, Gaps(held_out), ordinary, *knowledge]
     require_judgeable(task.model, Treatment(factor=factor, positions=positions), measures)
 
     logger = TensorBoardLogger(output, name="debias", default_hp_metric=False)
@@ -119,11 +143,15 @@ def debias(
     console.print(f"biaslab debias: {model}. Results go to {folder}", markup=False)
     console.print("\n[bold]1 Find[/]: attribute the gap between demographics to neurons (IG²)")
     single_trainer(logger, LogNeurons()).predict(task, find, return_predictions=False)
-    neurons, votes = task.select(selection), task.select("paper")
+    assert task.result is not None
+    neurons, votes = task.result[0], task.select("paper").with_values(None)  # as in the paper: to 0
     votes.save(folder / "neurons_paper.json")
 
-    console.print("\n[bold]2 Judge[/]: StereoSet, held-out prompts and ordinary text, before and after")
-    arms = list(_arms(selection, neurons, votes, factor, positions, seeds))
+    console.print("\n[bold]2 Judge[/]: StereoSet, held-out prompts, text and knowledge, before and after")
+    by_prompts = None
+    if selection == "fisher" and source != "prompts":
+        by_prompts = task.select("fisher", source="prompts", count=len(neurons))
+    arms = list(_arms(selection, neurons, votes, by_prompts, factor, positions, seeds))
     nn.Module.to(task.model, best_device())  # Lightning leaves it on the CPU
     evaluation = evaluate(task.model, task.tokenizer, arms, measures)
     facts = {
@@ -157,9 +185,19 @@ def debias(
 
 
 def _arms(
-    selection: str, neurons: NeuronSet, votes: NeuronSet, factor: float, positions: Literal["all", "slot"], seeds: int
+    selection: str,
+    neurons: NeuronSet,
+    votes: NeuronSet,
+    by_prompts: NeuronSet | None,
+    factor: float,
+    positions: Literal["all", "slot"],
+    seeds: int,
 ) -> Iterator[Arm]:
-    """Yield what is done to the model: nothing, suppression, softer, by the paper's votes, random, amplification."""
+    """Yield what is done to the model: nothing, suppression, softer, by the paper's votes, random, amplification.
+
+    What moves StereoSet need not move the prompts' preference: of neurons that were found ``by_prompts``, as many, the
+    gaps are measured beside.
+    """
     from biaslab.evaluation.treatment import BASE, Arm, Treatment, random_name
 
     def treated(chosen: NeuronSet, by: float = factor) -> Treatment:
@@ -174,13 +212,16 @@ def _arms(
         yield Arm("BNS, paper", [treated(votes)])
     yield Arm(random_name(seeds), [treated(random_like(neurons, seed)) for seed in range(seeds)], like=name)
     yield Arm(f"{name} ×{AMPLIFY:g}", [treated(neurons, AMPLIFY)], measures=["gaps"])
+    if by_prompts is not None:
+        for times, by in (("", factor), (" ×½", HALF), (f" ×{AMPLIFY:g}", AMPLIFY)):
+            yield Arm(f"BNS, prompts{times}", [treated(by_prompts, by)], measures=["gaps"])
 
 
 def _print(console: Console, findings: Findings) -> None:
     """Print the tables, at most 80 columns wide."""
     facts = findings.facts
     title = f"StereoSet dev, {facts['clusters']} clusters: value [95 %], change [95 %]"
-    tables = [metric_table(findings, title, with_size=True), _domain_table(findings), perplexity_table(findings)]
+    tables = [metric_table(findings, title, with_size=True), _domain_table(findings), cost_table(findings)]
     for table in [*tables, _gap_table(findings), _mean_gap_table(findings)]:
         console.print(table)
     layers = ", ".join(f"{layer}: {count}" for layer, count in facts["neurons"]["by_layer"].items())
@@ -224,11 +265,9 @@ random ones suppressed"""
 def _mean_gap_table(findings: Findings) -> Table:
     names = {"gap": "|P(d1) - P(d2)|", "log gap": "|log P(d1) - log P(d2)|"}
     table = new_table("Mean change of the gap, percent [95 %]", "", *names.values())
-    suppressed, amplified, random = gap_rows(findings)
-    times = f"×{findings.settings['factor']:g}"
-    for row, label in ((suppressed, times), (amplified, "×2"), (random, f"{random}, {times}")):
-        table.add_row(label, *(signed(findings.estimates[row, metric, OVERALL].change, 0) for metric in names))
-    spreads = [findings.estimates[random, metric, OVERALL].spread for metric in names]
-    if None not in spreads:
-        table.add_row("", *(f"± {spread:.0f} over seeds" for spread in spreads))
+    for row in findings.rows_of("gap")[1:]:
+        estimates = [findings.estimates[row.name, metric, OVERALL] for metric in names]
+        table.add_row(row.title, *(signed(estimate.change, 0) for estimate in estimates))
+        if all(estimate.spread is not None for estimate in estimates):
+            table.add_row("", *(f"± {estimate.spread:.0f} over seeds" for estimate in estimates))
     return table

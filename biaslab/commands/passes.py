@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
+from torch import nn
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from biaslab.data.prompts import PromptDataModule
+from biaslab.models.loading import best_device
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.store import Artifacts, files_of, slug
 from biaslab.tasks.attribution import Attribution
@@ -75,6 +77,7 @@ def attribution_pass(
         module = PromptDataModule(model_name, **data, trust_remote_code=trust)
         logger = TensorBoardLogger(folder.parent, name=folder.name, version="", default_hp_metric=False)
         single_trainer(logger, LogNeurons()).predict(task, module, return_predictions=False)
+        nn.Module.to(task.model, best_device())  # Lightning leaves it on the CPU
         sets = select(task, module)
         for key, neurons in sets.items():
             neurons.save(folder / f"neurons_{slug(key)}.json")

@@ -14,6 +14,7 @@ from biaslab.data.prompts import PromptDataModule
 from biaslab.models.architectures import architecture
 from biaslab.models.loading import best_device
 from biaslab.tasks.attribution import Attribution
+from biaslab.tasks.effects import effects_of
 
 _SECONDS = 10.0  # that the measurement may take, about
 _PROMPTS = 8  # of a batch that are measured
@@ -25,10 +26,11 @@ def plan(task: Attribution, data: PromptDataModule, processes: int = 1) -> None:
     data.setup("predict")
     task.to(best_device())
     batches = [*data.batches, *data.contrast_batches]
-    seconds, flops, nodes, measured = _measure(task, batches, len(data.batches))
-    work = sum(_work(task, batch, len(batch["input_ids"])) for batch in batches)
+    attributed, others = (batches, []) if "pairs" in batches[-1] else (data.batches, data.contrast_batches)
+    seconds, flops, nodes, measured = _measure(task, attributed, len(data.batches))
+    work = sum(_work(task, batch, len(batch["input_ids"])) for batch in attributed)
     rate = flops / seconds
-    duration = _duration(seconds * work / max(1, min(processes, len(batches))))
+    duration = _duration((seconds * work + _effects(task, others)) / max(1, min(processes, len(batches))))
     is_cuda = task.device.type == "cuda"
     device = torch.cuda.get_device_name() if is_cuda else f"{torch.get_num_threads()} CPU threads"
     parts = {
@@ -79,6 +81,17 @@ def _measure(task: Attribution, batches: Sequence[dict[str, Any]], prompts: int)
         if time.monotonic() - began > _SECONDS:
             break
     return seconds / work, flops / work, nodes / measured, measured
+
+
+def _effects(task: Attribution, batches: Sequence[dict[str, Any]]) -> float:
+    """Return the seconds that first-order effects on all batches should take, from some of them."""
+    tokens = [batch["input_ids"].numel() * (1 + len(batch["weights"])) for batch in batches]
+    measured, began = 0, time.monotonic()
+    for index in range(0, len(batches), max(1, len(batches) // 4)):
+        effects_of(task.model, task.transfer_batch_to_device(batches[index], task.device, 0))[0].cpu()
+        measured += tokens[index]
+    seconds: float = (time.monotonic() - began) * sum(tokens) / max(1, measured)
+    return seconds
 
 
 def _first(batch: dict[str, Any], prompts: int) -> dict[str, Any]:

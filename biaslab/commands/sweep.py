@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from rich.console import Console
 
-from biaslab.data.presets import PRESETS, Selection
+from biaslab.data.presets import PRESETS, USUAL, Replacement, Selection
 from biaslab.errors import InputError, require_positive
 from biaslab.evaluation.findings import OVERALL, Findings, write_csv
 from biaslab.neurons.neuron_set import NeuronSet, random_like
@@ -23,7 +23,12 @@ CHOSEN = "chosen"
 _METRICS = ("SS", "LMS", "ICAT", "perplexity")
 _SHOWN = 15  # settings on the terminal, the best ones; all are in sweep.csv
 _DOMAIN_SLACK = 0.5  # ICAT points that a domain may lose: less than a term's weight
-_KNOWN = {"selections": get_args(Selection), "sources": ("prompts", "contrast", "both"), "positions": ("all", "slot")}
+_KNOWN = {
+    "selections": get_args(Selection),
+    "sources": ("prompts", "contrast", "both"),
+    "positions": ("all", "slot"),
+    "replacements": get_args(Replacement),
+}
 
 
 def sweep(
@@ -32,6 +37,8 @@ def sweep(
     sources: Sequence[str] = ("both",),
     guards: Sequence[str] = ("stereoset", "stereoset+bold+bug"),
     guard_weights: Sequence[float] = (2.0, 5.0, 8.0),
+    fisher_weights: Sequence[float] = (0.25, 0.375, 0.5),
+    replacements: Sequence[str] = ("zero",),
     counts: Sequence[int | None] = (None,),
     domain_weights: Sequence[dict[str, float]] = (),
     thresholds: Sequence[float] = (0.2,),
@@ -58,11 +65,14 @@ def sweep(
 
     Args:
         model: an asset's name, a folder or a hub id.
-        selections: of "guarded", "ranked" and "paper".
+        selections: of "fisher", "guarded", "ranked" and "paper".
         sources: of "prompts", "contrast" and "both".
-        guards: what the guard is made from: sources of a contrast set, several joined by "+".
-        guard_weights: λ, how much the guard counts.
-        counts: how many neurons; null for 2 % of all.
+        guards: what the guard is made from: sources of a contrast set, several joined by "+"; "fisher" takes all
+            ordinary text among them.
+        guard_weights: λ of "guarded", how much the guard counts.
+        fisher_weights: μ of "fisher", likewise.
+        replacements: what "fisher" sets neurons to: of "zero" and "mean".
+        counts: how many neurons; null for the default share of all.
         domain_weights: how much each of StereoSet's domains counts, one mapping a setting; also without, always.
         thresholds: of the votes ("paper").
         shares: of the votes.
@@ -100,7 +110,7 @@ def sweep(
         require_judgeable(network, Treatment(positions=place), choosing)  # type: ignore[arg-type]
     console = Console(highlight=False)
     console.print(f"biaslab sweep: {model}, {len(points)} settings. Results go to {cache.folder}", markup=False)
-    sets = _find(cache, model, fingerprint(network), specs, trust_remote_code)
+    sets = _find(cache, model, fingerprint(network), specs, guards, trust_remote_code)
     tried = [
         Arm(f"{spec.name} ×{factor:g} {place}", [Treatment(sets[spec.name], factor, place)], spec.name)  # type: ignore[arg-type]
         for spec, factor, place in points
@@ -134,11 +144,13 @@ class Spec(NamedTuple):
     threshold: float  # of the votes, which the pass must know
     selection: Selection
     changes: dict[str, Any]  # arguments of biaslab.tasks.attribution.Attribution.select
+    replacement: Replacement = "zero"
 
 
 def checked_grid(settings: Mapping[str, Any]) -> None:
     """Refuse settings with a list that matters and is empty, or has a value that is not known or out of its range."""
-    for name in ("selections", "sources", "guards", "guard_weights", "counts", "thresholds", "shares", "factors"):
+    needed = ("selections", "sources", "guards", "guard_weights", "fisher_weights", "counts", "thresholds", "shares")
+    for name in (*needed, "factors"):
         if not settings[name]:
             raise InputError(f"`{name}` is expected to hold at least one value but is empty.")
     for name, known in _KNOWN.items():
@@ -161,34 +173,44 @@ def grid(settings: Mapping[str, Any]) -> Iterator[Spec]:
             for threshold, share in itertools.product(thresholds, settings["shares"]):
                 yield Spec(f"paper-{threshold:g}-{share:g}", threshold, selection, {"share": share})
             continue
-        guards = itertools.product(settings["guards"], settings["guard_weights"])
-        guarded = guards if selection == "guarded" else [(None, 0.0)]
-        varied = itertools.product(settings["sources"], settings["counts"], weightings, guarded)
-        for source, count, by_domain, (guard, weight) in varied:
+        guarding: Iterable[tuple[str | None, float, Replacement]] = [(None, 0.0, "zero")]
+        if selection == "guarded":
+            guarding = itertools.product(settings["guards"], settings["guard_weights"], ["zero"])
+        elif selection == "fisher":
+            guarding = itertools.product([None], settings["fisher_weights"], settings["replacements"])
+        varied = itertools.product(settings["sources"], settings["counts"], weightings, guarding)
+        for source, count, by_domain, (guard, weight, to) in varied:
             changes: dict[str, Any] = {"source": source, "count": count, "domain_weights": by_domain}
-            if guard is not None:
-                changes |= {"guard": guard.split("+"), "guard_weight": weight}
+            changes |= {} if selection == "ranked" else {"guard_weight": weight}
+            changes |= {} if guard is None else {"guard": guard.split("+")}
             weights = by_domain and ",".join(f"{name}{weight:g}" for name, weight in by_domain.items())
-            parts = [selection, source, guard and f"{guard}-{weight:g}", count, weights]
-            yield Spec("-".join(str(part) for part in parts if part), thresholds[0], selection, changes)
+            how = f"{weight:g}" if selection == "fisher" else guard and f"{guard}-{weight:g}"
+            parts = [selection, source, how, to if to != "zero" else "", count, weights]
+            yield Spec("-".join(str(part) for part in parts if part), thresholds[0], selection, changes, to)
 
 
 def _find(
-    cache: Artifacts, model: str, weights: str, specs: Sequence[Spec], trust_remote_code: bool
+    cache: Artifacts, model: str, weights: str, specs: Sequence[Spec], guards: Sequence[str], trust_remote_code: bool
 ) -> dict[str, NeuronSet]:
-    """Attribute once a threshold, and select."""
+    """Attribute once for all that need the same pass, and select."""
     from biaslab.commands.passes import attribution_pass
 
-    sources = dict.fromkeys(["stereoset", *(name for spec in specs for name in spec.changes.get("guard", ()))])
-    data = PRESETS["small"].data | {"contrast": list(sources), "contrast_terms": "find"}
     sets: dict[str, NeuronSet] = {}
-    for threshold in dict.fromkeys(spec.threshold for spec in specs):
-        own = [spec for spec in specs if spec.threshold == threshold]
+    passes: dict[tuple[float, bool, Replacement], list[Spec]] = {}
+    for spec in specs:
+        passes.setdefault((spec.threshold, spec.selection == "fisher", spec.replacement), []).append(spec)
+    for (threshold, is_fisher, replacement), own in passes.items():
+        named = [guard.split("+") for guard in guards] if is_fisher else [s.changes.get("guard", ()) for s in own]
+        data = PRESETS["small"].data | {"contrast": list(dict.fromkeys(["stereoset", *itertools.chain(*named)]))}
+        data |= {"contrast_terms": "find"}
+        options: dict[str, Any] = {"threshold": threshold, "trust_remote_code": trust_remote_code}
+        if is_fisher:
+            data |= {"contrast_positions": "all", "contrast_limit": USUAL["fisher"].contrast_limit}
+            options |= {"selection": "fisher", "replacement": replacement}
 
         def select(task: Any, _: Any, own: list[Spec] = own) -> dict[str, NeuronSet]:
             return {spec.name: task.select(spec.selection, **spec.changes) for spec in own}
 
-        options = {"threshold": threshold, "trust_remote_code": trust_remote_code}
         depends_on = {"weights": weights, "specs": own}
         sets |= attribution_pass(cache, "pass", model, options, data, select, depends_on).sets
     return sets

@@ -5,9 +5,20 @@ from typing import Any, Literal
 
 from rich.console import Console
 
+from biaslab.data.presets import Replacement
 from biaslab.errors import InputError, require_positive
-from biaslab.evaluation.findings import OVERALL, Findings, Row, write_csv
-from biaslab.report.tables import STEREOSET, cell, change_of, latex, markdown, metric_table, new_table, short_count
+from biaslab.evaluation.findings import METRICS, OVERALL, Findings, Row, write_csv
+from biaslab.report.tables import (
+    STEREOSET,
+    cell,
+    change_of,
+    cost_metrics,
+    cost_table,
+    latex,
+    markdown,
+    metric_table,
+    new_table,
+)
 from biaslab.store import Artifacts, write_atomically
 
 
@@ -34,7 +45,8 @@ def table(
     Args:
         model: an asset's name, a folder or a hub id.
         rows: of base, dpce, autodebias, cda, cda_control, union_ig, intersection_ig, union_ig_cut, bns_paper,
-            bns_ranked, bns_guarded, bns_lms, random_bns, random_union_ig; all that apply by default.
+            bns_ranked, bns_guarded, bns_fisher, bns_lms, random_bns, random_fisher, random_union_ig; all that apply by
+            default.
         preset: "paper" (the settings of the papers) or "small" (minutes on two cores).
         configs: the folder of the training configurations.
         seeds: how many random controls.
@@ -52,7 +64,7 @@ def table(
     from biaslab.commands.rows import TRAINED, Rows, paper_rows
     from biaslab.evaluation.evaluate import evaluate, require_judgeable
     from biaslab.evaluation.treatment import Treatment
-    from biaslab.models.architectures import architecture
+    from biaslab.models.architectures import architecture, has_bias
     from biaslab.models.loading import fingerprint, load_on_best_device
 
     wanted = checked_rows(rows, seeds)
@@ -60,10 +72,11 @@ def table(
     masked = architecture(network).masked
     left_out = {name: "needs a masked language model" for name in wanted if name in TRAINED and not masked}
     clusters = judging.stereoset(model, stereoset, trust_remote_code, limit=limit)
-    measures = [clusters, judging.perplexity(text, sentences)]
+    measures = [clusters, judging.perplexity(text, sentences), *judging.knowledge(model, trust_remote_code)]
     require_judgeable(network, Treatment(factor=factor, positions=positions), measures)
     cache = Artifacts(output, model)
-    arms = Rows(cache, model, fingerprint(network), preset, configs, seeds, factor, positions, trust_remote_code)
+    to: Replacement = "mean" if has_bias(network) else "zero"
+    arms = Rows(cache, model, fingerprint(network), preset, configs, seeds, factor, positions, to, trust_remote_code)
     console = Console(highlight=False)
     console.print(f"biaslab table: {model}, preset {preset}. Results go to {cache.folder}", markup=False)
 
@@ -106,26 +119,18 @@ def _print(console: Console, findings: Findings) -> None:
     """Print the tables, at most 80 columns wide."""
     title = f"StereoSet, {findings.facts['clusters']} clusters: value [95 %], change [95 %]"
     console.print(metric_table(findings, title))
-    paper = findings.details["paper"]
-    title = f"""Cost: neurons or trained parameters, seconds to find or train, perplexity;
-and the paper's figures for {paper["model"]}: ICAT, and its change"""
-    costs = new_table(title, "", "size", "s", "perplexity", "change, % [95 %]", "ICAT", "change")
-    for row in findings.rows:
-        perplexity = findings.estimates[row.name, "perplexity", OVERALL].figure.value
-        cells = [short_count(row.size), f"{row.seconds:.0f}", f"{perplexity:.1f}"]
-        cells.append(change_of(findings, row, "perplexity"))
-        if row.name in paper["rows"]:
-            icat, before = (paper["rows"][name]["icat"] for name in (row.name, findings.base.name))
-            cells += [f"{icat:.1f}", "" if row is findings.base else f"{icat - before:+.1f}"]
-        costs.add_row(row.title, *cells)
-    console.print(costs)
-    domains = findings.scopes("ICAT")[1:]
-    by_domain = new_table("ICAT by domain, and its change", "", *domains)
+    console.print(cost_table(findings, with_size=True))
+    paper, domains = findings.details["paper"], findings.scopes("ICAT")[1:]
+    title = f"ICAT by domain, and its change;\noverall in the paper, for {paper['model']}"
+    by_domain = new_table(title, "", *domains, "paper")
     for row in findings.rows:
         of_row = [findings.estimates[row.name, "ICAT", domain] for domain in domains]
-        changes = ["" if row is findings.base else f" {estimate.change.value:+.1f}" for estimate in of_row]
-        values = (f"{estimate.figure.value:.1f}{change}" for estimate, change in zip(of_row, changes, strict=True))
-        by_domain.add_row(row.title, *values)
+        icats = [(estimate.figure.value, estimate.change.value) for estimate in of_row]
+        if row.name in paper["rows"]:
+            icat, before = (paper["rows"][name]["icat"] for name in (row.name, findings.base.name))
+            icats.append((icat, icat - before))
+        changes = ["" if row is findings.base else f" {change:+.1f}" for _, change in icats]
+        by_domain.add_row(row.title, *(f"{icat:.1f}{change}" for (icat, _), change in zip(icats, changes, strict=True)))
     console.print(by_domain)
     for key, why in findings.details["left_out"].items():
         console.print(f"left out {key}: {why}", markup=False)
@@ -133,24 +138,27 @@ and the paper's figures for {paper["model"]}: ICAT, and its change"""
 
 def _cells(findings: Findings) -> tuple[list[str], list[list[str]]]:
     """Return the headings and the rows of the Markdown and the LaTeX table."""
-    paper, domains = findings.details["paper"], findings.scopes("ICAT")[1:]
+    paper, domains, metrics = findings.details["paper"], findings.scopes("ICAT")[1:], cost_metrics(findings)
     rows = []
     for row in findings.rows:
-        perplexity = findings.estimates[row.name, "perplexity", OVERALL].figure.value
-        figures = [cell(findings.estimates[row.name, name, OVERALL]) for name in STEREOSET]
-        changes = [change_of(findings, row, metric) for metric in ("ICAT", "perplexity")]
+        of_row = {name: cell(findings.estimates[row.name, name, OVERALL]) for name in (*STEREOSET, *metrics)}
+        figures = [*(of_row[name] for name in STEREOSET), change_of(findings, row, "ICAT")]
+        costs = [text for name in metrics for text in (of_row[name], change_of(findings, row, name))]
         by_domain = [f"{findings.estimates[row.name, 'ICAT', domain].figure.value:.1f}" for domain in domains]
         printed = "/".join(f"{value:.1f}" for value in paper["rows"].get(row.name, {}).values())
         start = [row.title, f"{row.size:,}", f"{row.seconds:.0f}"]
-        rows.append([*start, *figures, changes[0], *by_domain, f"{perplexity:.1f}", changes[1], printed])
-    header = ["", "size", "s", *STEREOSET, "ICAT change", *(f"ICAT {d}" for d in domains), "perplexity", "change, %"]
+        rows.append([*start, *figures, *by_domain, *costs, printed])
+    header = ["", "size", "s", *STEREOSET, "ICAT change", *(f"ICAT {d}" for d in domains)]
+    header += [text for name in metrics for text in (name, f"change, {METRICS[name].unit.replace('percent', '%')}")]
     return [*header, f"paper, {paper['model']}: SS/LMS/ICAT"], rows
 
 
 def _caption(findings: Findings) -> str:
     settings, facts = findings.settings, findings.facts
+    count = facts.get("knowledge_sentences")
+    knowledge = f"knowledge: % of {count} sentences in which the right word is likelier; " if count else ""
     return (
         f"{findings.model}, preset {settings['preset']}; StereoSet, {facts['clusters']} clusters, macro over target "
         f"terms, 95 % bootstrap intervals over terms, changes paired; perplexity on {facts['sentences']} sentences of "
-        f"{settings['text']}; random rows are means of {settings['seeds']} seeds."
+        f"{settings['text']}; {knowledge}random rows are means of {settings['seeds']} seeds."
     )

@@ -2,13 +2,29 @@
 
 from typing import Any, Literal, NamedTuple
 
-Selection = Literal["paper", "ranked", "guarded"]
+Selection = Literal["paper", "ranked", "guarded", "fisher"]
+Replacement = Literal["zero", "mean"]
 DIMENSIONS = ("gender", "ethnicity", "religion", "occupation")  # those that StereoSet has a domain for
 KINDS = ("negative", "positive")
 MODIFIERS = 2
 CONTRAST = ("stereoset", "bold", "bug")
 CONTRAST_LIMIT = 600
 GUARD_WEIGHT = 3.0
+
+
+class Usual(NamedTuple):
+    """How neurons are usually found by a selection."""
+
+    source: Literal["prompts", "contrast", "both"]
+    guard_weight: float  # λ of "guarded", μ of "fisher"
+    contrast_limit: int
+    contrast_positions: Literal["slot", "all"]
+
+
+USUAL = {
+    "fisher": Usual("contrast", 0.375, 2000, "all"),
+    **dict.fromkeys(("guarded", "ranked", "paper"), Usual("both", GUARD_WEIGHT, CONTRAST_LIMIT, "slot")),
+}
 
 
 class Preset(NamedTuple):

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 from transformers import PreTrainedTokenizerBase
 
-from biaslab.data import contrast, words
+from biaslab.data import contrast, effects, words
 from biaslab.data.module import TokenizedData, loader
 from biaslab.errors import InputError, reading, require_one_of, require_positive
 from biaslab.models.tokens import SLOT, Encoded, by_length, encode_slot, is_masked, tokens_in_place, with_slots
@@ -176,6 +176,9 @@ class PromptDataModule(TokenizedData):
         tokens_per_batch: batches are as large as this allows.
         contrast_terms: of StereoSet in the contrast set: "all" target terms, or those of one half ("find"), so that
             settings can be chosen on the others.
+        contrast_positions: where neurons are asked what they do to the contrast set: at the "slot", by IG² (for the
+            selection "guarded"), or at "all" positions, by their first-order effects (for "fisher"; then StereoSet's
+            words of several tokens count, too, and plain sentences tell what the language model needs).
         trust_remote_code: let a checkpoint bring its own Python code.
     """
 
@@ -193,11 +196,13 @@ class PromptDataModule(TokenizedData):
         contrast_limit: int = 2000,
         tokens_per_batch: int = 512,
         contrast_terms: Literal["all", "find"] = "all",
+        contrast_positions: Literal["slot", "all"] = "slot",
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__(trust_remote_code)
         require_one_of("attributed", attributed, ["pairs", "demographics"])
         require_one_of("contrast_terms", contrast_terms, ["all", "find"])
+        require_one_of("contrast_positions", contrast_positions, ["slot", "all"])
         require_positive(contrast_limit=contrast_limit, tokens_per_batch=tokens_per_batch)
 
     def sources(self) -> list[str]:
@@ -228,9 +233,11 @@ class PromptDataModule(TokenizedData):
         self.kind_names = list(dict.fromkeys(prompt.kind for prompt in prompts))
         self.prompts = [prompt for prompt in prompts if self.dimensions[prompt.dimension].pairs]
         self.batches = self._batches()
-        self.contrast_batches = contrast.make_batches(
-            self.tokenizer, h["contrast"], h["contrast_limit"], h["tokens_per_batch"], h["contrast_terms"]
-        )
+        limits = h["contrast_limit"], h["tokens_per_batch"], h["contrast_terms"]
+        if h["contrast_positions"] == "all":
+            self.contrast_batches = effects.make_batches(self.tokenizer, self.sources(), *limits)
+        else:
+            self.contrast_batches = contrast.make_batches(self.tokenizer, h["contrast"], *limits)
         for number, batch in enumerate([*self.batches, *self.contrast_batches]):
             batch["number"] = number
         # the fingerprint changes with any prompt, pair, or sentence of the contrast set
@@ -294,6 +301,15 @@ class PromptDataModule(TokenizedData):
                 position, wanted = position[:, 0], wanted[:, :, 0]
             inputs.append({"input_ids": ids, "position": position, "target_ids": wanted})
         return inputs
+
+    def plain_batches(self) -> list[Tensor]:
+        """Return the contrast set's sentences of ordinary text, ``[sequence, token]`` a batch; after :meth:`setup`."""
+        h = self.hparams
+        return list(effects.plain_batches(self.tokenizer, self.sources(), h["contrast_limit"], h["tokens_per_batch"]))
+
+    def other_text(self) -> list[str]:
+        """Return sentences of the contrast set's sources of ordinary text that are in no batch."""
+        return effects.other_sentences(self.sources())
 
     def predict_dataloader(self) -> list[DataLoader[Batch]]:
         """Return the prompts, and after them the contrast set where there is one.

@@ -143,6 +143,63 @@ def guarded(scores: Tensor, guard: Tensor, count: int, weight: float = 1.0) -> N
     return ranked(scores / scores.max() - weight * need / need.max().clamp_min(torch.finfo(need.dtype).tiny), count)
 
 
+def fisher(
+    scores: Tensor,
+    guard: Tensor,
+    information: Tensor,
+    count: int | None = None,
+    weight: float = 0.25,
+    perplexity_percent: float | None = None,
+) -> NeuronSet:
+    r"""Return the neurons that carry the most bias for what ordinary text loses without them.
+
+    .. math:: \max(b(n) - \mu g(n), 0) / (F(n)/2 + \epsilon)
+
+    where ε is the median of F/2, so that neurons which text hardly needs are not told apart by noise.
+
+    Args:
+        scores: b(n), bias, ``[layer, neuron]``.
+        guard: g(n), what fitting words need, in the same unit; negative where a neuron stands in their way.
+        information: F(n), see :func:`biaslab.attribution.importance.fisher_information`.
+        count: how many neurons at most; without it the perplexity decides.
+        weight: μ, how much the guard counts.
+        perplexity_percent: as many as keep the predicted rise of perplexity, exp(ΣF/2) - 1, at this or below.
+
+    Raises:
+        InputError: if a score is NaN, none is left, the shapes differ, or an argument is missing or out of its range.
+
+    >>> scores, information = torch.tensor([[4.0, 3.0], [3.0, -1.0]]), torch.tensor([[8.0, 1.0], [2.0, 1.0]])
+    >>> fisher(scores, torch.zeros(2, 2), information, count=2)
+    NeuronSet([(0, 1), (1, 0)], shape=(2, 2))
+    """
+    if count is None and perplexity_percent is None:
+        raise InputError("`count` or `perplexity_percent` is expected to be given but neither is.")
+    if perplexity_percent is not None and not (math.isfinite(perplexity_percent) and perplexity_percent > 0):
+        raise InputError(f"`perplexity_percent` is expected to be positive but got {perplexity_percent}.")
+    worth = bias_for_cost(scores, guard, information, weight)
+    order = worth.flatten().sort(descending=True, stable=True).indices
+    positive = fits = int((worth > 0).sum())
+    if perplexity_percent is not None:
+        cost = information.flatten()[order].cumsum(0) / 2
+        fits = int((cost <= math.log1p(perplexity_percent / 100)).sum())
+    if not (number := min(positive, fits, positive if count is None else count)):
+        raise InputError(
+            "`scores` is expected to have a neuron whose bias outweighs the guard at the perplexity allowed, but none "
+            "does. Use more prompts or pairs, a smaller guard weight, or allow more perplexity."
+        )
+    return ranked(worth, number)
+
+
+def bias_for_cost(scores: Tensor, guard: Tensor, information: Tensor, weight: float) -> Tensor:
+    """Return what :func:`fisher` ranks by, ``[layer, neuron]``; 0 where the guard outweighs the bias."""
+    for name, values in (("scores", scores), ("guard", guard), ("information", information)):
+        _check_scores(name, values)
+        if values.shape != scores.shape:
+            raise InputError(f"`{name}` is expected to be of shape {list(scores.shape)} but got {list(values.shape)}.")
+    cost = information / 2
+    return (scores - weight * guard).clamp_min(0) / (cost + cost.median()).clamp_min(torch.finfo(cost.dtype).tiny)
+
+
 BY_SCORES: dict[str, Callable[..., NeuronSet]] = {"ranked": ranked, "guarded": guarded}  # of (scores, count=...)
 
 

@@ -1,24 +1,30 @@
 """The attribution pass: prompts in, a file of bias neurons out."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from inspect import signature
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import safetensors.torch
+import torch
+from accelerate.utils import send_to_device  # type: ignore[import-untyped]
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from biaslab.attribution.gaps import Gap, attribute_gaps
+from biaslab.attribution.gaps import Gap, Of, attribute_gaps
+from biaslab.attribution.importance import mean_activations
 from biaslab.attribution.integration import GapAttribution, TokenBudget
 from biaslab.attribution.quadrature import Steps, integration_rule
 from biaslab.attribution.replay import Inputs
-from biaslab.data import contrast
-from biaslab.data.presets import Selection
+from biaslab.data import contrast, effects
+from biaslab.data.presets import USUAL, Replacement, Selection
 from biaslab.data.prompts import is_divided
-from biaslab.errors import InputError
+from biaslab.errors import InputError, require_one_of
+from biaslab.evaluation.scoring import target_log_probabilities
+from biaslab.metrics.effects import NeuronEffects
 from biaslab.metrics.neuron_selection import NeuronSelection
 from biaslab.metrics.quality import IntegrationQuality
 from biaslab.models.architectures import ffn_shape
@@ -26,10 +32,12 @@ from biaslab.models.loading import fingerprint
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.store import computed_by, versions, write_atomically
 from biaslab.tasks.base import LanguageModelTask, logger_folder
+from biaslab.tasks.effects import effects_of, measured_rise
 from biaslab.tasks.selecting import Collected, require_known
 from biaslab.tasks.shards import Collector, Ledger, Shards
 
 Source = Literal["prompts", "contrast", "both"]
+GUARD_WEIGHTS = {"guarded": 1.0, "fisher": USUAL["fisher"].guard_weight}
 WITHOUT_EFFECT = ("trust_remote_code", "token_budget", "save_every")  # on the result
 
 
@@ -41,16 +49,24 @@ class Attribution(LanguageModelTask):
         steps: nodes of the quadrature; or "auto": as many as the tolerance asks for.
         quadrature: see :func:`biaslab.attribution.quadrature.nodes_and_weights`; for a fixed number of steps.
         gap: "absolute", the paper's, or "signed".
+        of: "probability", the paper's gap |P(d1) - P(d2)|, or "log_odds", |log P(d1) - log P(d2)|: preference alone.
         tolerance: of steps="auto": the largest completeness residual, relative to a layer's L1 norm.
-        selection: "paper" (votes), "ranked" (mean score) or "guarded" (ranked, sparing what ordinary sentences need).
+        selection: "paper" (votes), "ranked" (mean score), "guarded" (ranked, sparing what ordinary sentences need) or
+            "fisher" (bias for what ordinary text loses; needs data with contrast_positions "all").
         threshold: of the votes: share of a prompt's largest score that a neuron must reach.
         share: of the votes: share of a group's prompts that must keep the neuron.
-        count: of "ranked" and "guarded": how many neurons; 2 % of all by default.
-        guard_weight: of "guarded": how much what ordinary sentences need counts against a neuron (λ).
+        count: of "ranked", "guarded" and "fisher": how many neurons; by default 2 % of all, and of "fisher" as many as
+            the perplexity allows.
+        perplexity_percent: of "fisher": by how much suppression may raise perplexity. The Fisher information says where
+            to begin; it is measured on ordinary text of the contrast set's sources that nothing else is asked of.
+        guard_weight: of "guarded" (λ) and "fisher" (μ): how much what ordinary sentences need counts against a neuron;
+            1 and 0.375 by default.
         guard: which of the contrast set's sources the guard is made from; all by default.
-        source: of "ranked" and "guarded": where bias is read: the "prompts", the "contrast" set (StereoSet's test
-            split, stereotype against anti-stereotype), or "both", added.
-        domain_weights: of "ranked" and "guarded": how much the bias of each of StereoSet's domains counts, read from
+        source: of "ranked", "guarded" and "fisher": where bias is read: the "prompts", the "contrast" set (StereoSet's
+            test split, stereotype against anti-stereotype), or "both", added.
+        replacement: what suppression sets the neurons to, which their file then says: "zero", or "mean", their means
+            over the contrast set's ordinary text. "fisher" measures effects on the way there.
+        domain_weights: of the same: how much the bias of each of StereoSet's domains counts, read from
             its dimension's prompts and its part of the contrast set; by default all prompts and sentences count alike.
         dtype: the weights' type.
         trust_remote_code: let a checkpoint bring its own Python code.
@@ -67,6 +83,7 @@ class Attribution(LanguageModelTask):
 
     last_file = "neurons.json"  # a run that has written it is finished
     ledger: Ledger | None = None  # none without a logger
+    means: Tensor | None = None  # that suppression sets the neurons to, [layer, neuron]; None for 0
     result: tuple[NeuronSet, Tensor] | None = None  # what the main process has written; scores [pair, layer, neuron]
 
     def __init__(
@@ -75,21 +92,28 @@ class Attribution(LanguageModelTask):
         steps: Steps = "auto",
         quadrature: str = "gauss_legendre",
         gap: Gap = "absolute",
+        of: Of = "probability",
         tolerance: float = 0.01,
         selection: Selection = "ranked",
         threshold: float = 0.2,
         share: float = 0.7,
         count: int | None = None,
-        guard_weight: float = 1.0,
+        perplexity_percent: float = 3.0,
+        guard_weight: float | None = None,
         guard: list[str] | None = None,
         source: Source = "prompts",
         domain_weights: dict[str, float] | None = None,
+        replacement: Replacement = "zero",
         dtype: str = "float32",
         trust_remote_code: bool = False,
         token_budget: int = 8192,
         save_every: float = 30.0,
     ) -> None:
         integration_rule(steps, quadrature, tolerance)  # refuses bad values before the model is loaded
+        if not (math.isfinite(perplexity_percent) and perplexity_percent > 0):
+            raise InputError(f"`perplexity_percent` is expected to be positive but got {perplexity_percent}.")
+        require_one_of("replacement", replacement, get_args(Replacement))
+        require_one_of("of", of, get_args(Of))
         self.budget = TokenBudget(token_budget)
         for name, value in (("threshold", threshold), ("share", share)):
             if not 0 < value <= 1:
@@ -123,12 +147,17 @@ class Attribution(LanguageModelTask):
     def setup(self, stage: str) -> None:
         """Prepare the selection for the pairs of the data."""
         source = self.data.hparams["contrast"]
-        require_known(self.hparams, source, self.data.pair_names)
+        require_known(self.hparams, source, self.data.hparams["contrast_positions"], self.data.pair_names)
         threshold = self.hparams["threshold"]
         self.prompts = NeuronSelection(self.data.pair_names, self.data.kind_names, self.shape, threshold)
         collectors: dict[str, Collector] = {"prompts": self.prompts, "quality": self.quality}
         self.contrast: NeuronSelection | None = None
-        if source:
+        self.effects: NeuronEffects | None = None
+        if source and self.data.hparams["contrast_positions"] == "all":
+            dimensions = dict.fromkeys(name.partition("/")[0] for name in self.data.pair_names)
+            names = [*effects.quantities_of(self.data.sources()), *(f"{d}/{effects.PROMPTS}" for d in dimensions)]
+            collectors["effects"] = self.effects = NeuronEffects(names, self.shape)
+        elif source:
             self.contrast = NeuronSelection(contrast.pairs_of(source), ["contrast"], self.shape, threshold)
             collectors["contrast"] = self.contrast
         self.quality.reset()
@@ -160,6 +189,12 @@ class Attribution(LanguageModelTask):
             )
         self.ledger = Ledger(collectors, shards, self.hparams["save_every"])
 
+    def on_predict_start(self) -> None:
+        """Measure the neurons' means, where suppression sets them to these; the main process for all."""
+        if self.hparams["replacement"] == "mean":
+            means = mean_activations(self.model, self.data.plain_batches()) if self.trainer.is_global_zero else None
+            self.means = self.trainer.strategy.broadcast(means)
+
     def configuration(self) -> dict[str, Any]:
         """Return all that the result depends on."""
         data = {"data": dict(self.data.hparams), "prompts": self.data.fingerprint}
@@ -176,6 +211,9 @@ class Attribution(LanguageModelTask):
         if batch["number"] in self.finished:
             return None
         is_prompt = dataloader_idx == 0
+        if not is_prompt and self.effects is not None:
+            self._add_effects(batch)
+            return None
         if (result := self._attribute(batch, is_prompt)) is None:
             return None
         self._require_finite(batch, result.scores)
@@ -188,7 +226,7 @@ class Attribution(LanguageModelTask):
     ) -> GapAttribution:
         """Attribute a batch of prompts, or of the contrast set, whose gaps are signed; in all layers by default."""
         inputs = [batch[name] for name in ("input_ids", "position", "target_ids", "pairs")]
-        options = {name: self.hparams[name] for name in ("steps", "quadrature", "gap", "tolerance")}
+        options = {name: self.hparams[name] for name in ("steps", "quadrature", "gap", "tolerance", "of")}
         options |= {"longer": [Inputs(**longer) for longer in batch.get("longer", ())]}
         options |= {"layers": layers, "budget": self.budget} | ({} if is_prompt else {"gap": "signed"})
         return attribute_gaps(self.model, *inputs, **options)
@@ -219,6 +257,28 @@ class Attribution(LanguageModelTask):
         metric.update(result.scores.flatten(0, 1), batch["pair"].repeat(prompts), kinds, groups)
         if is_prompt:
             self.quality.update(batch["number"], result.residual, result.scores.abs().sum(-1), result.nodes)
+        if is_prompt and self.effects is not None and batch["pairs"].shape[1] == 2:
+            self._add_prompt_effects(batch, self.effects)
+
+    def _add_effects(self, batch: dict[str, Any]) -> None:
+        """Collect what neurons do at all positions to a batch of the contrast set or of text."""
+        if self.trainer.global_rank and not is_divided(self.data.contrast_batches, self.trainer.world_size):
+            return
+        assert self.effects is not None
+        found = effects_of(self.model, batch, self.means)
+        with nullcontext() if self.ledger is None else self.ledger.item(batch["number"]):
+            self.effects.update(found.flatten(0, 1), batch["quantity"].flatten(), batch.get("tokens", 0))
+
+    def _add_prompt_effects(self, batch: dict[str, Any], collected: NeuronEffects) -> None:
+        """Collect what neurons do at all positions to the log-odds of a batch of prompts."""
+        dimension = self.data.pair_names[int(batch["pair"][0])].partition("/")[0]
+        share = 1 / sum(prompt.dimension == dimension for prompt in self.data.prompts)
+        number = collected.quantities.index(f"{dimension}/{effects.PROMPTS}")
+        with torch.no_grad():
+            logs = target_log_probabilities(self.model, batch)
+        for part in effects.of_prompts(batch, logs, share, number):
+            found = effects_of(self.model, send_to_device(part, self.device), self.means)
+            collected.update(found.flatten(0, 1), part["quantity"].flatten())
 
     def on_predict_epoch_end(self) -> None:
         """Select the neurons and, where a logger gives the run a folder, write the files, the neurons last."""
@@ -228,6 +288,7 @@ class Attribution(LanguageModelTask):
             if self.trainer.is_global_zero:
                 self.ledger.gather()  # what all processes have finished, those of earlier runs too
         neurons, scores, summary = self.select(self.hparams["selection"]), self.prompts.pair_scores(), self.summary()
+        at_all = {} if self.effects is None else dict(zip(self.effects.quantities, self.effects.compute(), strict=True))
         if not self.trainer.is_global_zero or self.ledger is None:  # what comes before gathers from all ranks
             return
         content = safetensors.torch.save(
@@ -235,6 +296,8 @@ class Attribution(LanguageModelTask):
             {"pairs": json.dumps(self.data.pair_names)},  # one entry: safetensors writes several in any order
         )
         write_atomically(self.run_folder / "scores.safetensors", content)
+        if at_all:
+            write_atomically(self.run_folder / "effects.safetensors", safetensors.torch.save(at_all))
         neurons.save(self.run_folder / self.last_file)
         self.result = neurons, scores
         self.ledger.shards.clear()
@@ -248,13 +311,19 @@ class Attribution(LanguageModelTask):
         Of the task's settings, those that matter after the pass can change: from ``share`` to ``domain_weights``.
         """
         settings = self._settings() | changes
-        collected = Collected(self.prompts, self.contrast, self.data.hparams["contrast"])
+        if settings["guard_weight"] is None:
+            settings["guard_weight"] = GUARD_WEIGHTS.get(selection)
+        collected = Collected(self.prompts, self.contrast, self.effects, self.data.hparams["contrast"])
+        if selection == "fisher" and settings["count"] is None:
+            settings["count"] = collected.affordable(
+                settings, measured_rise(self.model, self.tokenizer, self.data.other_text(), self.means)
+            )
         provenance = self._provenance(settings | {"selection": selection})
         if selection == "paper":
             neurons, subsets, provenance["settings"]["shares_used"] = collected.paper(settings["share"])
         else:
             neurons, subsets = collected.best(selection, settings)
-        return neurons.with_details(subsets, provenance)
+        return neurons.with_details(subsets, provenance).with_values(self.means)
 
     def summary(self) -> str:
         """Return a line about what was attributed and how well."""

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -243,16 +244,16 @@ METRICS = ("SS", "LMS", "ICAT")
 @pytest.mark.parametrize(
     ("file", "factor", "row"),
     [
-        ("neurons.json", "0", "BNS, guarded"),
-        ("neurons.json", "0.5", "BNS, guarded ×½"),
+        ("neurons.json", "0", "BNS, fisher"),
+        ("neurons.json", "0.5", "BNS, fisher ×½"),
         ("neurons_paper.json", "0", "BNS, paper"),
     ],
 )
 def test_card_tells_what_the_run_measured(lab, run, file, factor, row, capsys):
     """Of the very treatment; random controls were treated like the run's own neurons, and like no others."""
     card = card_of(lab, run / file, "--factor", factor)
-    lines, own = lines_of(card), row == "BNS, guarded"
-    assert len(lines) == len(SCOPES) * len(METRICS) + 1
+    lines, own = lines_of(card), row == "BNS, fisher"
+    assert len(lines) == len(SCOPES) * len(METRICS) + 2
     for scope in SCOPES:
         for metric in METRICS:
             before, after, random = (figures(run, r, scope, metric) for r in ("untouched", row, "random, 2 seeds"))
@@ -261,6 +262,12 @@ def test_card_tells_what_the_run_measured(lab, run, file, factor, row, capsys):
             assert lines[metric if scope == "overall" else f"{metric}, {scope}"] == wanted
     before, after = (figures(run, r, "overall", "perplexity") for r in ("untouched", row))
     assert lines["perplexity, 3"][:3] == [f"{before['value']:.2f}", f"{after['value']:.2f}", f"{change(after)} %"]
+    before, after, random = (figures(run, r, "overall", "knowledge") for r in ("untouched", row, "random, 2 seeds"))
+    wanted = [with_interval(before), with_interval(after), change(after)]
+    wanted += [f"{change(random)} ± {random['spread']:.1f}"] if own else []
+    (label,) = [label for label in lines if label.startswith("knowledge")]
+    assert lines[label] == wanted
+    assert re.fullmatch(r"knowledge, % right of \d+ sentences", label)
     assert "after: on stereoset.json, a file of StereoSet's form, 12 clusters." in card
     assert str(lab) not in card
     assert ("no random control" not in card) is own
@@ -269,7 +276,7 @@ def test_card_tells_what_the_run_measured(lab, run, file, factor, row, capsys):
     assert "no figures" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("factor", "row"), [("0", "BNS, guarded"), ("0.5", "BNS, guarded ×½")])
+@pytest.mark.parametrize(("factor", "row"), [("0", "BNS, fisher"), ("0.5", "BNS, fisher ×½")])
 def test_card_tells_the_gaps(lab, run, factor, row):
     """Of the very treatment; with the random control of it, where there is one."""
     card = card_of(lab, run / "neurons.json", "--factor", factor)
@@ -303,7 +310,7 @@ def test_checkpoint_does_on_stereoset_what_the_card_says(lab, run, monkeypatch):
     found = Findings.load(run / "runs/stereoset/version_0/stereoset.json")
     for scope in SCOPES:
         for metric in METRICS:
-            after = figures(run, "BNS, guarded", scope, metric)
+            after = figures(run, "BNS, fisher", scope, metric)
             assert with_interval(found.get(found.base.name, metric, scope).figure._asdict()) == with_interval(after)
 
 

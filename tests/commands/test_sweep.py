@@ -1,6 +1,7 @@
 """The sweep: what a grid holds, what is chosen, and the whole through the command line."""
 
 import csv
+import json
 
 import pytest
 from conftest import main
@@ -84,10 +85,32 @@ def test_sweep(lab, workdir, tiny_cache, few_prompts, monkeypatch, capsys):
     main(arguments)
 
 
+def test_fisher_is_found_once_a_replacement(lab, workdir, tiny_cache, few_prompts, no_pictures):
+    main([
+        "sweep", "--model", str(lab / "model"), "--text", str(lab / "text.txt"), "--sentences", "3", "--seeds", "1",
+        "--selections", "[fisher]", "--sources", "[contrast, prompts]", "--guards", f"['stereoset+{lab / 'text.txt'}']",
+        "--fisher_weights", "[0.25, 0.5]", "--replacements", "[zero, mean]", "--counts", "[5]", "--every", "2",
+        "--factors", "[0.0]",
+    ])  # fmt: skip
+    (folder,) = (workdir / "runs/sweep").iterdir()
+    lines = list(csv.DictReader((folder / "sweep.csv").read_text().splitlines()))
+    assert len(lines) == 1 + 2 * 2 * 2
+    assert {line["selection"] for line in lines[1:]} == {
+        f"fisher-{source}-{weight}{to}-5"
+        for source in ("contrast", "prompts") for weight in ("0.25", "0.5") for to in ("", "-mean")
+    }  # fmt: skip
+    assert len(list(folder.glob("pass-*"))) == 2
+    neurons = NeuronSet.load(folder / "neurons.json")
+    assert (neurons.values is None) == (
+        "mean" not in json.loads((folder / "sweep.json").read_text())["details"]["chosen"]["selection"]
+    )
+
+
 @pytest.mark.parametrize(
     "bad",
     [
-        {"selections": []}, {"positions": ["here"]}, {"factors": []}, {"sources": ["promts"]}, {"counts": [0]},
+        {"replacements": ["median"]}, {"fisher_weights": []}, {"selections": []},
+        {"positions": ["here"]}, {"factors": []}, {"sources": ["promts"]}, {"counts": [0]},
         {"thresholds": []}, {"thresholds": [2.0]}, {"shares": []}, {"seeds": 0}, {"every": 0},
     ],
 )  # fmt: skip

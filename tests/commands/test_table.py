@@ -61,12 +61,28 @@ def test_rows_of_neurons(lab, place, capsys):
     assert max(map(len, tables.splitlines())) <= 80
     assert "bert-base-cased" in printed
     lines = list(csv.DictReader((folder(place) / "table.csv").read_text().splitlines()))
-    assert {line["scope"] for line in lines} == {"overall", "gender", "profession", "race"}
+    scopes = {name: {line["scope"] for line in lines if line["metric"] == name} for name in ("ICAT", "knowledge")}
+    assert scopes["ICAT"] == {"overall", "gender", "profession", "race"}
+    assert scopes["knowledge"] == {"overall", "gender", "ethnicity", "religion", "occupation", "age"}
+    assert {line["scope"] for line in lines} == scopes["ICAT"] | scopes["knowledge"]
+    known = {line["row"]: line for line in lines if line["metric"] == "knowledge" and line["scope"] == "overall"}
+    assert set(known) == set(rows)
+    assert {line["unit"] for line in known.values()} == {"points"}
+    assert float(known["base"]["change_value"]) == 0
+    assert known["random_bns"]["spread"] != ""
+    for line in known.values():  # value and change, each with its interval
+        numbers = [float(line[f"{prefix}{end}"]) for prefix in ("", "change_") for end in ("value", "low", "high")]
+        value, low, high, *change = numbers
+        assert f"{value:.1f} [{low:.1f}, {high:.1f}]" in tables
+        if line["row"] != "base":
+            assert "{:+.1f} [{:+.1f}, {:+.1f}]".format(*change) in tables
     paper = [line["paper"] for line in lines if line["row"] == "base" and line["metric"] == "ICAT"]
     assert float(paper[0]) == PAPER["bert-base-cased"]["base"][2]
     markdown, latex = ((folder(place) / f"table.{suffix}").read_text() for suffix in ("md", "tex"))
     assert len(markdown.splitlines()) == 2 + len(rows) + 2
     assert len({line.count("|") for line in markdown.splitlines() if line.startswith("|")}) == 1
+    assert "| perplexity | change, % | knowledge | change, points |" in markdown.splitlines()[0]
+    assert f"knowledge: % of {findings.facts['knowledge_sentences']} sentences" in markdown.splitlines()[-1]
     body = [line for line in latex.splitlines() if line.endswith(r"\\")]
     assert len(body) == 1 + len(rows)
     assert len({line.replace(r"\&", "").count("&") for line in body}) == 1
@@ -88,7 +104,7 @@ def test_a_second_run_computes_nothing_and_other_settings_anew(lab, place, monke
     assert {path: path.stat().st_mtime_ns for path in folder(place).glob("*-*")} == times
     assert (folder(place) / "table.md").read_text() == text
     make(lab, "--rows", "[bns_ranked]", "--factor", "0.5")
-    for name in ("stereoset", "perplexity"):
+    for name in ("stereoset", "perplexity", "knowledge"):
         assert len(list(folder(place).glob(f"{name}-*"))) == len([p for p in times if p.name.startswith(name)]) + 1
     assert len(list(folder(place).glob("ig2-*"))) == 1
 

@@ -1,0 +1,156 @@
+"""The selection "fisher" in a run: shared by processes, killed, and gone on with, to the same bytes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from conftest import stereoset
+from nursery import End, Nursery
+
+from biaslab.data.effects import quantities_of
+from biaslab.metrics.effects import NeuronEffects
+from biaslab.metrics.neuron_selection import NeuronSelection
+from biaslab.neurons.neuron_set import NeuronSet
+from biaslab.neurons.selection import fisher
+from biaslab.tasks.selecting import Collected
+
+COMMAND = [
+    "predict", "-c", "attribute", "--model.selection", "fisher", "--model.guard_weight", "0.5", "--model.steps", "2",
+    "--model.count", "3",
+    "--model.save_every", "0", "--data.dimensions", "[gender]", "--data.kinds", "[negative]", "--data.modifiers", "1",
+    "--data.contrast_positions", "all", "--data.contrast_limit", "8", "--data.tokens_per_batch", "64",
+    "--trainer.accelerator", "cpu", "--trainer.strategy", "ddp", "--trainer.enable_progress_bar", "false",
+]  # fmt: skip
+FILES = ("neurons.json", "scores.safetensors", "effects.safetensors")
+
+
+@pytest.fixture(scope="module")
+def run(nursery: Nursery, tiny: Path, tmp_path_factory) -> Callable[..., End]:
+    """Run the command in a folder, with tiny data sets in the cache."""
+    cache = tmp_path_factory.mktemp("cache")
+    (cache / "stereoset").mkdir()
+    for split in ("dev", "test"):
+        stereoset(cache / "stereoset" / f"{split}.json")
+    lines = [f"the {a} loves the {b} and hates the {c} ." for a in "abcdefgh" for b in "abcdefgh" for c in "abcdefgh"]
+    (cache / "text.txt").write_text("\n".join(lines))
+    code = f"import os; os.environ['BIASLAB_CACHE'] = {str(cache)!r}; from biaslab.__main__ import main; main()"
+    fixed = [*COMMAND, "--model.model_name", tiny, "--data.contrast", f"[stereoset, {cache / 'text.txt'}]"]
+
+    def run(folder: Path, *more: str, ranks: int = 1, **options) -> End:
+        folder.mkdir(exist_ok=True)
+        return nursery.run(folder, [*fixed, "--trainer.devices", ranks, *more], ranks=ranks, code=code, **options)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(run, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    end = run(folder)
+    assert end.codes == [0], end.output
+    return folder / "runs/attribute/version_0"
+
+
+def contents(run: Path) -> list[bytes]:
+    return [(run / name).read_bytes() for name in FILES]
+
+
+def test_neurons_are_those_of_the_effects_beside_them(whole):
+    effects = safetensors.torch.load_file(whole / "effects.safetensors")
+    assert sorted(effects) == sorted([*quantities_of(["stereoset", "text"]), "gender/prompts"])
+    assert effects["text"].dtype == torch.float64
+    domains = ("gender", "profession", "race", "religion")
+    bias, guard = (sum(effects[f"{domain}/{name}"] for domain in domains) for name in ("bias", "guard"))
+    prompts = effects["gender/prompts"]
+    typical = [own.flatten().topk(7).values.mean() for own in (bias, prompts)]  # a twentieth of 144 neurons
+    joint = bias / typical[0] + prompts / typical[1]
+    wanted = fisher(
+        joint / joint.flatten().topk(7).values.mean(), guard / typical[0], effects["text"], count=3, weight=0.5
+    )
+    neurons = NeuronSet.load(whole / "neurons.json")
+    assert list(neurons) == list(wanted)
+    assert neurons.provenance["settings"]["guard_weight"] == 0.5
+    assert set(neurons.subsets) == {"gender", *(name for name in neurons.subsets if name.startswith("gender/"))}
+
+
+def test_two_ranks_and_a_killed_run_give_the_same_bytes(run, whole, tmp_path):
+    kills = 0
+    for attempt in range(8):
+        ranks = 1 + attempt % 2
+        before = len(list(tmp_path.glob("runs/attribute/*/shards/shard-*")))
+
+        def until(seconds: float, before=before) -> bool:
+            return len(list(tmp_path.glob("runs/attribute/*/shards/shard-*"))) >= before + 3
+
+        end = run(tmp_path, ranks=ranks, until=until)
+        kills += set(end.codes) != {0}
+        if not kills or set(end.codes) == {0}:
+            break
+    assert kills >= 2, end.output
+    assert set(end.codes) == {0}, end.output
+    assert contents(tmp_path / "runs/attribute/version_0") == contents(whole)
+
+
+def test_without_a_count_perplexity_decides(run, whole, tmp_path):
+    end = run(tmp_path, "--model.count", "null", "--model.perplexity_percent", "0.5")
+    assert end.codes == [0], end.output
+    neurons = NeuronSet.load(tmp_path / "runs/attribute/version_0/neurons.json")
+    assert neurons.provenance["settings"]["count"] == len(neurons) > 0
+
+
+class Costs:
+    """Neurons that cost this much a piece, in percent, whatever the Fisher information says."""
+
+    def __init__(self, each: float) -> None:
+        self.each, self.asked = each, []
+
+    def __call__(self, neurons: NeuronSet) -> float:
+        self.asked.append(len(neurons))
+        return 100 * math.expm1(self.each / 100 * len(neurons))
+
+
+@pytest.mark.parametrize(
+    ("each", "least", "most"), [(0.01, 240, 300), (0.1, 25, 30), (1.0, 2, 3), (9.0, 1, 1), (-1.0, 384, 384)]
+)
+def test_the_estimate_is_corrected_by_what_is_measured(each, least, most):
+    """A budget of 3 %: information says that 30 neurons cost that much; a neuron that costs more is left alone."""
+    metric = NeuronEffects([*quantities_of(["stereoset", "text"])], (8, 64))
+    generator = torch.Generator().manual_seed(0)
+    bias = torch.rand(1, 8, 64, generator=generator)
+    bias[0, 6:] = -1
+    metric.update(bias, torch.tensor([0]))
+    metric.update(torch.full((1, 8, 64), math.sqrt(2 * math.log(1.03) / 30)), torch.tensor([8]), tokens=1)
+    prompts = NeuronSelection(["gender/a-b"], ["x"], (8, 64))
+    settings = {"domain_weights": None, "source": "contrast", "guard_weight": 0.5, "perplexity_percent": 3.0}
+    costs = Costs(each)
+    count = Collected(prompts, None, metric, ["stereoset", "text"]).affordable(settings, costs)
+    assert least <= count <= most
+    assert count == 1 or costs([None] * count) <= 3
+    assert costs.asked[0] in (29, 30)  # the logarithm rounds
+    assert len(costs.asked) <= 5
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--data.contrast_positions", "slot"], "`contrast_positions` is expected to be"),
+        (["--data.contrast", "[stereoset]"], "`contrast` is expected to have a source of ordinary text"),
+        (["--data.contrast", "null"], "`contrast` is expected to name a contrast set"),
+        (["--model.selection", "guarded"], "`contrast_positions` is expected to be"),
+    ],
+)
+def test_what_does_not_fit_is_told(run, tmp_path, more, words):
+    end = run(tmp_path, *more)
+    assert end.codes == [2], end.output
+    assert f"biaslab: error: {words}" in end.output
+
+
+def test_the_plan_tells_of_them(run, tmp_path):
+    end = run(tmp_path, "--plan")
+    assert end.codes == [0], end.output
+    assert "contrast set" in end.output
