@@ -134,6 +134,26 @@ def test_fit_then_test_by_checkpoint_then_bake(lab, workdir, name):
     assert untrained.estimates.keys() == trained.estimates.keys()
 
 
+def test_fisher(lab, workdir, tiny_cache):
+    options = ["--model.model_name", str(lab / "model"), "--model.steps", "2", "--model.count", "4"]
+    data = ["--data.dimensions", "[gender]", "--data.modifiers", "1", "--data.contrast_limit", "8"]
+    main(["predict", "-c", str(CONFIGS / "fisher.yaml"), *options, *data, *QUIET])
+    run = workdir / "runs/fisher/version_0"
+    neurons = NeuronSet.load(run / "neurons.json")
+    assert (len(neurons), neurons.values.shape) == (4, (3, 48))
+    assert (run / "effects.safetensors").exists()
+    judge(lab, "-c", str(CONFIGS / "suppress.yaml"), "--trainer.callbacks.neurons", str(run / "neurons.json"))
+    suppressed = judged(workdir, 0)
+    judge(lab, "-c", str(CONFIGS / "suppress.yaml"), "--trainer.callbacks.neurons", str(plain(neurons, run)))
+    assert suppressed.estimates != judged(workdir, 1).estimates
+
+
+def plain(neurons: NeuronSet, folder: Path) -> Path:
+    """The same neurons in a file without values: suppressed to 0."""
+    neurons.with_values(None).save(folder / "plain.json")
+    return folder / "plain.json"
+
+
 @pytest.mark.parametrize("selection", ["paper", "guarded"])
 def test_other_selections(lab, workdir, selection):
     attribute(
