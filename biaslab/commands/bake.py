@@ -62,7 +62,8 @@ def bake(
         chosen = NeuronSet.load(neurons)
         chosen.require_model(language_model)
         scale_neurons(language_model, chosen, factor)
-        facts["neurons"] = {"file": neurons, "count": len(chosen), "factor": factor, "made": dict(chosen.provenance)}
+        how = {"factor": factor, "means": chosen.values is not None}
+        facts["neurons"] = {"file": neurons, "count": len(chosen), **how, "made": dict(chosen.provenance)}
         figures = measured(Path(neurons), chosen, factor)
     facts["versions"] = versions()
     masked = architecture(language_model).masked

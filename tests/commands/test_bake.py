@@ -496,3 +496,27 @@ def test_minilm_mlm_becomes_a_plain_bert(tmp_path, asset):
     assert type(again).__name__ == "BertForMaskedLM"
     tokens = torch.tensor([AutoTokenizer.from_pretrained(tmp_path / "out")("She is a [MASK].")["input_ids"]])
     assert torch.equal(logits(again, tokens), logits(model, tokens))
+
+
+@pytest.mark.parametrize(
+    ("factor", "words"), [("0", "are set to their means over"), ("0.5", "lie 0.5 times as far from")]
+)
+def test_means_go_into_the_biases(tmp_path, factor, words):
+    tokenizer = wordpiece_tokenizer()
+    model = make_model("bert", len(tokenizer))
+    model.save_pretrained(tmp_path / "model"), tokenizer.save_pretrained(tmp_path / "model")
+    means = torch.randn(3, 48, generator=torch.Generator().manual_seed(0)).numpy()
+    neurons = NeuronSet([(0, 1), (2, 7)], (3, 48)).with_values(means)
+    neurons.save(tmp_path / "neurons.json")
+    paths = {"model": "model", "neurons": "neurons.json", "output": "out"}
+    bake(**{name: str(tmp_path / path) for name, path in paths.items()}, factor=float(factor))
+    ids = torch.tensor([[2, 8, 9, 4, 3]])
+    with torch.no_grad():
+        with suppressed(model, neurons, float(factor)):
+            wanted = model(ids).logits
+        found = AutoModelForMaskedLM.from_pretrained(tmp_path / "out").eval()(ids).logits
+        assert not torch.allclose(wanted, model(ids).logits)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+    card = (tmp_path / "out/README.md").read_text()
+    assert words in card
+    assert "and the biases" in card

@@ -85,6 +85,8 @@ def _held_out(findings: Findings) -> Section:
 
 def _how(findings: Findings) -> str:
     factor = findings.settings["factor"]
+    if findings.settings.get("replacement") == "mean":
+        return "set to their means over ordinary text" if factor == 0 else f"moved to {factor:g} × from their means"
     return "switched off (multiplied by 0)" if factor == 0 else f"multiplied by {factor:g}"
 
 
