@@ -9,19 +9,24 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from conftest import NAMES, main, make_model, stereoset, wordpiece_tokenizer
+from accelerate.utils import send_to_device
+from conftest import NAMES, bpe_tokenizer, main, make_model, stereoset, wordpiece_tokenizer
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils import backend_registration
 from transformers import PreTrainedModel
 
 from biaslab.attribution.gaps import attribute_gaps
+from biaslab.attribution.importance import mean_activations
+from biaslab.data.effects import make_batches, plain_batches, quantities_of
 from biaslab.evaluation.findings import Findings
 from biaslab.evaluation.scoring import score_pairs, target_log_probabilities
 from biaslab.metrics.crows_pairs import PairScores
+from biaslab.metrics.effects import NeuronEffects
 from biaslab.metrics.neuron_selection import NeuronSelection
 from biaslab.metrics.quality import IntegrationQuality
 from biaslab.neurons.suppression import suppressed
+from biaslab.tasks.effects import effects_of
 
 FILE = Path(__file__)
 
@@ -108,6 +113,33 @@ def judging(device):
         near(score_pairs(model, batch), scores, atol=1e-4, rtol=1e-5)
 
 
+def effects(device):
+    """As Lightning's pass on the device: whole batches are moved there."""
+    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, {"BIASLAB_CACHE": folder}):
+        os.mkdir(f"{folder}/stereoset")
+        for split in ("dev", "test"):
+            stereoset(Path(folder, "stereoset", f"{split}.json"))
+        text = Path(folder, "text.txt")
+        text.write_text(
+            "\n".join(f"the {a} loves the {b} and hates the {c} ." for a in NAMES for b in NAMES for c in NAMES)
+        )
+        for model_type, tokenizer in (("bert", wordpiece_tokenizer()), ("llama", bpe_tokenizer(masked=False))):
+            model = make_model(model_type, len(tokenizer))
+            sources = ["stereoset", str(text)]
+            means = mean_activations(model, plain_batches(tokenizer, sources, 5, 64))
+            batches = make_batches(tokenizer, sources, 5, 64)
+            found = [NeuronEffects(quantities_of(sources), (3, 48)) for _ in range(2)]
+            for place, metric in zip((torch.device("cpu"), device), found, strict=True):
+                torch.nn.Module.to(model, place), metric.to(place)
+                for batch in batches:
+                    moved = send_to_device(batch, place)
+                    each = effects_of(model, moved, means)
+                    metric.update(each.flatten(0, 1), moved["quantity"].flatten(), batch.get("tokens", 0))
+            on_cpu, on_device = (metric.compute() for metric in found)
+            assert on_cpu.abs().max() > 1e-3
+            torch.testing.assert_close(on_device, on_cpu, atol=1e-5, rtol=1e-3)
+
+
 def debias(device):
     """Lightning's pass leaves the model on the CPU; all that follows it runs on the device again."""
     arguments = [
@@ -153,5 +185,5 @@ def save_untied_model(folder):
 if __name__ == "__main__":
     from reference.small_device import DEVICE
 
-    for part in (metrics, pair_scores, judging, attribution, debias):
+    for part in (metrics, pair_scores, judging, attribution, effects, debias):
         part(DEVICE)

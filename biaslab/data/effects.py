@@ -4,7 +4,7 @@ A batch holds ``number``, ``input_ids`` ``[sequence, token]``; the queries' ``ro
 ``[query]``, and ``weights`` ``[sum, query]``, as :func:`biaslab.attribution.importance.first_order_effects` takes them.
 Of the effects on the sums, those on ``sum`` ``[part]`` are multiplied by ``share`` and added to ``quantity``, one of
 :func:`quantities_of`, both ``[part, sequence]``. A batch of text has ``tokens``, their number, too: its effects are
-squared first.
+squared first. Floating-point numbers are float32: not every device has float64.
 """
 
 import random
@@ -95,9 +95,9 @@ def _stereoset(
             if masked:
                 position, target_ids = group["position"][rows][own], group["target_ids"][chosen]
                 asked = {"row": own, "position": position, "target_ids": target_ids}
-                parts = {"sum": torch.arange(len(SUMS)), "share": torch.ones(len(SUMS), len(rows)).double()}
+                parts = {"sum": torch.arange(len(SUMS)), "share": torch.ones(len(SUMS), len(rows))}
                 yield {
-                    "input_ids": input_ids, **asked, "weights": weights[:, chosen], **parts,
+                    "input_ids": input_ids, **asked, "weights": weights[:, chosen].float(), **parts,
                     "quantity": quantity[:, rows],
                 }  # fmt: skip
             elif input_ids.shape[1] > 1:
@@ -113,9 +113,9 @@ def _causal(input_ids: Tensor, row: Tensor, weights: Tensor, quantity: Tensor) -
         "row": torch.arange(len(input_ids)).repeat_interleave(later),
         "position": torch.arange(later).repeat(len(input_ids)),
         "target_ids": input_ids[:, 1:].flatten(),
-        "weights": torch.full((1, later * len(input_ids)), 1 / later, dtype=torch.float64),
+        "weights": torch.full((1, later * len(input_ids)), 1 / later),
         "sum": torch.zeros(len(weights), dtype=torch.long),
-        "share": share,
+        "share": share.float(),
         "quantity": quantity,
     }
 
@@ -177,7 +177,7 @@ def _text(
         target_ids = input_ids[row, position if masked else position + 1]
         if masked:
             input_ids = input_ids.index_put((row, position), torch.tensor(tokenizer.mask_token_id))
-        weights = torch.tensor([[sign for number in used for sign in signs[number]]], dtype=torch.float64)
+        weights = torch.tensor([[sign for number in used for sign in signs[number]]])
         yield {
             "input_ids": input_ids, "row": row, "position": position, "target_ids": target_ids, "weights": weights,
             **_parts(len(used), quantity), "tokens": len(row),
@@ -186,7 +186,7 @@ def _text(
 
 def _parts(sequences: int, quantity: int) -> dict[str, Tensor]:
     """Return where the effects on the only sum are added."""
-    share = torch.ones(1, sequences, dtype=torch.float64)
+    share = torch.ones(1, sequences)
     return {"sum": torch.zeros(1, dtype=torch.long), "share": share, "quantity": torch.full(share.shape, quantity)}
 
 
@@ -221,5 +221,5 @@ def of_prompts(batch: Mapping[str, Any], logs: Tensor, share: float, quantity: i
         flat = {"row": row, "position": position, "target_ids": targets}
         yield {
             "input_ids": inputs["input_ids"], **{name: tensor.flatten() for name, tensor in flat.items()},
-            "weights": weights.flatten()[None], **_parts(size, quantity),
+            "weights": weights.flatten()[None].float(), **_parts(size, quantity),
         }  # fmt: skip
