@@ -1,7 +1,7 @@
 """Does the Fisher information predict what suppression costs? Random sets of neurons, predicted against measured.
 
 Information and means are those of ordinary text (the contrast split of BOLD and BUG); the rise of the negative
-log-likelihood is measured on other sentences. Two minutes for minilm-mlm on two cores:
+log-likelihood is measured on other sentences. Some ten minutes for minilm-mlm on two cores:
 
     python benchmarks/importance.py [--model NAME]
 """
