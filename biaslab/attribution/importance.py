@@ -59,7 +59,6 @@ def first_order_effects(
     size, (_, width) = len(asked.input_ids), ffn_shape(model)
     modules = ffn_modules(model)
     leaves = [torch.ones(size, 1, width, dtype=kind, device=model.device, requires_grad=True) for _ in modules]
-
     zeros = torch.zeros(1, width, dtype=kind).expand(len(modules), -1) if origin is None else origin.to(kind)
 
     def multiplied(leaf: Tensor, zero: Tensor) -> Any:

@@ -4,7 +4,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import chain, islice, zip_longest
+from itertools import islice
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from biaslab.data.corpus import read_sentences
 from biaslab.data.queries import BLANK
-from biaslab.data.stereoset import DOMAINS, Terms, candidate_word, half_of, read_clusters
+from biaslab.data.stereoset import DOMAINS, Terms, candidate_word, half_of, read_clusters, spread
 from biaslab.errors import InputError
 from biaslab.models.tokens import SLOT, Encoded, by_length, encode_slot, is_masked, token_in_place
 
@@ -92,9 +92,7 @@ def make_batches(
 def _stereoset(tokenizer: PreTrainedTokenizerBase, terms: Terms) -> Iterator[Example | None]:
     """Yield the clusters whose three candidates are one token each, as many of each domain as there are."""
     clusters = [c for c in read_clusters("test") if c.context.count(BLANK) == 1 and terms in ("all", half_of(c.target))]
-    random.Random(0).shuffle(clusters)
-    by_domain = [[cluster for cluster in clusters if cluster.domain == domain] for domain in DOMAINS]
-    for cluster in filter(None, chain.from_iterable(zip_longest(*by_domain))):
+    for cluster in spread(clusters):
         words = [candidate_word(cluster.context, sentence) for sentence in cluster.sentences]
         yield _example(tokenizer, cluster.domain, cluster.context.replace(BLANK, SLOT), words)
 

@@ -10,7 +10,7 @@ squared first. Floating-point numbers are float32: not every device has float64.
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain, islice, zip_longest
+from itertools import islice
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from biaslab.data.corpus import read_sentences
 from biaslab.data.queries import causal_queries, group_queries, masked_queries
-from biaslab.data.stereoset import DOMAINS, Terms, candidate_word, half_of, read_clusters
+from biaslab.data.stereoset import DOMAINS, Terms, candidate_word, half_of, read_clusters, spread
 from biaslab.errors import InputError
 from biaslab.models.tokens import by_length, is_masked
 
@@ -67,9 +67,7 @@ def _stereoset(
 ) -> Iterator[dict[str, Any]]:
     """Yield what is asked of each candidate; each target term of a domain weighs the same, and each of its clusters."""
     clusters = [c for c in read_clusters("test") if terms in ("all", half_of(c.target))]
-    random.Random(0).shuffle(clusters)
-    by_domain = [[cluster for cluster in clusters if cluster.domain == domain] for domain in DOMAINS]
-    clusters = list(islice(filter(None, chain.from_iterable(zip_longest(*by_domain))), limit))
+    clusters = list(islice(spread(clusters), limit))
     counts = Counter((cluster.domain, cluster.target) for cluster in clusters)
     of_domain = Counter(domain for domain, _ in counts)
     masked = is_masked(tokenizer)

@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import random
 import string
+from collections.abc import Iterable, Iterator
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -89,6 +92,14 @@ def _problem(record: Any, task: str) -> str:
     if sorted(labels) != sorted(LABELS):
         return f"has sentences labelled {', '.join(labels) or 'nothing'}, not one each of {', '.join(LABELS)}"
     return ""
+
+
+def spread(clusters: Iterable[Cluster]) -> Iterator[Cluster]:
+    """Yield clusters at random, in turn of each domain, so that the first ones are as many of each as there are."""
+    shuffled = list(clusters)
+    random.Random(0).shuffle(shuffled)
+    by_domain = [[cluster for cluster in shuffled if cluster.domain == domain] for domain in DOMAINS]
+    return filter(None, chain.from_iterable(zip_longest(*by_domain)))
 
 
 def candidate_word(context: str, sentence: str) -> str:
