@@ -16,6 +16,7 @@ _PUBLIC = {
     "suppressed": "neurons.suppression",
     "NeuronSuppression": "callbacks",
     "StereotypeScore": "metrics",
+    "StereotypeLogRatio": "metrics",
     "LanguageModelingScore": "metrics",
     "IdealizedCAT": "metrics",
 }
@@ -24,7 +25,7 @@ __all__ = [*_PUBLIC, "__version__"]
 if TYPE_CHECKING:  # for type checkers and editors
     from biaslab.attribution.gaps import integrated_gap_gradients, integrated_gradients  # noqa: F401
     from biaslab.callbacks import NeuronSuppression  # noqa: F401
-    from biaslab.metrics import IdealizedCAT, LanguageModelingScore, StereotypeScore  # noqa: F401
+    from biaslab.metrics import IdealizedCAT, LanguageModelingScore, StereotypeLogRatio, StereotypeScore  # noqa: F401
     from biaslab.models.loading import load_model  # noqa: F401
     from biaslab.neurons.neuron_set import Neuron, NeuronSet  # noqa: F401
     from biaslab.neurons.suppression import suppressed  # noqa: F401

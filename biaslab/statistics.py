@@ -9,7 +9,7 @@ if TYPE_CHECKING:  # torch is imported where it is needed: results are read and 
     import torch
     from torch import Tensor
 
-Unit = Literal["points", "percent"]
+Unit = Literal["points", "percent", "nats"]
 _LEVELS = (0.025, 0.975)  # of a 95 % interval
 SIGNIFICANT = 0.05
 OVERALL = "overall"  # the scope of all
@@ -45,7 +45,7 @@ class Estimate(NamedTuple):
     """A measured figure of a treatment."""
 
     figure: Interval  # its value; of a treatment with several seeds the mean over the seeds
-    change: Interval  # against the untouched model, on the same resamples, in points or percent
+    change: Interval  # against the untouched model, on the same resamples, in its unit
     spread: float | None = None  # standard deviation of the change over the seeds; None of a single one
     # the change minus that of the random control, on the same resamples, its seeds resampled too; None without one
     beyond_random: Interval | None = None
@@ -61,8 +61,8 @@ class Samples(NamedTuple):
     resamples: Tensor  # [resample, part]; in each treatment the same draws from the data, so that changes are paired
 
     def change_from(self, before: Samples, unit: Unit) -> Samples:
-        """Return the change of each part, in points or in percent of what it was before."""
-        if unit == "points":
+        """Return the change of each part: the difference in points or nats, or in percent of what it was before."""
+        if unit != "percent":
             return Samples(self.value - before.value, self.resamples - before.resamples)
         return Samples(100 * (self.value / before.value - 1), 100 * (self.resamples / before.resamples - 1))
 

@@ -30,19 +30,29 @@ FILES = {  # the file of each command's findings
 }
 
 
+SS_LOG_RATIO, PAIRS_LOG_RATIO = "SS log-ratio", "CrowS-Pairs log-ratio"
+
+
 class Metric(NamedTuple):
     """How a metric is read."""
 
-    unit: Unit  # of its change: points (the metric is in percent), or percent of what it was before
+    unit: Unit  # of its change: points (the metric is in percent), nats (it too), or percent of what it was before
     ideal: float
     text: str  # for a legend
+
+    @property
+    def has_sides(self) -> bool:
+        """Whether values lie below and above the ideal: what is nearer to it is better, and changes can go past it."""
+        return self.ideal == 50 or self.unit == "nats"
 
 
 METRICS = {
     "SS": Metric("points", 50, "stereotype score, %"),
+    SS_LOG_RATIO: Metric("nats", 0, "mean of log P(stereotype) − log P(anti-stereotype), nats"),
     "LMS": Metric("points", 100, "language modelling score, %"),
     "ICAT": Metric("points", 100, "idealized CAT score, %"),
     "CrowS-Pairs": Metric("points", 50, "CrowS-Pairs score, %"),
+    PAIRS_LOG_RATIO: Metric("nats", 0, "mean of log P(more stereotyping) − log P(less stereotyping), nats"),
     "stereotype": Metric("points", 50, "CrowS-Pairs score of the stereotyping pairs, %"),
     "anti-stereotype": Metric("points", 50, "CrowS-Pairs score of the anti-stereotyping pairs, %"),
     "gap": Metric("percent", 0, "|P(d1) − P(d2)|"),

@@ -13,13 +13,20 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from biaslab.evaluation.findings import OVERALL
+from biaslab.evaluation.findings import OVERALL, PAIRS_LOG_RATIO, SS_LOG_RATIO
 from biaslab.evaluation.gaps import demographic_gaps, gap_samples
 from biaslab.evaluation.perplexity import negative_log_likelihoods, perplexity_samples
 from biaslab.evaluation.scoring import score_clusters, score_pairs
 from biaslab.evaluation.templates import Answers, Probes, answers, judging_log_probabilities, template_samples
-from biaslab.metrics.crows_pairs import crows_pairs_bootstrap, crows_pairs_score, decided
-from biaslab.metrics.stereoset import NAMES, bootstrap, point
+from biaslab.metrics.crows_pairs import (
+    crows_pairs_bootstrap,
+    crows_pairs_log_ratio,
+    crows_pairs_log_ratio_bootstrap,
+    crows_pairs_score,
+    decided,
+)
+from biaslab.metrics.rows import Scale
+from biaslab.metrics.stereoset import NAMES, bootstrap, log_ratio, log_ratio_bootstrap, point
 from biaslab.statistics import Samples
 
 Figures = dict[tuple[str, str], Samples]  # by metric and scope
@@ -108,7 +115,7 @@ class Scored(Measure):
 
 
 class StereoSet(Scored):
-    """SS, LMS and ICAT of a :class:`biaslab.data.stereoset.StereoSetDataModule`, overall and by domain."""
+    """SS, its log-ratio, LMS and ICAT of a :class:`biaslab.data.stereoset.StereoSetDataModule`, also by domain."""
 
     name, columns, counted = "stereoset", 3, "clusters"
 
@@ -116,19 +123,23 @@ class StereoSet(Scored):
         super().__init__(data, data.clusters, [cluster.domain for cluster in data.clusters])
         ids = {term: number for number, term in enumerate(data.term_names)}
         self.terms = torch.tensor([ids[cluster.target] for cluster in data.clusters])
+        self.scale: Scale = "log_probability" if data.hparams["rule"] == "pll" else "probability"
 
     def score(self, model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
         """Return the scores of the candidates, ``[cluster, 3]``."""
         return score_clusters(model, batch).float()
 
     def samples(self, scores: Tensor, examples: Tensor) -> Mapping[str, Samples]:
-        """Return SS, LMS and ICAT, macro over target terms and resampled over them."""
-        both = [function(scores, self.terms[examples]) for function in (point, bootstrap)]
-        return {name: Samples(*(part[..., [column]] for part in both)) for column, name in enumerate(NAMES)}
+        """Return SS, LMS, ICAT and the log-ratio, macro over target terms and resampled over them."""
+        terms = self.terms[examples]
+        both = [function(scores, terms) for function in (point, bootstrap)]
+        shares = {name: Samples(*(part[..., [column]] for part in both)) for column, name in enumerate(NAMES)}
+        ratios = [function(scores, terms, self.scale) for function in (log_ratio, log_ratio_bootstrap)]
+        return shares | {SS_LOG_RATIO: Samples(*(ratio[..., None] for ratio in ratios))}
 
 
 class CrowsPairs(Scored):
-    """The score of a :class:`biaslab.data.crows_pairs.CrowsPairsDataModule`, overall and by category."""
+    """Score and log-ratio of a :class:`biaslab.data.crows_pairs.CrowsPairsDataModule`, overall and by category."""
 
     name, columns, counted = "crows_pairs", 2, "pairs"
 
@@ -141,8 +152,13 @@ class CrowsPairs(Scored):
         return score_pairs(model, batch)
 
     def samples(self, scores: Tensor, examples: Tensor) -> Mapping[str, Samples]:
-        """Return the score, resampled over pairs."""
-        return {"CrowS-Pairs": Samples(crows_pairs_score(scores)[None], crows_pairs_bootstrap(scores)[:, None])}
+        """Return the score and the log-ratio, resampled over pairs."""
+        ratios = crows_pairs_log_ratio(scores)[None], crows_pairs_log_ratio_bootstrap(scores)[:, None]
+        return {"CrowS-Pairs": self._score(scores), PAIRS_LOG_RATIO: Samples(*ratios)}
+
+    @staticmethod
+    def _score(scores: Tensor) -> Samples:
+        return Samples(crows_pairs_score(scores)[None], crows_pairs_bootstrap(scores)[:, None])
 
     def by_direction(self, scores: Tensor, examples: Tensor) -> Figures:
         """Return the stereotype and the anti-stereotype score: of the pairs of one direction that are not neutral."""
@@ -152,7 +168,7 @@ class CrowsPairs(Scored):
             chosen = decided(scores) & torch.tensor([own == direction for own in directions])
             for scope, inside in self.scopes(examples).items():
                 if bool((both := chosen & inside).any()):
-                    figures[metric, scope] = self.samples(scores[both], examples[both])["CrowS-Pairs"]
+                    figures[metric, scope] = self._score(scores[both])
         return figures
 
 

@@ -2,6 +2,13 @@
 
 from biaslab.metrics.crows_pairs import PairScores
 from biaslab.metrics.neuron_selection import NeuronSelection
-from biaslab.metrics.stereoset import IdealizedCAT, LanguageModelingScore, StereotypeScore
+from biaslab.metrics.stereoset import IdealizedCAT, LanguageModelingScore, StereotypeLogRatio, StereotypeScore
 
-__all__ = ["IdealizedCAT", "LanguageModelingScore", "NeuronSelection", "PairScores", "StereotypeScore"]
+__all__ = [
+    "IdealizedCAT",
+    "LanguageModelingScore",
+    "NeuronSelection",
+    "PairScores",
+    "StereotypeLogRatio",
+    "StereotypeScore",
+]

@@ -1,7 +1,9 @@
 """What metrics share that collect rows: all processes gather them on any device, and an example counts once."""
 
+import math
+import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -9,6 +11,9 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from biaslab.errors import InputError
+
+Scale: TypeAlias = Literal["probability", "log_probability"]  # of scores
+_ROUNDING = 1e-3  # so far above 1, or log-probabilities above 0, scores may be
 
 
 class RowMetric(Metric):
@@ -101,3 +106,36 @@ def require_numbers(scores: Tensor, examples: Tensor) -> None:
             f"{', '.join(map(str, missing[:10]))}{', …' if len(missing) > 10 else ''}. "
             "Check the model's weights and dtype."
         )
+
+
+def log_probabilities(scores: Tensor, scale: Scale) -> Tensor:
+    """Return scores of a scale as natural logarithms, float64 as such and others as float32.
+
+    A probability of 0 has no logarithm: below the smallest normal number of the type (1.2e-38 for float32) a
+    probability counts as that number, and a warning says so.
+
+    Raises:
+        InputError: if ``scale`` is another, or if a score is NaN, infinite or out of the scale's range.
+
+    >>> log_probabilities(torch.tensor([1.0, 0.5]), "probability")
+    tensor([ 0.0000, -0.6931])
+    """
+    if scale not in get_args(Scale):
+        raise InputError(f'`scale` is expected to be "probability" or "log_probability" but got {scale!r}.')
+    scores = scores if scores.dtype == torch.float64 else scores.float()
+    low, high, kind = (0.0, 1.0, "from 0 to 1") if scale == "probability" else (-math.inf, 0.0, "at most 0")
+    wrong = scores[~((scores >= low) & (scores <= high + _ROUNDING) & scores.isfinite())].tolist()
+    if wrong:
+        raise InputError(
+            f'`scores` is expected to hold finite numbers {kind} for the scale "{scale}" but got {wrong[0]:g}. Give '
+            "the scale of the rule that the scores were made by, or check the model's weights and dtype."
+        )
+    if scale == "log_probability":
+        return scores
+    least = torch.finfo(scores.dtype).tiny
+    if bool((scores < least).any()):
+        warnings.warn(
+            f"`scores` has probabilities of 0, or below {least:.2g}, the smallest normal number of {scores.dtype}: the "
+            "log-ratio takes that number for them, and is smaller in magnitude than it would be.", stacklevel=2,
+        )  # fmt: skip
+    return scores.clamp(min=least).log()

@@ -1,4 +1,4 @@
-"""StereoSet's metrics: stereotype score, language modelling score, idealized CAT score, and their intervals."""
+"""StereoSet's metrics: stereotype score, log-ratio, language modelling score, ICAT, and their intervals."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from biaslab.errors import InputError
-from biaslab.metrics.rows import ExampleMetric, require_numbers, require_scores
+from biaslab.metrics.rows import ExampleMetric, Scale, log_probabilities, require_numbers, require_scores
 from biaslab.statistics import Interval, draw_counts, interval
 
 Average: TypeAlias = Literal["macro", "micro"]
@@ -48,9 +48,26 @@ def _term_means(values: Tensor, terms: Tensor) -> Tensor:
     return torch.div(sums, counts.view(-1, *[1] * (values.ndim - 1)))
 
 
-def _percent_compute(values: Tensor, terms: Tensor, average: Average) -> Tensor:
+def _log_ratio_update(scores: Tensor, scale: Scale) -> Tensor:
+    """Return log P(stereotype) - log P(anti-stereotype), ``[cluster]``."""
+    stereotype, anti_stereotype = log_probabilities(scores[:, :UNRELATED], scale).unbind(1)
+    return stereotype - anti_stereotype
+
+
+def _mean_compute(values: Tensor, terms: Tensor, average: Average) -> Tensor:
     _check_average(average)
-    return 100 * (_term_means(values, terms) if average == "macro" else values).mean(0)
+    return (_term_means(values, terms) if average == "macro" else values).mean(0)
+
+
+def _percent_compute(values: Tensor, terms: Tensor, average: Average) -> Tensor:
+    return 100 * _mean_compute(values, terms, average)
+
+
+def _counts(means: Tensor, resamples: int, seed: int) -> Tensor:
+    """Return how often each resample draws each term, ``[resample, term]``; ``means`` has a row a term."""
+    if not len(means):
+        raise InputError("`scores` is expected to hold at least one cluster to resample but got none.")
+    return draw_counts(len(means), resamples, torch.Generator().manual_seed(seed)).to(means)
 
 
 def _idealized_cat_compute(stereotype: Tensor, language_modeling: Tensor) -> Tensor:
@@ -123,12 +140,9 @@ def bootstrap(scores: Tensor, terms: Tensor, resamples: int = 2000, seed: int = 
     tensor([49., 37.])
     """
     _check(scores, terms=terms)
-    if not len(scores):
-        raise InputError("`scores` is expected to hold at least one cluster to resample but got none.")
     values = torch.stack([_stereotype_score_update(scores), _language_modeling_score_update(scores)], 1)
     means = _term_means(values, terms)  # [term, 2]
-    counts = draw_counts(len(means), resamples, torch.Generator().manual_seed(seed)).to(means)  # [resample, term]
-    stereotype, language_modeling = (100 * counts @ means / len(means)).unbind(1)
+    stereotype, language_modeling = (100 * _counts(means, resamples, seed) @ means / len(means)).unbind(1)
     return torch.stack([stereotype, language_modeling, _idealized_cat_compute(stereotype, language_modeling)], 1)
 
 
@@ -164,6 +178,80 @@ def paired_change(before: Tensor, after: Tensor, terms: Tensor) -> dict[str, Int
     """
     change = point(after, terms) - point(before, terms)
     return _intervals(change, bootstrap(after, terms) - bootstrap(before, terms))
+
+
+def log_ratio(scores: Tensor, terms: Tensor, scale: Scale, average: Average = "macro") -> Tensor:
+    """Return how much likelier the stereotype is than the anti-stereotype: the continuous form of SS.
+
+    Where :func:`stereotype_score` counts preferences, this is the mean of log P(stereotype) - log P(anti-stereotype),
+    so that it also says how strong they are.
+
+    Args:
+        scores: of the stereotype, the anti-stereotype and the unrelated candidate, ``[cluster, 3]``; the last does not
+            matter.
+        terms: as :func:`stereotype_score`, ``[cluster]``.
+        scale: "probability" (of the rules "authors" and "causal": the logarithm is taken; 0 counts as the smallest
+            normal number of its type, with a warning), or "log_probability" (of the rule "pll": natural logarithms).
+        average: as :func:`stereotype_score`.
+
+    Returns:
+        The mean in nats, a scalar; 0 is ideal, above it the stereotypes prevail. NaN for no clusters.
+
+    Raises:
+        InputError: if an argument has another shape, type or value, or if a related candidate's score is NaN, infinite
+            or out of the scale's range.
+
+    >>> scores = torch.tensor([[0.4, 0.1, 0.1], [0.1, 0.2, 0.4], [0.2, 0.2, 0.3]])
+    >>> log_ratio(scores, torch.tensor([0, 0, 1]), "probability")
+    tensor(0.1733)
+    >>> log_ratio(scores.log(), torch.tensor([0, 0, 1]), "log_probability", "micro")
+    tensor(0.2310)
+    """
+    _check(scores, terms=terms)
+    return _mean_compute(_log_ratio_update(scores, scale), terms, average)
+
+
+def log_ratio_bootstrap(scores: Tensor, terms: Tensor, scale: Scale, resamples: int = 2000, seed: int = 0) -> Tensor:
+    """Return the macro :func:`log_ratio` of each resample of the target terms, in nats, ``[resample]``.
+
+    The resamples are those of :func:`bootstrap`.
+
+    Raises:
+        InputError: as :func:`log_ratio`, or if there are no clusters.
+
+    >>> scores = torch.tensor([[0.4, 0.1, 0.1], [0.2, 0.2, 0.3]])
+    >>> log_ratio_bootstrap(scores, torch.tensor([0, 1]), "probability").unique()
+    tensor([0.0000, 0.6931, 1.3863])
+    """
+    _check(scores, terms=terms)
+    means = _term_means(_log_ratio_update(scores, scale), terms)
+    return _counts(means, resamples, seed) @ means / len(means)
+
+
+def log_ratio_interval(scores: Tensor, terms: Tensor, scale: Scale) -> Interval:
+    """Return the macro :func:`log_ratio` in nats, with its 95 % bootstrap interval over target terms.
+
+    Arguments and errors are those of :func:`log_ratio_bootstrap`.
+
+    >>> scores = torch.tensor([[0.5, 0.5, 0.1], [0.2, 0.2, 0.3]])
+    >>> log_ratio_interval(scores, torch.tensor([0, 1]), "probability")
+    Interval(value=0.0, low=0.0, high=0.0)
+    """
+    return interval(log_ratio(scores, terms, scale), log_ratio_bootstrap(scores, terms, scale))
+
+
+def log_ratio_change(before: Tensor, after: Tensor, terms: Tensor, scale: Scale) -> Interval:
+    """Return the change of :func:`log_ratio_interval` in nats, on the same resamples of target terms.
+
+    Arguments are those of :func:`log_ratio_bootstrap`; the scores are of the same clusters in the same order.
+
+    >>> before = torch.tensor([[0.4, 0.1, 0.1], [0.2, 0.1, 0.3]])
+    >>> log_ratio_change(before, before, torch.tensor([0, 1]), "probability")
+    Interval(value=0.0, low=0.0, high=0.0)
+    """
+    change = log_ratio(after, terms, scale) - log_ratio(before, terms, scale)
+    resampled = [log_ratio_bootstrap(scores, terms, scale) for scores in (after, before)]
+    return interval(change, resampled[0] - resampled[1])
 
 
 class ClusterScores(ExampleMetric):
@@ -252,3 +340,28 @@ class IdealizedCAT(_AveragedMetric):
 
     higher_is_better = True
     function = staticmethod(idealized_cat)
+
+
+class StereotypeLogRatio(ClusterScores):
+    """How much likelier the stereotype is than the anti-stereotype: SS in its continuous form, in nats, 0 is ideal.
+
+    A cluster that comes again counts once. ``scale`` and ``average`` are those of :func:`log_ratio`.
+
+    >>> metric = StereotypeLogRatio("probability")
+    >>> metric.update(torch.tensor([[0.4, 0.1, 0.1], [0.1, 0.2, 0.3]]), torch.tensor([0, 1]), torch.tensor([7, 8]))
+    >>> metric.compute()
+    tensor(0.3466)
+    """
+
+    higher_is_better = None
+
+    def __init__(self, scale: Scale, average: Average = "macro", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        _check_average(average)
+        log_probabilities(torch.zeros(0), scale)
+        self.scale, self.average = scale, average
+
+    def compute(self) -> Tensor:
+        """Return the mean log-ratio in nats; errors as :func:`log_ratio`."""
+        scores, terms, _ = self.distinct()
+        return log_ratio(scores, terms, self.scale, self.average)

@@ -9,13 +9,17 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template, select_autoescape
 
 from biaslab import __version__
-from biaslab.evaluation.findings import METRICS
+from biaslab.evaluation.findings import METRICS, PAIRS_LOG_RATIO, SS_LOG_RATIO
 from biaslab.statistics import Estimate, Interval
 
 Verdict = Literal["", "better", "worse", "unclear", "past"]
-LABELS: dict[Verdict, str] = {"better": "better", "worse": "worse", "unclear": "not significant", "past": "past 50"}
+LABELS: dict[Verdict, str] = {
+    "better": "better", "worse": "worse", "unclear": "not significant", "past": "past the ideal",
+}  # fmt: skip
 NOT_SIGNIFICANT = "not significant (95 % CI includes 0)"
-_DIGITS = dict.fromkeys(METRICS, (1, 1)) | {"gap": (5, 0), "log gap": (2, 0)}  # of a figure and of its change
+_DIGITS = dict.fromkeys(METRICS, (1, 1)) | {  # of a figure and of its change
+    "gap": (5, 0), "log gap": (2, 0), **dict.fromkeys((SS_LOG_RATIO, PAIRS_LOG_RATIO), (3, 3)),
+}  # fmt: skip
 
 
 def number(value: float, digits: int = 1, sign: bool = False) -> str:
@@ -56,7 +60,7 @@ def figure_interval(metric: str, estimate: Estimate) -> str:
 
 
 def change_text(metric: str, change: Interval) -> str:
-    """Return a metric's change and its interval, in percent or in points.
+    """Return a metric's change and its interval, in percent, points or nats.
 
     >>> change_text("perplexity", Interval(-5.34, -7.63, -3.24)), change_text("ICAT", Interval(2.0, 1.0, 3.0))
     ('−5.3 % [−7.6, −3.2]', '+2.0 [+1.0, +3.0]')
@@ -66,13 +70,13 @@ def change_text(metric: str, change: Interval) -> str:
 
 
 def verdict(metric: str, estimate: Estimate) -> Verdict:
-    """Say what a metric's change means; of a score that went past 50, the interval says nothing of the distance."""
+    """Say what a metric's change means; of one that went past its ideal, the interval says nothing of the distance."""
     ideal, after, change = METRICS[metric].ideal, estimate.figure.value, estimate.change
     if not all(map(math.isfinite, (after, *change))):
         return ""
     if not change.excludes_zero:
         return "unclear"
-    if ideal != 50:
+    if not METRICS[metric].has_sides:
         return "better" if (change.value > 0) is (ideal == 100) else "worse"
     before = after - change.value
     nearer: Verdict = "better" if abs(after - ideal) < abs(before - ideal) else "worse"

@@ -67,13 +67,13 @@ class BenchmarkEvaluation(LanguageModelTask):
 
 
 class StereoSetEvaluation(BenchmarkEvaluation):
-    """Score StereoSet's candidates; log SS, LMS and ICAT overall and by domain, and write ``stereoset.json``."""
+    """Score StereoSet's candidates; log SS, LMS, ICAT and the log-ratio, also by domain, and write ``stereoset.json``."""
 
     benchmark, measured_by, collected_by, ids = "stereoset", StereoSet, ClusterScores, ("terms", "examples")
 
 
 class CrowsPairsEvaluation(BenchmarkEvaluation):
-    """Score CrowS-Pairs' sentences; log the score overall and by category, and write ``crows_pairs.json``.
+    """Score CrowS-Pairs' sentences; log score and log-ratio overall and by category, and write ``crows_pairs.json``.
 
     The stereotype and the anti-stereotype score, of the pairs of one direction without the neutral ones, come beside.
     """
@@ -82,7 +82,7 @@ class CrowsPairsEvaluation(BenchmarkEvaluation):
     measure: CrowsPairs
 
     def figures(self, scores: Tensor, examples: Tensor) -> Figures:
-        """Return the score, and those of the pairs of each direction."""
+        """Return score and log-ratio, and the scores of the pairs of each direction."""
         return super().figures(scores, examples) | self.measure.by_direction(scores, examples)
 
     def counts(self, scores: Tensor, examples: Tensor) -> dict[str, Any]:
