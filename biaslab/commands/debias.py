@@ -14,7 +14,7 @@ from biaslab.data.presets import CONTRAST, DIMENSIONS, KINDS, MODIFIERS, USUAL, 
 from biaslab.errors import require_one_of, require_positive
 from biaslab.evaluation.findings import OVERALL, Findings, gap_rows, write_csv
 from biaslab.neurons.neuron_set import NeuronSet, random_like
-from biaslab.report.tables import STEREOSET, cell, cost_table, metric_table, new_table, signed
+from biaslab.report.tables import STEREOSET, cell, cost_table, log_ratio_table, metric_table, new_table, signed
 from biaslab.store import make_folder
 
 if TYPE_CHECKING:
@@ -221,8 +221,8 @@ def _print(console: Console, findings: Findings) -> None:
     """Print the tables, at most 80 columns wide."""
     facts = findings.facts
     title = f"StereoSet dev, {facts['clusters']} clusters: value [95 %], change [95 %]"
-    tables = [metric_table(findings, title, with_size=True), _domain_table(findings), cost_table(findings)]
-    for table in [*tables, _gap_table(findings), _mean_gap_table(findings)]:
+    tables = [metric_table(findings, title, with_size=True), _domain_table(findings), log_ratio_table(findings)]
+    for table in [*tables, cost_table(findings), _gap_table(findings), _mean_gap_table(findings)]:
         console.print(table)
     layers = ", ".join(f"{layer}: {count}" for layer, count in facts["neurons"]["by_layer"].items())
     console.print(f"\n{facts['neurons']['count']} neurons; by layer {layers}.\n{facts['attribution']}.")

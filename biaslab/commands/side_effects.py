@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from biaslab.errors import InputError, require_one_of, require_positive
-from biaslab.evaluation.findings import METRICS, OVERALL, Findings, Row, write_csv
+from biaslab.evaluation.findings import METRICS, OVERALL, PAIRS_LOG_RATIO, SS_LOG_RATIO, Findings, Row, write_csv
 from biaslab.neurons.neuron_set import NeuronSet, random_like
 from biaslab.report.tables import new_table, perplexity_table
 from biaslab.statistics import Estimate
@@ -42,12 +42,16 @@ changes of the gaps are in percent of the gap.
 random: as many random neurons in each layer as all; mean, ± over seeds."""
 _TITLES = {
     "SS": "SS (ideal: 50) on {clusters} clusters of StereoSet",
+    SS_LOG_RATIO: "SS log-ratio (ideal: 0): 1/100 nats",
     "LMS": "LMS (ideal: 100)",
     "ICAT": "ICAT (ideal: 100)",
     "CrowS-Pairs": "CrowS-Pairs score (ideal: 50) on {pairs} pairs",
+    PAIRS_LOG_RATIO: "CrowS-Pairs log-ratio (ideal: 0): 1/100 nats",
     "gap": "Gap |P(d1) - P(d2)|, {held_out_prompts} held-out prompts: 1/1000; percent",
     "log gap": "Log gap |log P(d1) - log P(d2)| there: nats; percent",
 }
+
+_SCALES = {"gap": 1000, SS_LOG_RATIO: 100, PAIRS_LOG_RATIO: 100}  # of values
 
 
 def side_effects(
@@ -160,7 +164,8 @@ def _arms(
 
 def is_own(findings: Findings, row: str, metric: str, scope: str) -> bool:
     """Return whether a scope is where the bias of a row's dimension shows."""
-    key = {"CrowS-Pairs": "crows_pairs", "gap": "gap", "log gap": "gap"}.get(metric, "stereoset")
+    homes = {"CrowS-Pairs": "crows_pairs", PAIRS_LOG_RATIO: "crows_pairs", "gap": "gap", "log gap": "gap"}
+    key = homes.get(metric, "stereoset")
     return metric != "perplexity" and bool(findings.details["own"].get(row, {}).get(key) == scope)
 
 
@@ -180,11 +185,20 @@ def _scopes(findings: Findings, metric: str) -> list[str]:
 
 def print_tables(console: Console, findings: Findings) -> None:
     """Print a matrix a metric, rows that are suppressed by scopes that are measured, and what stands out."""
-    for metric, title in _TITLES.items():
-        console.print(_matrix(findings, metric, title.format(**findings.facts)))
+    for metric in _measured(findings):
+        console.print(_matrix(findings, metric, _TITLES[metric].format(**findings.facts)))
     console.print(f"\n{_LEGEND}", markup=False)
     console.print(perplexity_table(findings))
     console.print(_summary(findings))
+
+
+def _measured(findings: Findings) -> list[str]:
+    return [metric for metric in _TITLES if findings.rows_of(metric)]
+
+
+def _changes_by(metric: str) -> int:
+    """Return what changes are multiplied by in a metric's matrix: those of the gaps are in percent."""
+    return 1 if METRICS[metric].unit == "percent" else _SCALES.get(metric, 1)
 
 
 def _matrix(findings: Findings, metric: str, title: str) -> Table:
@@ -197,20 +211,21 @@ def _matrix(findings: Findings, metric: str, title: str) -> Table:
         estimates = [findings.estimates[row.name, metric, scope] for scope in scopes]
         cells = (_cell(findings, row, metric, s, e, wide) for s, e in zip(scopes, estimates, strict=True))
         table.add_row(_short(row.name, 10), *cells)
-        spreads = [estimate.spread for estimate in estimates]
-        if None not in spreads:
-            table.add_row("", *(f"±{change_cell(spread, wide)[1:]} " for spread in spreads if spread is not None))
+        spreads = [estimate.spread * _changes_by(metric) for estimate in estimates if estimate.spread is not None]
+        if len(spreads) == len(scopes):
+            table.add_row("", *(f"±{change_cell(spread, wide)[1:]} " for spread in spreads))
     return table
 
 
 def _cell(findings: Findings, row: Row, metric: str, scope: str, estimate: Estimate, wide: bool) -> Text:
     """Return the untouched model's figure, or a change with its marks."""
     if row is findings.base:
-        value = estimate.figure.value * (1000 if metric == "gap" else 1)
-        return Text(f"{value:.{2 if value < 0.95 else 1}f} ")
+        value = estimate.figure.value * _SCALES.get(metric, 1)
+        return Text(f"{value:.{2 if abs(value) < 0.95 else 1}f} ")
     own = is_own(findings, row.name, metric, scope)
     mark = _MARK if estimate.change.excludes_zero else " "
-    return Text(f"{_OWN if own else ''}{change_cell(estimate.change.value, wide)}{mark}", style="bold" if own else "")
+    change = change_cell(estimate.change.value * _changes_by(metric), wide)
+    return Text(f"{_OWN if own else ''}{change}{mark}", style="bold" if own else "")
 
 
 def change_cell(value: float, wide: bool) -> str:
@@ -237,17 +252,20 @@ def _short(name: str, width: int) -> str:
 def _summary(findings: Findings) -> Table:
     """Return the diagonal of the matrices against what lies off it."""
     table = new_table("Mean change, neurons of a dimension", "", "own domain", "others", "random")
-    for metric in _TITLES:
-        name = f"|{metric} - 50|" if METRICS[metric].ideal == 50 else metric
-        cells = (f"{statistics.fmean(changes):+.1f}" if changes else "" for changes in diagonal(findings, metric))
-        table.add_row(name + (", percent" if "gap" in metric else ""), *cells)
+    for metric in _measured(findings):
+        about, by = METRICS[metric], _changes_by(metric)
+        name = f"|{metric}{f' - {about.ideal:g}' if about.ideal else ''}|" if about.has_sides else metric
+        name += {"percent": ", percent", "nats": ", 1/100 nats"}.get(about.unit, "")
+        lists = diagonal(findings, metric)
+        table.add_row(name, *(f"{by * statistics.fmean(changes):+.1f}" if changes else "" for changes in lists))
     return table
 
 
 def diagonal(findings: Findings, metric: str) -> tuple[list[float], list[float], list[float]]:
     """Return a metric's changes in own domains, in the others, and by random neurons anywhere.
 
-    Of a metric that is ideally 50 percent, changes are of the distance from there; rows without own domain don't count.
+    Of a metric whose values lie on both sides of its ideal, changes are of the distance from there; rows without own
+    domain don't count.
     """
     lists: tuple[list[float], list[float], list[float]] = ([], [], [])
     own, others, random = lists
@@ -264,6 +282,7 @@ def diagonal(findings: Findings, metric: str) -> tuple[list[float], list[float],
 
 def _change(findings: Findings, row: Row, metric: str, scope: str) -> float:
     after, before = (findings.estimates[name, metric, scope] for name in (row.name, findings.base.name))
-    if METRICS[metric].ideal == 50:
-        return abs(after.figure.value - 50) - abs(before.figure.value - 50)
+    if METRICS[metric].has_sides:
+        after_distance, distance = (abs(each.figure.value - METRICS[metric].ideal) for each in (after, before))
+        return after_distance - distance
     return after.change.value

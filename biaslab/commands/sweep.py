@@ -11,17 +11,18 @@ from rich.console import Console
 
 from biaslab.data.presets import PRESETS, USUAL, Replacement, Selection
 from biaslab.errors import InputError, require_positive
-from biaslab.evaluation.findings import OVERALL, Findings, write_csv
+from biaslab.evaluation.findings import OVERALL, SS_LOG_RATIO, Findings, write_csv
 from biaslab.neurons.neuron_set import NeuronSet, random_like
-from biaslab.report.tables import change_of, metric_table, new_table
+from biaslab.report.tables import LOG_RATIO_DIGITS, change_of, log_ratio_table, metric_table, new_table
 from biaslab.store import Artifacts
 
 if TYPE_CHECKING:
     from biaslab.evaluation.evaluate import Evaluation
 
 CHOSEN = "chosen"
-_METRICS = ("SS", "LMS", "ICAT", "perplexity")
+_METRICS = ("SS", SS_LOG_RATIO, "LMS", "ICAT", "perplexity")
 _SHOWN = 15  # settings on the terminal, the best ones; all are in sweep.csv
+_WIDTH = 31  # of a setting's name there
 _DOMAIN_SLACK = 0.5  # ICAT points that a domain may lose: less than a term's weight
 _KNOWN = {
     "selections": get_args(Selection),
@@ -250,7 +251,7 @@ def _print(console: Console, findings: Findings) -> None:
     """Print the best settings and the choice's held-out figures, at most 80 columns wide."""
     (base, *trials), chosen = findings.details["trials"], findings.details["chosen"]
     title = f"{len(trials)} settings, the best {min(_SHOWN, len(trials))} by ICAT"
-    table = new_table(title, "selection", "×", "n", "SS", "LMS", "ICAT", "perpl.")
+    table = new_table(title, "selection", "×", "n", "SS", "log-ratio", "LMS", "ICAT", "perpl.")
     same = [all(trial[key] == chosen[key] for key in trial) for trial in trials]
     order = sorted(range(len(trials)), key=lambda i: (same[i], trials[i]["keeps"], trials[i]["ICAT"]), reverse=True)
     for trial in [base, *(trials[i] for i in order[:_SHOWN])]:
@@ -258,7 +259,8 @@ def _print(console: Console, findings: Findings) -> None:
         if trial is not base:
             name = ("*" if trial["keeps"] else "") + _short(name, trial["positions"])
             factor = f"{trial['factor']:g}"
-        figures = (f"{trial[metric]:.1f}" for metric in _METRICS)
+        digits = {SS_LOG_RATIO: LOG_RATIO_DIGITS}
+        figures = (f"{trial[metric]:.{digits.get(metric, 1)}f}" for metric in _METRICS)
         table.add_row(name, factor, str(trial["neurons"]), *figures)
     console.print(table)
     domains = [name.removeprefix("ICAT ") for name in base if name.startswith("ICAT ")]
@@ -269,6 +271,7 @@ def _print(console: Console, findings: Findings) -> None:
         f"{chosen['factor']:g}, positions {chosen['positions']}."
     )
     console.print(metric_table(findings, "The choice on what it was not chosen on: value [95 %], change [95 %]"))
+    console.print(log_ratio_table(findings))
     table = new_table("ICAT by domain, and perplexity there", "", *domains, "perpl.", "change, %")
     for row in findings.rows:
         estimates = [findings.get(row.name, "ICAT", domain) for domain in domains]
@@ -282,4 +285,4 @@ def _short(selection: str, positions: str) -> str:
     """Return a name that leaves room for the figures."""
     name = selection.replace("stereoset", "ss").replace("guarded-", "").replace("profession", "prof")
     name += "" if positions == "all" else f" {positions}"
-    return name if len(name) <= 38 else f"{name[:37]}…"
+    return name if len(name) <= _WIDTH else f"{name[: _WIDTH - 1]}…"

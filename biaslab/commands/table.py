@@ -7,14 +7,16 @@ from rich.console import Console
 
 from biaslab.data.presets import Replacement
 from biaslab.errors import InputError, require_positive
-from biaslab.evaluation.findings import METRICS, OVERALL, Findings, Row, write_csv
+from biaslab.evaluation.findings import METRICS, OVERALL, SS_LOG_RATIO, Findings, Row, write_csv
 from biaslab.report.tables import (
+    LOG_RATIO_DIGITS,
     STEREOSET,
     cell,
     change_of,
     cost_metrics,
     cost_table,
     latex,
+    log_ratio_table,
     markdown,
     metric_table,
     new_table,
@@ -119,6 +121,7 @@ def _print(console: Console, findings: Findings) -> None:
     """Print the tables, at most 80 columns wide."""
     title = f"StereoSet, {findings.facts['clusters']} clusters: value [95 %], change [95 %]"
     console.print(metric_table(findings, title))
+    console.print(log_ratio_table(findings))
     console.print(cost_table(findings, with_size=True))
     paper, domains = findings.details["paper"], findings.scopes("ICAT")[1:]
     title = f"ICAT by domain, and its change;\noverall in the paper, for {paper['model']}"
@@ -143,12 +146,15 @@ def _cells(findings: Findings) -> tuple[list[str], list[list[str]]]:
     for row in findings.rows:
         of_row = {name: cell(findings.estimates[row.name, name, OVERALL]) for name in (*STEREOSET, *metrics)}
         figures = [*(of_row[name] for name in STEREOSET), change_of(findings, row, "ICAT")]
+        figures.append(cell(findings.estimates[row.name, SS_LOG_RATIO, OVERALL], digits=LOG_RATIO_DIGITS))
+        figures.append(change_of(findings, row, SS_LOG_RATIO, LOG_RATIO_DIGITS))
         costs = [text for name in metrics for text in (of_row[name], change_of(findings, row, name))]
         by_domain = [f"{findings.estimates[row.name, 'ICAT', domain].figure.value:.1f}" for domain in domains]
         printed = "/".join(f"{value:.1f}" for value in paper["rows"].get(row.name, {}).values())
         start = [row.title, f"{row.size:,}", f"{row.seconds:.0f}"]
         rows.append([*start, *figures, *by_domain, *costs, printed])
-    header = ["", "size", "s", *STEREOSET, "ICAT change", *(f"ICAT {d}" for d in domains)]
+    header = ["", "size", "s", *STEREOSET, "ICAT change", SS_LOG_RATIO, "change, nats"]
+    header += [f"ICAT {domain}" for domain in domains]
     header += [text for name in metrics for text in (name, f"change, {METRICS[name].unit.replace('percent', '%')}")]
     return [*header, f"paper, {paper['model']}: SS/LMS/ICAT"], rows
 
@@ -159,6 +165,7 @@ def _caption(findings: Findings) -> str:
     knowledge = f"knowledge: % of {count} sentences in which the right word is likelier; " if count else ""
     return (
         f"{findings.model}, preset {settings['preset']}; StereoSet, {facts['clusters']} clusters, macro over target "
-        f"terms, 95 % bootstrap intervals over terms, changes paired; perplexity on {facts['sentences']} sentences of "
+        f"terms, 95 % bootstrap intervals over terms, changes paired; SS log-ratio: mean of log P(stereotype) - "
+        f"log P(anti-stereotype) in nats, ideal 0; perplexity on {facts['sentences']} sentences of "
         f"{settings['text']}; {knowledge}random rows are means of {settings['seeds']} seeds."
     )

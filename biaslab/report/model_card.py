@@ -7,9 +7,9 @@ from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
 from biaslab.errors import InputError
-from biaslab.evaluation.findings import FILES, METRICS, OVERALL, Findings, Row
+from biaslab.evaluation.findings import FILES, METRICS, OVERALL, SS_LOG_RATIO, Findings, Row
 from biaslab.neurons.neuron_set import NeuronSet
-from biaslab.report.tables import STEREOSET, cell, markdown, signed
+from biaslab.report.tables import LOG_RATIO_DIGITS, cell, markdown, signed, stereoset_metrics
 from biaslab.report.words import template
 
 NOT_MEASURED = (
@@ -108,10 +108,13 @@ def _measured_by(findings: Findings) -> str:
     else:
         start = f"`biaslab sweep` chose neurons and factor on {data('choose_on', 'test')} and other sentences, and"
         clusters = data("report_on", "dev")
+    ratio = ", its log-ratio the mean preference for stereotypes in nats (ideal 0)"
+    ratio = ratio if findings.rows_of(SS_LOG_RATIO) else ""
     return (
         f"{start} measured {published(findings.model)} before and, with hooks that do what this checkpoint's weights "
         f"do, after: on {clusters}, {findings.facts['clusters']} clusters. Values and changes have 95 % intervals. SS "
-        "is the stereotype score (ideal 50), LMS language modelling (ideal 100), ICAT both together (ideal 100).\n"
+        f"is the stereotype score (ideal 50){ratio}, LMS language modelling (ideal 100), ICAT both together (ideal "
+        "100).\n"
     )
 
 
@@ -121,11 +124,12 @@ def _table(findings: Findings, row: Row) -> str:
     names = [findings.base.name, row.name, *([] if control is None else [control.name])]
     rows = []
     for scope in findings.scopes("ICAT"):
-        for metric in STEREOSET:
+        for metric in stereoset_metrics(findings):
+            digits = LOG_RATIO_DIGITS if metric == SS_LOG_RATIO else 1
             before, *after = (findings.estimates[name, metric, scope] for name in names)
-            changes = [signed(each.change) + _deviation(each.spread) for each in after]
+            changes = [signed(each.change, digits) + _deviation(each.spread, digits) for each in after]
             label = metric if scope == OVERALL else f"{metric}, {scope}"
-            rows.append([label, cell(before), cell(after[0]), *changes])
+            rows.append([label, cell(before, digits=digits), cell(after[0], digits=digits), *changes])
     before, *after = (findings.estimates[name, "perplexity", OVERALL] for name in names)
     values = [f"{each.figure.value:.2f}" for each in (before, after[0])]
     changes = [f"{signed(each.change)} %" for each in after]

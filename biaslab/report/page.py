@@ -9,7 +9,7 @@ from biaslab.report.about import commands, limits, provenance, sources
 from biaslab.report.runs import Run, models_of, read_runs
 from biaslab.report.sections import compare, debias, probe, side_effects, sweep, table
 from biaslab.report.sections.shared import Cell, Chapter, Section, Table, estimate_cell, title_of
-from biaslab.report.tables import COSTS, STEREOSET
+from biaslab.report.tables import COSTS, stereoset_metrics
 from biaslab.report.words import change_text, figure_text, number, setting, template
 from biaslab.store import write_atomically
 
@@ -106,7 +106,7 @@ def _debias_side(found: Sequence[Findings]) -> tuple[str, Table]:
         "selection": [Cell(str(findings.settings.get("selection", "n/a"))) for findings in found],
         "neurons": [Cell(number(findings.facts["neurons"]["count"], 0)) for findings in found],
     }
-    for metric in (*STEREOSET, *COSTS):
+    for metric in (*max(map(stereoset_metrics, found), key=len), *COSTS):
         before = [findings.get(findings.base.name, metric) for findings in found]
         rows[f"{metric}, untouched"] = [Cell(figure_text(metric, e) if e else "n/a") for e in before]
         rows[f"{metric}, suppressed"] = [estimate_cell(f, f.rows[1].name, metric) for f in found]

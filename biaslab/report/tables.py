@@ -5,11 +5,13 @@ from collections.abc import Iterable, Sequence
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from biaslab.evaluation.findings import OVERALL, Findings, Row
+from biaslab.evaluation.findings import OVERALL, SS_LOG_RATIO, Findings, Row
 from biaslab.statistics import Estimate, Interval
 
 STEREOSET = ("SS", "LMS", "ICAT")
 COSTS = ("perplexity", "knowledge")
+LOG_RATIO_DIGITS = 3
+CHANGED = "*"
 _LATEX = str.maketrans({
     **{character: rf"\{character}" for character in "%&_#${}"},
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "±": r"$\pm$", "×": r"$\times$",
@@ -30,16 +32,16 @@ def signed(change: Interval, digits: int = 1) -> str:
     return f"{change.value:+.{digits}f} [{change.low:+.{digits}f}, {change.high:+.{digits}f}]"
 
 
-def change_of(findings: Findings, row: Row, metric: str) -> str:
+def change_of(findings: Findings, row: Row, metric: str, digits: int = 1) -> str:
     """Return the change of a metric overall as of :func:`signed`; nothing of the untouched model."""
-    return "" if row is findings.base else signed(findings.estimates[row.name, metric, OVERALL].change)
+    return "" if row is findings.base else signed(findings.estimates[row.name, metric, OVERALL].change, digits)
 
 
-def cell(estimate: Estimate, with_change: bool = False) -> str:
+def cell(estimate: Estimate, with_change: bool = False, digits: int = 1) -> str:
     """Return "value [low, high]" and, below it, the change and the spread over seeds."""
-    value = f"{estimate.figure.value:.1f} [{estimate.figure.low:.1f}, {estimate.figure.high:.1f}]"
-    spread = "" if estimate.spread is None else f"\n± {estimate.spread:.1f} over seeds"
-    return value + (f"\n{signed(estimate.change)}{spread}" if with_change else "")
+    value, low, high = (f"{number:.{digits}f}" for number in estimate.figure)
+    spread = "" if estimate.spread is None else f"\n± {estimate.spread:.{digits}f} over seeds"
+    return f"{value} [{low}, {high}]" + (f"\n{signed(estimate.change, digits)}{spread}" if with_change else "")
 
 
 def metric_table(findings: Findings, title: str, metrics: Sequence[str] = STEREOSET, with_size: bool = False) -> Table:
@@ -48,6 +50,27 @@ def metric_table(findings: Findings, title: str, metrics: Sequence[str] = STEREO
     for row in findings.rows_of(metrics[0]):
         cells = [cell(findings.estimates[row.name, name, OVERALL], row is not findings.base) for name in metrics]
         table.add_row(row.title, *([str(row.size)] if with_size else []), *cells)
+    return table
+
+
+def stereoset_metrics(findings: Findings) -> list[str]:
+    """Return what was measured on StereoSet; results of earlier versions have no log-ratio."""
+    return [name for name in ("SS", SS_LOG_RATIO, "LMS", "ICAT") if findings.rows_of(name)]
+
+
+def log_ratio_table(findings: Findings) -> Table:
+    """Return the log-ratio of SS of each treatment, overall with intervals and by domain, and its change."""
+    scopes = findings.scopes(SS_LOG_RATIO)[1:]
+    title = f"""SS log-ratio: mean of log P(stereotype) - log P(anti-stereotype), nats; ideal: 0.
+Value [95 %], change [95 %]; {CHANGED} the interval of the change excludes 0"""
+    table = new_table(title, "", "overall", *scopes)
+    for row in findings.rows_of(SS_LOG_RATIO):
+        cells = [cell(findings.estimates[row.name, SS_LOG_RATIO, OVERALL], row is not findings.base, LOG_RATIO_DIGITS)]
+        for figure, change, *_ in (findings.estimates[row.name, SS_LOG_RATIO, scope] for scope in scopes):
+            mark = CHANGED if change.excludes_zero else " "
+            after = "" if row is findings.base else f"\n{change.value:+.{LOG_RATIO_DIGITS}f}{mark}"
+            cells.append(f"{figure.value:.{LOG_RATIO_DIGITS}f} {after}")
+        table.add_row(row.title, *cells)
     return table
 
 

@@ -10,7 +10,7 @@ from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.writer import SummaryWriter
 from transformers import PreTrainedModel
 
-from biaslab.evaluation.findings import OVERALL, Findings, gap_rows
+from biaslab.evaluation.findings import OVERALL, SS_LOG_RATIO, Findings, gap_rows
 from biaslab.evaluation.scoring import target_log_probabilities
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.report.plots.gaps import FILE_NAMES, gap_bars
@@ -96,7 +96,7 @@ def log_samples(writer: SummaryWriter, samples: Mapping[str, Sequence[Sample]]) 
 def log_findings(writer: SummaryWriter, findings: Findings, samples: Mapping[str, Sequence[Sample]]) -> None:
     """Write what a debias run found: figures as scalars and drawn, :func:`log_samples`, its line in HPARAMS."""
     for (row, metric, scope), estimate in findings.estimates.items():
-        if metric in (*STEREOSET, *COSTS):
+        if metric in (*STEREOSET, SS_LOG_RATIO, *COSTS):
             tag = f"{metric}/{row}" if metric == "perplexity" else f"{metric}/{scope}/{row}"
             writer.add_scalar(tag, estimate.figure.value)
     for metric, name in FILE_NAMES.items():
@@ -121,13 +121,15 @@ def _gist(findings: Findings) -> dict[str, float]:
         findings.estimates[row, metric, OVERALL] for metric in (*STEREOSET, "perplexity", "gap")
     )
     knowledge = findings.get(row, "knowledge")
-    of_knowledge = {} if knowledge is None else {"run/knowledge change": knowledge.change.value}
+    more = {} if knowledge is None else {"run/knowledge change": knowledge.change.value}
+    if (ratio := findings.get(row, SS_LOG_RATIO)) is not None:
+        more |= {"run/SS log-ratio": ratio.figure.value, "run/SS log-ratio change": ratio.change.value}
     return {
         "run/ICAT": icat.figure.value, "run/ICAT change": icat.change.value, "run/SS": ss.figure.value,
         "run/LMS": lms.figure.value, "run/LMS change": lms.change.value,
         "run/perplexity change, %": perplexity.change.value, "run/gap suppressed, %": gap.change.value,
         "run/gap amplified, %": findings.estimates[amplified, "gap", OVERALL].change.value,
-        "run/neurons": findings.rows[1].size, **of_knowledge,
+        "run/neurons": findings.rows[1].size, **more,
     }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ LABELS: dict[Verdict, str] = {
 }  # fmt: skip
 NOT_SIGNIFICANT = "not significant (95 % CI includes 0)"
 _DIGITS = dict.fromkeys(METRICS, (1, 1)) | {  # of a figure and of its change
-    "gap": (5, 0), "log gap": (2, 0), **dict.fromkeys((SS_LOG_RATIO, PAIRS_LOG_RATIO), (3, 3)),
+    "gap": (5, 0), "log gap": (2, 0), SS_LOG_RATIO: (3, 3), PAIRS_LOG_RATIO: (3, 3),
 }  # fmt: skip
 
 
@@ -108,6 +108,21 @@ def stereotype_sentence(before: float, estimate: Estimate) -> str:
     return (
         f"The stereotype score (SS; 50 is ideal) went from {number(before)} to {number(after)}, a change of "
         f"{change_text('SS', change)}: {means[verdict('SS', estimate)]}."
+    )
+
+
+def log_ratio_sentence(before: Estimate, after: Estimate) -> str:
+    """Say what happened to the log-ratio of SS.
+
+    >>> base = Estimate(Interval(0.31, 0.2, 0.4), Interval(0.0, 0.0, 0.0))
+    >>> log_ratio_sentence(base, Estimate(Interval(0.11, 0.0, 0.2), Interval(-0.2, -0.3, -0.1)))
+    'How strongly stereotypes are preferred, the log-ratio (0 is ideal), went from 0.310 to 0.110 nats: it fell by \
+0.200 nats [0.100, 0.300].'
+    """
+    values = f"from {figure_text(SS_LOG_RATIO, before)} to {figure_text(SS_LOG_RATIO, after)} nats"
+    return (
+        f"How strongly stereotypes are preferred, the log-ratio (0 is ideal), went {values}: it "
+        f"{moved(SS_LOG_RATIO, after.change)}."
     )
 
 

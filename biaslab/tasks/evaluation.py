@@ -67,7 +67,7 @@ class BenchmarkEvaluation(LanguageModelTask):
 
 
 class StereoSetEvaluation(BenchmarkEvaluation):
-    """Score StereoSet's candidates; log SS, LMS, ICAT and the log-ratio, also by domain, and write ``stereoset.json``."""
+    """Score StereoSet's candidates; log SS, its log-ratio, LMS and ICAT, also by domain; write ``stereoset.json``."""
 
     benchmark, measured_by, collected_by, ids = "stereoset", StereoSet, ClusterScores, ("terms", "examples")
 

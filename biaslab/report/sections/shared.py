@@ -4,11 +4,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from biaslab.evaluation.findings import METRICS, OVERALL, Findings, Row
+from biaslab.evaluation.findings import METRICS, OVERALL, SS_LOG_RATIO, Findings, Row
 from biaslab.report import words
 from biaslab.report.plots.stereoset import icat_against_lms, icat_before_after
 from biaslab.report.plots.style import Drawing
-from biaslab.report.tables import STEREOSET, cost_metrics, is_of_one_seed
+from biaslab.report.tables import STEREOSET, cost_metrics, is_of_one_seed, stereoset_metrics
 from biaslab.report.words import Verdict, change_text, figure_interval, figure_text, number, verdict
 from biaslab.statistics import Interval
 
@@ -96,8 +96,9 @@ def scope_table(
 
 
 def domain_table(findings: Findings, key: str, metric: str) -> Table:
-    """Return SS, LMS or ICAT of all rows by domain."""
-    return scope_table(findings, key, f"{metric} by domain, in percent", metric, domains(findings))
+    """Return SS, its log-ratio, LMS or ICAT of all rows by domain."""
+    unit = "nats" if METRICS[metric].unit == "nats" else "percent"
+    return scope_table(findings, key, f"{metric} by domain, in {unit}", metric, domains(findings))
 
 
 def domains(findings: Findings) -> list[str]:
@@ -122,10 +123,10 @@ def lms_and_icat(findings: Findings) -> dict[str, tuple[Interval, Interval]]:
 
 
 def stereoset_section(findings: Findings, title: str, caption: str, text: Sequence[str] = ()) -> Section:
-    """Return ICAT against LMS of all rows, and the table of SS, LMS and ICAT."""
-    gist, rows = [], []
+    """Return ICAT against LMS of all rows, and the table of SS, its log-ratio, LMS and ICAT."""
+    gist, rows, metrics = [], [], stereoset_metrics(findings)
     for row in findings.rows_of("ICAT"):
-        rows.append((title_of(row), [estimate_cell(findings, row.name, metric) for metric in STEREOSET]))
+        rows.append((title_of(row), [estimate_cell(findings, row.name, metric) for metric in metrics]))
         icat, lms = (findings.estimates[row.name, metric, OVERALL] for metric in ("ICAT", "LMS"))
         outcome = "significant" if icat.change.excludes_zero else "not significant"
         change = "" if row is findings.base else f" (change of ICAT {outcome})"
@@ -135,7 +136,9 @@ def stereoset_section(findings: Findings, title: str, caption: str, text: Sequen
         icat_against_lms, [lms_and_icat(findings)],
     )  # fmt: skip
     note = "In percent, with 95 % intervals; below them the change against the untouched model, on the same resamples."
-    columns = ["", *(f"{metric} (ideal {METRICS[metric].ideal:g})" for metric in STEREOSET)]
+    if SS_LOG_RATIO in metrics:
+        note += " The log-ratio is the mean of log P(stereotype) − log P(anti-stereotype), in nats; SS counts its sign."
+    columns = ["", *(f"{metric} (ideal {METRICS[metric].ideal:g})" for metric in metrics)]
     return Section("stereoset", title, text, [drawing], [Table("overall", caption, columns, rows, note)])
 
 
@@ -151,7 +154,10 @@ def domain_section(
     caption = "ICAT by domain with 95 % intervals"
     if len(icat) < len(findings.rows_of("ICAT")):
         caption += ": untouched, and the rows with the largest changes of ICAT"
-    tables = [domain_table(findings, f"{metric.lower()}-domains", metric) for metric in ("ICAT", *folded)]
+    if "SS" in folded and findings.rows_of(SS_LOG_RATIO):
+        folded = [SS_LOG_RATIO, *folded]
+    keys = {metric: f"{metric.lower().replace(' ', '-')}-domains" for metric in ("ICAT", *folded)}
+    tables = [domain_table(findings, key, metric) for metric, key in keys.items()]
     drawing = Drawing("domains", caption, gist, icat_before_after, [icat])
     return Section("domains", "By domain", (), [drawing], tables[:1], tables[1:])
 
@@ -187,14 +193,15 @@ def cost_section(findings: Findings, text: Sequence[str], table: Table) -> Secti
 def tiles(findings: Findings) -> list[tuple[str, str, Cell]]:
     """Return the figures that a reader sees first, of the first row after the untouched model."""
     titles = {
-        "SS": "stereotype score", "LMS": "language", "ICAT": "both together", "perplexity": "ordinary text",
-        "knowledge": "meaning of words",
+        "SS": "stereotype score", SS_LOG_RATIO: "stereotype preference, nats", "LMS": "language",
+        "ICAT": "both together", "perplexity": "ordinary text", "knowledge": "meaning of words",
     }  # fmt: skip
     made = []
     for metric, title in titles.items():
         before, after = (findings.get(row.name, metric) for row in findings.rows[:2])
         if before is not None and after is not None:
-            ideal = f"ideal {METRICS[metric].ideal:g}" if METRICS[metric].ideal else "lower is better"
+            about = METRICS[metric]
+            ideal = f"ideal {about.ideal:g}" if about.ideal or about.has_sides else "lower is better"
             text = f"{figure_text(metric, before)} → {figure_text(metric, after)}"
             change = (change_text(metric, after.change),)
             made.append((metric, f"{title}, {ideal}", Cell(text, change, verdict(metric, after))))
@@ -220,7 +227,10 @@ def answer(findings: Findings, text: str) -> list[str]:
             language += f"; {name} {words.moved(metric, cost.change)}"
             if control is not None and (random := findings.get(control.name, metric)) is not None:
                 language += f"; random neurons change that by {change_text(metric, random.change)}"
-    return [words.stereotype_sentence(ss_before, ss), icat_text, _domain_sentence(findings, row), f"{language}."]
+    stereotypes = words.stereotype_sentence(ss_before, ss)
+    if (after := findings.get(row, SS_LOG_RATIO)) is not None:
+        stereotypes += f" {words.log_ratio_sentence(findings.estimates[base, SS_LOG_RATIO, OVERALL], after)}"
+    return [stereotypes, icat_text, _domain_sentence(findings, row), f"{language}."]
 
 
 def _domain_sentence(findings: Findings, row: str) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from biaslab.evaluation.findings import OVERALL, Findings
+from biaslab.evaluation.findings import OVERALL, PAIRS_LOG_RATIO, SS_LOG_RATIO, Findings
 from biaslab.report.plots.stereoset import effects_matrix
 from biaslab.report.plots.style import Drawing
 from biaslab.report.runs import Run
@@ -16,6 +16,8 @@ _COUNTS = {
 _TABLES = {  # metric and caption by key
     "icat": ("ICAT", "ICAT by domain, in percent"),
     "crows": ("CrowS-Pairs", "CrowS-Pairs score (ideal 50) by category, in percent"),
+    "log-ratio": (SS_LOG_RATIO, "SS log-ratio (ideal 0) by domain, in nats"),
+    "crows-log-ratio": (PAIRS_LOG_RATIO, "CrowS-Pairs log-ratio (ideal 0) by category, in nats"),
     "gap": ("gap", "Gap |P(d1) − P(d2)| on held-out prompts, by dimension"),
     "log-gap": ("log gap", "Log-odds gap |log P(d1) − log P(d2)| on held-out prompts, by dimension"),
 }
@@ -50,7 +52,10 @@ def _effects(findings: Findings) -> Section:
         text.append(f"Measured on {listed(counts)}. The number beside a name is how many neurons it has.")
     tables = []
     for key, (metric, caption) in _TABLES.items():
-        columns = [s for s in findings.scopes(metric) if "/" not in s and (s != OVERALL or key == "crows")]
+        if "log-ratio" in key and not findings.rows_of(metric):  # earlier versions measured none
+            continue
+        overall = "crows" in key
+        columns = [s for s in findings.scopes(metric) if "/" not in s and (s != OVERALL or overall)]
         tables.append(scope_table(findings, key, caption, metric, columns, with_size=True))
     tables.append(cost_table(findings, "Perplexity, and its change"))
     return Section("effects", "Side effects", text, [drawing], tables[:2], tables[2:])

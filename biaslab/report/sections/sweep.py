@@ -3,14 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
+from biaslab.evaluation.findings import SS_LOG_RATIO
 from biaslab.report.plots.stereoset import sweep_settings, trial_dot
 from biaslab.report.plots.style import Drawing
 from biaslab.report.runs import Run
 from biaslab.report.sections import shared
 from biaslab.report.sections.shared import Cell, Chapter, Section, Table
+from biaslab.report.tables import LOG_RATIO_DIGITS
 from biaslab.report.words import number
 
-_COLUMNS = ("factor", "positions", "neurons", "SS", "LMS", "ICAT", "perplexity")
+_COLUMNS = ("factor", "positions", "neurons", "SS", SS_LOG_RATIO, "LMS", "ICAT", "perplexity")
 
 
 def chapter(run: Run) -> Chapter:
@@ -42,15 +44,20 @@ def _tried(details: Mapping[str, Any]) -> Section:
     )
     caption = "All settings: ICAT against LMS where the choice was made"
     drawing = Drawing("settings-tried", caption, gist, sweep_settings, [base, dots, chosen])
-    rows = [(trial["selection"], [Cell(_short(trial[column])) for column in _COLUMNS]) for trial in trials]
-    table = Table("grid", "All settings, judged where the choice was made", ["selection", *_COLUMNS], rows)
+    columns = [column for column in _COLUMNS if column in trials[0]]  # earlier versions wrote no log-ratio
+    rows = [(trial["selection"], [Cell(_text(trial, column)) for column in columns]) for trial in trials]
+    table = Table("grid", "All settings, judged where the choice was made", ["selection", *columns], rows)
     return Section("tried", "Settings that were tried", (), [drawing], folded=[table])
 
 
-def _short(value: Any) -> str:
-    """Return a value of a trial with one digit after the point.
+def _text(trial: Mapping[str, Any], column: str) -> str:
+    """Return a value of a trial as it is printed.
 
-    >>> _short(52.92957), _short(184), _short("all"), _short(None)
-    ('52.9', '184', 'all', '')
+    >>> trial = {"SS": 52.92957, "SS log-ratio": 0.12345, "neurons": 184, "positions": "all", "factor": None}
+    >>> [_text(trial, column) for column in trial]
+    ['52.9', '0.123', '184', 'all', '']
     """
-    return number(value) if isinstance(value, float) else "" if value is None else str(value)
+    value = trial[column]
+    if isinstance(value, float):
+        return number(value, LOG_RATIO_DIGITS if column == SS_LOG_RATIO else 1)
+    return "" if value is None else str(value)
