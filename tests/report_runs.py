@@ -67,6 +67,14 @@ def knowledge(
     return {(row, "knowledge", scope): own for scope in ("overall", "gender", "religion")}
 
 
+def log_ratios(
+    row: str, change: float = 0.0, half: float = 0.0, metric: str = "SS log-ratio", places: tuple[str, ...] = DOMAINS
+) -> Estimates:
+    """Return a log-ratio of a row, overall and by place: change in nats and half the interval."""
+    own = Estimate(around(0.4 + change, 0.15), around(change, half))
+    return {(row, metric, scope): own for scope in ("overall", *places)}
+
+
 PAIRS = ("gender/female-male", "race/black-white")
 
 
@@ -98,6 +106,7 @@ def debias_findings(
     amplified: float = 160.0,
     beyond: float = -81.0,
     known: tuple[float, float] | None = None,
+    ratio: tuple[float, float] | None = None,
     **settings: Any,
 ) -> Findings:
     own, random = "BNS, guarded", "random, 2 seeds"
@@ -117,6 +126,9 @@ def debias_findings(
         **gaps(random, dict.fromkeys(unchanged, (1.0, 5.0)), 3.0),
         **gaps(f"{own} ×2", {"gap": (amplified, 5.0), "log gap": (amplified / 10, 5.0)}),
     }  # fmt: skip
+    if ratio is not None:  # as earlier versions wrote none
+        estimates |= log_ratios("untouched") | log_ratios(own, *ratio)
+        estimates |= log_ratios("BNS, paper", 0.01, 0.02) | log_ratios(random, 0.0, 0.03)
     arguments = {
         "model": model, "selection": "guarded", "contrast": ["stereoset", "bold"], "count": None, "guard_weight": 3.0,
         "dimensions": ["gender", "ethnicity"], "factor": 0.0, "positions": "all", "seeds": 2,
@@ -240,7 +252,7 @@ def sweep(folder: Path) -> Path:
     return folder
 
 
-def effects(folder: Path) -> Path:
+def effects(folder: Path, ratio: tuple[float, float] | None = None) -> Path:
     """Write side_effects.json beside what is there."""
     folder.mkdir(parents=True, exist_ok=True)
     rows, estimates = [], {}
@@ -248,6 +260,9 @@ def effects(folder: Path) -> Path:
         rows.append(Row(name, name, 0 if name == "untouched" else 3, like="all" if name == "random" else None))
         estimates |= scopes(name, outcome) | text(name, 3.0) | gaps(name, {"gap": (-50.0, 7.0), "log gap": (-5.0, 1.0)})
         estimates |= {(name, "CrowS-Pairs", scope): estimate(60.0, *outcome["SS"]) for scope in ("overall", "age")}
+        if ratio is not None:
+            change = (0.0, 0.0) if name == "untouched" else ratio
+            estimates |= log_ratios(name, *change) | log_ratios(name, *change, "CrowS-Pairs log-ratio", ("age",))
     own = {
         "gender": {"stereoset": "gender", "crows_pairs": "gender"},
         "ethnicity": {"stereoset": "race", "crows_pairs": None},

@@ -72,6 +72,9 @@ def test_predict_then_test_with_suppression(lab, workdir, capsys):
     assert set(first.scopes("SS")) == {"overall", "gender", "profession", "race"}
     figure = first.get("model", "SS").figure
     assert figure.low <= figure.value <= figure.high
+    ratio = first.get("model", "SS log-ratio", "gender").figure
+    assert ratio.low <= ratio.value <= ratio.high
+    assert "overall/SS log-ratio" in capsys.readouterr().out
     assert second.estimates.keys() == first.estimates.keys()
     assert "NeuronSuppression" in (workdir / "runs/stereoset/version_1/config.yaml").read_text()
 
@@ -221,6 +224,9 @@ def test_debias_writes_and_prints_everything(lab, workdir, capsys):
         "layer",
         "one seed",
         f"knowledge: % of {findings.facts['knowledge_sentences']} sentences",
+        "SS log-ratio: mean of log P(stereotype) - log P(anti-stereotype), nats; ideal: 0.",
+        "{:.3f} [{:.3f}, {:.3f}]".format(*findings.get("BNS, fisher", "SS log-ratio").figure),
+        "{:+.3f} [{:+.3f}, {:+.3f}]".format(*findings.get("BNS, fisher", "SS log-ratio").change),
     ):
         assert word in printed
     assert "runs/debias/version_0" in printed

@@ -27,12 +27,12 @@ def test_a_resample_without_a_figure_is_left_out():
     assert interval(0.5, resamples) == pytest.approx((0.5, 0.025, 0.975))
 
 
-@pytest.mark.parametrize("unit", ["points", "percent"])
+@pytest.mark.parametrize("unit", ["points", "nats", "percent"])
 def test_changes_are_paired(numbers, unit):
     """All numbers rise alike: the change is certain, though the mean is not."""
-    after = numbers + 5 if unit == "points" else 1.1 * numbers
+    after = 1.1 * numbers if unit == "percent" else numbers + 5
     found = estimate(samples(numbers), [samples(after)], unit)
-    assert found.change == pytest.approx((5 if unit == "points" else 10,) * 3)
+    assert found.change == pytest.approx((10 if unit == "percent" else 5,) * 3)
     assert found.figure.high - found.figure.low > 3
     assert found.spread is None
     assert found.beyond_random is None

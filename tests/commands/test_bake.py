@@ -229,16 +229,16 @@ def figures(run: Path, row: str, scope: str, metric: str, file: str = "table.csv
     return {name: float(line[name] or "nan") for name in line if name not in (*wanted, "unit")}
 
 
-def with_interval(of: dict[str, float]) -> str:
-    return f"{of['value']:.1f} [{of['low']:.1f}, {of['high']:.1f}]"
+def with_interval(of: dict[str, float], digits: int = 1) -> str:
+    return "{} [{}, {}]".format(*(f"{of[name]:.{digits}f}" for name in ("value", "low", "high")))
 
 
-def change(of: dict[str, float]) -> str:
-    return f"{of['change_value']:+.1f} [{of['change_low']:+.1f}, {of['change_high']:+.1f}]"
+def change(of: dict[str, float], digits: int = 1) -> str:
+    return "{} [{}, {}]".format(*(f"{of[f'change_{name}']:+.{digits}f}" for name in ("value", "low", "high")))
 
 
 SCOPES = ("overall", "gender", "profession", "race")
-METRICS = ("SS", "LMS", "ICAT")
+METRICS = ("SS", "SS log-ratio", "LMS", "ICAT")
 
 
 @pytest.mark.parametrize(
@@ -257,8 +257,9 @@ def test_card_tells_what_the_run_measured(lab, run, file, factor, row, capsys):
     for scope in SCOPES:
         for metric in METRICS:
             before, after, random = (figures(run, r, scope, metric) for r in ("untouched", row, "random, 2 seeds"))
-            wanted = [with_interval(before), with_interval(after), change(after)]
-            wanted += [f"{change(random)} ± {random['spread']:.1f}"] if own else []
+            digits = 3 if metric == "SS log-ratio" else 1
+            wanted = [with_interval(before, digits), with_interval(after, digits), change(after, digits)]
+            wanted += [f"{change(random, digits)} ± {random['spread']:.{digits}f}"] if own else []
             assert lines[metric if scope == "overall" else f"{metric}, {scope}"] == wanted
     before, after = (figures(run, r, "overall", "perplexity") for r in ("untouched", row))
     assert lines["perplexity, 3"][:3] == [f"{before['value']:.2f}", f"{after['value']:.2f}", f"{change(after)} %"]
@@ -311,7 +312,8 @@ def test_checkpoint_does_on_stereoset_what_the_card_says(lab, run, monkeypatch):
     for scope in SCOPES:
         for metric in METRICS:
             after = figures(run, "BNS, fisher", scope, metric)
-            assert with_interval(found.get(found.base.name, metric, scope).figure._asdict()) == with_interval(after)
+            figure = found.get(found.base.name, metric, scope).figure._asdict()
+            assert with_interval(figure) == with_interval(after)
 
 
 def edit(path: Path, changes: dict) -> None:

@@ -15,15 +15,15 @@ from reference import stereoset as slow_clusters
 from rich.console import Console
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from biaslab.commands.side_effects import diagonal, print_tables, side_effects
+from biaslab.commands.side_effects import _summary, diagonal, print_tables, side_effects
 from biaslab.data import words
 from biaslab.data.corpus import read_sentences
 from biaslab.data.prompts import make_prompts
 from biaslab.data.stereoset import read_clusters
 from biaslab.errors import InputError
 from biaslab.evaluation.findings import Findings, Row
-from biaslab.metrics.crows_pairs import crows_pairs_change
-from biaslab.metrics.stereoset import paired_change
+from biaslab.metrics.crows_pairs import crows_pairs_change, crows_pairs_log_ratio_change
+from biaslab.metrics.stereoset import log_ratio_change, paired_change
 from biaslab.models.loading import fingerprint
 from biaslab.neurons.neuron_set import NeuronSet, random_like
 from biaslab.statistics import Estimate, Interval
@@ -107,11 +107,12 @@ def content_of(path: Path) -> dict:
     rows = []
     for row in findings.rows:
         gaps = of(row.name, ["gap", "log gap"], lambda scope: scope != "overall" and "/" not in scope)
-        crows = of(row.name, ["CrowS-Pairs"], lambda scope: True)
+        crows = of(row.name, ["CrowS-Pairs", "CrowS-Pairs log-ratio"], lambda scope: True)
         rows.append({
             "name": row.name, "neurons": row.size,
-            "stereoset": of(row.name, ["SS", "LMS", "ICAT"], lambda scope: True),
+            "stereoset": of(row.name, ["SS", "SS log-ratio", "LMS", "ICAT"], lambda scope: True),
             "crows_pairs": {scope: figures["CrowS-Pairs"] for scope, figures in crows.items()},
+            "log-ratios": {scope: figures["CrowS-Pairs log-ratio"] for scope, figures in crows.items()},
             "gaps": gaps,
             "perplexity": plain(findings.get(row.name, "perplexity")),
         })  # fmt: skip
@@ -230,6 +231,13 @@ def test_stereoset_is_that_of_zeroed_weights(whole, lab, name):
             assert of_scope[metric]["figure"]["value"] == pytest.approx(value, abs=1e-3)
             assert of_scope[metric]["change"] == pytest.approx(changes[metric]._asdict(), abs=1e-3)
             assert of_scope[metric]["spread"] is None
+        ratio = log_ratio_change(torch.tensor(before)[inside], torch.tensor(scores)[inside], ids, "probability")
+        by_term = {}
+        for i, term in zip(inside, terms, strict=True):
+            by_term.setdefault(term, []).append(math.log(scores[i][0] / scores[i][1]))
+        value = statistics.fmean(map(statistics.fmean, by_term.values()))
+        assert of_scope["SS log-ratio"]["figure"]["value"] == pytest.approx(value, abs=1e-4)
+        assert of_scope["SS log-ratio"]["change"] == pytest.approx(ratio._asdict(), abs=1e-4)
 
 
 @pytest.mark.parametrize("name", ["untouched", "ethnicity", "all"])
@@ -247,6 +255,11 @@ def test_crows_pairs_is_that_of_zeroed_weights(whole, lab, place, name):
         assert estimate["change"]["value"] == pytest.approx(change.value, abs=1e-3)
         assert estimate["change"]["low"] <= estimate["change"]["value"] <= estimate["change"]["high"]
         assert estimate["spread"] is None
+        ratio = row_of(whole[0], name)["log-ratios"][scope]
+        expected = statistics.fmean(more - less for more, less in (scores[i] for i in inside))
+        assert ratio["figure"]["value"] == pytest.approx(expected, abs=1e-3)
+        change = crows_pairs_log_ratio_change(torch.tensor(before)[inside], torch.tensor(scores)[inside])
+        assert ratio["change"] == pytest.approx(change._asdict(), abs=1e-3)
 
 
 @pytest.mark.parametrize("name", ["gender", "age"])
@@ -300,6 +313,10 @@ def test_csv_holds_the_same_figures(whole):
             assert float(line["change_low"]) == of_scope["ICAT"]["change"]["low"]
         for scope, estimate in row["crows_pairs"].items():
             assert float(lines[row["name"], "CrowS-Pairs", scope]["value"]) == estimate["figure"]["value"]
+        for scope, estimate in row["log-ratios"].items():
+            line = lines[row["name"], "CrowS-Pairs log-ratio", scope]
+            assert float(line["value"]) == estimate["figure"]["value"]
+            assert line["unit"] == "nats"
         for dimension, gap in row["gaps"].items():
             line = lines[row["name"], "log gap", dimension]
             change = gap["log gap"]["change"]
@@ -310,8 +327,9 @@ def test_csv_holds_the_same_figures(whole):
     own = {key for key, line in lines.items() if line["own"] == "True"}
     domains = {("gender", "gender"), ("ethnicity", "race")}
     categories = {("gender", "gender"), ("ethnicity", "race-color"), ("age", "age")}
-    expected = {(row, measure, scope) for row, scope in domains for measure in ("SS", "LMS", "ICAT")}
-    expected |= {(row, "CrowS-Pairs", scope) for row, scope in categories}
+    expected = {(row, measure, scope) for row, scope in domains for measure in ("SS", "SS log-ratio", "LMS", "ICAT")}
+    of_pairs = ("CrowS-Pairs", "CrowS-Pairs log-ratio")
+    expected |= {(row, measure, scope) for row, scope in categories for measure in of_pairs}
     expected |= {(row, measure, row) for row in ("gender", "ethnicity", "age") for measure in ("gap", "log gap")}
     assert own == expected
 
@@ -323,18 +341,21 @@ def test_what_is_printed(whole, run, capsys):
     tables = printed[printed.index("SS (ideal") : printed.index("Results written to")]
     assert max(map(len, tables.splitlines())) <= 80
     assert "…" not in tables
-    assert tables.count("▸") == 2 * 3 + 3 + 3 * 2 + 1  # StereoSet, CrowS-Pairs, gaps, and the legend
+    assert tables.count("▸") == 2 * 4 + 3 * 2 + 3 * 2 + 1  # StereoSet, CrowS-Pairs, gaps, and the legend
     marked = [
         change["low"] > 0 or change["high"] < 0
         for row in content["rows"]
         for change in [
             *(metric["change"] for of_scope in row["stereoset"].values() for metric in of_scope.values()),
-            *(estimate["change"] for estimate in row["crows_pairs"].values()),
+            *(estimate["change"] for key in ("crows_pairs", "log-ratios") for estimate in row[key].values()),
             *(gap["change"] for gaps in row["gaps"].values() for gap in gaps.values()),
         ]
     ]
     assert tables.count("*") == sum(marked) + 1
     assert f"▸{row_of(content, 'ethnicity')['stereoset']['race']['SS']['change']['value']:+.1f}" in tables
+    own = row_of(content, "ethnicity")["stereoset"]["race"]["SS log-ratio"]["change"]["value"]
+    assert f"▸{100 * own:+.1f}" in tables
+    assert "CrowS-Pairs log-ratio (ideal: 0): 1/100 nats" in tables
     assert f"{row_of(content, 'all')['perplexity']['figure']['value']:.2f}" in tables
 
 
@@ -477,6 +498,24 @@ def test_the_diagonal_counts_the_distance_from_50():
     assert diagonal(findings, "LMS") == ([], [], [])
 
 
+def test_the_diagonal_of_a_log_ratio_counts_the_distance_from_0():
+    """To the other side, and back, as far as the change goes or less."""
+    values = {
+        ("untouched", "overall"): (0.5, 0), ("untouched", "gender"): (0.5, 0), ("untouched", "race"): (-0.25, 0),
+        ("gender", "overall"): (0.5, 0), ("gender", "gender"): (-0.125, -0.625), ("gender", "race"): (-0.5, -0.25),
+        ("random", "overall"): (0.5, 0), ("random", "gender"): (0.75, 0.25), ("random", "race"): (0.25, 0.5),
+    }  # fmt: skip
+    names = ("SS log-ratio", "CrowS-Pairs log-ratio")
+    figures = {(row, metric, scope): f for metric in names for (row, scope), f in values.items()}
+    findings = made(figures, {"gender": "gender"})
+    for metric in names:
+        assert diagonal(findings, metric) == ([-0.375], [0.25], [0.25, 0])
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(_summary(findings))
+    lines = [line.split() for line in console.export_text().splitlines() if "nats" in line]
+    assert [line[-3:] for line in lines] == [["-37.5", "+25.0", "+12.5"]] * 2
+
+
 @pytest.mark.parametrize(("low", "high", "marked"), [(0.1, 2, True), (-2, -0.1, True), (-1, 2, False), (0, 2, False)])
 def test_what_is_marked(low, high, marked):
     assert Interval(1, low, high).excludes_zero is marked
@@ -488,15 +527,16 @@ def test_all_nine_dimensions_with_large_changes_fit_80_columns():
     categories = ["overall", "physical-appearance", "sexual-orientation", *(f"category-{n}" for n in range(7))]
     domains, dimensions = ["overall", "gender", "profession", "race", "religion"], list(words.DIMENSIONS)
     scopes = {"SS": domains, "LMS": domains, "ICAT": domains, "CrowS-Pairs": categories, "perplexity": ["overall"]}
+    scopes |= {"SS log-ratio": domains, "CrowS-Pairs log-ratio": categories}
     scopes |= {"gap": ["overall", *dimensions], "log gap": ["overall", *dimensions]}
     figures = {
-        (row, metric, scope): (0.1 if metric == "gap" else 100, -100)
+        (row, metric, scope): (-1.0, -1.0) if "ratio" in metric else (0.1 if metric == "gap" else 100, -100)
         for row in ["untouched", *words.DIMENSIONS]
         for metric, places in scopes.items()
         for scope in places
     }
     console = Console(width=80, record=True, file=io.StringIO())
-    print_tables(console, made(figures, {"gender": "gender"}))
+    print_tables(console, made(figures, {"gender": "gender"}, half=0.5))
     text = console.export_text()
     assert "…" not in text
-    assert (text.count("-100.0*"), text.count("-100*")) == (9 * 15, 9 * (10 + 18))
+    assert (text.count("-100.0*"), text.count("-100*")) == (9 * (15 + 5), 9 * (10 + 10 + 18))

@@ -65,6 +65,9 @@ def test_sweep(lab, workdir, tiny_cache, few_prompts, monkeypatch, capsys):
     lines = list(csv.DictReader((folder / "sweep.csv").read_text().splitlines()))
     assert len(lines) == 1 + (2 + 2) * 2
     findings = Findings.load(folder / "sweep.json")
+    ratios = [trial["SS log-ratio"] for trial in findings.details["trials"]]
+    assert [float(line["SS log-ratio"]) for line in lines] == ratios
+    assert len(set(ratios)) > 1
     assert [row.name for row in findings.rows] == ["untouched", "chosen", "random, 2 seeds"]
     chosen = findings.details["chosen"]
     neurons = NeuronSet.load(folder / "neurons.json")
@@ -76,6 +79,10 @@ def test_sweep(lab, workdir, tiny_cache, few_prompts, monkeypatch, capsys):
     printed = capsys.readouterr().out
     tables = printed[printed.index("8 settings, the best") :]
     assert max(map(len, tables.splitlines())) <= 80
+    assert "…" not in tables[tables.index("The choice on") :]
+    base = findings.get("untouched", "SS log-ratio").figure
+    assert f"{ratios[0]:.3f}" in tables
+    assert f"{base.value:.3f} [{base.low:.3f}, {base.high:.3f}]" in tables
 
     def never(*_, **__):
         raise AssertionError("computed again")

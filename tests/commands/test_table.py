@@ -76,11 +76,19 @@ def test_rows_of_neurons(lab, place, capsys):
         assert f"{value:.1f} [{low:.1f}, {high:.1f}]" in tables
         if line["row"] != "base":
             assert "{:+.1f} [{:+.1f}, {:+.1f}]".format(*change) in tables
+    ratios = {line["row"]: line for line in lines if line["metric"] == "SS log-ratio" and line["scope"] == "overall"}
+    assert set(ratios) == set(rows)
+    for line in ratios.values():
+        numbers = [float(line[f"{prefix}{end}"]) for prefix in ("", "change_") for end in ("value", "low", "high")]
+        assert line["unit"] == "nats"
+        assert "{:.3f} [{:.3f}, {:.3f}]".format(*numbers[:3]) in tables
+        assert line["row"] == "base" or "{:+.3f} [{:+.3f}, {:+.3f}]".format(*numbers[3:]) in tables
     paper = [line["paper"] for line in lines if line["row"] == "base" and line["metric"] == "ICAT"]
     assert float(paper[0]) == PAPER["bert-base-cased"]["base"][2]
     markdown, latex = ((folder(place) / f"table.{suffix}").read_text() for suffix in ("md", "tex"))
     assert len(markdown.splitlines()) == 2 + len(rows) + 2
     assert len({line.count("|") for line in markdown.splitlines() if line.startswith("|")}) == 1
+    assert "| ICAT change | SS log-ratio | change, nats |" in markdown.splitlines()[0]
     assert "| perplexity | change, % | knowledge | change, points |" in markdown.splitlines()[0]
     assert f"knowledge: % of {findings.facts['knowledge_sentences']} sentences" in markdown.splitlines()[-1]
     body = [line for line in latex.splitlines() if line.endswith(r"\\")]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import math
+from statistics import fmean
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from reference import stereoset as reference
 from biaslab.data.crows_pairs import CrowsPairsDataModule
 from biaslab.data.stereoset import StereoSetDataModule, read_clusters
 from biaslab.errors import InputError
+from biaslab.evaluation.measures import CrowsPairs, StereoSet
 from biaslab.evaluation.scoring import score_clusters, score_pairs, sequence_log2_probabilities, slot_log_probabilities
 from biaslab.models.loading import load_model
 
@@ -105,6 +108,29 @@ def test_causal_scores_agree_with_one_token_at_a_time(tmp_path, tokens_per_batch
         for cluster in read_clusters(tmp_path / "mine.json")[:4]
     ]
     torch.testing.assert_close(scored(model, data), torch.tensor(expected), atol=0, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "rule"), [("wordpiece", "authors"), ("bpe", "pll"), ("causal", "authors")])
+def test_the_log_ratio_is_of_log_probabilities_whatever_the_rule(tmp_path, kind, rule):
+    model, tokenizer, data = prepare(tmp_path, kind, rule=rule)
+    measure, clusters, of_term = StereoSet(data), read_clusters(tmp_path / "mine.json"), {}
+    chosen = [i for i, cluster in enumerate(clusters) if rule != "pll" or cluster.context.count("BLANK") == 1]
+    figures = measure.figures_of(measure.ask(model, tokenizer, "")[chosen], torch.tensor(chosen))
+
+    def log_probability(context, text):
+        if kind == "causal":
+            return math.log(reference.causal_score(model, tokenizer, text))
+        score = reference.pll_score if rule == "pll" else reference.masked_score
+        found = score(model, tokenizer, context, text, KINDS[kind][2])
+        return found if rule == "pll" else math.log(found)
+
+    for cluster in (clusters[i] for i in chosen):
+        logs = [log_probability(cluster.context, text) for text in cluster.sentences[:2]]
+        of_term.setdefault(cluster.target, []).append(logs[0] - logs[1])
+    for scope in ("overall", "gender"):
+        value = figures["SS log-ratio", scope].value
+        assert value.tolist() == pytest.approx([fmean(map(fmean, of_term.values()))], abs=1e-4)
+        assert figures["SS log-ratio", scope].resamples.shape == (2000, 1)
 
 
 @pytest.mark.assets
@@ -257,6 +283,9 @@ def test_pairs_agree_with_one_sentence_and_one_token_at_a_time(tmp_path, kind, t
     assert found.dtype == torch.float64
     torch.testing.assert_close(found, torch.tensor(expected).double(), atol=1e-4, rtol=1e-5)
     assert found[-1, 0] == found[-1, 1]
+    ratio = CrowsPairs(data).figures(found)["CrowS-Pairs log-ratio", "overall"]
+    assert ratio.value.tolist() == pytest.approx([fmean(more - less for more, less in expected)], abs=1e-4)
+    assert ratio.resamples.shape == (2000, 1)
 
 
 def test_a_pair_that_shares_nothing_scores_zero(tmp_path):

@@ -88,7 +88,8 @@ class Tree(HTMLParser):
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report of runs of each kind."""
     place = tmp_path_factory.mktemp("runs")
-    run = made.cards(made.effects(made.debias(place / "debias/version_0", model="<i>tiny</i>")))
+    run = made.debias(place / "debias/version_0", model="<i>tiny</i>", ratio=(-0.25, 0.125))
+    made.cards(made.effects(run, ratio=(-0.3, 0.1)))
     runs = [
         run, made.table(place / "table/tiny"), made.comparison(place / "c"), made.probe(place / "p"),
         made.sweep(place / "s"),
@@ -191,6 +192,10 @@ def test_each_part_is_there_and_its_numbers(tree):
         "* 95 % interval away from 0", "framed: what the row's neurons were chosen for",
         "Knowledge: 150 sentences ask for a demographic word", "79.0 [76.0, 82.0]", "+4.0 [+2.0, +6.0]",
         "± 0.6 over seeds", "Knowledge by dimension, in percent", "150 sentences that ask for knowledge",
+        "SS log-ratio (ideal 0)", "0.400 [0.250, 0.550]", "−0.250 [−0.375, −0.125]", "SS log-ratio by domain, in nats",
+        "stereotype preference, nats, ideal 0", "0.400 → 0.150",
+        "the log-ratio (0 is ideal), went from 0.400 to 0.150 nats: it fell by 0.250 nats [0.125, 0.375].",
+        "CrowS-Pairs log-ratio (ideal 0) by category, in nats", "0.100 [−0.050, 0.250]", "−0.300 [−0.400, −0.200]",
     ):  # fmt: skip
         assert words in text, words
 
@@ -261,12 +266,38 @@ def test_the_answer_holds_whatever_comes_out(outcome, percent, wanted, unwanted)
         ("LMS", 80, 82, 1, "better"), ("LMS", 80, 78, 1, "worse"), ("ICAT", 70, 69, 2, "unclear"),
         ("perplexity", 40, 42, 1, "worse"), ("perplexity", 40, 38, 1, "better"),
         ("knowledge", 75, 71, 1, "worse"), ("knowledge", 75, 71, 5, "unclear"), ("SS", float("nan"), 50, 1, ""),
+        ("SS log-ratio", 0.5, 0.2, 0.1, "better"), ("SS log-ratio", -0.5, -0.2, 0.1, "better"),
+        ("SS log-ratio", 0.2, 0.5, 0.1, "worse"), ("SS log-ratio", 0.2, -0.1, 0.1, "past"),
+        ("CrowS-Pairs log-ratio", -0.2, -0.5, 0.1, "worse"), ("CrowS-Pairs log-ratio", 0.5, 0.2, 0.4, "unclear"),
     ],
 )  # fmt: skip
 def test_what_a_change_means(metric, before, after, half, wanted):
     change = after - before
     estimate = Estimate(Interval(after, after - 1, after + 1), Interval(change, change - half, change + half), None)
     assert verdict(metric, estimate) == wanted
+
+
+@pytest.mark.parametrize(
+    ("ratio", "wanted"),
+    [
+        ((-0.25, 0.1), "to 0.150 nats: it fell by 0.250 nats [0.150, 0.350]."),
+        ((0.25, 0.1), "to 0.650 nats: it rose by 0.250 nats [0.150, 0.350]."),
+        ((0.01, 0.1), "to 0.410 nats: it changed by +0.010 [−0.090, +0.110], not significant (95 % CI includes 0)."),
+    ],
+)
+def test_the_log_ratio_is_told_where_it_was_measured(ratio, wanted):
+    assert wanted in answer(made.debias_findings(ratio=ratio), "on 9 sentences")[0]
+    assert "log-ratio" not in " ".join(answer(made.debias_findings(), "on 9 sentences"))
+
+
+def test_runs_with_and_without_log_ratios_stand_side_by_side(tmp_path):
+    """Earlier versions measured none."""
+    made.debias(tmp_path / "old/version_0")
+    made.debias(tmp_path / "new/version_0", ratio=(-0.25, 0.1))
+    section = side_by_side(read_runs([str(tmp_path / name) for name in ("old/version_0", "new/version_0")]))
+    rows = dict(section.tables[0].rows)
+    assert [cell.text for cell in rows["SS log-ratio, untouched"]] == ["n/a", "0.400"]
+    assert [cell.text for cell in rows["SS log-ratio, suppressed"]] == ["n/a", "0.150"]
 
 
 def test_past_50_is_told_with_its_distance():

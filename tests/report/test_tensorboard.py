@@ -163,6 +163,18 @@ def test_a_whole_run(writer):
     assert "It is [slot]." in text_of(events, "prompts/answers")
 
 
+def test_the_log_ratio_where_it_was_measured(writer):
+    run = debias_findings(ratio=(-0.25, 0.1))
+    tensorboard.log_findings(writer, run, {"untouched": [], "suppressed": []})
+    events = read(writer)
+    ratios = {key: estimate for key, estimate in run.estimates.items() if key[1] == "SS log-ratio"}
+    assert len(ratios) == 4 * 3  # rows, scopes
+    for (row, metric, scope), estimate in ratios.items():
+        assert scalar(events, f"{metric}/{scope}/{row}") == pytest.approx(estimate.figure.value)
+    assert scalar(events, "run/SS log-ratio") == pytest.approx(0.15)
+    assert scalar(events, "run/SS log-ratio change") == pytest.approx(-0.25)
+
+
 def test_hparams(writer):
     run = debias_findings(factor=0.5, limit=5, trust_remote_code=True)
     tensorboard.log_findings(writer, run, {"untouched": [], "suppressed": []})

@@ -94,7 +94,15 @@ def test_the_shipped_config_agrees_with_the_loop(lab, pairs, capsys):
         agree(of_scope, [scores[i] for i in chosen], [found[i] for i in chosen])
     assert figures["overall"]["neutral"] == 3
     printed = capsys.readouterr().out
-    for word in ("overall/CrowS-Pairs", "overall/anti-stereotype", "gender/CrowS-Pairs", "version_0/crows_pairs.json"):
+    ratios = Findings.load(Path("runs/crows_pairs/version_0/crows_pairs.json"))
+    of_gender = [more - less for (more, less), pair in zip(scores, found, strict=True) if pair.category == "gender"]
+    ratio = ratios.get("model", "CrowS-Pairs log-ratio", "gender").figure
+    assert ratio.value == pytest.approx(sum(of_gender) / len(of_gender), abs=1e-4)
+    assert ratio.low <= ratio.value <= ratio.high
+    for word in (
+        "overall/CrowS-Pairs", "overall/anti-stereotype", "gender/CrowS-Pairs", "version_0/crows_pairs.json",
+        "overall/CrowS-Pairs log-ratio",
+    ):  # fmt: skip
         assert word in printed
     assert (Path("runs/crows_pairs/version_0") / "config.yaml").exists()
     assert list(Path("runs/crows_pairs/version_0").glob("events.out.tfevents.*"))
