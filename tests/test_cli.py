@@ -224,7 +224,7 @@ def test_debias_writes_and_prints_everything(lab, workdir, capsys):
         "layer",
         "one seed",
         f"knowledge: % of {findings.facts['knowledge_sentences']} sentences",
-        "SS log-ratio: mean of log P(stereotype) - log P(anti-stereotype), nats; ideal: 0.",
+        "SS log-ratio in nats (ideal: 0), the mean of",
         "{:.3f} [{:.3f}, {:.3f}]".format(*findings.get("BNS, fisher", "SS log-ratio").figure),
         "{:+.3f} [{:+.3f}, {:+.3f}]".format(*findings.get("BNS, fisher", "SS log-ratio").change),
     ):

@@ -61,8 +61,9 @@ def stereoset_metrics(findings: Findings) -> list[str]:
 def log_ratio_table(findings: Findings) -> Table:
     """Return the log-ratio of SS of each treatment, overall with intervals and by domain, and its change."""
     scopes = findings.scopes(SS_LOG_RATIO)[1:]
-    title = f"""SS log-ratio: mean of log P(stereotype) - log P(anti-stereotype), nats; ideal: 0.
-Value [95 %], change [95 %]; {CHANGED} the interval of the change excludes 0"""
+    title = f"""SS log-ratio in nats (ideal: 0), the mean of
+log P(stereotype) - log P(anti-stereotype):
+value [95 %], change [95 %] ({CHANGED}: excludes 0)"""
     table = new_table(title, "", "overall", *scopes)
     for row in findings.rows_of(SS_LOG_RATIO):
         cells = [cell(findings.estimates[row.name, SS_LOG_RATIO, OVERALL], row is not findings.base, LOG_RATIO_DIGITS)]
