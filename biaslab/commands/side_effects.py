@@ -221,7 +221,8 @@ def _cell(findings: Findings, row: Row, metric: str, scope: str, estimate: Estim
     """Return the untouched model's figure, or a change with its marks."""
     if row is findings.base:
         value = estimate.figure.value * _SCALES.get(metric, 1)
-        return Text(f"{value:.{2 if abs(value) < 0.95 else 1}f} ")
+        digits = 2 if abs(value) < 0.95 else 1 if -99.95 < value < 999.95 else 0
+        return Text(f"{value:.{digits}f} ")
     own = is_own(findings, row.name, metric, scope)
     mark = _MARK if estimate.change.excludes_zero else " "
     change = change_cell(estimate.change.value * _changes_by(metric), wide)
