@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template, select
 
 from biaslab import __version__
 from biaslab.evaluation.findings import METRICS, PAIRS_LOG_RATIO, SS_LOG_RATIO
+from biaslab.report.tables import LOG_RATIO_DIGITS
 from biaslab.statistics import Estimate, Interval
 
 Verdict = Literal["", "better", "worse", "unclear", "past"]
@@ -18,7 +19,8 @@ LABELS: dict[Verdict, str] = {
 }  # fmt: skip
 NOT_SIGNIFICANT = "not significant (95 % CI includes 0)"
 _DIGITS = dict.fromkeys(METRICS, (1, 1)) | {  # of a figure and of its change
-    "gap": (5, 0), "log gap": (2, 0), SS_LOG_RATIO: (3, 3), PAIRS_LOG_RATIO: (3, 3),
+    "gap": (5, 0), "log gap": (2, 0),
+    **dict.fromkeys((SS_LOG_RATIO, PAIRS_LOG_RATIO), (LOG_RATIO_DIGITS, LOG_RATIO_DIGITS)),
 }  # fmt: skip
 
 

@@ -193,6 +193,7 @@ def test_each_part_is_there_and_its_numbers(tree):
         "Knowledge: 150 sentences ask for a demographic word", "79.0 [76.0, 82.0]", "+4.0 [+2.0, +6.0]",
         "± 0.6 over seeds", "Knowledge by dimension, in percent", "150 sentences that ask for knowledge",
         "SS log-ratio (ideal 0)", "0.400 [0.250, 0.550]", "−0.250 [−0.375, −0.125]", "SS log-ratio by domain, in nats",
+        "± 0.012 over seeds",
         "stereotype preference, nats, ideal 0", "0.400 → 0.150",
         "the log-ratio (0 is ideal), went from 0.400 to 0.150 nats: it fell by 0.250 nats [0.125, 0.375].",
         "CrowS-Pairs log-ratio (ideal 0) by category, in nats", "0.100 [−0.050, 0.250]", "−0.300 [−0.400, −0.200]",

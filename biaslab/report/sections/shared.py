@@ -8,7 +8,7 @@ from biaslab.evaluation.findings import METRICS, OVERALL, SS_LOG_RATIO, Findings
 from biaslab.report import words
 from biaslab.report.plots.stereoset import icat_against_lms, icat_before_after
 from biaslab.report.plots.style import Drawing
-from biaslab.report.tables import STEREOSET, cost_metrics, is_of_one_seed, stereoset_metrics
+from biaslab.report.tables import LOG_RATIO_DIGITS, STEREOSET, cost_metrics, is_of_one_seed, stereoset_metrics
 from biaslab.report.words import Verdict, change_text, figure_interval, figure_text, number, verdict
 from biaslab.statistics import Interval
 
@@ -81,7 +81,8 @@ def estimate_cell(findings: Findings, row: str, metric: str, scope: str = OVERAL
     if row == findings.base.name:
         return Cell(figure_text(metric, estimate), (*lines, *more))
     lines.append(change_text(metric, estimate.change))
-    lines += [] if estimate.spread is None else [f"± {number(estimate.spread)} over seeds"]
+    digits = LOG_RATIO_DIGITS if METRICS[metric].unit == "nats" else 1
+    lines += [] if estimate.spread is None else [f"± {number(estimate.spread, digits)} over seeds"]
     return Cell(figure_text(metric, estimate), (*lines, *more), verdict(metric, estimate))
 
 
