@@ -9,7 +9,7 @@ if TYPE_CHECKING:  # torch is imported where it is needed: results are read and 
     import torch
     from torch import Tensor
 
-Unit = Literal["points", "percent"]
+Unit = Literal["points", "percent", "nats"]
 _LEVELS = (0.025, 0.975)  # of a 95 % interval
 SIGNIFICANT = 0.05
 OVERALL = "overall"  # the scope of all
@@ -61,8 +61,8 @@ class Samples(NamedTuple):
     resamples: Tensor  # [resample, part]; in each treatment the same draws from the data, so that changes are paired
 
     def change_from(self, before: Samples, unit: Unit) -> Samples:
-        """Return the change of each part, in points or in percent of what it was before."""
-        if unit == "points":
+        """Return the change of each part, in points or nats, or in percent of what it was before."""
+        if unit != "percent":
             return Samples(self.value - before.value, self.resamples - before.resamples)
         return Samples(100 * (self.value / before.value - 1), 100 * (self.resamples / before.resamples - 1))
 

@@ -15,7 +15,8 @@ from biaslab.statistics import Estimate, Interval
 Verdict = Literal["", "better", "worse", "unclear", "past"]
 LABELS: dict[Verdict, str] = {"better": "better", "worse": "worse", "unclear": "not significant", "past": "past 50"}
 NOT_SIGNIFICANT = "not significant (95 % CI includes 0)"
-_DIGITS = dict.fromkeys(METRICS, (1, 1)) | {"gap": (5, 0), "log gap": (2, 0)}  # of a figure and of its change
+# of a figure and of its change
+_DIGITS = dict.fromkeys(METRICS, (1, 1)) | {"gap": (5, 0), "log gap": (2, 0), "pairs": (2, 2), "panda": (2, 0)}
 
 
 def number(value: float, digits: int = 1, sign: bool = False) -> str:
