@@ -61,7 +61,7 @@ class Samples(NamedTuple):
     resamples: Tensor  # [resample, part]; in each treatment the same draws from the data, so that changes are paired
 
     def change_from(self, before: Samples, unit: Unit) -> Samples:
-        """Return the change of each part: the difference in points or nats, or in percent of what it was before."""
+        """Return the change of each part, in points or nats, or in percent of what it was before."""
         if unit != "percent":
             return Samples(self.value - before.value, self.resamples - before.resamples)
         return Samples(100 * (self.value / before.value - 1), 100 * (self.resamples / before.resamples - 1))

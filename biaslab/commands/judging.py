@@ -4,11 +4,14 @@ from typing import Any, TypeVar
 
 from biaslab.data.corpus import read_sentences
 from biaslab.data.knowledge import KnowledgeDataModule
+from biaslab.data.minimal_pairs import MinimalPairsDataModule
 from biaslab.data.module import EvaluationData
+from biaslab.data.panda_pairs import PandaPairsDataModule
 from biaslab.data.stereoset import StereoSetDataModule
 from biaslab.errors import InputError, require_positive
 from biaslab.evaluation.knowledge import Knowledge
 from biaslab.evaluation.measures import Perplexity, StereoSet
+from biaslab.evaluation.pairs import MinimalPairs, PandaPairs
 from biaslab.neurons.neuron_set import NeuronSet
 
 Data = TypeVar("Data", bound=EvaluationData)
@@ -43,6 +46,18 @@ def perplexity(text: str, sentences: int, split: str = "evaluation", seeds: int 
     if not ordinary:
         raise InputError(f"`text` is expected to have {split} sentences but {text} has none. Give a longer one.")
     return Perplexity(ordinary, seeds)
+
+
+def minimal_pairs(model_name: str, trust_remote_code: bool) -> list[MinimalPairs]:
+    """Return the measure on held-out minimal pairs; none if none can be asked."""
+    data = ready(MinimalPairsDataModule(model_name, trust_remote_code=trust_remote_code))
+    return [MinimalPairs(data)] if data.pairs else []
+
+
+def panda_pairs(model_name: str, trust_remote_code: bool, limit: int | None = None) -> list[PandaPairs]:
+    """Return the measure on held-out sentences of PANDA and their rewrites; none if none can be asked."""
+    data = ready(PandaPairsDataModule(model_name, limit, trust_remote_code=trust_remote_code))
+    return [PandaPairs(data)] if data.pairs else []
 
 
 def knowledge(model_name: str, trust_remote_code: bool) -> list[Knowledge]:

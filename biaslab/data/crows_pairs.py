@@ -67,15 +67,15 @@ def shared_queries(tokenizer: PreTrainedTokenizerBase, pairs: list[CrowsPair]) -
     queries = []
     for pair, *sentences in zip(pairs, more, less, strict=True):
         order = 1 if pair.direction == "stereo" else -1  # that of the groups, not of the stereotypes
-        places = _shared_places(*sentences[::order])[::order]
+        places = shared_places(*sentences[::order])[::order]
         queries += [masked_in_turn(tokenizer, *both) for both in zip(sentences, places, strict=True)]
     return queries
 
 
-def _shared_places(first: list[int], second: list[int]) -> tuple[list[int], list[int]]:
+def shared_places(first: list[int], second: list[int]) -> tuple[list[int], list[int]]:
     """Return where the shared tokens stand in each of two sentences, without the first and the last.
 
-    >>> _shared_places([101, 7, 8, 102], [101, 5, 6, 8, 102])
+    >>> shared_places([101, 7, 8, 102], [101, 5, 6, 8, 102])
     ([2], [3])
     """
     blocks = SequenceMatcher(None, first, second).get_matching_blocks()

@@ -1,10 +1,12 @@
-"""What the effects of neurons at all positions are measured on: StereoSet's clusters, and ordinary text.
+"""What the effects of neurons at all positions are measured on: StereoSet's clusters, ordinary text, and more.
 
 A batch holds ``number``, ``input_ids`` ``[sequence, token]``; the queries' ``row``, ``position`` and ``target_ids``
 ``[query]``, and ``weights`` ``[sum, query]``, as :func:`biaslab.attribution.importance.first_order_effects` takes them.
 Of the effects on the sums, those on ``sum`` ``[part]`` are multiplied by ``share`` and added to ``quantity``, one of
 :func:`quantities_of`, both ``[part, sequence]``. A batch of text has ``tokens``, their number, too: its effects are
-squared first. Floating-point numbers are float32: not every device has float64.
+squared first. If a batch has ``pair`` ``[sequence]``, its only sum is that of the absolute values of the pairs' sums.
+Floating-point numbers are float32: not every device has float64. The sources "pairs", "panda-pairs" and "knowledge" are
+of :mod:`biaslab.data.pair_effects`.
 """
 
 import random
@@ -17,6 +19,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from biaslab.data import pair_effects
 from biaslab.data.corpus import read_sentences
 from biaslab.data.queries import causal_queries, group_queries, masked_queries
 from biaslab.data.stereoset import DOMAINS, Terms, candidate_word, half_of, read_clusters, spread
@@ -39,7 +42,17 @@ def quantities_of(sources: Sequence[str]) -> list[str]:
     ['gender/bias', 'gender/guard', 'profession/bias']
     """
     of_stereoset = [f"{domain}/{name}" for domain in DOMAINS for name in SUMS]
-    return [*of_stereoset * ("stereoset" in sources), *[TEXT] * any(source != "stereoset" for source in sources)]
+    of_pairs = [name for source, names in pair_effects.QUANTITIES.items() if source in sources for name in names]
+    return [*of_stereoset * ("stereoset" in sources), *[TEXT] * bool(text_sources(sources)), *of_pairs]
+
+
+def text_sources(sources: Sequence[str]) -> list[str]:
+    """Return those of the sources that are ordinary text.
+
+    >>> text_sources(["stereoset", "bold", "pairs"])
+    ['bold']
+    """
+    return [source for source in sources if source != "stereoset" and source not in pair_effects.QUANTITIES]
 
 
 def make_batches(
@@ -47,7 +60,8 @@ def make_batches(
 ) -> list[dict[str, Any]]:
     """Return the batches of "stereoset" (its test split) and of sources of plain sentences (their "contrast" split).
 
-    Of each source come at most ``limit`` clusters or sentences, and of plain sentences at most 300.
+    Or of "pairs", "panda-pairs" and "knowledge". Of each source come at most ``limit`` clusters, sentences, pairs or
+    facts, and of plain sentences and PANDA's pairs at most 300.
 
     Raises:
         InputError: if a source has no sentence that can be used.
@@ -56,6 +70,9 @@ def make_batches(
     for source in sources:
         if source == "stereoset":
             batches += _stereoset(tokenizer, limit, tokens_per_batch, terms)
+        elif source in pair_effects.QUANTITIES:
+            first = quantities_of(sources).index(pair_effects.QUANTITIES[source][0])
+            batches += pair_effects.make_batches(tokenizer, source, limit, tokens_per_batch, first)
         else:
             sentences = _tokens(tokenizer, source, limit)
             batches += _text(tokenizer, sentences, tokens_per_batch, quantities_of(sources).index(TEXT))
@@ -129,7 +146,7 @@ def _sentences(source: str, split: str) -> list[str]:
 
 def other_sentences(sources: Sequence[str]) -> list[str]:
     """Return sentences to measure a cost on: of all sources of plain text, and in no batch of :func:`make_batches`."""
-    return [s for source in sources if source != "stereoset" for s in _sentences(source, "train")[:_OTHERS]]
+    return [s for source in text_sources(sources) for s in _sentences(source, "train")[:_OTHERS]]
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, source: str, limit: int) -> list[list[int]]:
@@ -147,7 +164,7 @@ def plain_batches(
     Raises:
         InputError: if none of the sources is plain text, or one has no sentences.
     """
-    of_text = [source for source in sources if source != "stereoset"]
+    of_text = text_sources(sources)
     if not of_text:
         raise InputError(
             '`contrast` is expected to have a source of ordinary text, such as "bold", for the replacement "mean" but '

@@ -5,7 +5,7 @@ stereotype. Each pair of words has two sentences, and each word is right in one 
 same word of a pair is right in half of the sentences.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -117,16 +117,20 @@ class Fact(NamedTuple):
     wrong: str
 
 
-def _facts() -> Iterator[Fact]:
-    for dimension, lines in _TWINS.items():
-        for line in lines.strip().splitlines():
-            words, _, sentences = line.strip().partition(": ")
-            first, second = words.split(", ")
-            for start, right, wrong in zip(sentences.split(" | "), (first, second), (second, first), strict=True):
-                yield Fact(dimension, f"{start} {SLOT}.", right, wrong)
+def read_twins(twins: Mapping[str, str]) -> tuple[Fact, ...]:
+    """Return the facts of a table by dimension, whose lines are ``right, wrong: sentence | its twin``."""
+    return tuple(fact for dimension, lines in twins.items() for fact in _facts(dimension, lines))
 
 
-FACTS: tuple[Fact, ...] = tuple(_facts())
+def _facts(dimension: str, lines: str) -> Iterator[Fact]:
+    for line in lines.strip().splitlines():
+        words, _, sentences = line.strip().partition(": ")
+        first, second = words.split(", ")
+        for start, right, wrong in zip(sentences.split(" | "), (first, second), (second, first), strict=True):
+            yield Fact(dimension, f"{start} {SLOT}.", right, wrong)
+
+
+FACTS: tuple[Fact, ...] = read_twins(_TWINS)  # what is reported; what is spared is in `knowledge_to_spare`
 
 
 def known_facts(tokenizer: PreTrainedTokenizerBase, facts: Iterable[Fact] = FACTS) -> list[Fact]:

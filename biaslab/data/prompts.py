@@ -178,7 +178,9 @@ class PromptDataModule(TokenizedData):
             settings can be chosen on the others.
         contrast_positions: where neurons are asked what they do to the contrast set: at the "slot", by IG² (for the
             selection "guarded"), or at "all" positions, by their first-order effects (for "fisher"; then StereoSet's
-            words of several tokens count, too, and plain sentences tell what the language model needs).
+            words of several tokens count, too, and plain sentences tell what the language model needs). There, and only
+            there, sources are also "pairs" (minimal pairs), "panda-pairs" (PANDA's sentences beside their rewrites) and
+            "knowledge" (sentences that ask for what words mean); the selection does not read them.
         trust_remote_code: let a checkpoint bring its own Python code.
     """
 

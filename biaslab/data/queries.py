@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from biaslab.errors import InputError
+from biaslab.models.tokens import start_token
 
 BLANK = "BLANK"
 
@@ -45,6 +46,20 @@ def causal_queries(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str])
     """Return the sentences to score under a causal language model, without special tokens, ``[sentence][1]``."""
     tokens = tokenizer(list(sentences), add_special_tokens=False)["input_ids"]
     return [[Query(tuple(sentence), len(sentence) - 1, sentence[-1])] for sentence in tokens]
+
+
+def token_queries(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str]) -> Queries:
+    """Return what to ask a causal language model about each token of sentences, ``[sentence][token]``.
+
+    A position is that of the token before. The first token is asked for after the start token alone, the others after
+    the tokens of the sentence alone, as :func:`biaslab.evaluation.scoring.sequence_log2_probabilities` has them.
+    """
+    start = (start_token(tokenizer),)
+    tokens = tokenizer(list(sentences), add_special_tokens=False)["input_ids"]
+    return [
+        [Query(start, 0, ids[0]), *(Query(tuple(ids[:-1]), place, ids[place + 1]) for place in range(len(ids) - 1))]
+        for ids in tokens
+    ]
 
 
 def word_pieces(tokenizer: PreTrainedTokenizerBase, candidates: Sequence[tuple[str, str]]) -> list[list[int]]:
@@ -113,8 +128,34 @@ def _tensors(group: list[tuple[int, Query]]) -> dict[str, Tensor]:
     }
 
 
+def group_places(candidates: Sequence[Iterable[Query]], apart: Sequence[Any] = ()) -> list[dict[str, Tensor]]:
+    """Put queries into groups as :func:`group_queries`, but equal inputs with several places once.
+
+    Inputs of candidates that ``apart`` gives other values are kept apart, ``[candidate]``.
+
+    Returns:
+        For each length ``input_ids`` ``[input, sequence]``, and for each query its ``row`` among the inputs, its
+        ``position``, its ``target_ids`` and its ``candidate``'s index, ``[query]``.
+    """
+    groups: dict[int, tuple[dict[Any, int], list[tuple[int, ...]]]] = {}
+    for candidate, queries in enumerate(candidates):
+        for query in queries:
+            rows, asked = groups.setdefault(len(query.input_ids), ({}, []))
+            row = rows.setdefault((query.input_ids, apart[candidate] if apart else None), len(rows))
+            asked.append((row, query.position, query.target_id, candidate))
+    names = ("row", "position", "target_ids", "candidate")
+    return [
+        {"input_ids": torch.tensor([ids for ids, _ in rows]), **dict(zip(names, torch.tensor(asked).T, strict=True))}
+        for _, (rows, asked) in sorted(groups.items())
+    ]
+
+
 def whole_examples(
-    queries: Sequence[Sequence[Query]], candidates: int, tokens_per_batch: int, key: Callable[[list[int]], Any]
+    queries: Sequence[Sequence[Query]],
+    candidates: int,
+    tokens_per_batch: int,
+    key: Callable[[list[int]], Any],
+    group: Callable[[Sequence[Iterable[Query]]], list[dict[str, Tensor]]] = group_queries,
 ) -> list[dict[str, Any]]:
     """Return batches of at most ``tokens_per_batch`` tokens, but at least one example; its equal inputs count once.
 
@@ -122,7 +163,7 @@ def whole_examples(
     the other. Examples are put in the order of ``key``, which is given the lengths of an example's inputs.
 
     Returns:
-        For each batch ``inputs`` (see :func:`group_queries`; a candidate's index counts within the batch, example by
+        For each batch ``inputs`` (of ``group``; a candidate's index counts within the batch, example by
         example) and ``examples`` (their numbers, ``[example]``).
     """
     examples = [queries[start : start + candidates] for start in range(0, len(queries), candidates)]
@@ -138,6 +179,6 @@ def whole_examples(
         batches[-1].append(number)
         room -= cost
     return [
-        {"inputs": group_queries([one for n in batch for one in examples[n]]), "examples": torch.tensor(batch)}
+        {"inputs": group([one for n in batch for one in examples[n]]), "examples": torch.tensor(batch)}
         for batch in batches
     ]

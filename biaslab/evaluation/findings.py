@@ -36,7 +36,7 @@ SS_LOG_RATIO, PAIRS_LOG_RATIO = "SS log-ratio", "CrowS-Pairs log-ratio"
 class Metric(NamedTuple):
     """How a metric is read."""
 
-    unit: Unit  # of its change: points (the metric is in percent), nats (it too), or percent of what it was before
+    unit: Unit  # of its change: points (the metric is in percent), nats, or percent of what it was before
     ideal: float
     text: str  # for a legend
 
@@ -57,6 +57,9 @@ METRICS = {
     "anti-stereotype": Metric("points", 50, "CrowS-Pairs score of the anti-stereotyping pairs, %"),
     "gap": Metric("percent", 0, "|P(d1) − P(d2)|"),
     "log gap": Metric("percent", 0, "|log P(d1) − log P(d2)|, nats"),
+    "pairs": Metric("nats", 0, "log P(stereotyping sentence) − log P(other) of minimal pairs, nats"),
+    "pairs preferred": Metric("points", 50, "minimal pairs whose stereotyping sentence is likelier, %"),
+    "panda": Metric("percent", 0, "|log P(original) − log P(rewrite)| of PANDA's pairs, nats"),
     "perplexity": Metric("percent", 0, "perplexity"),
     "knowledge": Metric("points", 100, "sentences whose right word is likelier than the wrong one, %"),
     "biased outputs": Metric("points", 0, "biased outputs, %"),

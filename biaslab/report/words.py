@@ -19,7 +19,7 @@ LABELS: dict[Verdict, str] = {
 }  # fmt: skip
 NOT_SIGNIFICANT = "not significant (95 % CI includes 0)"
 _DIGITS = dict.fromkeys(METRICS, (1, 1)) | {  # of a figure and of its change
-    "gap": (5, 0), "log gap": (2, 0),
+    "gap": (5, 0), "log gap": (2, 0), "pairs": (2, 2), "panda": (2, 0),
     **dict.fromkeys((SS_LOG_RATIO, PAIRS_LOG_RATIO), (LOG_RATIO_DIGITS, LOG_RATIO_DIGITS)),
 }  # fmt: skip
 

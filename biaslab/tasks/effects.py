@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -18,7 +19,11 @@ def effects_of(model: PreTrainedModel, batch: Mapping[str, Any], origin: Tensor 
     ``origin`` is what suppression sets the neurons to, ``[layer, neuron]``; 0 by default.
     """
     asked = Asked(*(batch[name] for name in Asked._fields))
-    effects, _ = first_order_effects(model, asked, batch["weights"], origin)
+    effects, logs = first_order_effects(model, asked, batch["weights"], origin)
+    if "pair" in batch:  # the derivative of an absolute value is that of the value, with its sign
+        pair, differences = batch["pair"], torch.zeros(len(asked.input_ids)).to(logs)
+        differences.index_add_(0, pair[asked.row], batch["weights"][0].to(logs) * logs)
+        effects = effects * differences.sign()[pair][:, None, None]
     shared: Tensor = effects[batch["sum"]] * batch["share"].to(effects)[..., None, None]
     return shared
 

@@ -193,7 +193,7 @@ def require_known(settings: Mapping[str, Any], source: contrast.Contrast, positi
             f'`contrast_positions` is expected to be "{wanted}" for the selection {settings["selection"]!r} but is '
             f"{positions!r}."
         )
-    if settings["selection"] == "fisher" and not [source for source in sources if source != "stereoset"]:
+    if settings["selection"] == "fisher" and not effects.text_sources(sources):
         raise InputError(
             '`contrast` is expected to have a source of ordinary text, such as "bold", for the selection "fisher" but '
             f"got {source!r}."

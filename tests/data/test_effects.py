@@ -164,3 +164,7 @@ def test_names():
     assert names == list(dict.fromkeys(names))
     assert names[-1] == "text"
     assert quantities_of(["stereoset"]) == names[:-1]
+    every = quantities_of(["panda-pairs", "knowledge", "stereoset", "pairs", "bold"])
+    assert every[: len(names)] == names  # what the other sources have keeps its number
+    assert every == list(dict.fromkeys(every))
+    assert {"age/pairs", "disability/pairs", "panda", "age/known", "known/information"} < set(every)

@@ -103,6 +103,22 @@ def test_without_a_count_perplexity_decides(run, whole, tmp_path):
     assert neurons.provenance["settings"]["count"] == len(neurons) > 0
 
 
+def test_further_sources_are_measured_beside(run, whole, tmp_path):
+    """What the other sources give stays the same, but for rounding: batches are larger here."""
+    text = NeuronSet.load(whole / "neurons.json").provenance["data"]["contrast"][1]
+    end = run(tmp_path, "--data.contrast", f"[stereoset, {text}, pairs, knowledge]", "--data.tokens_per_batch", "512")
+    assert end.codes == [0], end.output
+    before, after = (
+        safetensors.torch.load_file(folder / "effects.safetensors")
+        for folder in (whole, tmp_path / "runs/attribute/version_0")
+    )
+    further = quantities_of(["pairs", "knowledge"])
+    assert set(after) == {*before, *further}
+    for name, effects in before.items():
+        torch.testing.assert_close(after[name], effects, atol=1e-5, rtol=1e-4)
+    assert all(after[name].abs().max() > 0 for name in ("known/information", "age/known"))
+
+
 class Costs:
     """Neurons that cost this much a piece, in percent, whatever the Fisher information says."""
 
@@ -140,6 +156,10 @@ def test_the_estimate_is_corrected_by_what_is_measured(each, least, most):
     [
         (["--data.contrast_positions", "slot"], "`contrast_positions` is expected to be"),
         (["--data.contrast", "[stereoset]"], "`contrast` is expected to have a source of ordinary text"),
+        (
+            ["--data.contrast", "[stereoset, pairs, knowledge]"],
+            "`contrast` is expected to have a source of ordinary text",
+        ),
         (["--data.contrast", "null"], "`contrast` is expected to name a contrast set"),
         (["--model.selection", "guarded"], "`contrast_positions` is expected to be"),
     ],

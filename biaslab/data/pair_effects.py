@@ -1,0 +1,162 @@
+"""Further sources that effects at all positions are measured on: minimal pairs, PANDA's pairs, and knowledge.
+
+The batches have the form of :mod:`biaslab.data.effects`; the quantities' numbers begin at ``first``.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from biaslab.data.knowledge import Fact, known_facts, word_queries
+from biaslab.data.knowledge_to_spare import FACTS_TO_SPARE
+from biaslab.data.minimal_pairs import DIMENSIONS, PAIRS, MinimalPair, known_pairs, pair_queries
+from biaslab.data.panda_pairs import PandaPair, encoded_pairs, hidden_queries, one_each, read_panda_pairs
+from biaslab.data.queries import Queries, Query, group_places
+from biaslab.errors import InputError
+from biaslab.models.tokens import is_masked
+
+INFORMATION = "known/information"
+_KNOWN = tuple(dict.fromkeys(fact.dimension for fact in FACTS_TO_SPARE))
+QUANTITIES = {  # of each source
+    "pairs": [f"{dimension}/pairs" for dimension in DIMENSIONS],
+    "panda-pairs": ["panda"],
+    "knowledge": [*(f"{dimension}/known" for dimension in _KNOWN), INFORMATION],
+}
+_MOST = 300  # pairs of PANDA
+_Example = TypeVar("_Example", MinimalPair, Fact)
+
+
+def make_batches(
+    tokenizer: PreTrainedTokenizerBase, source: str, limit: int, tokens_per_batch: int, first: int
+) -> Iterator[dict[str, Any]]:
+    """Yield the batches of a source of QUANTITIES: its part to find neurons with, at most ``limit`` pairs or facts.
+
+    Raises:
+        InputError: if the tokenizer knows the words of none.
+    """
+    if source == "pairs":
+        pairs = _in_turn(known_pairs(tokenizer, PAIRS["find"]), limit)
+        batches = of_minimal_pairs(tokenizer, pairs, tokens_per_batch, first)
+    elif source == "panda-pairs":
+        batches = of_panda_pairs(tokenizer, read_panda_pairs("find"), min(limit, _MOST), tokens_per_batch, first)
+    else:
+        facts = _in_turn(known_facts(tokenizer, FACTS_TO_SPARE), limit)
+        batches = of_facts(tokenizer, facts, tokens_per_batch, first)
+    made = list(batches)
+    if not made:
+        raise InputError(f"`contrast` is expected to hold words that the tokenizer knows, but {source!r} has none.")
+    yield from made
+
+
+def _in_turn(examples: Iterable[_Example], limit: int) -> list[_Example]:
+    """Return the first examples, in turn of each dimension."""
+    before: Counter[str] = Counter()
+    ranked = []
+    for example in examples:
+        ranked.append((before[example.dimension], example))
+        before[example.dimension] += 1
+    return [example for _, example in sorted(ranked, key=lambda both: both[0])[:limit]]
+
+
+def of_minimal_pairs(
+    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[MinimalPair], tokens_per_batch: int, first: int = 0
+) -> Iterator[dict[str, Any]]:
+    """Yield what is asked of minimal pairs: the mean over a dimension's pairs of the difference of both scores.
+
+    A score is the sum of :func:`biaslab.data.minimal_pairs.pair_queries`; the stereotyping sentence counts positively.
+    """
+    if pairs:
+        counts = Counter(pair.dimension for pair in pairs)
+        weights = [sign / counts[pair.dimension] for pair in pairs for sign in (1, -1)]
+        quantities = [first + DIMENSIONS.index(pair.dimension) for pair in pairs for _ in range(2)]
+        yield from _weighted(pair_queries(tokenizer, pairs), weights, quantities, tokens_per_batch)
+
+
+def of_facts(
+    tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact], tokens_per_batch: int, first: int = 0
+) -> Iterator[dict[str, Any]]:
+    """Yield what is asked of knowledge: the mean over a dimension's facts of log P(right) - log P(wrong).
+
+    The log-probability of a word is the mean of its tokens', as :func:`biaslab.evaluation.scoring.score_words` has it.
+    Then come batches whose effects are squared: of each fact alone, the difference of both words' first tokens, which
+    one pass serves; facts whose words begin alike are left out of these.
+    """
+    queries = word_queries(tokenizer, facts)
+    counts = Counter(fact.dimension for fact in facts)
+    own = [fact for fact in facts for _ in range(2)]
+    signs = [1.0, -1.0] * len(facts)
+    weights = [
+        sign / counts[fact.dimension] / len(asked) for sign, fact, asked in zip(signs, own, queries, strict=True)
+    ]
+    yield from _weighted(queries, weights, [first + _KNOWN.index(fact.dimension) for fact in own], tokens_per_batch)
+    begun = [asked[:1] if asked[0] != queries[number ^ 1][0] else [] for number, asked in enumerate(queries)]
+    apart = [number // 2 for number in range(len(queries))]  # each fact
+    for batch in _weighted(begun, signs, [first + len(_KNOWN)] * len(queries), tokens_per_batch, apart):
+        yield batch | {"tokens": len(batch["input_ids"])}
+
+
+def of_panda_pairs(
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[PandaPair],
+    limit: int,
+    tokens_per_batch: int,
+    quantity: int = 0,
+    absolute: bool = True,
+) -> Iterator[dict[str, Any]]:
+    """Yield what is asked of PANDA's pairs: the mean of log P(original) - log P(rewrite), or of its absolute value.
+
+    A masked model is asked for a fifth of the tokens that both share, hidden at once; a causal one for each token but
+    the first. Only pairs of equal length are used, one an original: both sentences are then in one batch, whose
+    ``pair`` ``[sequence]`` says which belong together, where the sign is that of the model's own difference.
+    """
+    masked, draw = is_masked(tokenizer), random.Random(0)
+    equal = {pair: (one, other) for pair, one, other in encoded_pairs(tokenizer, pairs) if len(one) == len(other)}
+    chosen = one_each(equal)[:limit]
+    queries: Queries = []
+    for both in (equal[pair] for pair in chosen):
+        queries += hidden_queries(tokenizer, both, draw, folds=1) if masked else map(_later, both)
+    weights = [sign / max(1, len(chosen)) for _ in chosen for sign in (1, -1)]
+    for batch in _weighted(queries, weights, [quantity] * len(queries), tokens_per_batch, range(len(queries)), 2):
+        own = torch.arange(len(batch["input_ids"])) // 2
+        yield batch | ({"pair": own} if absolute else {})
+
+
+def _later(ids: Sequence[int]) -> list[Query]:
+    """Return what to ask a causal model about each token but the first."""
+    return [Query(tuple(ids[:-1]), place, ids[place + 1]) for place in range(len(ids) - 1)]
+
+
+def _weighted(
+    queries: Queries,
+    weights: Sequence[float],
+    quantities: Sequence[int],
+    tokens_per_batch: int,
+    apart: Sequence[int] | None = None,
+    together: int = 1,
+) -> Iterator[dict[str, Any]]:
+    """Yield batches in which each candidate's queries have its weight, in one sum, and add to its quantity.
+
+    Equal inputs of one quantity count once, or those with one number in ``apart``. So many inputs as ``together`` says
+    stay in a batch, where all have the same length.
+    """
+    weight, quantity = torch.tensor(weights), torch.tensor(quantities)
+    for group in group_places(queries, quantities if apart is None else apart):
+        row, candidate, inputs = group["row"], group["candidate"], group["input_ids"]
+        of_row = torch.zeros(len(inputs), dtype=torch.long).index_put((row,), quantity[candidate])
+        size = max(1, tokens_per_batch // (together * inputs.shape[1])) * together
+        for rows in torch.arange(len(inputs)).split(size):
+            chosen = (row >= rows[0]) & (row <= rows[-1])
+            yield {
+                "input_ids": inputs[rows],
+                "row": row[chosen] - rows[0],
+                "position": group["position"][chosen],
+                "target_ids": group["target_ids"][chosen],
+                "weights": weight[candidate[chosen]][None],
+                "sum": torch.zeros(1, dtype=torch.long),
+                "share": torch.ones(1, len(rows)),
+                "quantity": of_row[rows][None],
+            }
