@@ -23,7 +23,7 @@ def negative_log_likelihoods(
     """Return each sentence's negative log-likelihood and number of tokens, ``[sentence, 2]``, in nats, on the CPU.
 
     A masked model is asked for each token with this one hidden and all others in place (pseudo-likelihood), a causal
-    one for each token after those before it.
+    one for each token after those before it. ``tokens_per_batch`` is a masked model's.
 
     Raises:
         InputError: if there are no sentences.
@@ -35,10 +35,10 @@ def negative_log_likelihoods(
         raise InputError("`sentences` is expected to hold at least one sentence but is empty.")
     masked = is_masked(tokenizer)
     encoded = tokenizer(list(sentences), truncation=True, max_length=_MAX_LENGTH, add_special_tokens=masked).input_ids
-    result = torch.zeros(len(encoded), 2, dtype=torch.float64)
     if not masked:
         bits = sequence_log2_probabilities(model, encoded, start_token(tokenizer))
         return torch.tensor([[float(each.sum()) * -math.log(2), len(each)] for each in bits], dtype=torch.float64)
+    result = torch.zeros(len(encoded), 2, dtype=torch.float64)
     places = [
         (index, place)
         for index, sentence in enumerate(encoded)

@@ -92,7 +92,7 @@ def _later_log_probabilities(model: PreTrainedModel, sentences: Sequence[Sequenc
 
 
 def _rows(sentences: Sequence[Sequence[int]], size: int) -> list[list[int]]:
-    """Return which sentences share a row, neighbours in alphabetical order: those that add nothing, or fit into it."""
+    """Return which sentences share a row: neighbours, sorted by their tokens, that fit into it or add nothing."""
     rows: list[list[int]] = []
     read: set[tuple[int, ...]] = set()  # what the row's sentences begin with
     for number in sorted(range(len(sentences)), key=lambda number: tuple(sentences[number])):

@@ -44,7 +44,7 @@ def one_token_at_a_time(model, sentence):
     return torch.stack(found).log2()
 
 
-def native_rows_only(monkeypatch):
+def rows_of_one_sentence(monkeypatch):
     monkeypatch.setattr("biaslab.evaluation.sentences.takes_own_mask", lambda model, length: False)
 
 
@@ -141,7 +141,7 @@ def test_sentences_that_share_a_row():
 
 
 def test_equal_sentences_are_equal_to_the_bit_in_rows_of_their_own(monkeypatch):
-    native_rows_only(monkeypatch)
+    rows_of_one_sentence(monkeypatch)
     found = sequence_log2_probabilities(make_model("gpt2"), SENTENCES, START)
     assert torch.equal(found[3], found[7])
 
