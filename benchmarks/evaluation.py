@@ -1,16 +1,22 @@
-"""StereoSet's dev split: one sentence and one masked piece at a time, against batches that read the slots only.
+"""StereoSet judged plainly, against biaslab.
 
-Both ways score `minilm-mlm`; the plain one a sample of the clusters, spread evenly, from which its time for all is
-inferred by its number of forward passes. Both times include tokenizing, the batches' also reading the file. About two
-minutes:
+Masked: the dev split, one sentence and one masked piece at a time, against batches that read the slots only. Both
+ways score `minilm-mlm`; the plain one a sample of the clusters, spread evenly, from which its time for all is inferred
+by its number of forward passes. Both times include tokenizing, the batches' also reading the file. About two minutes:
 
-    python benchmarks/evaluation.py
+    python benchmarks/evaluation.py masked
+
+Causal: clusters of the test split, spread evenly, under `smollm2-135m`; whole sentences in batches of equal length with
+all logits, against sentences that share what they begin with. CPU seconds without tokenizing. About two minutes:
+
+    python benchmarks/evaluation.py causal
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from jsonargparse import auto_cli
@@ -56,7 +62,49 @@ def in_batches(model: PreTrainedModel) -> tuple[Tensor, int]:
     return scores[examples.argsort()], sum(int(batch["pieces"].sum()) for batch in data.batches)
 
 
-def main(sample: int = 150, rounds: int = 3, threads: int = 1) -> None:
+@torch.no_grad()
+def whole_sentences(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
+    """Return a batch's scores, ``[cluster, 3]``; as many sentences at a time as have 1,024 tokens."""
+    scores = torch.zeros(batch["pieces"].numel())
+    first = model(torch.tensor([[batch["start_id"]]]), use_cache=False).logits[0].log_softmax(-1)  # [1, vocabulary]
+    for group in batch["inputs"]:
+        ids = group["input_ids"]
+        means = []
+        for part in ids.split(max(1, 1024 // ids.shape[1])):
+            logits = model(part, use_cache=False).logits[:, :-1]
+            later = logits.gather(2, part[:, 1:, None])[..., 0] - logits.logsumexp(2)
+            means.append(torch.cat([first[0, part[:, :1]], later], 1).mean(1))
+        scores[group["candidate"]] = torch.cat(means).exp()[group["row"]]
+    return scores.view(-1, 3)
+
+
+def causal(every: int = 32, rounds: int = 3, threads: int = 1) -> None:
+    """Print a row a round.
+
+    Args:
+        every: only every so many-th cluster of the test split.
+        rounds: how often both ways are run, in turns.
+        threads: CPU seconds count those of all.
+    """
+    quiet()
+    torch.set_num_threads(threads)
+    model, _ = load_model("smollm2-135m")
+    data = StereoSetDataModule("smollm2-135m", split="test", every=every)
+    data.setup("test")
+    print(f"{machine()}; {len(data.clusters)} clusters")
+    print(f"{'whole, s':>9} {'biaslab, s':>11} {'ratio':>6} {'largest relative difference':>28} {'other order':>12}")
+    for _ in range(rounds):
+        start = time.process_time()
+        expected = torch.cat([whole_sentences(model, batch) for batch in data.batches])
+        middle = time.process_time()
+        scores = torch.cat([score_clusters(model, batch) for batch in data.batches])
+        whole, shared = middle - start, time.process_time() - middle
+        difference = float((scores / expected - 1).abs().max())
+        other = sum(int((a.argsort() != b.argsort()).any()) for a, b in zip(scores, expected, strict=True))
+        print(f"{whole:9.1f} {shared:11.1f} {whole / shared:6.2f} {difference:28.1e} {other:12}", flush=True)
+
+
+def masked(sample: int = 150, rounds: int = 3, threads: int = 1) -> None:
     """Print a row a round.
 
     Args:
@@ -83,4 +131,4 @@ def main(sample: int = 150, rounds: int = 3, threads: int = 1) -> None:
 
 
 if __name__ == "__main__":
-    auto_cli(main)
+    auto_cli([masked, causal])

@@ -8,7 +8,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from biaslab.errors import InputError
-from biaslab.evaluation.scoring import sequence_log2_probabilities, slot_log_probabilities
+from biaslab.evaluation.scoring import slot_log_probabilities
+from biaslab.evaluation.sentences import sequence_log2_probabilities
 from biaslab.models.tokens import by_length, is_masked, start_token
 from biaslab.statistics import Samples, draw
 
@@ -22,7 +23,7 @@ def negative_log_likelihoods(
     """Return each sentence's negative log-likelihood and number of tokens, ``[sentence, 2]``, in nats, on the CPU.
 
     A masked model is asked for each token with this one hidden and all others in place (pseudo-likelihood), a causal
-    one for each token after those before it.
+    one for each token after those before it. ``tokens_per_batch`` is a masked model's.
 
     Raises:
         InputError: if there are no sentences.
@@ -34,14 +35,10 @@ def negative_log_likelihoods(
         raise InputError("`sentences` is expected to hold at least one sentence but is empty.")
     masked = is_masked(tokenizer)
     encoded = tokenizer(list(sentences), truncation=True, max_length=_MAX_LENGTH, add_special_tokens=masked).input_ids
-    result = torch.zeros(len(encoded), 2, dtype=torch.float64)
     if not masked:
-        start = start_token(tokenizer)
-        for batch in by_length([len(sentence) for sentence in encoded], tokens_per_batch):
-            tokens = torch.tensor([encoded[index] for index in batch], device=model.device)
-            bits = sequence_log2_probabilities(model, tokens, start).cpu().double()
-            result[batch, 0], result[batch, 1] = bits.sum(1) * -math.log(2), float(tokens.shape[1])
-        return result
+        bits = sequence_log2_probabilities(model, encoded, start_token(tokenizer))
+        return torch.tensor([[float(each.sum()) * -math.log(2), len(each)] for each in bits], dtype=torch.float64)
+    result = torch.zeros(len(encoded), 2, dtype=torch.float64)
     places = [
         (index, place)
         for index, sentence in enumerate(encoded)

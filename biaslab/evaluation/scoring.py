@@ -9,10 +9,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from biaslab.errors import InputError
+from biaslab.evaluation.sentences import sequence_log2_probabilities
 from biaslab.models.architectures import architecture, without_cache
 from biaslab.models.heads import slot_only
-
-_TOKENS_AT_ONCE = 1024  # of a causal model, whose logits at all places are needed: 200 MB for GPT-2's vocabulary
 
 
 def slot_log_probabilities(
@@ -62,30 +61,6 @@ def target_log_probabilities(model: PreTrainedModel, batch: Mapping[str, Any]) -
     return torch.cat(logs, 1)
 
 
-def sequence_log2_probabilities(model: PreTrainedModel, input_ids: Tensor, start_id: int) -> Tensor:
-    """Return log₂ of each token's probability after the tokens before it under a causal model, ``[batch, sequence]``.
-
-    As in StereoSet's own script, the first token is conditioned on the start token alone, and the later ones on the
-    tokens of the sequence alone, without the start token.
-
-    Args:
-        model: a causal language model of the table.
-        input_ids: token ids without special tokens, ``[batch, sequence]``; nothing is padded.
-        start_id: id of the start token.
-    """
-    start = torch.full((1, 1), start_id, device=input_ids.device)
-    first = _logits(model, start)[0, 0].float().log_softmax(-1)[input_ids[:, :1]]  # [batch, 1]
-    rows = max(1, _TOKENS_AT_ONCE // input_ids.shape[1])
-    later = torch.cat([_next_log_probabilities(model, part) for part in torch.split(input_ids, rows)])
-    return torch.cat([first, later], 1) / math.log(2)
-
-
-def _next_log_probabilities(model: PreTrainedModel, input_ids: Tensor) -> Tensor:
-    """Return the log-probability of each token but the first, ``[batch, sequence - 1]``."""
-    logits = _logits(model, input_ids)[:, :-1].float()
-    return logits.gather(2, input_ids[:, 1:, None])[:, :, 0] - logits.logsumexp(2)
-
-
 def _logits(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
     logits: Tensor = model(input_ids=input_ids, attention_mask=attention_mask, **without_cache(model)).logits
     return logits
@@ -111,13 +86,12 @@ def score_clusters(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
         Nadeem et al. 2021, section 5, and the authors' scripts; for "pll", Salazar et al. 2020.
     """
     _require_kind(model, batch["rule"])
+    if batch["rule"] == "causal":
+        scores = torch.stack([bits.mean().exp2() for bits in _bits(model, batch)])
+        return scores.view(-1, 3).float().to(batch["pieces"].device)
     scores = torch.zeros(batch["pieces"].numel(), device=batch["pieces"].device)
     for group in batch["inputs"]:
-        if batch["rule"] == "causal":
-            bits = sequence_log2_probabilities(model, group["input_ids"], batch["start_id"])
-            values = bits.mean(1).exp2()[group["row"]]
-        else:
-            values = _at_slots(model, group)
+        values = _at_slots(model, group)
         scores.index_add_(0, group["candidate"], values.exp() if batch["rule"] == "authors" else values)
     return torch.div(scores.view(-1, 3), batch["pieces"])
 
@@ -144,13 +118,11 @@ def score_pairs(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
         Nangia et al. 2020, section 3, and the authors' script.
     """
     _require_kind(model, batch["rule"])
+    if batch["rule"] == "causal":
+        return torch.stack([bits.sum() * math.log(2) for bits in _bits(model, batch)]).view(-1, 2)
     scores = torch.zeros(2 * len(batch["examples"]), dtype=torch.float64)
     for group in batch["inputs"]:
-        if batch["rule"] == "causal":
-            bits = sequence_log2_probabilities(model, group["input_ids"], batch["start_id"]).cpu().double()
-            nats = bits.sum(1)[group["row"].cpu()] * math.log(2)
-        else:
-            nats = _at_slots(model, group).cpu().double()
+        nats = _at_slots(model, group).cpu().double()
         scores.index_add_(0, group["candidate"].cpu(), nats)
     return scores.view(-1, 2)
 
@@ -180,6 +152,16 @@ def _require_kind(model: PreTrainedModel, rule: str) -> None:
             f"`model` is expected to be a {wanted} language model, as its tokenizer says, but got a "
             f"{model.config.model_type}. Give model and data the same `model_name`."
         )
+
+
+def _bits(model: PreTrainedModel, batch: Mapping[str, Any]) -> list[Tensor]:
+    """Return :func:`sequence_log2_probabilities` of each candidate."""
+    sentences: dict[int, list[int]] = {}
+    for group in batch["inputs"]:
+        input_ids = group["input_ids"].tolist()
+        for candidate, row in zip(group["candidate"].tolist(), group["row"].tolist(), strict=True):
+            sentences[candidate] = input_ids[row]
+    return sequence_log2_probabilities(model, [each for _, each in sorted(sentences.items())], batch["start_id"])
 
 
 def _at_slots(model: PreTrainedModel, group: Mapping[str, Tensor]) -> Tensor:

@@ -111,3 +111,14 @@ def ffn_shape(model: PreTrainedModel) -> tuple[int, int]:
 def without_cache(model: PreTrainedModel) -> dict[str, bool]:
     """Return the argument of a forward pass that keeps a causal model from storing its keys and values."""
     return {} if architecture(model).masked else {"use_cache": False}
+
+
+def takes_own_mask(model: PreTrainedModel, length: int) -> bool:
+    """Return whether a causal model attends just as a 4-D mask says, in a sequence whose positions end at ``length``.
+
+    Code that came with a checkpoint, or other attention kernels, may take their own view of it, and a sliding window
+    that is shorter is none of it.
+    """
+    native = type(model).__module__.startswith("transformers.models.")
+    window = getattr(model.config, "sliding_window", None)
+    return native and model.config._attn_implementation in ("eager", "sdpa") and (window is None or length <= window)

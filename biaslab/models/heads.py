@@ -22,6 +22,17 @@ def slot_only(model: PreTrainedModel, position: Tensor) -> Iterator[None]:
 
 
 @contextmanager
+def places_only(model: PreTrainedModel, places: Tensor) -> Iterator[None]:
+    """Within the block, only true places, ``[batch, sequence]``, are projected: logits ``[place, vocabulary]``."""
+
+    def choose(module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor]:
+        return (args[0][places],)
+
+    with model.get_output_embeddings().register_forward_pre_hook(choose):
+        yield
+
+
+@contextmanager
 def replaced_forward(module: nn.Module, function: Callable[..., Any]) -> Iterator[None]:
     """Within the block, ``function`` is called in place of the module's forward pass.
 

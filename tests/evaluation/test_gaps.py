@@ -2,11 +2,12 @@ import math
 
 import pytest
 import torch
-from conftest import bpe_tokenizer, make_model, wordpiece_tokenizer
+from conftest import CAUSAL, bpe_tokenizer, make_model, wordpiece_tokenizer
 
 from biaslab.errors import InputError
 from biaslab.evaluation.gaps import demographic_gaps, gap_samples
 from biaslab.evaluation.perplexity import negative_log_likelihoods, perplexity, perplexity_samples
+from biaslab.neurons.suppression import suppressed
 from biaslab.statistics import estimate
 
 SENTENCES = ["the doctor is kind", "the old man loves cooking", "she was not at home"]
@@ -103,6 +104,21 @@ def test_causal_sentences_of_equal_length_travel_together(monkeypatch):
     together = negative_log_likelihoods(model, tokenizer, SENTENCES * 2)
     alone = torch.cat([negative_log_likelihoods(model, tokenizer, [sentence]) for sentence in SENTENCES * 2])
     torch.testing.assert_close(together, alone, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("model_type", CAUSAL)
+def test_causal_likelihood_against_a_loop(model_type):
+    """Sentences of several lengths in one pass, with suppressed neurons."""
+    tokenizer = bpe_tokenizer(masked=False)
+    model = make_model(model_type, len(tokenizer))
+    with suppressed(model, [(0, 1), (2, 30)]):
+        found = negative_log_likelihoods(model, tokenizer, SENTENCES)
+        for row, sentence in zip(found.tolist(), SENTENCES, strict=True):
+            ids = tokenizer(sentence)["input_ids"]
+            before = [[tokenizer.bos_token_id], *(ids[:end] for end in range(1, len(ids)))]
+            passes = [model(input_ids=torch.tensor([each])).logits[0, -1].double().log_softmax(-1) for each in before]
+            total = -sum(float(each[token]) for each, token in zip(passes, ids, strict=True))
+            assert row == pytest.approx([total, len(ids)], rel=1e-5)
 
 
 def test_perplexity_of_a_uniform_model_is_the_vocabulary():

@@ -14,8 +14,9 @@ from biaslab.data.crows_pairs import CrowsPairsDataModule
 from biaslab.data.stereoset import StereoSetDataModule, read_clusters
 from biaslab.errors import InputError
 from biaslab.evaluation.measures import CrowsPairs, StereoSet
-from biaslab.evaluation.scoring import score_clusters, score_pairs, sequence_log2_probabilities, slot_log_probabilities
+from biaslab.evaluation.scoring import score_clusters, score_pairs, slot_log_probabilities
 from biaslab.models.loading import load_model
+from biaslab.neurons.suppression import suppressed
 
 CASES = [  # context with {} for BLANK; stereotype, anti-stereotype, unrelated: words of one piece and of many
     ("The doctor is very {}.", "rich", "broke", "water"),
@@ -101,7 +102,7 @@ def test_pll_agrees_with_one_sentence_at_a_time(tmp_path, kind):
 
 @pytest.mark.parametrize("tokens_per_batch", [1, 4096])
 def test_causal_scores_agree_with_one_token_at_a_time(tmp_path, tokens_per_batch, monkeypatch):
-    monkeypatch.setattr("biaslab.evaluation.scoring._TOKENS_AT_ONCE", 30)
+    monkeypatch.setattr("biaslab.evaluation.sentences._TOKENS_AT_ONCE", 30)
     model, tokenizer, data = prepare(tmp_path, "causal", tokens_per_batch=tokens_per_batch, limit=4)
     expected = [
         [reference.causal_score(model, tokenizer, sentence) for sentence in cluster.sentences]
@@ -131,6 +132,20 @@ def test_the_log_ratio_is_of_log_probabilities_whatever_the_rule(tmp_path, kind,
         value = figures["SS log-ratio", scope].value
         assert value.tolist() == pytest.approx([fmean(map(fmean, of_term.values()))], abs=1e-4)
         assert figures["SS log-ratio", scope].resamples.shape == (2000, 1)
+
+
+@pytest.mark.parametrize("suppressed_to", [None, 0.0, 2.0])
+@pytest.mark.parametrize("model_type", CAUSAL)
+def test_causal_scores_of_each_architecture_with_suppressed_neurons(tmp_path, model_type, suppressed_to):
+    _, tokenizer, data = prepare(tmp_path, "causal", limit=4)
+    model = make_model(model_type, vocab_size=len(tokenizer))
+    neurons = [] if suppressed_to is None else [(0, 1), (1, 7), (2, 30), (2, 31)]
+    with suppressed(model, neurons, suppressed_to or 0.0):
+        expected = [
+            [reference.causal_score(model, tokenizer, sentence) for sentence in cluster.sentences]
+            for cluster in read_clusters(tmp_path / "mine.json")[:4]
+        ]
+        torch.testing.assert_close(scored(model, data), torch.tensor(expected), atol=0, rtol=1e-4)
 
 
 @pytest.mark.assets
@@ -219,27 +234,6 @@ def test_the_softmax_is_in_float32(bert):
 def test_another_shape_of_position_is_refused(bert):
     with pytest.raises(InputError, match=r"`position` .* \[4\], .* but got \[3\]"):
         slot_log_probabilities(bert, random_batch()[0], torch.zeros(3, dtype=torch.long))
-
-
-@pytest.mark.parametrize("model_type", CAUSAL)
-def test_sequence_log2_probabilities_of_each_causal_architecture(model_type):
-    model = make_model(model_type)
-    input_ids = random_batch()[0][:2]
-    found = sequence_log2_probabilities(model, input_ids, start_id=1)
-    assert found.shape == input_ids.shape
-    for row, tokens in zip(found, input_ids, strict=True):
-        places = [([1], 0)] + [(tokens[:index].tolist(), index - 1) for index in range(1, 9)]
-        expected = [
-            reference.probabilities(model, *place)[token].log2() for place, token in zip(places, tokens, strict=True)
-        ]
-        torch.testing.assert_close(row, torch.stack(expected).float(), atol=1e-4, rtol=1e-4)
-
-
-def test_a_sequence_of_one_token(bert):
-    model = make_model("gpt2")
-    found = sequence_log2_probabilities(model, torch.tensor([[7], [8]]), start_id=1)
-    expected = reference.probabilities(model, [1], 0)[[7, 8]].log2().float()
-    torch.testing.assert_close(found[:, 0], expected)
 
 
 PAIRS = [  # more and less stereotyping, direction: of equal and of unequal length, with shared tokens in another order
