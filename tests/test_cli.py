@@ -137,13 +137,15 @@ def test_fit_then_test_by_checkpoint_then_bake(lab, workdir, name):
     assert untrained.estimates.keys() == trained.estimates.keys()
 
 
-def test_fisher(lab, workdir, tiny_cache):
+@pytest.mark.parametrize("selection", ["fisher", "balanced"])
+def test_effects_at_all_positions(lab, workdir, tiny_cache, selection):
     options = ["--model.model_name", str(lab / "model"), "--model.steps", "2", "--model.count", "4"]
     data = ["--data.dimensions", "[gender]", "--data.modifiers", "1", "--data.contrast_limit", "8"]
-    main(["predict", "-c", str(CONFIGS / "fisher.yaml"), *options, *data, *QUIET])
-    run = workdir / "runs/fisher/version_0"
+    main(["predict", "-c", str(CONFIGS / f"{selection}.yaml"), *options, *data, *QUIET])
+    run = workdir / f"runs/{selection}/version_0"
     neurons = NeuronSet.load(run / "neurons.json")
     assert (len(neurons), neurons.values.shape) == (4, (3, 48))
+    assert (neurons.strengths is None) == (selection == "fisher")
     assert (run / "effects.safetensors").exists()
     judge(lab, "-c", str(CONFIGS / "suppress.yaml"), "--trainer.callbacks.neurons", str(run / "neurons.json"))
     suppressed = judged(workdir, 0)

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from biaslab.commands.cards import SCORES, read_scores
+from biaslab.data.contrast import sources_of
 from biaslab.data.presets import PRESETS, USUAL, Selection
 from biaslab.errors import InputError
 from biaslab.evaluation.findings import OVERALL, Findings, write_csv
@@ -52,10 +53,11 @@ def compare(
         a: a neuron file, a model (an asset's name, a folder or a hub id), or a debiasing baseline's ``*.ckpt``.
         b: likewise; such as a model and what was trained from it.
         preset: how many prompts: "small" (minutes on two cores) or "paper".
-        selection: "fisher", "guarded", "ranked" or "paper".
+        selection: "balanced", "fisher", "guarded", "ranked" or "paper".
         source: of "guarded" and "ranked": where bias is read: "prompts", "contrast" or "both".
         count: how many neurons; 2 % of all by default.
-        guard_weight: how much what ordinary sentences need counts against a neuron; 3 by default, of "fisher" 0.375.
+        guard_weight: how much what ordinary sentences need counts against a neuron; 3 by default, of "fisher" 0.375
+            and of "balanced" 0.25.
         dimensions: which demographics are asked about; the preset's by default.
         kinds: of judging modifiers in the prompts; the preset's by default.
         modifiers: how many of each kind; the preset's by default.
@@ -81,7 +83,9 @@ def compare(
     usual = USUAL[selection]
     if usual.contrast_positions == "all":
         data |= {"contrast_positions": "all", "contrast_limit": contrast_limit or usual.contrast_limit}
+        data["contrast"] = usual.contrast if contrast is None else contrast
     options = {key: settings[key] for key in ("selection", "source", "count", "trust_remote_code")}
+    options |= usual.options(sources_of(data["contrast"]))
     options["guard_weight"] = usual.guard_weight if guard_weight is None else guard_weight
     if selection == "paper":
         options["source"] = "prompts"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from biaslab.data.presets import CONTRAST, DIMENSIONS, KINDS, MODIFIERS, USUAL, Replacement, Selection
+from biaslab.data.presets import AT_ALL_POSITIONS, DIMENSIONS, KINDS, MODIFIERS, USUAL, Replacement, Selection
 from biaslab.errors import require_one_of, require_positive
 from biaslab.evaluation.findings import OVERALL, Findings, gap_rows, write_csv
 from biaslab.neurons.neuron_set import NeuronSet, random_like
@@ -27,12 +27,14 @@ HALF = 0.5  # a softer suppression, printed beside: it keeps much of the effect 
 
 def debias(
     model: str = "minilm-mlm",
-    selection: Selection = "fisher",
+    selection: Selection = "balanced",
     source: Literal["prompts", "contrast", "both"] | None = None,
-    contrast: str | Sequence[str] = CONTRAST,
+    source_weights: dict[str, float] | None = None,
+    contrast: str | Sequence[str] | None = None,
     count: int | None = None,
     perplexity_percent: float = 3.0,
     guard_weight: float | None = None,
+    knowledge_weight: float | None = None,
     replacement: Replacement | None = None,
     dimensions: Sequence[str] = DIMENSIONS,
     kinds: Sequence[str] = KINDS,
@@ -58,19 +60,29 @@ def debias(
 
     Args:
         model: an asset's name, a folder or a hub id.
-        selection: "fisher" (the most bias for what ordinary text loses), "guarded", "ranked" or "paper".
+        selection: "balanced" (suppresses bias neurons and strengthens those that hold against bias, each by what it
+            does to bias for what ordinary text loses), "fisher" (switches off the neurons of the most bias for what
+            text loses), "guarded", "ranked" or "paper".
         source: where bias is read: "prompts", "contrast" (only with "stereoset"), or "both"; by default the contrast
             set for "fisher", else both.
-        contrast: what is spared: any of "stereoset" (its test split), "bold", "bug", "panda", text files.
-        count: how many neurons; by default as many as the perplexity allows for "fisher", else 2 % of all.
-        perplexity_percent: of "fisher": by how much suppression may raise perplexity, on text that is not reported on.
-        guard_weight: how much what fitting words need counts against a neuron: by default 0.375 for "fisher", else 3.
+        source_weights: of "balanced" and "fisher", instead: how much each of "prompts", "contrast", "pairs" (minimal
+            pairs) and "panda-pairs" counts; by default contrast 1, prompts 0.75 and pairs 0.5 for "balanced".
+        contrast: what is read or spared: any of "stereoset" (its test split), "bold", "bug", "panda", text files; of
+            "balanced" and "fisher" also "pairs", "panda-pairs" and "knowledge".
+        count: how many neurons; by default 5 % of all for "balanced", as many as the perplexity allows for "fisher",
+            else 2 %.
+        perplexity_percent: of "balanced" and "fisher": by how much suppression may raise perplexity, on text that is
+            not reported on.
+        guard_weight: how much what fitting words need counts against a neuron: by default 0.25 for "balanced", 0.375
+            for "fisher", else 3.
+        knowledge_weight: of "balanced" and "fisher": likewise, what knowledge needs; by default 0.7 and 0.
         replacement: what suppressed neurons are set to: "zero", or their "mean" over ordinary text; by default the mean
-            for "fisher" in models whose weights can hold it.
+            for "balanced" and "fisher" in models whose weights can hold it.
         dimensions: which demographics are asked about.
         kinds: of judging modifiers in the prompts.
         modifiers: how many of each kind.
-        contrast_limit: at most so many sentences of each of them; 2000 by default for "fisher", else 600.
+        contrast_limit: at most so many sentences of each of them; 2000 by default for "balanced" and "fisher", else
+            600.
         steps: nodes of the quadrature; "auto" takes as many as the completeness residual asks for.
         factor: what the neurons are multiplied by: 0 switches them off.
         positions: "all", or "slot" (only where the model is asked; for masked models).
@@ -106,20 +118,28 @@ def debias(
 
     require_one_of("selection", selection, list(USUAL))
     usual = USUAL[selection]
+    at_all = selection in AT_ALL_POSITIONS
+    has = sources_of(contrast := usual.contrast if contrast is None else contrast)
+    options = usual.options(has)
+    if source_weights is None and source is None:
+        source_weights = options["source_weights"]
     if source is None:
-        source = usual.source if "stereoset" in sources_of(contrast) else "prompts"
+        source = usual.source if "stereoset" in has else "prompts"
+    if knowledge_weight is None:
+        knowledge_weight = options["knowledge_weight"]
     chosen: dict[str, Any] = {
-        "source": source, "guard_weight": usual.guard_weight if guard_weight is None else guard_weight,
+        "source": source, "source_weights": source_weights, "knowledge_weight": knowledge_weight,
+        "guard_weight": usual.guard_weight if guard_weight is None else guard_weight,
         "replacement": replacement or "zero",
     }  # fmt: skip
     task = Attribution(
         model, steps=steps, selection=selection, count=count, perplexity_percent=perplexity_percent, **chosen,
         trust_remote_code=trust_remote_code,
     )  # fmt: skip
-    if replacement is None and selection == "fisher" and has_bias(task.model):
+    if replacement is None and at_all and has_bias(task.model):
         chosen["replacement"] = task.hparams["replacement"] = "mean"
     contrast_limit = contrast_limit or usual.contrast_limit
-    settings |= chosen | {"contrast_limit": contrast_limit}
+    settings |= chosen | {"contrast": has, "contrast_limit": contrast_limit}
     asked: dict[str, Any] = {"dimensions": dimensions, "kinds": kinds, "modifiers": modifiers}
     find = PromptDataModule(
         model, **asked, contrast=contrast, contrast_limit=contrast_limit,
@@ -149,8 +169,9 @@ def debias(
 
     console.print("\n[bold]2 Judge[/]: StereoSet, held-out prompts, text and knowledge, before and after")
     by_prompts = None
-    if selection == "fisher" and source != "prompts":
-        by_prompts = task.select("fisher", source="prompts", count=len(neurons))
+    if at_all and source != "prompts":
+        same = {"count": len(neurons), "predicted_percent": neurons.provenance["settings"]["predicted_percent"]}
+        by_prompts = task.select(selection, source="prompts", source_weights=None, **same)
     arms = list(_arms(selection, neurons, votes, by_prompts, factor, positions, seeds))
     nn.Module.to(task.model, best_device())  # Lightning leaves it on the CPU
     evaluation = evaluate(task.model, task.tokenizer, arms, measures)

@@ -17,7 +17,7 @@ from torch import Tensor
 from biaslab.commands.cards import SCORES, read_scores
 from biaslab.commands.configs import config_file
 from biaslab.commands.passes import Pass, Select, attribution_pass
-from biaslab.data.presets import GUARD_WEIGHT, PRESETS, SELECTIONS, USUAL, Replacement
+from biaslab.data.presets import AT_ALL_POSITIONS, GUARD_WEIGHT, PRESETS, SELECTIONS, USUAL, Replacement
 from biaslab.data.prompts import PromptDataModule
 from biaslab.errors import InputError
 from biaslab.evaluation.treatment import Arm, Positions, Treatment
@@ -38,9 +38,11 @@ ROWS = {
     "bns_ranked": "+ BNS, ranked",
     "bns_guarded": "+ BNS, guarded",
     "bns_fisher": "+ BNS, fisher",
+    "bns_balanced": "+ BNS, balanced",
     "bns_lms": "+ BNS, guard LMS",
     "random_bns": "+ random, as BNS",
     "random_fisher": "+ random, as fisher",
+    "random_balanced": "+ random, balanced",
     "random_union_ig": "+ random, as Union",
 }
 PAPER = {  # SS, LMS and ICAT of the table in the paper, in percent, ICAT as it is printed there
@@ -70,7 +72,7 @@ class Rows:
     seeds: int  # how many random controls
     factor: float = 0.0  # what neurons are multiplied by
     positions: Positions = "all"
-    replacement: Replacement = "zero"  # of "fisher"
+    replacement: Replacement = "zero"  # of AT_ALL_POSITIONS
     trust_remote_code: bool = False
 
     def arm(self, name: str) -> Arm:
@@ -83,7 +85,9 @@ class Rows:
             return Arm(name, [Treatment(checkpoint=checkpoint)], title, seconds=seconds)
         how = (self.factor, self.positions)
         if name.startswith("random_"):
-            like = {"bns": "bns_guarded", "fisher": "bns_fisher"}.get(like := name.removeprefix("random_"), like)
+            like = {"bns": "bns_guarded", "union_ig": "union_ig"}.get(
+                like := name.removeprefix("random_"), f"bns_{like}"
+            )
             neurons, _ = self._neurons(like)
             return Arm(name, [Treatment(random_like(neurons, seed), *how) for seed in range(self.seeds)], title, like)
         neurons, seconds = self._neurons(name)
@@ -91,8 +95,8 @@ class Rows:
 
     def _neurons(self, name: str) -> tuple[NeuronSet, float]:
         """Return the neurons of a row, and the seconds that finding them took."""
-        if name == "bns_fisher":
-            return self._effects.sets["fisher"], self._effects.seconds
+        if (selection := name.removeprefix("bns_")) in AT_ALL_POSITIONS:
+            return self._effects.sets[selection], self._effects.seconds
         if name.startswith("bns_"):
             return self._gaps.sets[name.removeprefix("bns_")], self._gaps.seconds
         single = self._demographics
@@ -115,11 +119,17 @@ class Rows:
 
     @cached_property
     def _effects(self) -> Pass:
-        """The pass that measures effects at all positions, for the selection "fisher"."""
+        """The pass that measures effects at all positions, with the selections by these."""
         options = {"selection": "fisher", "source": "contrast", "replacement": self.replacement}
-        usual = {"contrast_positions": "all", "contrast_limit": USUAL["fisher"].contrast_limit}
-        data = PRESETS[self.preset].data | usual
-        return self._attribute("effects", options, data, lambda task, _: {"fisher": task.select("fisher")}, {})
+        usual = USUAL["balanced"]
+        limit = {"contrast_positions": "all", "contrast_limit": usual.contrast_limit, "contrast": list(usual.contrast)}
+        balanced = {"guard_weight": usual.guard_weight} | usual.options(usual.contrast)
+        changes: dict[str, dict[str, Any]] = {"fisher": {}, "balanced": balanced}
+
+        def select(task: Attribution, _: PromptDataModule) -> dict[str, NeuronSet]:
+            return {name: task.select(name, **own) for name, own in changes.items()}  # type: ignore[arg-type]
+
+        return self._attribute("effects", options, PRESETS[self.preset].data | limit, select, changes)
 
     @cached_property
     def _demographics(self) -> Pass:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from rich.console import Console
 
-from biaslab.data.presets import PRESETS, USUAL, Replacement, Selection
+from biaslab.data.presets import AT_ALL_POSITIONS, PRESETS, USUAL, Replacement, Selection
 from biaslab.errors import InputError, require_positive
 from biaslab.evaluation.findings import OVERALL, SS_LOG_RATIO, Findings, write_csv
 from biaslab.neurons.neuron_set import NeuronSet, random_like
@@ -39,6 +39,8 @@ def sweep(
     guards: Sequence[str] = ("stereoset", "stereoset+bold+bug"),
     guard_weights: Sequence[float] = (2.0, 5.0, 8.0),
     fisher_weights: Sequence[float] = (0.25, 0.375, 0.5),
+    knowledge_weights: Sequence[float] = (0.7,),
+    source_weights: Sequence[dict[str, float]] = (USUAL["balanced"].source_weights or {},),
     replacements: Sequence[str] = ("zero",),
     counts: Sequence[int | None] = (None,),
     domain_weights: Sequence[dict[str, float]] = (),
@@ -66,13 +68,16 @@ def sweep(
 
     Args:
         model: an asset's name, a folder or a hub id.
-        selections: of "fisher", "guarded", "ranked" and "paper".
+        selections: of "balanced", "fisher", "guarded", "ranked" and "paper".
         sources: of "prompts", "contrast" and "both".
         guards: what the guard is made from: sources of a contrast set, several joined by "+"; "fisher" takes all
             ordinary text among them.
         guard_weights: λ of "guarded", how much the guard counts.
-        fisher_weights: μ of "fisher", likewise.
-        replacements: what "fisher" sets neurons to: of "zero" and "mean".
+        fisher_weights: μ of "fisher" and "balanced", likewise.
+        knowledge_weights: ν of "balanced", how much what knowledge needs counts.
+        source_weights: of "balanced", instead of ``sources``: how much "contrast", "prompts", "pairs" and "panda-pairs"
+            count, one mapping a setting.
+        replacements: what "fisher" and "balanced" set neurons to: of "zero" and "mean".
         counts: how many neurons; null for the default share of all.
         domain_weights: how much each of StereoSet's domains counts, one mapping a setting; also without, always.
         thresholds: of the votes ("paper").
@@ -150,7 +155,18 @@ class Spec(NamedTuple):
 
 def checked_grid(settings: Mapping[str, Any]) -> None:
     """Refuse settings with a list that matters and is empty, or has a value that is not known or out of its range."""
-    needed = ("selections", "sources", "guards", "guard_weights", "fisher_weights", "counts", "thresholds", "shares")
+    needed = (
+        "selections",
+        "sources",
+        "guards",
+        "guard_weights",
+        "fisher_weights",
+        "counts",
+        "knowledge_weights",
+        "source_weights",
+        "thresholds",
+        "shares",
+    )
     for name in (*needed, "factors"):
         if not settings[name]:
             raise InputError(f"`{name}` is expected to hold at least one value but is empty.")
@@ -174,20 +190,39 @@ def grid(settings: Mapping[str, Any]) -> Iterator[Spec]:
             for threshold, share in itertools.product(thresholds, settings["shares"]):
                 yield Spec(f"paper-{threshold:g}-{share:g}", threshold, selection, {"share": share})
             continue
-        guarding: Iterable[tuple[str | None, float, Replacement]] = [(None, 0.0, "zero")]
-        if selection == "guarded":
-            guarding = itertools.product(settings["guards"], settings["guard_weights"], ["zero"])
-        elif selection == "fisher":
-            guarding = itertools.product([None], settings["fisher_weights"], settings["replacements"])
-        varied = itertools.product(settings["sources"], settings["counts"], weightings, guarding)
-        for source, count, by_domain, (guard, weight, to) in varied:
-            changes: dict[str, Any] = {"source": source, "count": count, "domain_weights": by_domain}
-            changes |= {} if selection == "ranked" else {"guard_weight": weight}
-            changes |= {} if guard is None else {"guard": guard.split("+")}
-            weights = by_domain and ",".join(f"{name}{weight:g}" for name, weight in by_domain.items())
-            how = f"{weight:g}" if selection == "fisher" else guard and f"{guard}-{weight:g}"
-            parts = [selection, source, how, to if to != "zero" else "", count, weights]
-            yield Spec("-".join(str(part) for part in parts if part), thresholds[0], selection, changes, to)
+        for how, changes, to in _varied(selection, settings):
+            parts = [selection, how, to if to != "zero" else ""]
+            for count, by_domain in itertools.product(settings["counts"], weightings):
+                weights = by_domain and _named(by_domain)
+                name = "-".join(str(part) for part in [*parts, count, weights] if part)
+                more = {"count": count, "domain_weights": by_domain}
+                yield Spec(name, thresholds[0], selection, changes | more, to)
+
+
+def _varied(selection: str, settings: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], Replacement]]:
+    """Yield what a selection is varied by: how it is called, what changes, and what neurons are set to."""
+    sources, fisher_weights, to = settings["sources"], settings["fisher_weights"], settings["replacements"]
+    if selection == "balanced":
+        known = settings["knowledge_weights"]
+        for by_source, weight, knowledge, value in itertools.product(
+            settings["source_weights"], fisher_weights, known, to
+        ):
+            changes = {"source_weights": by_source, "guard_weight": weight, "knowledge_weight": knowledge}
+            yield f"{_named(by_source)}-{weight:g}-{knowledge:g}", changes, value
+    elif selection == "fisher":
+        for source, weight, value in itertools.product(sources, fisher_weights, to):
+            yield f"{source}-{weight:g}", {"source": source, "guard_weight": weight}, value
+    elif selection == "guarded":
+        for source, guard, weight in itertools.product(sources, settings["guards"], settings["guard_weights"]):
+            changes = {"source": source, "guard_weight": weight, "guard": guard.split("+")}
+            yield f"{source}-{guard}-{weight:g}", changes, "zero"
+    else:
+        for source in sources:
+            yield source, {"source": source}, "zero"
+
+
+def _named(weights: Mapping[str, float]) -> str:
+    return ",".join(f"{name}{weight:g}" for name, weight in weights.items())
 
 
 def _find(
@@ -199,13 +234,14 @@ def _find(
     sets: dict[str, NeuronSet] = {}
     passes: dict[tuple[float, bool, Replacement], list[Spec]] = {}
     for spec in specs:
-        passes.setdefault((spec.threshold, spec.selection == "fisher", spec.replacement), []).append(spec)
-    for (threshold, is_fisher, replacement), own in passes.items():
-        named = [guard.split("+") for guard in guards] if is_fisher else [s.changes.get("guard", ()) for s in own]
+        passes.setdefault((spec.threshold, spec.selection in AT_ALL_POSITIONS, spec.replacement), []).append(spec)
+    for (threshold, at_all, replacement), own in passes.items():
+        named = [guard.split("+") for guard in guards] if at_all else [s.changes.get("guard", ()) for s in own]
+        named += [_read_by(spec) for spec in own]
         data = PRESETS["small"].data | {"contrast": list(dict.fromkeys(["stereoset", *itertools.chain(*named)]))}
         data |= {"contrast_terms": "find"}
         options: dict[str, Any] = {"threshold": threshold, "trust_remote_code": trust_remote_code}
-        if is_fisher:
+        if at_all:
             data |= {"contrast_positions": "all", "contrast_limit": USUAL["fisher"].contrast_limit}
             options |= {"selection": "fisher", "replacement": replacement}
 
@@ -215,6 +251,13 @@ def _find(
         depends_on = {"weights": weights, "specs": own}
         sets |= attribution_pass(cache, "pass", model, options, data, select, depends_on).sets
     return sets
+
+
+def _read_by(spec: Spec) -> list[str]:
+    """Return the sources of a contrast set that weights of a selection ask for."""
+    weights = spec.changes.get("source_weights") or {}
+    knowledge = ["knowledge"] if spec.changes.get("knowledge_weight") else []
+    return [name for name in weights if name not in ("contrast", "prompts")] + knowledge
 
 
 Trial = dict[str, Any]  # a line of sweep.csv: a setting, and what it did: _METRICS overall, and ICAT by domain

@@ -47,7 +47,8 @@ def table(
     Args:
         model: an asset's name, a folder or a hub id.
         rows: of base, dpce, autodebias, cda, cda_control, union_ig, intersection_ig, union_ig_cut, bns_paper,
-            bns_ranked, bns_guarded, bns_fisher, bns_lms, random_bns, random_fisher, random_union_ig; all that apply by
+            bns_ranked, bns_guarded, bns_fisher, bns_balanced, bns_lms, random_bns, random_fisher, random_balanced,
+            random_union_ig; all that apply by
             default.
         preset: "paper" (the settings of the papers) or "small" (minutes on two cores).
         configs: the folder of the training configurations.

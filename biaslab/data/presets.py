@@ -1,8 +1,10 @@
 """How much is done, and with which settings: the defaults of the commands."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
-Selection = Literal["paper", "ranked", "guarded", "fisher"]
+Selection = Literal["paper", "ranked", "guarded", "fisher", "balanced"]
+AT_ALL_POSITIONS = ("fisher", "balanced")  # the selections by effects at all positions
 Replacement = Literal["zero", "mean"]
 DIMENSIONS = ("gender", "ethnicity", "religion", "occupation")  # those that StereoSet has a domain for
 KINDS = ("negative", "positive")
@@ -16,15 +18,31 @@ class Usual(NamedTuple):
     """How neurons are usually found by a selection."""
 
     source: Literal["prompts", "contrast", "both"]
-    guard_weight: float  # λ of "guarded", μ of "fisher"
+    guard_weight: float  # λ of "guarded", μ of "fisher" and "balanced"
     contrast_limit: int
     contrast_positions: Literal["slot", "all"]
+    contrast: tuple[str, ...] = CONTRAST
+    source_weights: dict[str, float] | None = None
+    knowledge_weight: float = 0.0  # ν
+
+    def options(self, contrast: Sequence[str]) -> dict[str, Any]:
+        """Return how much sources and knowledge count for data with some contrast set, as arguments of a selection."""
+        known = {"prompts", *("contrast" if source == "stereoset" else source for source in contrast)}
+        weights = {name: weight for name, weight in (self.source_weights or {}).items() if name in known}
+        return {
+            "source_weights": weights or None,
+            "knowledge_weight": self.knowledge_weight if "knowledge" in known else 0.0,
+        }
 
 
 USUAL = {
+    "balanced": Usual(
+        "both", 0.25, 2000, "all", (*CONTRAST, "pairs", "knowledge"),
+        {"contrast": 1.0, "prompts": 0.75, "pairs": 0.5}, 0.7,
+    ),
     "fisher": Usual("contrast", 0.375, 2000, "all"),
     **dict.fromkeys(("guarded", "ranked", "paper"), Usual("both", GUARD_WEIGHT, CONTRAST_LIMIT, "slot")),
-}
+}  # fmt: skip
 
 
 class Preset(NamedTuple):

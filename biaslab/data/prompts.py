@@ -177,10 +177,10 @@ class PromptDataModule(TokenizedData):
         contrast_terms: of StereoSet in the contrast set: "all" target terms, or those of one half ("find"), so that
             settings can be chosen on the others.
         contrast_positions: where neurons are asked what they do to the contrast set: at the "slot", by IG² (for the
-            selection "guarded"), or at "all" positions, by their first-order effects (for "fisher"; then StereoSet's
-            words of several tokens count, too, and plain sentences tell what the language model needs). There, and only
-            there, sources are also "pairs" (minimal pairs), "panda-pairs" (PANDA's sentences beside their rewrites) and
-            "knowledge" (sentences that ask for what words mean); the selection does not read them.
+            selection "guarded"), or at "all" positions, by their first-order effects (for "fisher" and "balanced"; then
+            StereoSet's words of several tokens count, too, and plain sentences tell what the language model needs).
+            There, and only there, sources are also "pairs" (minimal pairs), "panda-pairs" (PANDA's sentences beside
+            their rewrites) and "knowledge" (sentences that ask for what words mean).
         trust_remote_code: let a checkpoint bring its own Python code.
     """
 

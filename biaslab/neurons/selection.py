@@ -15,6 +15,7 @@ MIN_PROMPTS = 3  # of a group must keep a neuron
 MIN_GROUPS = 0.1  # share of the groups that must keep a neuron
 FEWEST, MOST = 2, 5  # neurons a group, on average, between which the share is left as it is
 SHARE_STEP, ROUNDS = 0.05, 6
+_HALVINGS = 60  # of an interval
 _TINY = 1e-9  # 0.28 * 25 is 7.000000000000001, and 7 of 25 prompts are enough
 
 
@@ -174,8 +175,8 @@ def fisher(
     """
     if count is None and perplexity_percent is None:
         raise InputError("`count` or `perplexity_percent` is expected to be given but neither is.")
-    if perplexity_percent is not None and not (math.isfinite(perplexity_percent) and perplexity_percent > 0):
-        raise InputError(f"`perplexity_percent` is expected to be positive but got {perplexity_percent}.")
+    if perplexity_percent is not None:
+        _check_budget(perplexity_percent)
     worth = bias_for_cost(scores, guard, information, weight)
     order = worth.flatten().sort(descending=True, stable=True).indices
     positive = fits = int((worth > 0).sum())
@@ -190,14 +191,67 @@ def fisher(
     return ranked(worth, number)
 
 
-def bias_for_cost(scores: Tensor, guard: Tensor, information: Tensor, weight: float) -> Tensor:
-    """Return what :func:`fisher` ranks by, ``[layer, neuron]``; 0 where the guard outweighs the bias."""
+def balanced(
+    scores: Tensor,
+    guard: Tensor,
+    information: Tensor,
+    count: int,
+    weight: float = 0.25,
+    perplexity_percent: float = 3.0,
+) -> NeuronSet:
+    r"""Return bias neurons to suppress and neurons that hold against bias to strengthen, each by its own measure.
+
+    .. math:: x(n) = clip( t (b(n) - \mu g(n)) / (F(n)/2 + \epsilon), -1, 1)
+
+    To second order this takes the most bias for what ordinary text loses: the largest Σ x (b - μg) at a given Σ x² F/2.
+    The strengths x of :meth:`biaslab.neurons.neuron_set.NeuronSet.with_strengths` say how far a neuron is suppressed
+    (1: switched off), or strengthened where they are negative (-1: doubled).
+
+    Args:
+        scores: b(n), bias, ``[layer, neuron]``.
+        guard: g(n), as :func:`fisher`.
+        information: F(n), as :func:`fisher`; ε is the median of F/2 here, too.
+        weight: μ, how much the guard counts.
+        count: how many neurons, those with the largest |x|.
+        perplexity_percent: sets t: the predicted rise of perplexity, exp(Σ x² F/2) - 1. Where less is to be had, all
+            strengths are 1 or -1.
+
+    Raises:
+        InputError: as :func:`fisher`.
+
+    >>> scores, information = torch.tensor([[4.0, -3.0], [3.0, -1.0]]), torch.tensor([[0.1, 0.1], [0.1, 0.1]])
+    >>> balanced(scores, torch.zeros(2, 2), information, count=3, perplexity_percent=4.0).strengths.values()
+    dict_values([0.85897..., -0.6442..., 0.6442...])
+    """
+    _check_budget(perplexity_percent)
+    worth = bias_for_cost(scores, guard, information, weight, signed=True).double().flatten()
+    chosen = ranked(worth.abs().view(scores.shape), count)
+    places = torch.tensor([neuron.layer * scores.shape[1] + neuron.index for neuron in chosen])
+    worth, cost = worth[places], information.double().flatten()[places] / 2
+    if not worth.any():
+        raise InputError("`scores` is expected to hold a neuron that the guard doesn't outweigh but has none.")
+    limit, low, high = math.log1p(perplexity_percent / 100), 0.0, float(1 / worth.abs()[worth != 0].min())
+    for _ in range(_HALVINGS if float(cost.sum()) > limit else 0):
+        middle = (low + high) / 2
+        within = float((cost * (middle * worth).clamp(-1, 1).square()).sum()) <= limit
+        low, high = (middle, high) if within else (low, middle)
+    strengths = ((low or high) * worth).clamp(-1, 1).tolist()
+    return chosen.with_strengths(dict(zip(chosen, strengths, strict=True)))
+
+
+def bias_for_cost(scores: Tensor, guard: Tensor, information: Tensor, weight: float, signed: bool = False) -> Tensor:
+    """Return what :func:`fisher` ranks by, ``[layer, neuron]``; 0 where the guard outweighs the bias, if not signed."""
     for name, values in (("scores", scores), ("guard", guard), ("information", information)):
         _check_scores(name, values)
         if values.shape != scores.shape:
             raise InputError(f"`{name}` is expected to be of shape {list(scores.shape)} but got {list(values.shape)}.")
-    cost = information / 2
-    return (scores - weight * guard).clamp_min(0) / (cost + cost.median()).clamp_min(torch.finfo(cost.dtype).tiny)
+    cost, worth = information / 2, scores - weight * guard
+    return (worth if signed else worth.clamp_min(0)) / (cost + cost.median()).clamp_min(torch.finfo(cost.dtype).tiny)
+
+
+def _check_budget(perplexity_percent: float) -> None:
+    if not (math.isfinite(perplexity_percent) and perplexity_percent > 0):
+        raise InputError(f"`perplexity_percent` is expected to be positive but got {perplexity_percent}.")
 
 
 BY_SCORES: dict[str, Callable[..., NeuronSet]] = {"ranked": ranked, "guarded": guarded}  # of (scores, count=...)

@@ -20,7 +20,7 @@ from biaslab.attribution.integration import GapAttribution, TokenBudget
 from biaslab.attribution.quadrature import Steps, integration_rule
 from biaslab.attribution.replay import Inputs
 from biaslab.data import contrast, effects
-from biaslab.data.presets import USUAL, Replacement, Selection
+from biaslab.data.presets import AT_ALL_POSITIONS, USUAL, Replacement, Selection
 from biaslab.data.prompts import is_divided
 from biaslab.errors import InputError, require_one_of
 from biaslab.evaluation.scoring import target_log_probabilities
@@ -37,7 +37,7 @@ from biaslab.tasks.selecting import Collected, require_known
 from biaslab.tasks.shards import Collector, Ledger, Shards
 
 Source = Literal["prompts", "contrast", "both"]
-GUARD_WEIGHTS = {"guarded": 1.0, "fisher": USUAL["fisher"].guard_weight}
+GUARD_WEIGHTS = {"guarded": 1.0, **{name: USUAL[name].guard_weight for name in AT_ALL_POSITIONS}}
 WITHOUT_EFFECT = ("trust_remote_code", "token_budget", "save_every")  # on the result
 
 
@@ -51,21 +51,27 @@ class Attribution(LanguageModelTask):
         gap: "absolute", the paper's, or "signed".
         of: "probability", the paper's gap |P(d1) - P(d2)|, or "log_odds", |log P(d1) - log P(d2)|: preference alone.
         tolerance: of steps="auto": the largest completeness residual, relative to a layer's L1 norm.
-        selection: "paper" (votes), "ranked" (mean score), "guarded" (ranked, sparing what ordinary sentences need) or
-            "fisher" (bias for what ordinary text loses; needs data with contrast_positions "all").
+        selection: "paper" (votes), "ranked" (mean score), "guarded" (ranked, sparing what ordinary sentences need),
+            "fisher" (bias for what ordinary text loses; needs data with contrast_positions "all") or "balanced" (as
+            "fisher", but each neuron by its own measure, and those that hold against bias are strengthened).
         threshold: of the votes: share of a prompt's largest score that a neuron must reach.
         share: of the votes: share of a group's prompts that must keep the neuron.
-        count: of "ranked", "guarded" and "fisher": how many neurons; by default 2 % of all, and of "fisher" as many as
-            the perplexity allows.
-        perplexity_percent: of "fisher": by how much suppression may raise perplexity. The Fisher information says where
-            to begin; it is measured on ordinary text of the contrast set's sources that nothing else is asked of.
-        guard_weight: of "guarded" (λ) and "fisher" (μ): how much what ordinary sentences need counts against a neuron;
-            1 and 0.375 by default.
+        count: of all but "paper": how many neurons; by default 2 % of all, of "balanced" 5 %, and of "fisher" as many
+            as the perplexity allows.
+        perplexity_percent: of "fisher" and "balanced": by how much suppression may raise perplexity. The Fisher
+            information says where to begin; it is measured on ordinary text of the contrast set's sources that nothing
+            else is asked of.
+        guard_weight: of "guarded" (λ), "fisher" and "balanced" (μ): how much what ordinary sentences need counts
+            against a neuron; 1, 0.375 and 0.25 by default.
         guard: which of the contrast set's sources the guard is made from; all by default.
-        source: of "ranked", "guarded" and "fisher": where bias is read: the "prompts", the "contrast" set (StereoSet's
-            test split, stereotype against anti-stereotype), or "both", added.
+        knowledge_weight: of "fisher" and "balanced" (ν): how much what knowledge needs counts against a neuron, by the
+            source "knowledge" of the contrast set.
+        source: of all but "paper": where bias is read: the "prompts", the "contrast" set (StereoSet's test split,
+            stereotype against anti-stereotype), or "both", added.
+        source_weights: of "fisher" and "balanced", instead: how much each of "prompts", "contrast", "pairs" and
+            "panda-pairs" counts, each scaled by its largest effects.
         replacement: what suppression sets the neurons to, which their file then says: "zero", or "mean", their means
-            over the contrast set's ordinary text. "fisher" measures effects on the way there.
+            over the contrast set's ordinary text. "fisher" and "balanced" measure effects on the way there.
         domain_weights: of the same: how much the bias of each of StereoSet's domains counts, read from
             its dimension's prompts and its part of the contrast set; by default all prompts and sentences count alike.
         dtype: the weights' type.
@@ -101,7 +107,9 @@ class Attribution(LanguageModelTask):
         perplexity_percent: float = 3.0,
         guard_weight: float | None = None,
         guard: list[str] | None = None,
+        knowledge_weight: float = 0.0,
         source: Source = "prompts",
+        source_weights: dict[str, float] | None = None,
         domain_weights: dict[str, float] | None = None,
         replacement: Replacement = "zero",
         dtype: str = "float32",
@@ -308,16 +316,19 @@ class Attribution(LanguageModelTask):
     def select(self, selection: Selection, **changes: Any) -> NeuronSet:
         """Return the bias neurons of the prompts seen so far, with the sets of each pair and dimension.
 
-        Of the task's settings, those that matter after the pass can change: from ``share`` to ``domain_weights``.
+        Of the task's settings, those that matter after the pass can change: from ``share`` to ``domain_weights``; and
+        ``predicted_percent``, the rise of perplexity that the Fisher information should predict, is not measured then.
         """
         settings = self._settings() | changes
         if settings["guard_weight"] is None:
             settings["guard_weight"] = GUARD_WEIGHTS.get(selection)
         collected = Collected(self.prompts, self.contrast, self.effects, self.data.hparams["contrast"])
-        if selection == "fisher" and settings["count"] is None:
-            settings["count"] = collected.affordable(
-                settings, measured_rise(self.model, self.tokenizer, self.data.other_text(), self.means)
-            )
+        if selection in AT_ALL_POSITIONS:
+            settings.setdefault("predicted_percent", None)
+            free = settings["predicted_percent"] is None and (selection == "balanced" or settings["count"] is None)
+            if free:
+                rise = measured_rise(self.model, self.tokenizer, self.data.other_text(), self.means)
+                settings |= collected.weighing(selection, settings).affordable(rise)
         provenance = self._provenance(settings | {"selection": selection})
         if selection == "paper":
             neurons, subsets, provenance["settings"]["shares_used"] = collected.paper(settings["share"])

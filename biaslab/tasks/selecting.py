@@ -4,7 +4,7 @@ b is how much a neuron widens the gap between demographics, and g what ordinary 
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple, TypeVar
@@ -13,18 +13,17 @@ import torch
 from torch import Tensor
 
 from biaslab.data import contrast, effects
+from biaslab.data.presets import AT_ALL_POSITIONS
 from biaslab.data.stereoset import DOMAINS
 from biaslab.errors import InputError
 from biaslab.metrics.effects import NeuronEffects
 from biaslab.metrics.neuron_selection import NeuronSelection
 from biaslab.neurons.neuron_set import NeuronSet
-from biaslab.neurons.selection import BY_SCORES, bias_for_cost, fisher, paper
+from biaslab.neurons.selection import BY_SCORES, paper
+from biaslab.tasks.weighing import DIMENSION_OF, SOURCES, Weighing, source_weights
 
 _T = TypeVar("_T")
 DEFAULT_SHARE_OF_NEURONS = 0.02
-_LARGEST = 200  # scores
-_MEASUREMENTS, _NEAR, _AIM = 4, 0.85, 0.95  # of the rise of perplexity: how many; when it is near; where to aim
-DIMENSION_OF = {"gender": "gender", "profession": "occupation", "race": "ethnicity", "religion": "religion"}
 
 
 class Collected(NamedTuple):
@@ -44,76 +43,24 @@ class Collected(NamedTuple):
 
     def best(self, selection: str, settings: Mapping[str, Any]) -> tuple[NeuronSet, dict[str, NeuronSet]]:
         """Return the neurons of the largest scores by a rule of BY_SCORES, and those of each pair and dimension."""
-        rule: Callable[..., NeuronSet]
-        if selection == "fisher":
-            known = self._fisher(settings)
-            bias = known.pop("scores")
-            rule = partial(_of_any_scale, **known)
-        else:
-            rule, bias = BY_SCORES[selection], self._bias(settings)
-        if selection == "guarded":
-            rule = partial(rule, guard=self._guard(settings["guard"]), weight=settings["guard_weight"])
-
-        count = settings["count"] or round(DEFAULT_SHARE_OF_NEURONS * bias.numel())
-
-        def best(scores: Tensor) -> NeuronSet:
-            return rule(scores, count=count)
-
         # a pair has no prompts, and NaN scores, where the trainer limits the batches
         scores = zip(self.prompts.pairs, self.prompts.pair_scores(), strict=True)
         named = {name: own for name, own in scores if not own.isnan().any()}
         named |= {name: torch.stack(own).mean(0) for name, own in _by_dimension(named).items()}
-        return best(bias), {name: best(own) for name, own in named.items()}
+        if selection in AT_ALL_POSITIONS:
+            weighing = self.weighing(selection, settings)
+            own_neurons = weighing.dimensions() if selection == "balanced" else {}
+            return weighing.neurons(), {name: weighing.of(own) for name, own in named.items()} | own_neurons
+        rule, bias = BY_SCORES[selection], self._bias(settings)
+        if selection == "guarded":
+            rule = partial(rule, guard=self._guard(settings["guard"]), weight=settings["guard_weight"])
+        count = settings["count"] or round(DEFAULT_SHARE_OF_NEURONS * bias.numel())
+        return rule(bias, count=count), {name: rule(own, count=count) for name, own in named.items()}
 
-    def affordable(self, settings: Mapping[str, Any], rise: Callable[[NeuronSet], float]) -> int:
-        """Return how many neurons of "fisher" keep the rise of perplexity within "perplexity_percent".
-
-        The Fisher information says where to begin; then ``rise`` measures what a set costs, in percent, and the
-        estimate is corrected by that.
-        """
-        known = self._fisher(settings)
-        worth = bias_for_cost(**known)
-        order = worth.flatten().sort(descending=True, stable=True).indices[: int((worth > 0).sum())]
-        predicted = known["information"].flatten()[order].cumsum(0) / 2
-        budget = math.log1p(settings["perplexity_percent"] / 100)
-        best, aim = 1, budget
-        for _ in range(_MEASUREMENTS):
-            count = max(1, int((predicted <= aim).sum()))
-            neurons = [divmod(place, worth.shape[1]) for place in order[:count].tolist()]
-            found = math.log1p(rise(NeuronSet(neurons, self.prompts.shape)) / 100)
-            best = max(best, count) if found <= budget else best
-            if _NEAR * budget <= found <= budget or (found <= budget and count == len(order)):
-                break
-            aim = float(predicted[count - 1]) * min(4.0, max(0.25, _AIM * budget / max(found, 1e-9)))
-        return best
-
-    def _fisher(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the arguments of the rule "fisher"; each source is scaled by its largest effects."""
-        known = self.effects
-        assert known is not None
-        weights = settings["domain_weights"] or dict.fromkeys(DOMAINS, 1.0)
-
-        def contrast_effects(name: str) -> Tensor:
-            names = {f"{domain}/{name}": weight for domain, weight in weights.items()}
-            found = [weight * known.effects(name) for name, weight in names.items() if name in known.quantities]
-            return torch.stack(found).sum(0) if found else torch.zeros(known.shape, dtype=torch.float64)
-
-        def of_source(source: str) -> Tensor:
-            if source == "contrast":
-                return contrast_effects("bias")
-            asked = [name for name in known.quantities if name.endswith(f"/{effects.PROMPTS}")]
-            wanted = {DIMENSION_OF[domain] for domain, w in weights.items() if w} if settings["domain_weights"] else ()
-            chosen = [name for name in asked if not wanted or name.partition("/")[0] in wanted]
-            return torch.stack([known.effects(name) for name in chosen]).mean(0)
-
-        sources = ("prompts", "contrast") if settings["source"] == "both" else (settings["source"],)
-        bias = torch.stack([own / _typical(own) for own in map(of_source, sources)]).sum(0)
-        return {
-            "scores": bias / _typical(bias),
-            "guard": contrast_effects("guard") / _typical(contrast_effects("bias")),
-            "information": known.effects(effects.TEXT),
-            "weight": settings["guard_weight"],
-        }
+    def weighing(self, selection: str, settings: Mapping[str, Any]) -> Weighing:
+        """Return what selects by effects at all positions."""
+        assert self.effects is not None
+        return Weighing(self.effects, selection, settings)
 
     def _bias(self, settings: Mapping[str, Any]) -> Tensor:
         """Return b(n), each source scaled to a maximum of 1, ``[layer, neuron]``."""
@@ -161,42 +108,35 @@ class Collected(NamedTuple):
         return (scores[rows].nan_to_num() * counts).sum(0) / counts.sum()
 
 
-def _of_any_scale(scores: Tensor, **known: Any) -> NeuronSet:
-    return fisher(scores / _typical(scores), **known)
-
-
-def _typical(scores: Tensor) -> Tensor:
-    """Return the mean of the largest scores, by which those of several sources become comparable."""
-    largest = scores.flatten().topk(min(_LARGEST, max(1, scores.numel() // 20))).values
-    return largest.mean().clamp_min(torch.finfo(scores.dtype).tiny)
-
-
 def require_known(settings: Mapping[str, Any], source: contrast.Contrast, positions: str, pairs: Iterable[str]) -> None:
     """Refuse an attribution's settings that need another contrast set, or prompts of other pairs (InputError)."""
     sources = contrast.sources_of(source)
-    if not sources and (settings["selection"] in ("guarded", "fisher") or settings["source"] != "prompts"):
+    selection = settings["selection"]
+    at_all = selection in AT_ALL_POSITIONS
+    if not sources and (selection == "guarded" or at_all or settings["source"] != "prompts"):
         raise InputError(
             "`contrast` is expected to name a contrast set for this selection but is None. Give the data one."
         )
     if settings["source"] != "prompts" and "stereoset" not in sources:
         raise InputError(f'`contrast` is expected to have "stereoset" for this source but got {source!r}.')
-    for name, known in (("guard", sources), ("domain_weights", list(DIMENSION_OF))):
+    _require_sources(settings, sources)
+    for name, known in (
+        ("guard", sources), ("domain_weights", list(DIMENSION_OF)), ("source_weights", list(SOURCES)),
+    ):  # fmt: skip
         if unknown := [value for value in settings[name] or () if value not in known]:
             raise InputError(
                 f"`{name}` is expected to be of {', '.join(known) or 'nothing'} but got {', '.join(unknown)}."
             )
-    wanted = {"fisher": "all", "guarded": "slot"}.get(settings["selection"], positions)
-    if settings["source"] != "prompts" and settings["selection"] == "ranked":
-        wanted = "slot"
+    slot = selection == "guarded" or (settings["source"] != "prompts" and selection == "ranked")
+    wanted = "all" if at_all else "slot" if slot else positions
     if positions != wanted:
         raise InputError(
-            f'`contrast_positions` is expected to be "{wanted}" for the selection {settings["selection"]!r} but is '
-            f"{positions!r}."
+            f'`contrast_positions` is expected to be "{wanted}" for the selection {selection!r} but is {positions!r}.'
         )
-    if settings["selection"] == "fisher" and not effects.text_sources(sources):
+    if at_all and not effects.text_sources(sources):
         raise InputError(
-            '`contrast` is expected to have a source of ordinary text, such as "bold", for the selection "fisher" but '
-            f"got {source!r}."
+            '`contrast` is expected to have a source of ordinary text, such as "bold", for the selection '
+            f'"{selection}" but got {source!r}.'
         )
     asked = {name.partition("/")[0] for name in pairs}
     for dimension in (DIMENSION_OF[domain] for domain in settings["domain_weights"] or ()):
@@ -205,6 +145,18 @@ def require_known(settings: Mapping[str, Any], source: contrast.Contrast, positi
                 f"`domain_weights` is expected to name domains that there are prompts for, but {dimension} is not "
                 "among the `dimensions`. Add it to the data, or leave the domain out."
             )
+
+
+def _require_sources(settings: Mapping[str, Any], sources: Sequence[str]) -> None:
+    """Refuse weights of sources that the contrast set lacks (InputError)."""
+    weights = source_weights(settings)
+    if not weights or not all(math.isfinite(weight) and weight > 0 for weight in weights.values()):
+        raise InputError(f"`source_weights` is expected to hold positive numbers but got {weights}.")
+    needed = {f"`source_weights` of {name}": SOURCES[name] for name in weights if name in SOURCES}
+    needed |= {"`knowledge_weight`": "knowledge"} if settings["knowledge_weight"] else {}
+    for what, source in needed.items():
+        if source is not None and source not in sources:
+            raise InputError(f'`contrast` is expected to have "{source}", for the {what}, but has none. Add it.')
 
 
 def _by_dimension(pairs: Mapping[str, _T]) -> dict[str, list[_T]]:

@@ -14,10 +14,9 @@ from nursery import End, Nursery
 
 from biaslab.data.effects import quantities_of
 from biaslab.metrics.effects import NeuronEffects
-from biaslab.metrics.neuron_selection import NeuronSelection
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.neurons.selection import fisher
-from biaslab.tasks.selecting import Collected
+from biaslab.tasks.weighing import Weighing
 
 COMMAND = [
     "predict", "-c", "attribute", "--model.selection", "fisher", "--model.guard_weight", "0.5", "--model.steps", "2",
@@ -26,6 +25,9 @@ COMMAND = [
     "--data.contrast_positions", "all", "--data.contrast_limit", "8", "--data.tokens_per_batch", "64",
     "--trainer.accelerator", "cpu", "--trainer.strategy", "ddp", "--trainer.enable_progress_bar", "false",
 ]  # fmt: skip
+SETTINGS = {
+    "domain_weights": None, "source_weights": None, "knowledge_weight": 0.0, "count": None, "perplexity_percent": 3.0,
+}  # fmt: skip
 FILES = ("neurons.json", "scores.safetensors", "effects.safetensors")
 
 
@@ -119,15 +121,71 @@ def test_further_sources_are_measured_beside(run, whole, tmp_path):
     assert all(after[name].abs().max() > 0 for name in ("known/information", "age/known"))
 
 
+def test_balanced_weighs_sources_and_what_knowledge_needs(run, whole, tmp_path):
+    text = NeuronSet.load(whole / "neurons.json").provenance["data"]["contrast"][1]
+    weights = "{contrast: 1.0, prompts: 0.75, pairs: 0.5}"
+    end = run(
+        tmp_path, "--data.contrast", f"[stereoset, {text}, pairs, knowledge]", "--model.selection", "balanced",
+        "--model.knowledge_weight", "0.7", "--model.source_weights", weights, "--model.perplexity_percent", "0.5",
+    )  # fmt: skip
+    assert end.codes == [0], end.output
+    effects = safetensors.torch.load_file(tmp_path / "runs/attribute/version_0/effects.safetensors")
+    neurons = NeuronSet.load(tmp_path / "runs/attribute/version_0/neurons.json")
+
+    def mean_of(end: str) -> torch.Tensor:
+        return torch.stack([own for name, own in effects.items() if name.endswith(end)]).mean(0)
+
+    def scaled(own: torch.Tensor) -> torch.Tensor:
+        return own / own.flatten().topk(7).values.mean()
+
+    contrast = 4 * mean_of("/bias")
+    bias = scaled(contrast) + 0.75 * scaled(mean_of("/prompts")) + 0.5 * scaled(mean_of("/pairs"))
+    guard = 0.5 * 4 * mean_of("/guard") / contrast.flatten().topk(7).values.mean() + 0.7 * scaled(mean_of("/known"))
+    worth = (scaled(bias) - guard) / (effects["text"] / 2 + (effects["text"] / 2).median())
+    wanted = sorted(divmod(int(place), worth.shape[1]) for place in worth.abs().flatten().argsort(descending=True)[:3])
+    assert list(neurons) == wanted
+    strengths = torch.tensor(list(neurons.strengths.values()), dtype=torch.float64)
+    expected = torch.stack([worth[neuron] for neuron in neurons])
+    inside = strengths.abs() < 1
+    torch.testing.assert_close(
+        (strengths / expected)[inside], (strengths / expected)[inside].mean().expand(inside.sum())
+    )
+    assert (strengths.sign() == expected.sign()).all()
+    assert neurons.provenance["settings"]["predicted_percent"] > 0
+    # a dimension's own neurons: its bias less the others', whose only prompts and pairs are of gender here
+    own = neurons.subsets["gender"]
+    assert len(own) == 3
+    assert own.strengths is not None
+    assert own != neurons
+
+
 class Costs:
-    """Neurons that cost this much a piece, in percent, whatever the Fisher information says."""
+    """Neurons that cost this much a piece, in percent, whatever the Fisher information says; by strength squared."""
 
     def __init__(self, each: float) -> None:
         self.each, self.asked = each, []
 
     def __call__(self, neurons: NeuronSet) -> float:
         self.asked.append(len(neurons))
-        return 100 * math.expm1(self.each / 100 * len(neurons))
+        strengths = getattr(neurons, "strengths", None)
+        pieces = len(neurons) if strengths is None else sum(strength**2 for strength in strengths.values())
+        return 100 * math.expm1(self.each / 100 * pieces)
+
+
+@pytest.mark.parametrize(("each", "pieces"), [(0.03, 60), (0.1, 29.5), (1.0, 2.95), (30.0, 0.0985)])
+def test_strengths_are_corrected_by_what_is_measured(each, pieces):
+    """A budget of 3 % of perplexity, where information says that strengths of 1 of 30 neurons cost as much."""
+    metric = NeuronEffects([*quantities_of(["stereoset", "text"])], (8, 64))
+    metric.update(torch.rand(1, 8, 64, generator=torch.Generator().manual_seed(0)), torch.tensor([0]))
+    metric.update(torch.full((1, 8, 64), math.sqrt(2 * math.log(1.03) / 30)), torch.tensor([8]), tokens=1)
+    settings = SETTINGS | {"source": "contrast", "guard_weight": 0.5, "count": 60}
+    costs = Costs(each)
+    found = Weighing(metric, "balanced", settings).affordable(costs)
+    neurons = Weighing(metric, "balanced", settings | found).neurons()
+    assert len(neurons) == 60
+    spent = sum(strength**2 for strength in neurons.strengths.values())
+    assert 0.85 * min(60, pieces) <= spent <= 1.001 * pieces
+    assert len(costs.asked) <= 4
 
 
 @pytest.mark.parametrize(
@@ -141,10 +199,9 @@ def test_the_estimate_is_corrected_by_what_is_measured(each, least, most):
     bias[0, 6:] = -1
     metric.update(bias, torch.tensor([0]))
     metric.update(torch.full((1, 8, 64), math.sqrt(2 * math.log(1.03) / 30)), torch.tensor([8]), tokens=1)
-    prompts = NeuronSelection(["gender/a-b"], ["x"], (8, 64))
-    settings = {"domain_weights": None, "source": "contrast", "guard_weight": 0.5, "perplexity_percent": 3.0}
+    settings = SETTINGS | {"source": "contrast", "guard_weight": 0.5}
     costs = Costs(each)
-    count = Collected(prompts, None, metric, ["stereoset", "text"]).affordable(settings, costs)
+    count = Weighing(metric, "fisher", settings).affordable(costs)["count"]
     assert least <= count <= most
     assert count == 1 or costs([None] * count) <= 3
     assert costs.asked[0] in (29, 30)  # the logarithm rounds

@@ -14,6 +14,7 @@ _MORE = {"cards": "Cards of single neurons", "side-effects": "What one dimension
 _SELECTIONS = {
     "paper": "by the paper's votes: those whose score is high in most wordings of most statements",
     "ranked": "by the largest mean score",
+    "balanced": "by how much bias they carry, or hold back, for what ordinary text loses; each by its own measure",
     "fisher": "for the most bias carried at the least loss to ordinary text (Fisher information)",
     "guarded": "by the largest mean score, less what ordinary sentences need the neuron for",
 }

@@ -1,0 +1,147 @@
+"""Bias neurons by effects at all positions: what they do to bias, against what sentences, text and knowledge need."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from biaslab.data import effects
+from biaslab.data.stereoset import DOMAINS
+from biaslab.metrics.effects import NeuronEffects
+from biaslab.neurons.neuron_set import NeuronSet
+from biaslab.neurons.selection import balanced, fisher
+
+DIMENSION_OF = {"gender": "gender", "profession": "occupation", "race": "ethnicity", "religion": "religion"}
+SOURCES = {"prompts": None, "contrast": "stereoset", **{name: name for name in ("pairs", "panda-pairs")}}  # of the data
+SHARES = {"fisher": 0.02, "balanced": 0.05}  # of all neurons, by default
+_LARGEST = 200  # scores
+_MEASUREMENTS, _NEAR, _AIM = 4, 0.85, 0.95  # of the rise of perplexity: how many; when it is near; where to aim
+_ALL = 100.0  # nats: more than any neurons cost
+
+
+def source_weights(settings: Mapping[str, Any]) -> dict[str, float]:
+    """Return how much each source of SOURCES counts: as told, or alike those that "source" names."""
+    named: dict[str, float] | None = settings["source_weights"]
+    if named is not None:
+        return {name: weight for name, weight in named.items() if weight}
+    return dict.fromkeys(("prompts", "contrast") if settings["source"] == "both" else (settings["source"],), 1.0)
+
+
+def typical(scores: Tensor) -> Tensor:
+    """Return the mean of the largest scores, by which those of several sources become comparable."""
+    largest = scores.flatten().topk(min(_LARGEST, max(1, scores.numel() // 20))).values
+    return largest.mean().clamp_min(torch.finfo(scores.dtype).tiny)
+
+
+class Weighing(NamedTuple):
+    """Weighs the effects that a pass has collected, as the settings of a selection say: "fisher" or "balanced"."""
+
+    effects: NeuronEffects
+    selection: str
+    settings: Mapping[str, Any]
+
+    def neurons(self) -> NeuronSet:
+        """Return the neurons of all sources."""
+        return self.of(self._bias())
+
+    def of(self, bias: Tensor) -> NeuronSet:
+        """Return the neurons of some bias scores, ``[layer, neuron]``, of any scale."""
+        count = self.settings["count"] or round(SHARES[self.selection] * bias.numel())
+        return self._rule(bias)(self.settings["predicted_percent"], count)
+
+    def dimensions(self) -> dict[str, NeuronSet]:
+        """Return the own neurons of each dimension: by its bias, less the mean of the other dimensions'."""
+        weights, parts = source_weights(self.settings), dict[str, list[Tensor]]()
+        for source, weight in weights.items():
+            own = self._by_dimension(source)
+            total = typical(torch.stack(list(own.values())).mean(0))
+            for name, scores in own.items() if len(own) > 1 else ():
+                others = torch.stack([other for key, other in own.items() if key != name]).mean(0)
+                parts.setdefault(name, []).append(weight * (scores - others) / total)
+        return {name: self.of(torch.stack(own).sum(0)) for name, own in parts.items()}
+
+    def affordable(self, rise: Callable[[NeuronSet], float]) -> dict[str, Any]:
+        """Return the settings "count" and "predicted_percent" that keep the rise within "perplexity_percent".
+
+        The Fisher information says where to begin; then ``rise`` measures what a set costs, in percent, and the
+        estimate is corrected by that. "fisher" takes more or fewer neurons, "balanced" more or less of each.
+        """
+        budget, rule = math.log1p(self.settings["perplexity_percent"] / 100), self._rule(self._bias())
+        count = self.settings["count"] or round(SHARES["balanced"] * self.effects.compute()[0].numel())
+        wanted = count if self.selection == "balanced" else None
+
+        def within(nats: float) -> NeuronSet:
+            return rule(100 * math.expm1(nats), wanted)
+
+        best, aim, most = 0.0, budget, self._predicted(within(_ALL))
+        for _ in range(_MEASUREMENTS):
+            neurons = within(aim)
+            predicted, found = self._predicted(neurons), math.log1p(rise(neurons) / 100)
+            best = max(best, predicted) if found <= budget else best
+            if _NEAR * budget <= found <= budget or (found <= budget and predicted >= most):
+                break
+            aim = predicted * min(4.0, max(0.25, _AIM * budget / max(found, 1e-9)))
+        best = best or min(aim, most)
+        return {"count": wanted or len(within(best)), "predicted_percent": 100 * math.expm1(best)}
+
+    def _rule(self, bias: Tensor) -> Callable[[float | None, int | None], NeuronSet]:
+        """Return the selection as a function of the rise of perplexity to predict, and of the number of neurons."""
+        guard, information = self._guard(), self.effects.effects(effects.TEXT)
+        scores = bias / typical(bias)
+
+        def rule(percent: float | None, count: int | None) -> NeuronSet:
+            if self.selection == "balanced":
+                assert count is not None
+                return balanced(scores, guard, information, count, 1.0, percent or self.settings["perplexity_percent"])
+            if count is None:  # at least one
+                single = fisher(scores, guard, information, 1, 1.0)
+                percent = max(percent or 0.0, 100 * math.expm1(self._predicted(single)) * (1 + 1e-9))
+                return fisher(scores, guard, information, None, 1.0, percent)
+            return fisher(scores, guard, information, count, 1.0)
+
+        return rule
+
+    def _predicted(self, neurons: NeuronSet) -> float:
+        """Return the predicted rise of the negative log-likelihood, in nats a token."""
+        cost, strengths = self.effects.effects(effects.TEXT) / 2, neurons.strengths or dict.fromkeys(neurons, 1.0)
+        return math.fsum(float(cost[neuron]) * strength**2 for neuron, strength in strengths.items())
+
+    def _bias(self) -> Tensor:
+        """Return b(n), each source scaled by its largest effects, ``[layer, neuron]``."""
+        found = {name: self._of_source(name) for name in source_weights(self.settings)}
+        weights = source_weights(self.settings)
+        parts = [weight * found[name] / typical(found[name]) for name, weight in weights.items()]
+        return torch.stack(parts).sum(0)
+
+    def _guard(self) -> Tensor:
+        """Return what counts against b(n): μ·g(n) of StereoSet's sentences, and as much of knowledge as wanted."""
+        guard = self.settings["guard_weight"] * (self._contrast("guard") / typical(self._contrast("bias")))
+        if weight := self.settings["knowledge_weight"]:
+            names = [name for name in self.effects.quantities if name.endswith("/known")]
+            known = torch.stack([self.effects.effects(name) for name in names]).mean(0)
+            guard = guard + weight * known / typical(known)
+        return guard
+
+    def _contrast(self, name: str) -> Tensor:
+        """Return StereoSet's effects on the "bias" or the "guard", summed over the domains with their weights."""
+        weights = self.settings["domain_weights"] or dict.fromkeys(DOMAINS, 1.0)
+        names = {f"{domain}/{name}": weight for domain, weight in weights.items()}
+        found = [weight * self.effects.effects(key) for key, weight in names.items() if key in self.effects.quantities]
+        return torch.stack(found).sum(0) if found else torch.zeros(self.effects.shape, dtype=torch.float64)
+
+    def _of_source(self, source: str) -> Tensor:
+        if source == "contrast":
+            return self._contrast("bias")
+        weights, parts = self.settings["domain_weights"], self._by_dimension(source)
+        wanted = {DIMENSION_OF[domain] for domain, weight in weights.items() if weight} if weights else set(parts)
+        return torch.stack([own for name, own in parts.items() if name in wanted or source == "panda-pairs"]).mean(0)
+
+    def _by_dimension(self, source: str) -> dict[str, Tensor]:
+        """Return a source's effects on the bias of each dimension; PANDA's pairs are of none."""
+        if source == "contrast":
+            return {DIMENSION_OF[domain]: self.effects.effects(f"{domain}/bias") for domain in DOMAINS}
+        end = {"prompts": f"/{effects.PROMPTS}", "pairs": "/pairs", "panda-pairs": "panda"}[source]
+        names = [name for name in self.effects.quantities if name.endswith(end)]
+        return {name.partition("/")[0]: self.effects.effects(name) for name in names}
