@@ -242,6 +242,6 @@ def cut(neurons: NeuronSet, scores: Tensor, count: int) -> NeuronSet:
     """
     inside = torch.zeros_like(scores, dtype=torch.bool)
     inside[tuple(torch.tensor(list(neurons)).T)] = True
-    kept = ranked(scores.masked_fill(~inside, -torch.inf), count)
+    kept = neurons & ranked(scores.masked_fill(~inside, -torch.inf), count)
     details = {key: value for key, value in neurons.provenance.items() if key in ("model", "settings")}
     return kept.with_details(provenance=details | {"cut": count})
