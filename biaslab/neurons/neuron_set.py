@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from itertools import groupby, product
@@ -309,7 +308,7 @@ class NeuronSet(Set[Neuron]):
 def checked_strength(value: Any, place: str) -> float:
     """Return a strength as float32 holds it, if it is a number and finite there."""
     is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or abs(value) > np.finfo(np.float32).max:
+    if not (is_number and abs(value) <= float(np.finfo(np.float32).max)):
         raise InputError(f"{place} is expected to be a finite float32 number but got {value!r}.")
     return float(np.float32(value))
 
