@@ -229,7 +229,7 @@ def intersection(union: NeuronSet, data: PromptDataModule) -> NeuronSet:
         for dimension in data.dimensions.values()
         for a, b in dimension.pairs
     ]
-    neurons = NeuronSet(set().union(*both), shape=union.shape)
+    neurons = union & set().union(*both)
     provenance = {"model": union.provenance["model"], "settings": {"selection": "intersection"}}
     return neurons.with_details(provenance=provenance)
 
