@@ -17,7 +17,7 @@ class NeuronSuppression(Callback):
 
     Args:
         neurons: a set, or the path of a neuron file. It must have been made for the model's weights.
-        factor: 0 suppresses, 2 amplifies.
+        factor: 0 suppresses, 2 amplifies; a set's strengths say how much of this each neuron gets.
         positions: "all", or "slot": only the mask token (a causal model's last token), as in the authors' code. "slot"
             is refused where a causal model is tested or validated: it is judged on whole sentences.
 

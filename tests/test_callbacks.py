@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import pytest
@@ -96,6 +97,20 @@ def test_outputs_change_within_the_loop_and_no_hook_is_left(bert, loop, factor):
     assert hooks(bert) == 0
     again = run(loop, Task(bert))
     assert not torch.equal(found, again)
+
+
+@pytest.mark.parametrize("positions", ["all", "slot"])
+def test_strengths_of_a_file_are_followed(bert, tmp_path, positions):
+    multipliers = {(0, 3): 0.25, (2, 1): 2.0, (2, 40): 0.0}
+    strengths = {neuron: 1 - multiplier for neuron, multiplier in multipliers.items()}  # for the factor 0
+    NEURONS.with_strengths(strengths).save(tmp_path / "n.json")
+    found = run("predict", Task(bert), NeuronSuppression(tmp_path / "n.json", positions=positions))
+    with ExitStack() as stack, torch.no_grad():
+        for neuron, multiplier in multipliers.items():
+            stack.enter_context(suppressed(bert, [neuron], multiplier, positions, MASK))
+        wanted = torch.cat([bert(input_ids=batch).logits for batch in BATCHES])
+    assert torch.equal(found, wanted)
+    assert not torch.equal(found, expected(bert, positions=positions, mask_token_id=MASK))
 
 
 @pytest.mark.parametrize("loop", LOOPS)

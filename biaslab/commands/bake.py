@@ -3,7 +3,7 @@
 import math
 import textwrap
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from biaslab.errors import InputError
 
@@ -20,14 +20,16 @@ def bake(
     """Write a model with its neurons suppressed, or a trained model, or both, as an ordinary checkpoint folder.
 
     The folder loads with plain transformers. Its weights are those of float32, unless a checkpoint has another type.
-    Its logits are the hooked model's, bit for bit where ``factor`` is 0 or a power of two: others round differently.
+    Its logits are the hooked model's. They are so bit for bit where the neurons are set to no means and what each is
+    multiplied by, 1 - (1 - factor)·strength (the factor where a file has no strengths), is 0 or a power of two, of
+    either sign; else they are equal to rounding.
 
     Args:
         model: name, folder or hub id of the model that the neurons belong to.
         ckpt_path: a Lightning checkpoint of a debiasing baseline, instead of ``model``.
         neurons: a neuron file, made for the very weights that are written.
         output: the new folder; nothing is left there if anything fails.
-        factor: what the neurons are multiplied by: 0 suppresses.
+        factor: what the neurons are multiplied by: 0 suppresses. Strengths of the file say how much of it each gets.
         positions: "all"; weights do the same everywhere, so "slot" can't be baked.
         trust_remote_code: let a checkpoint bring its own Python code.
     """
@@ -62,7 +64,9 @@ def bake(
         chosen = NeuronSet.load(neurons)
         chosen.require_model(language_model)
         scale_neurons(language_model, chosen, factor)
-        how = {"factor": factor, "means": chosen.values is not None}
+        how: dict[str, Any] = {"factor": factor, "means": chosen.values is not None}
+        if strengths := list((chosen.strengths or {}).values()):
+            how["strengths"] = {"least": min(strengths), "most": max(strengths)}
         facts["neurons"] = {"file": neurons, "count": len(chosen), **how, "made": dict(chosen.provenance)}
         figures = measured(Path(neurons), chosen, factor)
     facts["versions"] = versions()

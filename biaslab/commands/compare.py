@@ -242,13 +242,15 @@ def likeness(first: PreTrainedModel, second: PreTrainedModel) -> float:
 
 
 def _differences(first: NeuronSet, second: NeuronSet) -> list[str]:
-    """Name the settings that the two were not found alike with, where both are known."""
+    """Name the settings that the two were not found alike with, where both are known, and what is not compared."""
     settings = []
     for part, names in (("settings", None), ("data", ("prompts", "contrast"))):
         a, b = (side.provenance.get(part) or {} for side in (first, second))
         keys = names or [key for key in a if key not in ("shares_used", "trust_remote_code")]
         settings += [f"{key} {a[key]} and {b[key]}" for key in keys if key in a and key in b and a[key] != b[key]]
-    return [f"They were found with other settings: {'; '.join(settings)}."] if settings else []
+    notes = [f"They were found with other settings: {'; '.join(settings)}."] if settings else []
+    graded = [name for name, side in (("A", first), ("B", second)) if side.strengths is not None]
+    return notes + ([f"Strengths of neurons ({' and '.join(graded)}) are not compared."] if graded else [])
 
 
 def _scores(side: Side) -> dict[str, Tensor]:

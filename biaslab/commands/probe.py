@@ -62,7 +62,7 @@ def probe(
     arms = [Arm(BASE)]
     if chosen is not None:
         chosen.require_model(network)
-        shaped = NeuronSet(chosen, ffn_shape(network))
+        shaped = chosen.with_shape(ffn_shape(network))
         controls = [Treatment(random_like(shaped, seed), factor) for seed in range(seeds)]
         name = f"BNS ×{factor:g}"
         arms += [Arm(name, [Treatment(shaped, factor)]), Arm(random_name(seeds), controls, like=name)]

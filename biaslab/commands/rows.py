@@ -239,7 +239,7 @@ def intersection(union: NeuronSet, data: PromptDataModule) -> NeuronSet:
         for dimension in data.dimensions.values()
         for a, b in dimension.pairs
     ]
-    neurons = NeuronSet(set().union(*both), shape=union.shape)
+    neurons = union & set().union(*both)
     provenance = {"model": union.provenance["model"], "settings": {"selection": "intersection"}}
     return neurons.with_details(provenance=provenance)
 
@@ -252,6 +252,6 @@ def cut(neurons: NeuronSet, scores: Tensor, count: int) -> NeuronSet:
     """
     inside = torch.zeros_like(scores, dtype=torch.bool)
     inside[tuple(torch.tensor(list(neurons)).T)] = True
-    kept = ranked(scores.masked_fill(~inside, -torch.inf), count)
+    kept = neurons & ranked(scores.masked_fill(~inside, -torch.inf), count)
     details = {key: value for key, value in neurons.provenance.items() if key in ("model", "settings")}
     return kept.with_details(provenance=details | {"cut": count})

@@ -153,9 +153,8 @@ def _arms(
     from biaslab.models.architectures import ffn_shape
 
     neurons.require_model(model)
-    shape = ffn_shape(model)
-    every = NeuronSet(neurons, shape)
-    sets = {name: [NeuronSet(neurons.subsets[name], shape)] for name in dimensions}
+    every = neurons.with_shape(ffn_shape(model))
+    sets = {name: [every.subsets[name].with_values(every.values)] for name in dimensions}
     sets |= {ALL: [every], RANDOM: [random_like(every, seed) for seed in range(seeds)]}
     yield Arm(BASE)
     for name, chosen in sets.items():

@@ -22,7 +22,7 @@ BASE = "untouched"
 class Treatment:
     """What is done to a model."""
 
-    neurons: NeuronSet | None = None  # that are multiplied by the factor
+    neurons: NeuronSet | None = None  # that are multiplied by the factor, each as far as its strength says
     factor: float = 0.0  # 0 suppresses
     positions: Positions = "all"  # or "slot": only where the model is asked
     checkpoint: Path | None = None  # of a debiasing baseline's weights; None for the model's own
@@ -33,7 +33,9 @@ class Treatment:
         done = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "checkpoint"}
         if self.neurons is not None:
             values = self.neurons.values
-            to = {} if values is None else {"values": hashlib.sha256(values.tobytes()).hexdigest()}
+            to: dict[str, Any] = {} if values is None else {"values": hashlib.sha256(values.tobytes()).hexdigest()}
+            if self.neurons.strengths is not None:
+                to["strengths"] = list(self.neurons.strengths.values())
             return done | {"neurons": list(self.neurons)} | to
         return {name: value for name, value in done.items() if name not in ("neurons", "factor", "positions")}
 

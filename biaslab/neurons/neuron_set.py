@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import copy
 import hashlib
 import json
 import operator
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from itertools import groupby, product
+from numbers import Real
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,10 +21,6 @@ from biaslab.store import write_atomically
 
 if TYPE_CHECKING:  # neuron files are read without torch
     from transformers import PreTrainedModel
-
-FORMAT_VERSION = 1
-_KEYS = ("format_version", "shape", "neurons", "subsets", "provenance")
-_OPTIONAL = {"values"}
 
 
 class Neuron(NamedTuple):
@@ -43,7 +38,8 @@ class NeuronSet(Set[Neuron]):
     """An immutable set of neurons, in the order of (layer, index).
 
     It has the algebra of ``frozenset``, with sets of plain tuples too. A result keeps the shape, and of the provenance
-    the facts on the model where both operands agree on them.
+    the facts on the model where both operands agree on them. A neuron keeps its strength, the left operand's where both
+    have it; plain tuples leave it to the other operand.
 
     Args:
         neurons: (layer, index) pairs, in any order; one that comes twice counts once.
@@ -59,15 +55,16 @@ class NeuronSet(Set[Neuron]):
     NeuronSet([(0, 5), (2, 7)], shape=(3, 8))
     """
 
-    __slots__ = ("_members", "_neurons", "_provenance", "_shape", "_subsets", "_values")
+    __slots__ = ("_members", "_neurons", "_provenance", "_shape", "_strengths", "_subsets", "_values")
 
     def __init__(self, neurons: Iterable[tuple[int, int]] = (), shape: tuple[int, int] | None = None) -> None:
-        self._shape = None if shape is None else _checked_shape(shape)
-        self._members = frozenset(_neuron(n, self._shape, f"`neurons[{i}]`") for i, n in enumerate(neurons))
+        self._shape = None if shape is None else checked_shape(shape)
+        self._members = frozenset(checked_neuron(n, self._shape, f"`neurons[{i}]`") for i, n in enumerate(neurons))
         self._neurons = tuple(sorted(self._members))
         self._subsets: dict[str, NeuronSet] = {}
         self._provenance: dict[str, Any] = {}
         self._values: NDArray[np.float32] | None = None
+        self._strengths: dict[Neuron, float] | None = None
 
     @property
     def values(self) -> NDArray[np.float32] | None:
@@ -91,18 +88,65 @@ class NeuronSet(Set[Neuron]):
         return result
 
     @property
+    def strengths(self) -> Mapping[Neuron, float] | None:
+        """How much of suppression each neuron gets, in the neurons' order; None where each has 1, all of it."""
+        return None if self._strengths is None else MappingProxyType(self._strengths)
+
+    def with_strengths(self, strengths: Mapping[tuple[int, int], float] | Mapping[Neuron, float] | None) -> NeuronSet:
+        """Return the same set, whose neurons get so much of suppression each; None for 1, all of it.
+
+        A neuron of strength x is multiplied by 1 - (1 - factor)·x (or, with values, its distance from its value is):
+        by factor 0, strength 1 switches off, 0.3 weakens by 30 percent, and -1 doubles. They are kept as float32.
+
+        Raises:
+            InputError: if they are not of this set's neurons, each of them, or are not finite numbers.
+
+        >>> NeuronSet([(0, 5), (2, 1)]).with_strengths({(2, 1): -1, (0, 5): 0.5}).strengths[0, 5]
+        0.5
+        """
+        result = self.with_details(self._subsets, self._provenance)
+        result._strengths = None if strengths is None else self._checked_strengths(strengths)
+        return result
+
+    def _checked_strengths(self, strengths: Mapping[Any, float]) -> dict[Neuron, float]:
+        if not isinstance(strengths, Mapping):
+            got = type(strengths).__name__
+            raise InputError(f"`strengths` is expected to map each neuron of the set to a number but got {got}.")
+        lacking, foreign = self._members - strengths.keys(), strengths.keys() - self._members
+        for problem, neurons in (("lacks", lacking), ("has", foreign)):
+            if neurons:
+                names = sorted(str(tuple(neuron) if isinstance(neuron, tuple) else neuron) for neuron in neurons)
+                raise InputError(
+                    f"`strengths` is expected to have exactly the {len(self)} neurons of the set but {problem} "
+                    f"{', '.join(names[:3])}."
+                )
+        return {n: checked_strength(strengths[n], f"`strengths[{tuple(n)}]`") for n in self._neurons}
+
+    @property
     def shape(self) -> tuple[int, int] | None:
         """(Layers, neurons a layer) of the model, where it is known."""
         return self._shape
 
+    def with_shape(self, shape: tuple[int, int]) -> NeuronSet:
+        """Return the same set and its subsets, whose shape, (layers, neurons a layer), is known.
+
+        Raises:
+            InputError: as :meth:`require_shape`.
+        """
+        self.require_shape(shape)
+        result = self.with_details(provenance=self._provenance)
+        result._shape = checked_shape(shape)
+        return result.with_details(self._subsets, self._provenance)
+
     @property
     def fingerprint(self) -> str:
-        """A short hash that stands for the neurons, whatever the shape, the subsets and the provenance.
+        """A short hash that stands for the neurons and their strengths, whatever the shape, subsets and provenance.
 
         >>> NeuronSet([(2, 7), (0, 5)]).fingerprint == NeuronSet([(0, 5), (2, 7)], shape=(3, 8)).fingerprint
         True
         """
-        return hashlib.sha256(json.dumps(self._neurons).encode()).hexdigest()[:16]
+        strengths = "" if self._strengths is None else json.dumps(list(self._strengths.values()))
+        return hashlib.sha256((json.dumps(self._neurons) + strengths).encode()).hexdigest()[:16]
 
     @property
     def subsets(self) -> Mapping[str, NeuronSet]:
@@ -121,12 +165,15 @@ class NeuronSet(Set[Neuron]):
     ) -> NeuronSet:
         """Return the same neurons with these named subsets and this provenance instead of the old ones.
 
-        Subsets have the same shape, but need not lie within this set; provenance is anything that JSON can hold.
+        Subsets have the same shape, but need not lie within this set; those that are sets of neurons keep their
+        strengths. Provenance is anything that JSON can hold.
         """
         result = NeuronSet(self, self._shape)
-        result._subsets = {name: NeuronSet(neurons, self._shape) for name, neurons in (subsets or {}).items()}
+        for name, neurons in (subsets or {}).items():
+            result._subsets[name] = subset = NeuronSet(neurons, self._shape)
+            subset._strengths = neurons._strengths if isinstance(neurons, NeuronSet) else None
         result._provenance = copy.deepcopy(dict(provenance or {}))
-        result._values = self._values
+        result._values, result._strengths = self._values, self._strengths
         return result
 
     def layers(self) -> dict[int, int]:
@@ -182,6 +229,10 @@ class NeuronSet(Set[Neuron]):
         if agree:
             result = result.with_details(provenance=facts or others)
             result._values = other._values if self._values is None else self._values
+        if self._strengths is not None or other._strengths is not None:
+            known = {**dict.fromkeys(other, 1.0), **(other._strengths or {})}
+            known |= dict.fromkeys(self, 1.0) if self._strengths is None else self._strengths
+            result._strengths = {neuron: known.get(neuron, 1.0) for neuron in result}
         return result
 
     def _model_facts(self) -> dict[str, Any]:
@@ -226,20 +277,11 @@ class NeuronSet(Set[Neuron]):
         Raises:
             InputError: if the file can't be written.
         """
+        from biaslab.neurons.files import text_of
+
         path = Path(path)
-        content: dict[str, Any] = {
-            "format_version": FORMAT_VERSION,
-            "shape": self._shape,
-            "neurons": self._neurons,
-            "subsets": {name: subset._neurons for name, subset in self._subsets.items()},
-            "provenance": self._provenance,
-        }
-        if self._values is not None:
-            content["values"] = base64.b64encode(self._values.astype("<f4").tobytes()).decode()
-        text = json.dumps(content, indent=1, ensure_ascii=False, default=str)
-        text = re.sub(r"\[\n\s+(\d+),\n\s+(\d+)\n\s+\]", r"[\1, \2]", text)  # a pair a line
         try:
-            write_atomically(path, (text + "\n").encode())
+            write_atomically(path, text_of(self).encode())
         except InputError as error:
             raise InputError(f"`path` is expected to be writable, but {path} is not: {error.__cause__}.") from error
 
@@ -250,67 +292,40 @@ class NeuronSet(Set[Neuron]):
         Raises:
             InputError: if the file can't be read or holds anything else, naming the place.
         """
+        from biaslab.neurons.files import parsed
+
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             what = "is not JSON" if isinstance(error, ValueError) else "can't be read"
             raise InputError(f"`neurons` is expected to be a neuron file, but {path} {what}: {error}.") from error
         try:
-            return _parse(content)
+            return parsed(content)
         except InputError as error:
             raise InputError(f"{error} Correct the file {path}, or make it anew.") from error
 
 
-def _parse(content: Any) -> NeuronSet:
-    if not isinstance(content, dict):
-        raise InputError(f"`neurons` is expected to be a JSON object but got {type(content).__name__}.")
-    if content.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
-        raise InputError(f"`format_version` is expected to be {FORMAT_VERSION} but got {content['format_version']!r}.")
-    for problem, keys in (("lacks", set(_KEYS) - content.keys()), ("has", content.keys() - {*_KEYS, *_OPTIONAL})):
-        if keys:
-            raise InputError(f"`neurons` is expected to have the keys {', '.join(_KEYS)} but {problem} {sorted(keys)}.")
-    for key in ("subsets", "provenance"):
-        if not isinstance(content[key], dict):
-            raise InputError(f"`{key}` is expected to be a JSON object but got {type(content[key]).__name__}.")
-    if not isinstance(content["provenance"].get("model", {}), dict):
-        raise InputError("`provenance.model` is expected to be a JSON object.")
-    shape = None if content["shape"] is None else _checked_shape(content["shape"])
-    subsets = {name: _parse_neurons(pairs, shape, f"subsets.{name}") for name, pairs in content["subsets"].items()}
-    neurons = NeuronSet(_parse_neurons(content["neurons"], shape, "neurons"), shape)
-    return neurons.with_details(subsets, content["provenance"]).with_values(_parse_values(content.get("values"), shape))
-
-
-def _parse_values(text: Any, shape: tuple[int, int] | None) -> NDArray[np.float32] | None:
-    if text is None:
-        return None
-    try:
-        return np.frombuffer(base64.b64decode(text, validate=True), "<f4").reshape(shape or (0, 0))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"`values` is expected to hold a float32 a neuron, in base64, but: {error}.") from error
-
-
-def _parse_neurons(pairs: Any, shape: tuple[int, int] | None, place: str) -> list[Neuron]:
-    if not isinstance(pairs, list):
-        raise InputError(f"`{place}` is expected to be a list of [layer, index] but got {type(pairs).__name__}.")
-    found: dict[Neuron, int] = {}
-    for number, pair in enumerate(pairs):
-        neuron = _neuron(pair, shape, f"`{place}[{number}]`")
-        if (first := found.setdefault(neuron, number)) != number:
-            raise InputError(f"`{place}[{number}]` is expected to come once but {list(neuron)} is also at {first}.")
-    return list(found)
+def checked_strength(value: Any, place: str) -> float:
+    """Return a strength as float32 holds it, if it is a number and finite there."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not (is_number and abs(value) <= float(np.finfo(np.float32).max)):
+        raise InputError(f"{place} is expected to be a finite float32 number but got {value!r}.")
+    return float(np.float32(value))
 
 
 def _is_pair(value: Any) -> bool:
     return isinstance(value, tuple | list) and len(value) == 2 and all(type(number) is int for number in value)
 
 
-def _checked_shape(value: Any) -> tuple[int, int]:
+def checked_shape(value: Any) -> tuple[int, int]:
+    """Return a shape, (layers, width), if it is one."""
     if not _is_pair(value) or min(value) < 1:
         raise InputError(f"`shape` is expected to be (layers, width), two positive integers, but got {value!r}.")
     return tuple(value)
 
 
-def _neuron(value: Any, shape: tuple[int, int] | None, place: str) -> Neuron:
+def checked_neuron(value: Any, shape: tuple[int, int] | None, place: str) -> Neuron:
+    """Return a neuron, if it is one and lies within the shape."""
     if not _is_pair(value):
         raise InputError(f"{place} is expected to be a pair of integers (layer, index) but got {value!r}.")
     for name, number, limit in zip(Neuron._fields, value, shape or (None, None), strict=True):
@@ -326,7 +341,7 @@ def random_like(neurons: NeuronSet, seed: int, same_layers: bool = True) -> Neur
     Args:
         neurons: the set that is controlled for; its shape must be known.
         seed: the same seed draws the same neurons.
-        same_layers: as many in each layer as the set has there; else anywhere.
+        same_layers: as many in each layer as the set has there, with the strengths of those; else anywhere.
 
     Raises:
         InputError: if the shape is not known, or too few other neurons are there.
@@ -351,4 +366,7 @@ def random_like(neurons: NeuronSet, seed: int, same_layers: bool = True) -> Neur
         drawn += [free[place] for place in torch.randperm(len(free), generator=generator)[:count].tolist()]
     settings = {"selection": "random", "seed": seed, "same_layers": same_layers}
     facts = neurons._model_facts() | {"settings": settings}
-    return NeuronSet(drawn, neurons.shape).with_details(provenance=facts).with_values(neurons.values)
+    control = NeuronSet(drawn, neurons.shape).with_details(provenance=facts).with_values(neurons.values)
+    if neurons.strengths is None:
+        return control
+    return control.with_strengths(dict(zip(drawn, neurons.strengths.values(), strict=True)))

@@ -34,6 +34,7 @@ def suppressed(
     At all positions and with the factor 0 it is as if the neurons' columns of the down-projection's weight were zero.
     Where a set has values v, such as the neurons' means, factor 0 sets them to these: an activation a becomes
     v + factor·(a - v).
+    Where a set has strengths, how much of this each neuron gets, 1 - (1 - factor)·strength takes the factor's place.
     Only layers that have neurons get a hook. Whether a set was made for these very weights is checked by
     :meth:`biaslab.neurons.neuron_set.NeuronSet.require_model`, not here.
 
@@ -68,8 +69,9 @@ def suppressed(
     shape = ffn_shape(model)
     if isinstance(neurons, NeuronSet):
         neurons.require_shape(shape)
-    by_layer = NeuronSet(neurons, shape).by_layer()
-    values = neurons.values if isinstance(neurons, NeuronSet) else None
+    else:
+        neurons = NeuronSet(neurons, shape)
+    values = neurons.values
     if not math.isfinite(factor):
         raise InputError(f"`factor` is expected to be a finite number but got {factor}. 0 suppresses, 2 amplifies.")
     places = _checked(model, positions, mask_token_id)
@@ -78,8 +80,9 @@ def suppressed(
         if isinstance(places, _Slots):
             stack.enter_context(model.register_forward_pre_hook(places.read, with_kwargs=True))
             stack.enter_context(model.register_forward_hook(places.forget, always_call=True))
-        for layer, indices in by_layer.items():
-            hook = _scaling(indices, factor, shape[1], places, None if values is None else values[layer])
+        for layer, (indices, multipliers) in _multipliers(neurons, factor).items():
+            own = None if values is None else values[layer]
+            hook = _scaling(indices, multipliers, shape[1], places, own)
             stack.enter_context(modules[layer].register_forward_pre_hook(hook))
         yield
 
@@ -149,8 +152,27 @@ def _given(positions: Tensor) -> _Places:
     return places
 
 
+def _multipliers(neurons: NeuronSet, factor: float) -> dict[int, tuple[list[int], list[float]]]:
+    """Return the indices of each layer's neurons, and what they are multiplied by: 1 - (1 - factor)·strength.
+
+    The sum is written so that strength 1 gives the very factor, and factor 0 or strength 0 round nothing.
+    """
+    strengths = neurons.strengths
+    found: dict[int, tuple[list[int], list[float]]] = {}
+    for neuron in neurons:
+        strength = 1.0 if strengths is None else strengths[neuron]
+        indices, multipliers = found.setdefault(neuron.layer, ([], []))
+        indices.append(neuron.index)
+        multipliers.append(factor * strength + (1 - strength))
+    return found
+
+
 def _scaling(
-    indices: Sequence[int], factor: float, width: int, places: _Places | None, values: NDArray[np.float32] | None
+    indices: Sequence[int],
+    multipliers: Sequence[float],
+    width: int,
+    places: _Places | None,
+    values: NDArray[np.float32] | None,
 ) -> Callable[..., Any]:
     """Return a forward pre-hook that multiplies some of the input's neurons, at some places or everywhere.
 
@@ -158,7 +180,7 @@ def _scaling(
     """
     with torch.inference_mode(False):  # autograd may have to save it later
         scale, shift = torch.ones(width, dtype=torch.float64), None
-        scale[list(indices)] = factor
+        scale[list(indices)] = torch.tensor(multipliers, dtype=torch.float64)
         if values is not None:
             shift = (1 - scale) * torch.from_numpy(values.astype(np.float64))
 
@@ -216,7 +238,8 @@ def recorded(model: PreTrainedModel) -> Iterator[dict[int, Tensor]]:
 def scale_neurons(model: PreTrainedModel, neurons: NeuronSet, factor: float) -> None:
     """Multiply the neurons' columns of the down-projections in place: :func:`suppressed` at all positions, for good.
 
-    What a set's values add goes into the down-projections' biases.
+    Each column has its own multiplier where the set has strengths. What a set's values add goes into the
+    down-projections' biases.
 
     Raises:
         InputError: if the set has values and the down-projections no bias to hold them; then nothing is changed.
@@ -230,12 +253,12 @@ def scale_neurons(model: PreTrainedModel, neurons: NeuronSet, factor: float) -> 
             'the replacement "zero", or use the callback NeuronSuppression.'
         )
     with torch.no_grad():
-        for layer, indices in neurons.by_layer().items():
+        for layer, (indices, multipliers) in _multipliers(neurons, factor).items():
             weight = down_weight(modules[layer])
+            scale = torch.tensor(multipliers, dtype=torch.float64, device=weight.device)
             if values is not None:
                 bias: Any = modules[layer].bias
-                added = weight[:, indices].double() @ torch.from_numpy(values[layer, indices]).double().to(
-                    weight.device
-                )
-                bias += ((1 - factor) * added).to(bias.dtype)
-            weight[:, indices] *= factor
+                own = torch.from_numpy(values[layer, indices]).double().to(weight.device)
+                bias += (weight[:, indices].double() @ ((1 - scale) * own)).to(bias.dtype)
+            # as torch multiplies by a number: low precision is rounded once
+            weight[:, indices] *= scale.to(torch.promote_types(weight.dtype, torch.float32))

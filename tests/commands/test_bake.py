@@ -117,6 +117,61 @@ def test_other_factors(tmp_path, kind, factor, tolerance):
         torch.testing.assert_close(logits(result), logits(model), atol=tolerance, rtol=tolerance)
 
 
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+@pytest.mark.parametrize(
+    ("factor", "strengths", "tolerance"),
+    [
+        (0.0, [1.0, 0.5, -1.0, 0.0, 3.0, 1.0], 0.0),  # multipliers 0, 1/2, 2, 1, -2, 0: none rounds
+        (0.5, [1.0, 2.0, -2.0, 0.0, 1.5, 6.0], 0.0),  # 1/2, 0, 2, 1, 1/4, -2
+        (2.0, [1.0, -0.5, -1.0, 0.0, 3.0, 7.0], 0.0),  # 2, 1/2, 0, 1, 4, 8
+        (0.0, [1.0, 0.3, -0.7, 0.1, 1.2, 0.9], 1e-5),
+    ],
+)
+def test_strengths(tmp_path, kind, factor, strengths, tolerance):
+    source, path, out = save_model(tmp_path / "model", kind), tmp_path / "n.json", tmp_path / "out"
+    chosen = NeuronSet.load(save_neurons(path, source))
+    graded = chosen.with_strengths(dict(zip(chosen, strengths, strict=True)))
+    graded.save(path)
+    bake(source, neurons=str(path), output=str(out), factor=factor)
+    model, result = load_model(source)[0], load_model(str(out))[0]
+    with suppressed(model, graded, factor):
+        torch.testing.assert_close(logits(result), logits(model), atol=tolerance, rtol=tolerance)
+    with suppressed(model, chosen, factor):
+        assert not torch.allclose(logits(result), logits(model), atol=1e-4)
+    card = (out / "README.md").read_text()
+    each = "1 − x" if factor == 0 else f"1 − (1 − {factor:g})·x"
+    assert f"6 are multiplied by {each}, by way of their columns" in card
+    assert f"from {min(strengths):g} to {max(strengths):g} (1 is all of it; a negative strength does" in card
+    assert f"bit for bit if {each} is 0 or a power of two for each neuron" in card
+    facts = json.loads(card.partition("```json\n")[2].partition("\n```")[0])["neurons"]
+    least, most = (pytest.approx(extreme(strengths), rel=1e-6) for extreme in (min, max))
+    assert facts["strengths"] == {"least": least, "most": most}
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.5])
+def test_strengths_with_means(tmp_path, factor):
+    source, path, out = save_model(tmp_path / "model"), tmp_path / "n.json", tmp_path / "out"
+    chosen = NeuronSet.load(save_neurons(path, source))
+    means = torch.randn(3, 48, generator=torch.Generator().manual_seed(0)).numpy()
+    graded = chosen.with_values(means).with_strengths(dict(zip(chosen, [1, 0.3, -1, 0, 2, 0.5], strict=True)))
+    graded.save(path)
+    bake(source, neurons=str(path), output=str(out), factor=factor)
+    model, result = load_model(source)[0], load_model(str(out))[0]
+    with suppressed(model, graded, factor):
+        torch.testing.assert_close(logits(result), logits(model), atol=1e-5, rtol=1e-5)
+    card = (out / "README.md").read_text()
+    each = "1 − x" if factor == 0 else "1 − (1 − 0.5)·x"
+    assert f"6 lie {each} times as far from their means over ordinary text" in card
+    assert "hooks up to rounding" in card
+    assert "bit for bit" not in card
+
+
+def test_without_strengths_a_card_says_nothing_of_them(baked):
+    card = (baked / "bert-baked/README.md").read_text()
+    assert "6 are multiplied by 0, by way of" in card
+    assert "strength" not in card
+
+
 @pytest.mark.parametrize(("kind", "auto", "task"), [
     ("bert", "AutoModelForMaskedLM", "fill-mask"), ("gpt2", "AutoModelForCausalLM", "text-generation"),
 ])  # fmt: skip
@@ -393,7 +448,10 @@ def test_card_of_another_file_in_the_folder(lab, run):
     """The neurons count, not what their file is called."""
     shutil.copy(run / "neurons.json", run / "mine.json")
     assert lines_of(card_of(lab, run / "mine.json")) == lines_of(card_of(lab, run / "neurons.json"))
-    gender = NeuronSet.load(run / "neurons.json").subsets["gender"]
+    neurons = NeuronSet.load(run / "neurons.json")
+    neurons.with_strengths(dict.fromkeys(neurons, 0.5)).save(run / "graded.json")
+    assert OTHER in card_of(lab, run / "graded.json")
+    gender = neurons.subsets["gender"]
     made_for = NeuronSet.load(run / "neurons.json").provenance
     gender.with_details(provenance=made_for).save(run / "gender.json")
     assert OTHER in card_of(lab, run / "gender.json")

@@ -106,6 +106,17 @@ def test_two_files(workdir, capsys):
             assert line[key] == wanted
 
 
+def test_strengths_are_not_compared_and_that_is_said(workdir, capsys):
+    a, b = (save_neurons(Path(name), [(0, 1), (2, 5)]) for name in ("a.json", "b.json"))
+    compare(a, b)
+    assert "Strengths" not in " ".join(capsys.readouterr().out.split())
+    neurons = NeuronSet.load(b)
+    neurons.with_strengths(dict.fromkeys(neurons, 0.5)).save(b)
+    compare(a, b, output="graded")
+    assert "Strengths of neurons (B) are not compared." in " ".join(capsys.readouterr().out.split())
+    assert content("graded")["scopes"] == content()["scopes"]
+
+
 def test_files_of_other_weights_are_compared_with_a_warning(workdir, capsys):
     a = save_neurons(Path("a.json"), [(0, 1)])
     for name, weights in (("b", "v"), ("c", None)):

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import conftest
 import pytest
+import torch
 from conftest import make_model, wordpiece_tokenizer
 
 from biaslab.commands.probe import probe
 from biaslab.data.words import ACTIONS, WORDINGS
 from biaslab.errors import InputError
 from biaslab.evaluation.findings import Findings
-from biaslab.neurons.neuron_set import NeuronSet
+from biaslab.neurons.neuron_set import NeuronSet, random_like
 
 FRAMES = re.findall("[a-z]+", " ".join(re.sub(r"{\w+}", " ", form) for w in WORDINGS for form in w).lower())
 JUDGING = ["good", "strong", "smart", "bad", "weak", "lazy"]
@@ -119,6 +120,30 @@ def test_suppression_is_that_of_the_weights(folder, tmp_path):
     for measure in ("biased", "mass_difference"):
         found = suppressed["rows"]["BNS ×0"][measure]["by_wording"]
         assert found == pytest.approx(baked["rows"]["untouched"][measure]["by_wording"], abs=1e-3)
+
+
+def test_strengths_and_means_are_followed(folder, tmp_path):
+    """The oracle: scaled columns, and what replaces the neurons in the biases; by random controls too."""
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    means = torch.randn(3, 48, generator=torch.Generator().manual_seed(0))
+    strengths = {(0, 3): 3.0, (1, 7): -2.0, (2, 1): 0.5, (2, 40): -3.0}
+    neurons = NeuronSet(strengths, (3, 48)).with_values(means.numpy()).with_strengths(strengths)
+    neurons.save(tmp_path / "neurons.json")
+    found, _ = run(folder, tmp_path / "one", neurons=str(tmp_path / "neurons.json"), seeds=1)
+    for row, name in ((neurons, "BNS ×0"), (random_like(neurons, 0), "random, one seed")):
+        model = AutoModelForMaskedLM.from_pretrained(folder / "bert")
+        for (layer, index), strength in row.strengths.items():
+            dense = model.bert.encoder.layer[layer].output.dense
+            dense.bias.data += dense.weight.data[:, index] * strength * means[layer, index]
+            dense.weight.data[:, index] *= 1 - strength
+        model.save_pretrained(tmp_path / name)
+        AutoTokenizer.from_pretrained(folder / "bert").save_pretrained(tmp_path / name)
+        baked, _ = run(tmp_path, tmp_path / "runs" / name, name)
+        for measure in ("biased", "mass_difference"):
+            wanted = baked["rows"]["untouched"][measure]["by_wording"]
+            assert found["rows"][name][measure]["by_wording"] == pytest.approx(wanted, abs=1e-3)
+        assert found["rows"][name]["mass_difference"]["change"]["value"] != 0
 
 
 def test_factor_one_changes_nothing(folder, tmp_path):

@@ -281,6 +281,30 @@ def test_gaps_and_perplexity_are_those_of_zeroed_weights(whole, lab, name):
     assert text["change"]["low"] <= text["change"]["value"] <= text["change"]["high"]
 
 
+def test_strengths_and_means_of_each_set_are_followed(lab, run, place, tmp_path):
+    """The sets' own strengths; a subset's neurons may have others than they have in the whole set."""
+    means = torch.randn(3, 48, generator=torch.Generator().manual_seed(0))
+    graded = {(1, 1): 0.5, (2, 2): -3.0}
+    age = NeuronSet(SETS["age"]).with_strengths(graded)
+    plain = NeuronSet.load(place / "neurons.json").with_values(means.numpy())
+    every = {neuron: (-1.0) ** number * (1 + number) / 4 for number, neuron in enumerate(EVERY)}
+    neurons = plain.with_details({"age": age, "gender": SETS["gender"]}, plain.provenance).with_strengths(every)
+    neurons.save(place / "graded.json")
+    content = run(tmp_path, "graded.json", seeds=1)
+    rows = {"age": graded, "gender": dict.fromkeys(SETS["gender"], 1.0), "all": every}
+    rows["random"] = random_like(neurons, 0).strengths
+    before = text_perplexity(*zeroed(lab, []), lab)
+    for name, strengths in rows.items():
+        model, tokenizer = zeroed(lab, [])
+        for (layer, index), strength in strengths.items():
+            dense = model.bert.encoder.layer[layer].output.dense
+            dense.bias.data += dense.weight.data[:, index] * strength * means[layer, index]
+            dense.weight.data[:, index] *= 1 - strength
+        figure = row_of(content, name)["perplexity"]["figure"]["value"]
+        assert figure == pytest.approx(text_perplexity(model, tokenizer, lab), rel=1e-4)
+        assert figure != pytest.approx(before, rel=1e-4)
+
+
 def test_random_row_is_the_mean_of_its_seeds(whole, lab, place):
     every = NeuronSet(EVERY, shape=(3, 48))
     controls = [random_like(every, seed) for seed in range(3)]

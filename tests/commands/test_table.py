@@ -172,6 +172,8 @@ def test_cut_keeps_the_best_of_the_set():
     neurons = NeuronSet([(layer, index) for layer in range(3) for index in range(0, 8, 2)], shape=(3, 8))
     wanted = sorted(neurons, key=lambda n: -scores[n])[:5]
     assert set(cut(neurons, scores, 5)) == set(wanted)
+    graded = neurons.with_strengths({neuron: float(number) for number, neuron in enumerate(neurons)})
+    assert cut(graded, scores, 5).strengths == {n: s for n, s in graded.strengths.items() if n in set(wanted)}
 
 
 def tiny_configs(folder: Path, lab: Path) -> Path:

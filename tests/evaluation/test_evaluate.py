@@ -89,6 +89,30 @@ def test_another_field_of_a_treatment_is_part_of_its_key_and_facts():
     assert Tempered(temperature=2.0).facts() == {**Treatment().facts(), "temperature": 2.0}
 
 
+def test_strengths_are_part_of_a_treatments_key_and_facts(model_and_tokenizer, tmp_path):
+    """Else a graded set would get the answers of another one of the same neurons."""
+    strengths = [0.25, 1.0, -1.0, 0.5]
+    graded = NEURONS.with_strengths(dict(zip(NEURONS, strengths, strict=True)))
+    key = Treatment(graded, 0.5).key
+    assert key == Treatment(NEURONS, 0.5).key | {"strengths": strengths}
+    assert Treatment(graded).facts()["neurons"] != Treatment(NEURONS).facts()["neurons"]
+    values = Treatment(graded.with_values(torch.ones(3, 48)), 0.5).key
+    assert values == key | {"values": values["values"]}
+    measure, cache = Counted(SENTENCES), Artifacts(tmp_path)
+    rows = [Arm("untouched"), *(Arm(str(n), [Treatment(n)]) for n in (NEURONS, graded, graded.with_strengths(None)))]
+    for number, row in enumerate(rows):
+        rows[number] = Arm(f"{row.name} {number}", row.treatments)
+    found = [each.figure.value for each in evaluate(*model_and_tokenizer, rows, [measure], cache).estimates().values()]
+    assert measure.asked == 3
+    assert len(set(found)) == 3
+    assert found[1] == found[3]
+    scaled = copy.deepcopy(model_and_tokenizer[0])
+    for (layer, index), strength in zip(NEURONS, strengths, strict=True):
+        scaled.bert.encoder.layer[layer].output.dense.weight.data[:, index] *= 1 - strength
+    (expected,) = evaluate(scaled, model_and_tokenizer[1], rows[:1], [measure]).estimates().values()
+    assert found[2] == pytest.approx(expected.figure.value)
+
+
 def test_a_damaged_answer_is_asked_for_again(model_and_tokenizer, tmp_path):
     model, tokenizer = model_and_tokenizer
     measure = Counted(SENTENCES)
