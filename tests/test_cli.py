@@ -199,7 +199,7 @@ def test_debias_writes_and_prints_everything(lab, workdir, capsys):
     }
     assert list(run.glob("events.*"))
     findings = Findings.load(run / "results.json")
-    judged_rows = ["untouched", "BNS, fisher", "BNS, fisher ×½", "BNS, paper", "random, 2 seeds"]
+    judged_rows = ["untouched", "BNS, balanced", "BNS, balanced ×½", "BNS, paper", "random, 2 seeds"]
     assert [row.name for row in findings.rows_of("SS")] == judged_rows
     base = findings.get("untouched", "SS")
     assert base.change == (0, 0, 0)
@@ -218,7 +218,7 @@ def test_debias_writes_and_prints_everything(lab, workdir, capsys):
     printed = capsys.readouterr().out
     for word in (
         "untouched",
-        "BNS, fisher",
+        "BNS, balanced",
         "random, 2 seeds",
         "  female-male",
         "  old-teenage",
@@ -227,8 +227,8 @@ def test_debias_writes_and_prints_everything(lab, workdir, capsys):
         "one seed",
         f"knowledge: % of {findings.facts['knowledge_sentences']} sentences",
         "SS log-ratio in nats (ideal: 0), the mean of",
-        "{:.3f} [{:.3f}, {:.3f}]".format(*findings.get("BNS, fisher", "SS log-ratio").figure),
-        "{:+.3f} [{:+.3f}, {:+.3f}]".format(*findings.get("BNS, fisher", "SS log-ratio").change),
+        "{:.3f} [{:.3f}, {:.3f}]".format(*findings.get("BNS, balanced", "SS log-ratio").figure),
+        "{:+.3f} [{:+.3f}, {:+.3f}]".format(*findings.get("BNS, balanced", "SS log-ratio").change),
     ):
         assert word in printed
     assert "runs/debias/version_0" in printed
@@ -244,7 +244,7 @@ def test_debias_at_the_slot_only(lab, workdir):
         debias(lab, "--positions", positions, "--count", "40")  # so that some lie below the last layer
     everywhere, slot = (Findings.load(workdir / f"runs/debias/version_{i}/results.json") for i in (0, 1))
     for metric in ("gap", "perplexity", "knowledge"):
-        assert everywhere.get("BNS, fisher", metric).change != slot.get("BNS, fisher", metric).change
+        assert everywhere.get("BNS, balanced", metric).change != slot.get("BNS, balanced", metric).change
 
 
 @pytest.mark.parametrize("model_type", ["gpt2", "llama"])

@@ -82,7 +82,7 @@ class Weighing(NamedTuple):
             best = max(best, predicted) if found <= budget else best
             if _NEAR * budget <= found <= budget or (found <= budget and predicted >= most):
                 break
-            aim = predicted * min(4.0, max(0.25, _AIM * budget / max(found, 1e-9)))
+            aim = predicted * min(4.0, max(0.05, _AIM * budget / max(found, 1e-9)))
         best = best or min(aim, most)
         return {"count": wanted or len(within(best)), "predicted_percent": 100 * math.expm1(best)}
 
@@ -117,7 +117,7 @@ class Weighing(NamedTuple):
 
     def _guard(self) -> Tensor:
         """Return what counts against b(n): μ·g(n) of StereoSet's sentences, and as much of knowledge as wanted."""
-        guard = self.settings["guard_weight"] * (self._contrast("guard") / typical(self._contrast("bias")))
+        guard: Tensor = self.settings["guard_weight"] * (self._contrast("guard") / typical(self._contrast("bias")))
         if weight := self.settings["knowledge_weight"]:
             names = [name for name in self.effects.quantities if name.endswith("/known")]
             known = torch.stack([self.effects.effects(name) for name in names]).mean(0)

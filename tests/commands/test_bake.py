@@ -299,15 +299,15 @@ METRICS = ("SS", "SS log-ratio", "LMS", "ICAT")
 @pytest.mark.parametrize(
     ("file", "factor", "row"),
     [
-        ("neurons.json", "0", "BNS, fisher"),
-        ("neurons.json", "0.5", "BNS, fisher ×½"),
+        ("neurons.json", "0", "BNS, balanced"),
+        ("neurons.json", "0.5", "BNS, balanced ×½"),
         ("neurons_paper.json", "0", "BNS, paper"),
     ],
 )
 def test_card_tells_what_the_run_measured(lab, run, file, factor, row, capsys):
     """Of the very treatment; random controls were treated like the run's own neurons, and like no others."""
     card = card_of(lab, run / file, "--factor", factor)
-    lines, own = lines_of(card), row == "BNS, fisher"
+    lines, own = lines_of(card), row == "BNS, balanced"
     assert len(lines) == len(SCOPES) * len(METRICS) + 2
     for scope in SCOPES:
         for metric in METRICS:
@@ -332,7 +332,7 @@ def test_card_tells_what_the_run_measured(lab, run, file, factor, row, capsys):
     assert "no figures" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("factor", "row"), [("0", "BNS, fisher"), ("0.5", "BNS, fisher ×½")])
+@pytest.mark.parametrize(("factor", "row"), [("0", "BNS, balanced"), ("0.5", "BNS, balanced ×½")])
 def test_card_tells_the_gaps(lab, run, factor, row):
     """Of the very treatment; with the random control of it, where there is one."""
     card = card_of(lab, run / "neurons.json", "--factor", factor)
@@ -366,7 +366,7 @@ def test_checkpoint_does_on_stereoset_what_the_card_says(lab, run, monkeypatch):
     found = Findings.load(run / "runs/stereoset/version_0/stereoset.json")
     for scope in SCOPES:
         for metric in METRICS:
-            after = figures(run, "BNS, fisher", scope, metric)
+            after = figures(run, "BNS, balanced", scope, metric)
             figure = found.get(found.base.name, metric, scope).figure._asdict()
             assert with_interval(figure) == with_interval(after)
 

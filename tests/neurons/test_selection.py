@@ -87,7 +87,7 @@ def test_balanced_suppresses_bias_and_strengthens_what_holds_against_it():
     bias, guard, information = three()
     chosen = balanced(bias, guard, information, count=30, weight=0.0, perplexity_percent=5.0)
     assert all((strength > 0) == bool(bias[neuron] > 0) for neuron, strength in chosen.strengths.items())
-    everything = balanced(bias, guard, information, count=30, weight=0.0, perplexity_percent=1e9)
+    everything = balanced(bias, guard, information, count=30, weight=0.0, perplexity_percent=1e60)
     assert {abs(strength) for strength in everything.strengths.values()} == {1.0}
     worth = ((bias - 0.25 * guard) / (information / 2 + (information / 2).median())).abs().flatten()
     wanted = sorted(divmod(int(place), 10) for place in worth.argsort(descending=True)[:7])

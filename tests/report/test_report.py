@@ -657,6 +657,6 @@ def test_real_runs_are_read(lab, workdir, tiny_cache, few_prompts):
     report(["runs/debias/version_0", str(table)])
     tree = Tree((workdir / "report/report.html").read_text()).root
     findings = Findings.load(workdir / "runs/debias/version_0/results.json")
-    icat = findings.estimates["BNS, fisher", "ICAT", "overall"].figure.value
+    icat = findings.estimates["BNS, balanced", "ICAT", "overall"].figure.value
     assert f"{icat:.1f}" in tree.words()
     assert len(tree.all("svg")) == 6 + 2
