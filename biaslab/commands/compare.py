@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.table import Table
 
 from biaslab.commands.cards import SCORES, read_scores
-from biaslab.data.contrast import sources_of
 from biaslab.data.presets import PRESETS, USUAL, Selection
 from biaslab.errors import InputError
 from biaslab.evaluation.findings import OVERALL, Findings, write_csv
@@ -68,6 +67,7 @@ def compare(
         trust_remote_code: let a checkpoint bring its own Python code.
     """
     settings = dict(locals())
+    from biaslab.data.contrast import sources_of
     from biaslab.neurons.overlap import compare_scopes, rank_correlations
 
     artifacts = Artifacts(output)

@@ -201,16 +201,14 @@ def grid(settings: Mapping[str, Any]) -> Iterator[Spec]:
 
 def _varied(selection: str, settings: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], Replacement]]:
     """Yield what a selection is varied by: how it is called, what changes, and what neurons are set to."""
-    sources, fisher_weights, to = settings["sources"], settings["fisher_weights"], settings["replacements"]
+    sources = settings["sources"]
     if selection == "balanced":
-        known = settings["knowledge_weights"]
-        for by_source, weight, knowledge, value in itertools.product(
-            settings["source_weights"], fisher_weights, known, to
-        ):
+        varied = ("source_weights", "fisher_weights", "knowledge_weights", "replacements")
+        for by_source, weight, knowledge, value in itertools.product(*(settings[name] for name in varied)):
             changes = {"source_weights": by_source, "guard_weight": weight, "knowledge_weight": knowledge}
             yield f"{_named(by_source)}-{weight:g}-{knowledge:g}", changes, value
     elif selection == "fisher":
-        for source, weight, value in itertools.product(sources, fisher_weights, to):
+        for source, weight, value in itertools.product(sources, settings["fisher_weights"], settings["replacements"]):
             yield f"{source}-{weight:g}", {"source": source, "guard_weight": weight}, value
     elif selection == "guarded":
         for source, guard, weight in itertools.product(sources, settings["guards"], settings["guard_weights"]):

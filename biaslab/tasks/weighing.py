@@ -75,16 +75,16 @@ class Weighing(NamedTuple):
         def within(nats: float) -> NeuronSet:
             return rule(100 * math.expm1(nats), wanted)
 
-        best, aim, most = 0.0, budget, self._predicted(within(_ALL))
+        best, aim, most = (0.0, 0), budget, self._predicted(within(_ALL))
         for _ in range(_MEASUREMENTS):
             neurons = within(aim)
             predicted, found = self._predicted(neurons), math.log1p(rise(neurons) / 100)
-            best = max(best, predicted) if found <= budget else best
+            best = max(best, (predicted, len(neurons))) if found <= budget else best
             if _NEAR * budget <= found <= budget or (found <= budget and predicted >= most):
                 break
             aim = predicted * min(4.0, max(0.05, _AIM * budget / max(found, 1e-9)))
-        best = best or min(aim, most)
-        return {"count": wanted or len(within(best)), "predicted_percent": 100 * math.expm1(best)}
+        predicted, count = best if best[1] else (aim, len(within(aim)))
+        return {"count": count, "predicted_percent": 100 * math.expm1(predicted)}
 
     def _rule(self, bias: Tensor) -> Callable[[float | None, int | None], NeuronSet]:
         """Return the selection as a function of the rise of perplexity to predict, and of the number of neurons."""
