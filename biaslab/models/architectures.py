@@ -88,8 +88,24 @@ def down_weight(module: nn.Module) -> Tensor:
 
 
 def has_bias(model: PreTrainedModel) -> bool:
-    """Return whether the down-projections have a bias, which can hold what replaced neurons add."""
-    return getattr(ffn_modules(model)[0], "bias", None) is not None
+    """Return whether the down-projections have a bias, which can hold what replaced neurons add, or can be given one.
+
+    Llama's configuration can say ``mlp_bias``, so that any program that loads the weights makes the biases.
+    """
+    own = getattr(ffn_modules(model)[0], "bias", None) is not None
+    return own or getattr(model.config, "mlp_bias", None) is False
+
+
+def add_biases(model: PreTrainedModel) -> None:
+    """Give all projections of the FFNs that have none a bias of 0, of a model that :func:`has_bias` accepts."""
+    if ffn_modules(model)[0].bias is not None:
+        return
+    model.config.mlp_bias = True
+    path = architecture(model).ffn.rpartition(".")[0]
+    for layer in range(len(layers(model))):
+        for module in model.base_model.get_submodule(path.format(layer)).children():
+            if isinstance(module, nn.Linear):
+                module.bias = nn.Parameter(module.weight.new_zeros(module.out_features))
 
 
 def loaded(module: nn.Module) -> AbstractContextManager[Any]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from biaslab.errors import InputError
-from biaslab.models.architectures import architecture, down_weight, ffn_modules, ffn_shape
+from biaslab.models.architectures import add_biases, architecture, down_weight, ffn_modules, ffn_shape, has_bias
 from biaslab.neurons.neuron_set import NeuronSet
 
 Positions: TypeAlias = "Literal['all', 'slot'] | Tensor"
@@ -246,12 +246,14 @@ def scale_neurons(model: PreTrainedModel, neurons: NeuronSet, factor: float) -> 
     """
     modules = ffn_modules(model)
     values = neurons.values
-    if values is not None and any(getattr(modules[layer], "bias", None) is None for layer in neurons.by_layer()):
+    if values is not None and not has_bias(model):
         raise InputError(
             f"`neurons` is expected to be suppressed to 0 in a {model.config.model_type}, but the set replaces them by "
             "their means, and the down-projections of this architecture have no bias to hold these. Find neurons with "
             'the replacement "zero", or use the callback NeuronSuppression.'
         )
+    if values is not None:
+        add_biases(model)
     with torch.no_grad():
         for layer, (indices, multipliers) in _multipliers(neurons, factor).items():
             weight = down_weight(modules[layer])

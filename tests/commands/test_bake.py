@@ -14,11 +14,12 @@ import yaml
 from conftest import CAUSAL, MASKED, bpe_tokenizer, main, make_model, wordpiece_tokenizer
 from pytorch_lightning import Trainer
 from safetensors.torch import load_file
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 from biaslab.commands.bake import bake
 from biaslab.errors import InputError
 from biaslab.evaluation.findings import Findings
+from biaslab.models.architectures import ffn_shape
 from biaslab.models.loading import fingerprint, load_model
 from biaslab.neurons.neuron_set import NeuronSet, random_like
 from biaslab.neurons.suppression import suppressed
@@ -580,3 +581,30 @@ def test_means_go_into_the_biases(tmp_path, factor, words):
     card = (tmp_path / "out/README.md").read_text()
     assert words in card
     assert "and the biases" in card
+
+
+@pytest.mark.parametrize("model_type", ["llama", "mistral"])
+def test_means_go_into_new_biases_where_the_configuration_can_say_so(tmp_path, model_type):
+    tokenizer = bpe_tokenizer(masked=False)
+    model = make_model(model_type, len(tokenizer))
+    model.save_pretrained(tmp_path / "model"), tokenizer.save_pretrained(tmp_path / "model")
+    layers, width = ffn_shape(model)
+    means = torch.randn(layers, width, generator=torch.Generator().manual_seed(0)).numpy()
+    neurons = NeuronSet([(0, 1), (1, 7)], (layers, width)).with_values(means)
+    neurons.save(tmp_path / "neurons.json")
+    paths = {"model": "model", "neurons": "neurons.json", "output": "out"}
+    options = {name: str(tmp_path / path) for name, path in paths.items()}
+    if model_type == "mistral":
+        with pytest.raises(InputError, match="have no bias to hold these"):
+            bake(**options)
+        return
+    bake(**options)
+    ids = torch.tensor([[2, 8, 9, 4, 3]])
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    with torch.no_grad():
+        with suppressed(model, neurons):
+            wanted = model(ids).logits
+        assert not torch.allclose(wanted, model(ids).logits)
+        torch.testing.assert_close(again(ids).logits, wanted, atol=1e-5, rtol=1e-5)
+    assert again.config.mlp_bias is True
+    assert again.model.layers[0].mlp.gate_proj.bias.count_nonzero() == 0
