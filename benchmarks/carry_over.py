@@ -1,12 +1,11 @@
 """Does what is found by one source of bias carry over to other measures? A matrix: sets of neurons × held-out measures.
 
-One attribution pass measures what neurons do to all sources; then neurons are chosen by each source alone and by
-several together, each set for the same rise of perplexity, and suppressed. All are judged by measures that nothing is
-found or chosen by; SETS is fixed before. What is found and answered is kept under the output folder: the same command
-goes on where it was killed. For minilm-mlm some two hours on one core; a coarse look (--limit 400 --every 8) some 20
-minutes:
+One attribution pass measures what neurons do to all sources. Then neurons are chosen by each source alone and by
+several together, each set for the same rise of perplexity, suppressed, and judged by measures that nothing is found or
+chosen by: SETS is fixed before. What is found and answered is kept under the output folder: the same command goes on
+where it was killed. About an hour for minilm-mlm on one core, half of that with --every 4:
 
-    python benchmarks/carry_over.py [--model NAME] [--limit N] [--every N]
+    python benchmarks/carry_over.py [--model NAME] [--every N]
 """
 
 from __future__ import annotations
