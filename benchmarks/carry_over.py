@@ -71,13 +71,9 @@ def find(task: Attribution, weights: Mapping[str, float]) -> NeuronSet:
 def found(cache: Artifacts, model: str, weights: str, to: str, percent: float, limit: int) -> dict[str, NeuronSet]:
     """Return the neurons of each row, found once; weights: the model's fingerprint, to: what sets them."""
     data: dict[str, Any] = {"contrast": CONTRAST, "contrast_positions": "all", "contrast_limit": limit}
-    options: dict[str, Any] = {
-        "selection": "fisher",
-        "source": "contrast",
-        "replacement": to,
-        "perplexity_percent": percent,
-    }
-    options |= {"count": 1}  # of the pass's own set, which is not used: to find how many takes long
+    # the pass's own set is not used: to measure how many neurons are affordable takes long
+    options: dict[str, Any] = {"selection": "fisher", "source": "contrast", "count": 1}
+    options |= {"replacement": to, "perplexity_percent": percent}
 
     def select(task: Attribution, _: PromptDataModule) -> dict[str, NeuronSet]:
         return {name: find(task, own) for name, own in SETS.items()}
@@ -88,7 +84,7 @@ def found(cache: Artifacts, model: str, weights: str, to: str, percent: float, l
 
 
 def held_out(model: str, every: int) -> list[Measure]:
-    """Return what the sets are judged by: of each measure only every so many-th part."""
+    """Return what the sets are judged by: of all but minimal pairs and knowledge only every so many-th part."""
     trust = False
     crows_pairs = judging.ready(CrowsPairsDataModule(model, every=every, trust_remote_code=trust))
     asked = {key: PRESETS["small"].data[key] for key in ("dimensions", "kinds")}
