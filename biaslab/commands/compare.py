@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from biaslab.commands.cards import SCORES, read_scores
-from biaslab.data.presets import PRESETS, USUAL, Selection
+from biaslab.data.presets import PRESETS, USUAL, PresetName, Selection
 from biaslab.errors import InputError
 from biaslab.evaluation.findings import OVERALL, Findings, write_csv
 from biaslab.neurons.neuron_set import NeuronSet
@@ -29,7 +29,7 @@ ALIKE = 0.5  # a trained child's neurons stay far above; those of another model 
 def compare(
     a: str,
     b: str,
-    preset: Literal["small", "paper"] = "small",
+    preset: PresetName = "small",
     selection: Selection = "guarded",
     source: Literal["prompts", "contrast", "both"] = "both",
     count: int | None = None,
@@ -51,7 +51,7 @@ def compare(
     Args:
         a: a neuron file, a model (an asset's name, a folder or a hub id), or a debiasing baseline's ``*.ckpt``.
         b: likewise; such as a model and what was trained from it.
-        preset: how many prompts: "small" (minutes on two cores) or "paper".
+        preset: how many prompts: "small" (minutes on two cores), "medium" (hours) or "paper".
         selection: "balanced", "fisher", "guarded", "ranked" or "paper".
         source: of "guarded" and "ranked": where bias is read: "prompts", "contrast" or "both".
         count: how many neurons; 2 % of all by default.

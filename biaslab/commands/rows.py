@@ -17,7 +17,7 @@ from torch import Tensor
 from biaslab.commands.cards import SCORES, read_scores
 from biaslab.commands.configs import config_file
 from biaslab.commands.passes import Pass, Select, attribution_pass
-from biaslab.data.presets import AT_ALL_POSITIONS, GUARD_WEIGHT, PRESETS, SELECTIONS, USUAL, Replacement
+from biaslab.data.presets import AT_ALL_POSITIONS, GUARD_WEIGHT, PRESETS, SELECTIONS, USUAL, PresetName, Replacement
 from biaslab.data.prompts import PromptDataModule
 from biaslab.errors import InputError
 from biaslab.evaluation.treatment import Arm, Positions, Treatment
@@ -67,7 +67,7 @@ class Rows:
     cache: Artifacts  # where they are kept
     model_name: str
     weights: str  # the model's fingerprint
-    preset: str  # a key of PRESETS
+    preset: PresetName
     configs: str  # the folder of the training configurations
     seeds: int  # how many random controls
     factor: float = 0.0  # what neurons are multiplied by

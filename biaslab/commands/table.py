@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from biaslab.data.presets import Replacement
+from biaslab.data.presets import PresetName, Replacement
 from biaslab.errors import InputError, require_positive
 from biaslab.evaluation.findings import METRICS, OVERALL, SS_LOG_RATIO, Findings, Row, write_csv
 from biaslab.report.tables import (
@@ -27,7 +27,7 @@ from biaslab.store import Artifacts, write_atomically
 def table(
     model: str = "minilm-mlm",
     rows: Sequence[str] | None = None,
-    preset: Literal["small", "paper"] = "small",
+    preset: PresetName = "small",
     configs: str = "configs",
     seeds: int = 5,
     factor: float = 0.0,
@@ -50,7 +50,8 @@ def table(
             bns_ranked, bns_guarded, bns_fisher, bns_balanced, bns_lms, random_bns, random_fisher, random_balanced,
             random_union_ig; all that apply by
             default.
-        preset: "paper" (the settings of the papers) or "small" (minutes on two cores).
+        preset: "small" (minutes on two cores), "medium" (68 times as many prompts, of all dimensions and kinds; trained
+            rows as in small) or "paper" (the settings of the papers).
         configs: the folder of the training configurations.
         seeds: how many random controls.
         factor: what neurons are multiplied by: 0 switches them off.

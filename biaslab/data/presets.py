@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 Selection = Literal["paper", "ranked", "guarded", "fisher", "balanced"]
 AT_ALL_POSITIONS = ("fisher", "balanced")  # the selections by effects at all positions
 Replacement = Literal["zero", "mean"]
+PresetName = Literal["small", "medium", "paper"]  # the keys of PRESETS
 DIMENSIONS = ("gender", "ethnicity", "religion", "occupation")  # those that StereoSet has a domain for
 KINDS = ("negative", "positive")
 MODIFIERS = 2
@@ -54,12 +55,12 @@ class Preset(NamedTuple):
 
 
 _SMALL = {"dimensions": list(DIMENSIONS), "kinds": list(KINDS), "modifiers": MODIFIERS}
-PRESETS = {
-    "small": Preset(
-        "_small",
-        {**_SMALL, "contrast": list(CONTRAST), "contrast_limit": CONTRAST_LIMIT},
-        {"vocabulary": 500, "beam": 20, "depth": 3},
-    ),
+_SMALL_CONTRAST = {"contrast": list(CONTRAST), "contrast_limit": CONTRAST_LIMIT}
+_SMALL_SEARCH = {"vocabulary": 500, "beam": 20, "depth": 3}
+PRESETS: dict[PresetName, Preset] = {
+    "small": Preset("_small", {**_SMALL, **_SMALL_CONTRAST}, _SMALL_SEARCH),
+    # of the prompts, whose votes small is too few for: all dimensions and kinds; trained as small
+    "medium": Preset("_small", {"modifiers": 20, **_SMALL_CONTRAST}, _SMALL_SEARCH),
     "paper": Preset(
         "",
         {"modifiers": 100, "contrast": list(CONTRAST), "contrast_limit": 2000},

@@ -15,6 +15,7 @@ from faults import break_off
 
 from biaslab.commands.rows import PAPER, ROWS, cut, intersection
 from biaslab.commands.table import checked_rows, table
+from biaslab.data.presets import PRESETS
 from biaslab.data.prompts import PromptDataModule
 from biaslab.errors import InputError
 from biaslab.evaluation.findings import Findings
@@ -115,6 +116,19 @@ def test_a_second_run_computes_nothing_and_other_settings_anew(lab, place, monke
     for name in ("stereoset", "perplexity", "knowledge"):
         assert len(list(folder(place).glob(f"{name}-*"))) == len([p for p in times if p.name.startswith(name)]) + 1
     assert len(list(folder(place).glob("ig2-*"))) == 1
+
+
+def test_the_votes_of_the_medium_preset(lab, place, monkeypatch, capsys):
+    few = {"dimensions": ["gender", "age"], "kinds": ["negative"], "modifiers": 2}
+    monkeypatch.setitem(PRESETS, "medium", PRESETS["medium"]._replace(data=PRESETS["medium"].data | few))
+    make(lab, "--preset", "medium", "--rows", "[union_ig, random_union_ig]", "--seeds", "2")
+    findings = Findings.load(folder(place) / "table.json")
+    assert findings.settings["preset"] == "medium"
+    assert [row.name for row in findings.rows] == ["base", "union_ig", "random_union_ig"]
+    assert findings.get("union_ig", "LMS").beyond_random is not None
+    assert "preset medium" in capsys.readouterr().out
+    (found,) = folder(place).glob("ig-*")
+    assert NeuronSet.load(found / "neurons_union.json").provenance["data"]["prompts"] == 2 * 2 * 12
 
 
 def test_a_damaged_judgement_is_made_again(lab, place):

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 from conftest import bpe_tokenizer, main, make_model, stereoset
 
 from biaslab import commands
-from biaslab.data import module
+from biaslab.commands.configs import config_file
+from biaslab.commands.rows import TRAINED
+from biaslab.data import module, words
 from biaslab.data.attribute_sentences import AttributeSentencesDataModule
 from biaslab.data.corpus import CorpusDataModule
 from biaslab.data.counterfactual import CounterfactualDataModule
 from biaslab.data.crows_pairs import CrowsPairsDataModule
-from biaslab.data.presets import GUARD_WEIGHT, PRESETS
+from biaslab.data.presets import GUARD_WEIGHT, PRESETS, PresetName
 from biaslab.data.prompt_pairs import PromptPairDataModule
 from biaslab.data.prompts import PromptDataModule
 from biaslab.data.stereoset import StereoSetDataModule
@@ -106,3 +110,25 @@ def test_the_shipped_configuration_is_the_small_preset():
     config = yaml.safe_load((Path(__file__).parents[2] / "configs" / "attribute.yaml").read_text())
     assert config["data"]["init_args"] == PRESETS["small"].data
     assert config["model"]["init_args"]["guard_weight"] == GUARD_WEIGHT
+
+
+def test_the_medium_preset_asks_all_dimensions_and_kinds_in_every_wording(lab):
+    chosen = PRESETS["medium"].data
+    assert {key: chosen[key] for key in chosen if "contrast" in key} == {
+        key: value for key, value in PRESETS["small"].data.items() if "contrast" in key
+    }
+    settings = {key: value for key, value in chosen.items() if "contrast" not in key}
+    pairs = {dimension: [("the", "a")] for dimension in words.DIMENSIONS}  # which any tokenizer knows
+    data = PromptDataModule(str(lab / "model"), pairs=pairs, **settings)
+    data.setup("predict")
+    modifiers = Counter((d, k) for d, k, _ in {(p.dimension, p.kind, p.group) for p in data.prompts})
+    assert len(modifiers) == 9 * 6
+    assert set(modifiers.values()) == {20}
+    assert len(data.prompts) == 9 * 6 * 20 * (len(words.TEMPLATES) - len(words.HELD_OUT_TEMPLATES))
+
+
+def test_each_preset_has_the_configurations_of_its_trained_rows():
+    assert list(PRESETS) == list(get_args(PresetName))
+    for preset in PRESETS.values():
+        for name in TRAINED:
+            assert config_file(f"{name}{preset.suffix}", "configs").is_file()
