@@ -66,7 +66,7 @@ def debias(
         source: where bias is read: "prompts", "contrast" (only with "stereoset"), or "both"; by default the contrast
             set for "fisher", else both.
         source_weights: of "balanced" and "fisher", instead: how much each of "prompts", "contrast", "pairs" (minimal
-            pairs) and "panda-pairs" counts; by default contrast 1, prompts 0.75 and pairs 0.5 for "balanced".
+            pairs) and "panda-pairs" counts; by default contrast 1, prompts 0.5 and pairs 0.5 for "balanced".
         contrast: what is read or spared: any of "stereoset" (its test split), "bold", "bug", "panda", text files; of
             "balanced" and "fisher" also "pairs", "panda-pairs" and "knowledge".
         count: how many neurons; by default 5 % of all for "balanced", as many as the perplexity allows for "fisher",

@@ -39,7 +39,7 @@ class Usual(NamedTuple):
 USUAL = {
     "balanced": Usual(
         "both", 0.25, 2000, "all", (*CONTRAST, "pairs", "knowledge"),
-        {"contrast": 1.0, "prompts": 0.75, "pairs": 0.5}, 0.7,
+        {"contrast": 1.0, "prompts": 0.5, "pairs": 0.5}, 0.7,
     ),
     "fisher": Usual("contrast", 0.375, 2000, "all"),
     **dict.fromkeys(("guarded", "ranked", "paper"), Usual("both", GUARD_WEIGHT, CONTRAST_LIMIT, "slot")),
