@@ -18,6 +18,7 @@ from biaslab.models import assets
 from biaslab.models.tokens import is_masked, start_token
 
 DOMAINS = ("gender", "profession", "race", "religion")
+TEST_TERMS = {"gender": 30, "profession": 90, "race": 113, "religion": 9}  # of the test split: how many in each domain
 LABELS = ("stereotype", "anti-stereotype", "unrelated")
 Terms = Literal["all", "find", "choose"]
 _HALVES = ("find", "choose")

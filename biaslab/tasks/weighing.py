@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from biaslab.data import effects
-from biaslab.data.stereoset import DOMAINS
+from biaslab.data.stereoset import DOMAINS, TEST_TERMS
 from biaslab.metrics.effects import NeuronEffects
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.neurons.selection import balanced, fisher
@@ -125,8 +125,12 @@ class Weighing(NamedTuple):
         return guard
 
     def _contrast(self, name: str) -> Tensor:
-        """Return StereoSet's effects on the "bias" or the "guard", summed over the domains with their weights."""
-        weights = self.settings["domain_weights"] or dict.fromkeys(DOMAINS, 1.0)
+        """Return StereoSet's effects on the "bias" or the "guard", summed over the domains with their weights.
+
+        Without weights, each domain counts the same for "fisher", and each target term for "balanced", as in SS.
+        """
+        alike = dict.fromkeys(DOMAINS, 1.0) if self.selection == "fisher" else TEST_TERMS
+        weights = self.settings["domain_weights"] or alike
         names = {f"{domain}/{name}": weight for domain, weight in weights.items()}
         found = [weight * self.effects.effects(key) for key, weight in names.items() if key in self.effects.quantities]
         return torch.stack(found).sum(0) if found else torch.zeros(self.effects.shape, dtype=torch.float64)

@@ -10,7 +10,15 @@ from pytorch_lightning import LightningModule, Trainer
 from tokenizers import AddedToken
 
 from biaslab.data.queries import masked_queries, word_pieces
-from biaslab.data.stereoset import DOMAINS, LABELS, StereoSetDataModule, candidate_word, half_of, read_clusters
+from biaslab.data.stereoset import (
+    DOMAINS,
+    TEST_TERMS,
+    LABELS,
+    StereoSetDataModule,
+    candidate_word,
+    half_of,
+    read_clusters,
+)
 from biaslab.errors import InputError
 
 
@@ -278,6 +286,8 @@ def test_the_real_files(asset):
         assert len({cluster.id for cluster in clusters}) == count
         if task == "intrasentence":
             assert all(candidate_word(cluster.context, text) for cluster in clusters for text in cluster.sentences)
+    terms = {(cluster.domain, cluster.target) for cluster in read_clusters("test")}
+    assert Counter(domain for domain, _ in terms) == TEST_TERMS
     halves = Counter((cluster.domain, half_of(cluster.target)) for cluster in read_clusters("test"))
     assert len(halves) == 2 * len(DOMAINS)
     assert min(halves.values()) > 80

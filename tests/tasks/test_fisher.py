@@ -138,9 +138,10 @@ def test_balanced_weighs_sources_and_what_knowledge_needs(run, whole, tmp_path):
     def scaled(own: torch.Tensor) -> torch.Tensor:
         return own / own.flatten().topk(7).values.mean()
 
-    contrast = 4 * mean_of("/bias")
+    terms = {"gender": 30, "profession": 90, "race": 113, "religion": 9}  # each counts the same, as in SS
+    contrast, spare = (sum(terms[d] * effects[f"{d}/{name}"] for d in terms) for name in ("bias", "guard"))
     bias = scaled(contrast) + 0.75 * scaled(mean_of("/prompts")) + 0.5 * scaled(mean_of("/pairs"))
-    guard = 0.5 * 4 * mean_of("/guard") / contrast.flatten().topk(7).values.mean() + 0.7 * scaled(mean_of("/known"))
+    guard = 0.5 * spare / contrast.flatten().topk(7).values.mean() + 0.7 * scaled(mean_of("/known"))
     worth = (scaled(bias) - guard) / (effects["text"] / 2 + (effects["text"] / 2).median())
     wanted = sorted(divmod(int(place), worth.shape[1]) for place in worth.abs().flatten().argsort(descending=True)[:3])
     assert list(neurons) == wanted
