@@ -29,7 +29,7 @@ from biaslab.models.tokens import by_length, is_masked
 MASKED_SHARE = 0.15  # of a sentence's tokens are asked for at once: a pass serves them all
 _LONGEST, _FEWEST_WORDS = 64, 5
 _SENTENCES = 300  # of a source: each asks for several tokens
-_OTHERS = 60  # sentences of a source
+_OTHERS, _TIMES = 100, 3  # sentences of a source to measure a cost on, and how often each is asked for other tokens
 # what the log-likelihoods of stereotype, anti-stereotype and unrelated candidate count in each sum
 SUMS = {"bias": (1.0, -1.0, 0.0), "guard": (0.5, 0.5, -1.0)}
 TEXT, PROMPTS = "text", "prompts"
@@ -144,14 +144,20 @@ def _sentences(source: str, split: str) -> list[str]:
     return sentences
 
 
-def other_sentences(sources: Sequence[str]) -> list[str]:
-    """Return sentences to measure a cost on: of all sources of plain text, and in no batch of :func:`make_batches`."""
-    return [s for source in text_sources(sources) for s in _sentences(source, "train")[:_OTHERS]]
+def other_batches(
+    tokenizer: PreTrainedTokenizerBase, sources: Sequence[str], tokens_per_batch: int
+) -> Iterator[dict[str, Any]]:
+    """Yield batches to measure a cost on: of all sources of plain text, and of no sentence of :func:`make_batches`.
+
+    A masked model is asked for other tokens of a sentence each of three times.
+    """
+    encoded = [ids for source in text_sources(sources) for ids in _tokens(tokenizer, source, _OTHERS, "train")]
+    yield from _text(tokenizer, encoded * (_TIMES if is_masked(tokenizer) else 1), tokens_per_batch, 0)
 
 
-def _tokens(tokenizer: PreTrainedTokenizerBase, source: str, limit: int) -> list[list[int]]:
+def _tokens(tokenizer: PreTrainedTokenizerBase, source: str, limit: int, split: str = "contrast") -> list[list[int]]:
     """Return the tokens of a source's sentences; a causal model's without special tokens."""
-    special, chosen = is_masked(tokenizer), _sentences(source, "contrast")[: min(limit, _SENTENCES)]
+    special, chosen = is_masked(tokenizer), _sentences(source, split)[: min(limit, _SENTENCES)]
     encoded = tokenizer(chosen, truncation=True, max_length=_LONGEST, add_special_tokens=special)
     return list(encoded["input_ids"])
 

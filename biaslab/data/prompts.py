@@ -309,9 +309,9 @@ class PromptDataModule(TokenizedData):
         h = self.hparams
         return list(effects.plain_batches(self.tokenizer, self.sources(), h["contrast_limit"], h["tokens_per_batch"]))
 
-    def other_text(self) -> list[str]:
-        """Return sentences of the contrast set's sources of ordinary text that are in no batch."""
-        return effects.other_sentences(self.sources())
+    def other_batches(self) -> list[dict[str, Any]]:
+        """Return batches of ordinary text that no neuron is found with, to measure on what suppression costs."""
+        return list(effects.other_batches(self.tokenizer, self.sources(), self.hparams["tokens_per_batch"]))
 
     def predict_dataloader(self) -> list[DataLoader[Batch]]:
         """Return the prompts, and after them the contrast set where there is one.

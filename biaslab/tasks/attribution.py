@@ -327,7 +327,7 @@ class Attribution(LanguageModelTask):
             settings.setdefault("predicted_percent", None)
             free = settings["predicted_percent"] is None and (selection == "balanced" or settings["count"] is None)
             if free:
-                rise = measured_rise(self.model, self.tokenizer, self.data.other_text(), self.means)
+                rise = measured_rise(self.model, self.data.other_batches(), self.means)
                 settings |= collected.weighing(selection, settings).affordable(rise)
         provenance = self._provenance(settings | {"selection": selection})
         if selection == "paper":

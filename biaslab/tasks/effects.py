@@ -1,14 +1,14 @@
 """What a model says to batches of :mod:`biaslab.data.effects`: effects of its neurons, and the cost of suppression."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from biaslab.attribution.importance import Asked, first_order_effects
-from biaslab.evaluation.perplexity import negative_log_likelihoods, perplexity
+from biaslab.attribution.importance import Asked, first_order_effects, log_probabilities
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.neurons.suppression import suppressed
 
@@ -29,20 +29,23 @@ def effects_of(model: PreTrainedModel, batch: Mapping[str, Any], origin: Tensor 
 
 
 def measured_rise(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str], values: Tensor | None
+    model: PreTrainedModel, batches: Sequence[Mapping[str, Any]], values: Tensor | None
 ) -> Callable[[NeuronSet], float]:
-    """Return a function that measures by how many percent suppressing neurons raises the perplexity of sentences.
+    """Return a function that measures by how many percent suppressing neurons raises the perplexity of batches.
 
     ``values`` are what suppression sets the neurons to, ``[layer, neuron]``; None for 0.
     """
 
-    def measured() -> float:
-        return float(perplexity(negative_log_likelihoods(model, tokenizer, sentences)))
+    @torch.no_grad()
+    def log_likelihood() -> float:
+        asked = (Asked(*(batch[name].to(model.device) for name in Asked._fields)) for batch in batches)
+        logs = [log_probabilities(model, each).cpu().double() for each in asked]
+        return float(torch.cat(logs).mean())
 
-    before = measured()
+    before = log_likelihood()
 
     def rise(neurons: NeuronSet) -> float:
         with suppressed(model, neurons.with_values(values)):
-            return 100 * (measured() / before - 1)
+            return 100 * math.expm1(before - log_likelihood())
 
     return rise

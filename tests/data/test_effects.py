@@ -10,7 +10,7 @@ from conftest import bpe_tokenizer, make_model, stereoset, wordpiece_tokenizer
 from reference.importance import query_effects
 
 from biaslab.attribution.importance import Asked, first_order_effects
-from biaslab.data.effects import make_batches, of_prompts, quantities_of
+from biaslab.data.effects import make_batches, of_prompts, other_batches, quantities_of
 from biaslab.data.prompts import PromptDataModule
 from biaslab.data.queries import masked_queries
 from biaslab.data.stereoset import candidate_word, half_of, read_clusters
@@ -168,3 +168,29 @@ def test_names():
     assert every[: len(names)] == names  # what the other sources have keeps its number
     assert every == list(dict.fromkeys(every))
     assert {"age/pairs", "disability/pairs", "panda", "age/known", "known/information"} < set(every)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_costs_are_measured_on_other_sentences(tmp_path, causal):
+    """Of a masked model each sentence comes three times, with other tokens hidden; none is one to find neurons with."""
+    tokenizer = bpe_tokenizer(masked=False) if causal else wordpiece_tokenizer()
+    lines = [f"the {a} loves the {b} and hates the {c} ." for a in "abcdefgh" for b in "abcdefgh" for c in "abcdefgh"]
+    (tmp_path / "text.txt").write_text("\n".join(lines))
+    source = str(tmp_path / "text.txt")
+
+    def whole(batches):
+        """The sentences without masks, and how many tokens are asked for."""
+        found = []
+        for batch in batches:
+            ids = batch["input_ids"].clone()
+            if not causal:
+                ids[batch["row"], batch["position"]] = batch["target_ids"]
+            found += map(tuple, ids.tolist())
+        return found
+
+    others = whole(other_batches(tokenizer, [source], 128))
+    used = whole(make_batches(tokenizer, [source], 300, 128))
+    counts = Counter(others)
+    assert set(counts.values()) == {1 if causal else 3}
+    assert len(counts) == 100
+    assert not counts.keys() & set(used)

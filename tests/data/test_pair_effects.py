@@ -184,7 +184,8 @@ def test_sources_stand_beside_the_others(tmp_path):
     assert {"gender/pairs", "age/known", "known/information", "text"} <= measured
     squared = {names[number] for b in batches if "tokens" in b for number in b["quantity"].unique().tolist()}
     assert squared == {"known/information", "text"}
-    assert effects.other_sentences(sources) == effects.other_sentences([str(text)])
+    others = [list(effects.other_batches(tokenizer, own, 64)) for own in (sources, [str(text)])]
+    assert all(torch.equal(a["input_ids"], b["input_ids"]) for a, b in zip(*others, strict=True))
     with pytest.raises(InputError, match="`contrast` is expected to have a source of ordinary text"):
         list(effects.plain_batches(tokenizer, ["stereoset", "pairs", "panda-pairs", "knowledge"], 10, 100))
 

@@ -12,8 +12,8 @@ from tokenizers import AddedToken
 from biaslab.data.queries import masked_queries, word_pieces
 from biaslab.data.stereoset import (
     DOMAINS,
-    TEST_TERMS,
     LABELS,
+    TEST_TERMS,
     StereoSetDataModule,
     candidate_word,
     half_of,

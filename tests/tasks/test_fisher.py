@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from conftest import stereoset
+from conftest import make_model, stereoset, wordpiece_tokenizer
 from nursery import End, Nursery
 
-from biaslab.data.effects import quantities_of
+from biaslab.data.effects import other_batches, quantities_of
 from biaslab.metrics.effects import NeuronEffects
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.neurons.selection import fisher
+from biaslab.neurons.suppression import suppressed
+from biaslab.tasks.effects import measured_rise
 from biaslab.tasks.weighing import Weighing
 
 COMMAND = [
@@ -232,3 +234,30 @@ def test_the_plan_tells_of_them(run, tmp_path):
     end = run(tmp_path, "--plan")
     assert end.codes == [0], end.output
     assert "contrast set" in end.output
+
+
+def test_the_rise_is_that_of_a_loop_over_tokens(tmp_path):
+    tokenizer = wordpiece_tokenizer()
+    model = make_model("bert", len(tokenizer))
+    lines = [f"the {a} loves the {b} and hates the {c} ." for a in "abcdefgh" for b in "abcdefgh" for c in "abcdefgh"]
+    (tmp_path / "text.txt").write_text("\n".join(lines))
+    batches = list(other_batches(tokenizer, [str(tmp_path / "text.txt")], 64))
+    means = torch.randn(3, 48, generator=torch.Generator().manual_seed(0)).numpy()
+    neurons = NeuronSet([(0, 1), (1, 7), (2, 30)], (3, 48))
+
+    def mean_log() -> float:
+        logs = []
+        for batch in batches:
+            asked = zip(batch["row"].tolist(), batch["position"].tolist(), batch["target_ids"].tolist(), strict=True)
+            for row, position, target in asked:
+                logits = model(batch["input_ids"][row][None]).logits[0, position]
+                logs.append(float(logits.double().log_softmax(-1)[target]))
+        return sum(logs) / len(logs)
+
+    rise = measured_rise(model, batches, torch.from_numpy(means))
+    with torch.no_grad():
+        before = mean_log()
+        with suppressed(model, neurons.with_values(means)):
+            after = mean_log()
+    assert rise(neurons) == pytest.approx(100 * (math.exp(before - after) - 1), rel=1e-4, abs=1e-4)
+    assert abs(rise(neurons)) > 0.001
