@@ -17,7 +17,7 @@ DIMENSION_OF = {"gender": "gender", "profession": "occupation", "race": "ethnici
 SOURCES = {"prompts": None, "contrast": "stereoset", **{name: name for name in ("pairs", "panda-pairs")}}  # of the data
 SHARES = {"fisher": 0.02, "balanced": 0.05}  # of all neurons, by default
 _LARGEST = 200  # scores
-_MEASUREMENTS, _NEAR, _AIM = 4, 0.85, 0.95  # of the rise of perplexity: how many; when it is near; where to aim
+_MEASUREMENTS, _NEAR, _AIM = 4, 0.92, 0.97  # of the rise of perplexity: how many; when it is near; where to aim
 _ALL = 100.0  # nats: more than any neurons cost
 
 
