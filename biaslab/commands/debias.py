@@ -199,7 +199,8 @@ def debias(
     console.print(card_table(cards, len(neurons)))
     console.print(
         f"\n{facts['seconds']} s. Results written to {folder}: results.json, table.csv, gaps.csv, "
-        f"neurons.json, neurons_paper.json, cards.json, scores.safetensors, config.yaml, TensorBoard logs "
+        f"neurons.json, neurons_paper.json, cards.json, scores.safetensors, "
+        f"{'effects.safetensors, ' * at_all}config.yaml, TensorBoard logs "
         f"(tensorboard --logdir {output}).",
         markup=False,
     )

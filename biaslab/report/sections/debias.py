@@ -75,7 +75,7 @@ def _held_out(findings: Findings) -> Section:
     for metric, name in _GAPS.items():
         text.append(gap_sentence(findings, metric))
         paper = ", with the paper's mean" if metric == "gap" else ""
-        caption = f"Change of {name}{paper}: neurons {_how(findings)}, doubled, and random ones"
+        caption = f"Change of {name}{paper}: neurons {_how(findings)}, {_doubled(findings)}, and random ones"
         drawings.append(Drawing(f"gaps-{FILE_NAMES[metric]}", caption, text[-1], gap_bars, [findings, metric]))
     text.append(
         f"The paper reports {signed(PAPER_SUPPRESSED, 0)} % and {signed(PAPER_AMPLIFIED, 0)} % for the first of these, "
@@ -86,9 +86,16 @@ def _held_out(findings: Findings) -> Section:
 
 def _how(findings: Findings) -> str:
     factor = findings.settings["factor"]
+    if findings.settings["selection"] == "balanced":
+        times = "" if factor == 0 else f" times {1 - factor:g}"
+        return f"suppressed, or strengthened where they hold against bias, each by its strength{times}"
     if findings.settings.get("replacement") == "mean":
         return "set to their means over ordinary text" if factor == 0 else f"moved to {factor:g} × from their means"
     return "switched off (multiplied by 0)" if factor == 0 else f"multiplied by {factor:g}"
+
+
+def _doubled(findings: Findings) -> str:
+    return "moved the other way" if findings.settings["selection"] == "balanced" else "doubled"
 
 
 def gap_sentence(findings: Findings, metric: str) -> str:
@@ -98,7 +105,7 @@ def gap_sentence(findings: Findings, metric: str) -> str:
     spread = "" if random.spread is None else f" Over the seeds, it varies by ± {number(random.spread, 0)} %."
     name = _GAPS[metric] + (", which is not affected when both words become rare," if metric == "log gap" else "")
     return (
-        f"With the neurons {_how(findings)}, {name} {moved(metric, off.change)}; with them doubled, it "
+        f"With the neurons {_how(findings)}, {name} {moved(metric, off.change)}; with them {_doubled(findings)}, it "
         f"{moved(metric, doubled.change)}. {control_sentence(metric, random, off.beyond_random, rows[2])}{spread}"
     )
 
