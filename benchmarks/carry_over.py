@@ -42,8 +42,8 @@ SETS: dict[str, dict[str, float]] = {
     "prompts": {"prompts": 1.0},
     "pairs": {"pairs": 1.0},
     "panda-pairs": {"panda-pairs": 1.0},
-    "joint": {"contrast": 1.0, "prompts": 0.5, "pairs": 0.5, "panda-pairs": 0.3},
-    "equal": {"contrast": 1.0, "prompts": 1.0, "pairs": 1.0, "panda-pairs": 1.0},
+    "joint": USUAL["balanced"].source_weights or {},  # what `biaslab debias` takes
+    "all": {"contrast": 1.0, "prompts": 0.5, "pairs": 0.5, "panda-pairs": 0.5},
     "without-contrast": {"prompts": 1.0, "pairs": 1.0, "panda-pairs": 1.0},
 }
 JOINT = "joint"  # in whose layers the random controls lie
@@ -65,7 +65,8 @@ SS and CrowS-Pairs are best at 50, the log-ratios, gaps, pairs and panda at 0.""
 
 def find(task: Attribution, weights: Mapping[str, float]) -> NeuronSet:
     """Return the neurons of a row of SETS, as many as the task's perplexity allows."""
-    return task.select("balanced", source_weights=dict(weights), count=None)
+    spared = USUAL["balanced"].knowledge_weight
+    return task.select("balanced", source_weights=dict(weights), knowledge_weight=spared, count=None)
 
 
 def found(cache: Artifacts, model: str, weights: str, to: str, percent: float, limit: int) -> dict[str, NeuronSet]:
