@@ -126,7 +126,7 @@ def test_the_votes_of_the_medium_preset(lab, place, monkeypatch, capsys):
     assert findings.settings["preset"] == "medium"
     assert [row.name for row in findings.rows] == ["base", "union_ig", "random_union_ig"]
     assert findings.get("union_ig", "LMS").beyond_random is not None
-    assert "preset medium" in capsys.readouterr().out
+    assert "preset medium" in " ".join(capsys.readouterr().out.split())
     (found,) = folder(place).glob("ig-*")
     assert NeuronSet.load(found / "neurons_union.json").provenance["data"]["prompts"] == 2 * 2 * 12
 
