@@ -85,9 +85,8 @@ class Rows:
             return Arm(name, [Treatment(checkpoint=checkpoint)], title, seconds=seconds)
         how = (self.factor, self.positions)
         if name.startswith("random_"):
-            like = {"bns": "bns_guarded", "union_ig": "union_ig"}.get(
-                like := name.removeprefix("random_"), f"bns_{like}"
-            )
+            like = name.removeprefix("random_")
+            like = {"bns": "bns_guarded", "union_ig": "union_ig"}.get(like, f"bns_{like}")
             neurons, _ = self._neurons(like)
             return Arm(name, [Treatment(random_like(neurons, seed), *how) for seed in range(self.seeds)], title, like)
         neurons, seconds = self._neurons(name)

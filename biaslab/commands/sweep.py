@@ -155,18 +155,8 @@ class Spec(NamedTuple):
 
 def checked_grid(settings: Mapping[str, Any]) -> None:
     """Refuse settings with a list that matters and is empty, or has a value that is not known or out of its range."""
-    needed = (
-        "selections",
-        "sources",
-        "guards",
-        "guard_weights",
-        "fisher_weights",
-        "counts",
-        "knowledge_weights",
-        "source_weights",
-        "thresholds",
-        "shares",
-    )
+    weights = ("guard_weights", "fisher_weights", "knowledge_weights", "source_weights")
+    needed = ("selections", "sources", "guards", *weights, "counts", "thresholds", "shares")
     for name in (*needed, "factors"):
         if not settings[name]:
             raise InputError(f"`{name}` is expected to hold at least one value but is empty.")

@@ -5,7 +5,7 @@ stereotype. Each pair of words has two sentences, and each word is right in one 
 same word of a pair is right in half of the sentences.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -185,10 +185,6 @@ class KnowledgeDataModule(EvaluationData):
     ) -> None:
         super().__init__(trust_remote_code)
         require_positive(tokens_per_batch=tokens_per_batch)
-
-    def sources(self) -> Sequence[str]:
-        """Return nothing: the sentences are in this file."""
-        return []
 
     def read(self) -> list[dict[str, Any]]:
         """Choose the sentences, and return their batches."""

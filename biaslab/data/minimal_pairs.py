@@ -200,10 +200,6 @@ class MinimalPairsDataModule(EvaluationData):
         super().__init__(trust_remote_code)
         require_positive(tokens_per_batch=tokens_per_batch)
 
-    def sources(self) -> Sequence[str]:
-        """Return nothing: the pairs are in this file."""
-        return []
-
     def read(self) -> list[dict[str, Any]]:
         """Choose the pairs, and return their batches."""
         tokenizer = self.load_tokenizer()

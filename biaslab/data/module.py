@@ -56,14 +56,14 @@ class TrainingData(TokenizedData):
 
 
 class EvaluationData(TokenizedData):
-    """Batches of an asset, or of a file of its form, that a model is judged on."""
+    """Batches of an asset, or of a file of its form, or of what the package holds, that a model is judged on."""
 
-    asset: str
+    asset: str | None = None  # none where the examples are in the package
     batches: list[dict[str, Any]]
 
     def sources(self) -> Sequence[str]:
-        """Return the asset, where no path is given."""
-        return [self.asset] if self.hparams["path"] is None else []
+        """Return the asset, if there is one and no path is given."""
+        return [] if self.asset is None or self.hparams.get("path") is not None else [self.asset]
 
     def setup(self, stage: str) -> None:
         """Read and tokenize the examples; once, however many trainers ask."""

@@ -134,6 +134,8 @@ class PandaPairsDataModule(EvaluationData):
         trust_remote_code: let a checkpoint bring its own Python code.
     """
 
+    asset = "panda"
+
     def __init__(
         self,
         model_name: str = "minilm-mlm",
@@ -143,10 +145,6 @@ class PandaPairsDataModule(EvaluationData):
     ) -> None:
         super().__init__(trust_remote_code)
         require_positive(limit=limit, tokens_per_batch=tokens_per_batch)
-
-    def sources(self) -> Sequence[str]:
-        """Return the asset."""
-        return ["panda"]
 
     def read(self) -> list[dict[str, Any]]:
         """Read the pairs, and return their batches."""
