@@ -14,7 +14,7 @@ from biaslab.data.prompts import PromptDataModule
 from biaslab.models.architectures import architecture
 from biaslab.models.loading import best_device
 from biaslab.tasks.attribution import Attribution
-from biaslab.tasks.effects import effects_of
+from biaslab.tasks.effects import collected_effects
 
 _SECONDS = 10.0  # that the measurement may take, about
 _PROMPTS = 8  # of a batch that are measured
@@ -26,16 +26,19 @@ def plan(task: Attribution, data: PromptDataModule, processes: int = 1) -> None:
     data.setup("predict")
     task.to(best_device())
     batches = [*data.batches, *data.contrast_batches]
-    attributed, others = (batches, []) if "pairs" in batches[-1] else (data.batches, data.contrast_batches)
+    at_all = data.hparams["contrast_positions"] == "all"
+    attributed, others = (data.batches, data.contrast_batches) if at_all else (batches, [])
     seconds, flops, nodes, measured = _measure(task, attributed, len(data.batches))
     work = sum(_work(task, batch, len(batch["input_ids"])) for batch in attributed)
     rate = flops / seconds
     duration = _duration((seconds * work + _effects(task, others)) / max(1, min(processes, len(batches))))
     is_cuda = task.device.type == "cuda"
     device = torch.cuda.get_device_name() if is_cuda else f"{torch.get_num_threads()} CPU threads"
+    more = [batch for batch in others if "pairs" in batch]
+    sentences = data.contrast_batches[len(more) :]  # those prompts come first
     parts = {
-        "prompts": f"{sum(len(b['input_ids']) for b in data.batches):,}, for {len(data.pair_names)} pairs",
-        "contrast set": f"{sum(len(b['input_ids']) for b in data.contrast_batches):,} sentences",
+        "prompts": f"{_size(data.batches)}, for {len(data.pair_names)} pairs; {_size(more)} for effects",
+        "contrast set": f"{_size(sentences)} sentences",
         "tokens": f"{sum(b['input_ids'].numel() for b in batches):,}, in {len(batches)} batches",
         "nodes": f"{nodes:.1f} a layer, on average of {measured} measured prompts",
         "operations": f"{flops * work:.2e}, at {rate / 1e9:.3g} GFLOP/s measured ({task.hparams['dtype']}, {device})",
@@ -85,13 +88,19 @@ def _measure(task: Attribution, batches: Sequence[dict[str, Any]], prompts: int)
 
 def _effects(task: Attribution, batches: Sequence[dict[str, Any]]) -> float:
     """Return the seconds that first-order effects on all batches should take, from some of them."""
-    tokens = [batch["input_ids"].numel() * (1 + len(batch["weights"])) for batch in batches]
+    tokens = [batch["input_ids"].numel() * (1 + len(batch.get("weights", [1]))) for batch in batches]
     measured, began = 0, time.monotonic()
     for index in range(0, len(batches), max(1, len(batches) // 4)):
-        effects_of(task.model, task.transfer_batch_to_device(batches[index], task.device, 0))[0].cpu()
+        batch = task.transfer_batch_to_device(batches[index], task.device, 0)
+        for effects, *_ in collected_effects(task.model, batch):
+            effects.cpu()
         measured += tokens[index]
     seconds: float = (time.monotonic() - began) * sum(tokens) / max(1, measured)
     return seconds
+
+
+def _size(batches: Sequence[dict[str, Any]]) -> str:
+    return f"{sum(len(batch['input_ids']) for batch in batches):,}"
 
 
 def _first(batch: dict[str, Any], prompts: int) -> dict[str, Any]:

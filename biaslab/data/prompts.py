@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, count, pairwise, product
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -21,6 +21,7 @@ from biaslab.models.tokens import SLOT, Encoded, by_length, encode_slot, is_mask
 
 Part = Literal["find", "held_out"]
 Attributed = Literal["pairs", "demographics"]
+_MODIFIERS = 3  # of a kind, in the prompts whose effects are measured
 Batch = dict[str, Any]
 Pair = tuple[str, str]
 
@@ -49,7 +50,12 @@ class Dimension(NamedTuple):
 
 
 def make_prompts(
-    dimensions: Sequence[str], kinds: Sequence[str], modifiers: int, part: Part, masked: bool = True
+    dimensions: Sequence[str],
+    kinds: Sequence[str],
+    modifiers: int,
+    part: Part,
+    masked: bool = True,
+    templates: Sequence[words.Template] | None = None,
 ) -> list[Prompt]:
     """Write the prompts of the given dimensions and kinds, keys of :mod:`biaslab.data.words`' tables.
 
@@ -67,7 +73,8 @@ def make_prompts(
     require_one_of("part", part, ["find", "held_out"])
     require_positive(modifiers=modifiers)
     held_out = part == "held_out"
-    templates = [t for index, t in enumerate(words.TEMPLATES) if (index in words.HELD_OUT_TEMPLATES) == held_out]
+    if templates is None:
+        templates = [t for index, t in enumerate(words.TEMPLATES) if (index in words.HELD_OUT_TEMPLATES) == held_out]
     texts = [template.masked if masked else template.causal for template in templates]
     prompts = []
     for dimension, kind in product(dimensions, kinds):
@@ -161,6 +168,9 @@ class PromptDataModule(TokenizedData):
     ``target_ids`` each (``[batch, target, slot]``): ``longer`` is a list of such inputs, whose targets follow. A masked
     model's have a mask for each token of the word; a causal model's hold the word without its last token.
 
+    What effects at all positions are measured on follows: such batches of prompts in more wordings, and those of
+    :mod:`biaslab.data.effects`.
+
     Args:
         model_name: whose tokenizer is used.
         dimensions: some of the nine; all by default.
@@ -234,10 +244,11 @@ class PromptDataModule(TokenizedData):
             raise InputError(f"`pairs` is expected to hold demographics whose tokens are known, but: {reasons}.")
         self.kind_names = list(dict.fromkeys(prompt.kind for prompt in prompts))
         self.prompts = [prompt for prompt in prompts if self.dimensions[prompt.dimension].pairs]
-        self.batches = self._batches()
+        self.batches = self._batches(self.prompts)
         limits = h["contrast_limit"], h["tokens_per_batch"], h["contrast_terms"]
         if h["contrast_positions"] == "all":
-            self.contrast_batches = effects.make_batches(self.tokenizer, self.sources(), *limits)
+            of_contrast = effects.make_batches(self.tokenizer, self.sources(), *limits)
+            self.contrast_batches = [*self._effect_batches(), *of_contrast]
         else:
             self.contrast_batches = contrast.make_batches(self.tokenizer, h["contrast"], *limits)
         for number, batch in enumerate([*self.batches, *self.contrast_batches]):
@@ -264,22 +275,45 @@ class PromptDataModule(TokenizedData):
             pairs[name] = [(first, second) for first, second in wanted]
         return prompts, pairs
 
-    def _batches(self) -> list[Batch]:
+    def _effect_batches(self) -> Iterator[Batch]:
+        """Yield prompts whose effects are measured: each has a ``share`` of the ``quantity`` of its dimension.
+
+        A single pass serves all neurons, so there are further wordings to find neurons with, and few modifiers.
+        """
+        h, prompts = self.hparams, self.prompts
+        if h["attributed"] == "demographics" or not self.sources():
+            return
+        if h["path"] is None and h["part"] == "find":
+            names = [name for name, dimension in self.dimensions.items() if dimension.pairs]
+            prompts, masked = [], is_masked(self.tokenizer)
+            for templates in (None, words.FURTHER_TEMPLATES):
+                prompts += make_prompts(names, self.kind_names, _MODIFIERS, "find", masked, templates)
+        counts, quantities = Counter(prompt.dimension for prompt in prompts), self.quantities()
+        for batch in self._batches(prompts):
+            name = prompts[int(batch["example"][0])].dimension
+            yield batch | {"share": 1 / counts[name], "quantity": quantities.index(f"{name}/{effects.PROMPTS}")}
+
+    def quantities(self) -> list[str]:
+        """Return the names of what effects at all positions are summed for; after :meth:`setup`."""
+        own = [f"{name}/{effects.PROMPTS}" for name, dimension in self.dimensions.items() if dimension.pairs]
+        return effects.quantities_of(self.sources()) + own
+
+    def _batches(self, prompts: Sequence[Prompt]) -> list[Batch]:
         first_pair = 0
         batches: list[Batch] = []
         before: defaultdict[tuple[Any, ...], count[int]] = defaultdict(count)  # how many prompts a group has so far
         single = self.hparams["attributed"] == "demographics"
-        encoded = [encode_slot(self.tokenizer, prompt.text) for prompt in self.prompts]
+        encoded = [encode_slot(self.tokenizer, prompt.text) for prompt in prompts]
         labels = {
-            "kind": torch.tensor([self.kind_names.index(prompt.kind) for prompt in self.prompts]),
-            "group": torch.tensor([prompt.group for prompt in self.prompts]),
-            "wording": torch.tensor([next(before[prompt[1:]]) for prompt in self.prompts]),
-            "example": torch.arange(len(self.prompts)),
+            "kind": torch.tensor([self.kind_names.index(prompt.kind) for prompt in prompts]),
+            "group": torch.tensor([prompt.group for prompt in prompts]),
+            "wording": torch.tensor([next(before[prompt[1:]]) for prompt in prompts]),
+            "example": torch.arange(len(prompts)),
         }
         for dimension in self.dimensions.values():
             pairs = [(index,) for index in range(len(dimension.words))] if single else dimension.pairs
             pair = {"pairs": torch.tensor(pairs), "pair": torch.arange(first_pair, first_pair + len(pairs))}
-            own = [index for index, prompt in enumerate(self.prompts) if prompt.dimension == dimension.name]
+            own = [index for index, prompt in enumerate(prompts) if prompt.dimension == dimension.name]
             for batch in by_length([len(encoded[i].input_ids) for i in own], self.hparams["tokens_per_batch"]):
                 examples = [own[i] for i in batch]
                 inputs, *longer = self._inputs([encoded[i] for i in examples], dimension)

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import safetensors.torch
-import torch
-from accelerate.utils import send_to_device  # type: ignore[import-untyped]
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
@@ -19,11 +17,10 @@ from biaslab.attribution.importance import mean_activations
 from biaslab.attribution.integration import GapAttribution, TokenBudget
 from biaslab.attribution.quadrature import Steps, integration_rule
 from biaslab.attribution.replay import Inputs
-from biaslab.data import contrast, effects
+from biaslab.data import contrast
 from biaslab.data.presets import AT_ALL_POSITIONS, USUAL, Replacement, Selection
 from biaslab.data.prompts import is_divided
 from biaslab.errors import InputError, require_one_of
-from biaslab.evaluation.scoring import target_log_probabilities
 from biaslab.metrics.effects import NeuronEffects
 from biaslab.metrics.neuron_selection import NeuronSelection
 from biaslab.metrics.quality import IntegrationQuality
@@ -32,7 +29,7 @@ from biaslab.models.loading import fingerprint
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.store import computed_by, versions, write_atomically
 from biaslab.tasks.base import LanguageModelTask, logger_folder
-from biaslab.tasks.effects import effects_of, measured_rise
+from biaslab.tasks.effects import collected_effects, measured_rise
 from biaslab.tasks.selecting import Collected, require_known
 from biaslab.tasks.shards import Collector, Ledger, Shards
 
@@ -162,9 +159,7 @@ class Attribution(LanguageModelTask):
         self.contrast: NeuronSelection | None = None
         self.effects: NeuronEffects | None = None
         if source and self.data.hparams["contrast_positions"] == "all":
-            dimensions = dict.fromkeys(name.partition("/")[0] for name in self.data.pair_names)
-            names = [*effects.quantities_of(self.data.sources()), *(f"{d}/{effects.PROMPTS}" for d in dimensions)]
-            collectors["effects"] = self.effects = NeuronEffects(names, self.shape)
+            collectors["effects"] = self.effects = NeuronEffects(self.data.quantities(), self.shape)
         elif source:
             self.contrast = NeuronSelection(contrast.pairs_of(source), ["contrast"], self.shape, threshold)
             collectors["contrast"] = self.contrast
@@ -265,28 +260,16 @@ class Attribution(LanguageModelTask):
         metric.update(result.scores.flatten(0, 1), batch["pair"].repeat(prompts), kinds, groups)
         if is_prompt:
             self.quality.update(batch["number"], result.residual, result.scores.abs().sum(-1), result.nodes)
-        if is_prompt and self.effects is not None and batch["pairs"].shape[1] == 2:
-            self._add_prompt_effects(batch, self.effects)
 
     def _add_effects(self, batch: dict[str, Any]) -> None:
         """Collect what neurons do at all positions to a batch of the contrast set or of text."""
         if self.trainer.global_rank and not is_divided(self.data.contrast_batches, self.trainer.world_size):
             return
         assert self.effects is not None
-        found = effects_of(self.model, batch, self.means)
+        parts = list(collected_effects(self.model, batch, self.means))
         with nullcontext() if self.ledger is None else self.ledger.item(batch["number"]):
-            self.effects.update(found.flatten(0, 1), batch["quantity"].flatten(), batch.get("tokens", 0))
-
-    def _add_prompt_effects(self, batch: dict[str, Any], collected: NeuronEffects) -> None:
-        """Collect what neurons do at all positions to the log-odds of a batch of prompts."""
-        dimension = self.data.pair_names[int(batch["pair"][0])].partition("/")[0]
-        share = 1 / sum(prompt.dimension == dimension for prompt in self.data.prompts)
-        number = collected.quantities.index(f"{dimension}/{effects.PROMPTS}")
-        with torch.no_grad():
-            logs = target_log_probabilities(self.model, batch)
-        for part in effects.of_prompts(batch, logs, share, number):
-            found = effects_of(self.model, send_to_device(part, self.device), self.means)
-            collected.update(found.flatten(0, 1), part["quantity"].flatten())
+            for part in parts:
+                self.effects.update(*part)
 
     def on_predict_epoch_end(self) -> None:
         """Select the neurons and, where a logger gives the run a folder, write the files, the neurons last."""

@@ -1,14 +1,17 @@
 """What a model says to batches of :mod:`biaslab.data.effects`: effects of its neurons, and the cost of suppression."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device  # type: ignore[import-untyped]
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from biaslab.attribution.importance import Asked, first_order_effects, log_probabilities
+from biaslab.data.effects import of_prompts
+from biaslab.evaluation.scoring import target_log_probabilities
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.neurons.suppression import suppressed
 
@@ -26,6 +29,23 @@ def effects_of(model: PreTrainedModel, batch: Mapping[str, Any], origin: Tensor 
         effects = effects * differences.sign()[pair][:, None, None]
     shared: Tensor = effects[batch["sum"]] * batch["share"].to(effects)[..., None, None]
     return shared
+
+
+def collected_effects(
+    model: PreTrainedModel, batch: Mapping[str, Any], origin: Tensor | None = None
+) -> Iterator[tuple[Tensor, Tensor, int]]:
+    """Yield a batch's effects as :class:`biaslab.metrics.effects.NeuronEffects` takes them: with quantities and tokens.
+
+    A batch of prompts, whose log-odds are asked for, comes in a part for each of the demographics' inputs.
+    """
+    parts: Iterable[Mapping[str, Any]] = [batch]
+    if "pairs" in batch:
+        with torch.no_grad():
+            logs = target_log_probabilities(model, batch)
+        parts = of_prompts(batch, logs, batch["share"], batch["quantity"])
+    for part in parts:
+        found = effects_of(model, send_to_device(part, model.device), origin)
+        yield found.flatten(0, 1), part["quantity"].flatten(), part.get("tokens", 0)
 
 
 def measured_rise(

@@ -266,6 +266,31 @@ def test_contrast_of_half_of_the_terms(folder, tiny_cache):
             PromptDataModule(folder, **bad)
 
 
+def test_effects_are_measured_in_more_wordings(folder, tiny_cache):
+    """Each dimension's prompts share its quantity alike; a file's prompts, and held-out ones, stay as they are."""
+    options = {"dimensions": ["age", "gender"], "kinds": ["negative"], "modifiers": 1, "contrast": "stereoset"}
+    data = PromptDataModule(folder, **options, contrast_positions="all")
+    data.setup("predict")
+    asked = [batch for batch in data.contrast_batches if "pairs" in batch]
+    assert asked == data.contrast_batches[: len(asked)]
+    wordings = len(words.TEMPLATES) - len(words.HELD_OUT_TEMPLATES) + len(words.FURTHER_TEMPLATES)
+    sizes = {name: 0 for name in data.dimensions}
+    for batch in asked:
+        name = data.pair_names[int(batch["pair"][0])].partition("/")[0]
+        assert data.quantities()[batch["quantity"]] == f"{name}/prompts"
+        assert batch["share"] == pytest.approx(1 / (wordings * 3))
+        sizes[name] += len(batch["input_ids"])
+    assert sizes == {"age": wordings * 3, "gender": wordings * 3}
+    held_out = PromptDataModule(folder, **options, contrast_positions="all", part="held_out")
+    held_out.setup("predict")
+    again = [batch["input_ids"] for batch in held_out.contrast_batches if "pairs" in batch]
+    assert sorted(map(len, again)) == sorted(len(batch["input_ids"]) for batch in held_out.batches)
+    for without in ({"contrast": None}, {"attributed": "demographics"}):
+        data = PromptDataModule(folder, **options | {"contrast_positions": "all"} | without)
+        data.setup("predict")
+        assert not [batch for batch in data.contrast_batches if "pairs" in batch]
+
+
 @pytest.mark.assets
 def test_nine_dimensions_of_minilm(asset):
     asset("minilm-encoder")

@@ -7,6 +7,7 @@ import pytest
 from biaslab.data.words import (
     DIMENSION_NOUNS,
     DIMENSIONS,
+    FURTHER_TEMPLATES,
     HELD_OUT_TEMPLATES,
     MODIFIERS,
     NEGATIVE,
@@ -146,7 +147,18 @@ def test_slot_is_last_for_causal_models_only(template):
     assert template.masked.endswith(".")
 
 
-@pytest.mark.parametrize("form", FORMS)
+def test_further_wordings_are_others_and_fit_each_modifier():
+    assert len({template.causal for template in (*TEMPLATES, *FURTHER_TEMPLATES)}) == 17 + len(FURTHER_TEMPLATES)
+    for form in (template.causal for template in FURTHER_TEMPLATES):
+        slots = sorted(name for _, name, _, _ in Formatter().parse(form) if name is not None)
+        assert slots in (["dimension", "modifier", "slot"], ["modifier", "slot"])
+        assert form.endswith(" {slot}")
+        assert len(re.findall(r"\b([Tt]he|My) \{modifier\}|One of the \{modifier\}", form)) == 1
+        assert not re.search(r"\b[Aa]n? \{", form)
+        assert form[0].isupper()
+
+
+@pytest.mark.parametrize("form", [*FORMS, *(template.causal for template in FURTHER_TEMPLATES)])
 def test_wordings_name_no_demographic_gender_or_modifier(form):
     words = set(re.findall(r"[a-z-]+", re.sub(r"\{\w+\}", "", form).lower()))
     gendered = ("man", "woman", "men", "women", "he", "she")

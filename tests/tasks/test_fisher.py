@@ -89,7 +89,7 @@ def test_two_ranks_and_a_killed_run_give_the_same_bytes(run, whole, tmp_path):
         before = len(list(tmp_path.glob("runs/attribute/*/shards/shard-*")))
 
         def until(seconds: float, before=before) -> bool:
-            return len(list(tmp_path.glob("runs/attribute/*/shards/shard-*"))) >= before + 3
+            return len(list(tmp_path.glob("runs/attribute/*/shards/shard-*"))) >= before + 12
 
         end = run(tmp_path, ranks=ranks, until=until)
         kills += set(end.codes) != {0}
