@@ -274,7 +274,7 @@ def test_effects_are_measured_in_more_wordings(folder, tiny_cache):
     asked = [batch for batch in data.contrast_batches if "pairs" in batch]
     assert asked == data.contrast_batches[: len(asked)]
     wordings = len(words.TEMPLATES) - len(words.HELD_OUT_TEMPLATES) + len(words.FURTHER_TEMPLATES)
-    sizes = {name: 0 for name in data.dimensions}
+    sizes = dict.fromkeys(data.dimensions, 0)
     for batch in asked:
         name = data.pair_names[int(batch["pair"][0])].partition("/")[0]
         assert data.quantities()[batch["quantity"]] == f"{name}/prompts"
