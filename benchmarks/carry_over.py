@@ -43,7 +43,7 @@ SETS: dict[str, dict[str, float]] = {
     "pairs": {"pairs": 1.0},
     "panda-pairs": {"panda-pairs": 1.0},
     "joint": USUAL["balanced"].source_weights or {},  # what `biaslab debias` takes
-    "all": {"contrast": 1.0, "prompts": 0.5, "pairs": 0.5, "panda-pairs": 0.5},
+    "all": {"contrast": 1.0, "prompts": 0.75, "pairs": 0.5, "panda-pairs": 0.5},
     "without-contrast": {"prompts": 1.0, "pairs": 1.0, "panda-pairs": 1.0},
 }
 JOINT = "joint"  # in whose layers the random controls lie

@@ -31,7 +31,7 @@ def compare(
     b: str,
     preset: PresetName = "small",
     selection: Selection = "guarded",
-    source: Literal["prompts", "contrast", "both"] = "both",
+    source: Literal["prompts", "contrast", "both"] | None = None,
     count: int | None = None,
     guard_weight: float | None = None,
     dimensions: Sequence[str] | None = None,
@@ -53,7 +53,7 @@ def compare(
         b: likewise; such as a model and what was trained from it.
         preset: how many prompts: "small" (minutes on two cores), "medium" (hours) or "paper".
         selection: "balanced", "fisher", "guarded", "ranked" or "paper".
-        source: of "guarded" and "ranked": where bias is read: "prompts", "contrast" or "both".
+        source: where bias is read: "prompts", "contrast" or "both"; by default as `biaslab debias` does.
         count: how many neurons; 2 % of all by default.
         guard_weight: how much what ordinary sentences need counts against a neuron; 3 by default, of "fisher" 0.375
             and of "balanced" 0.25.
@@ -84,9 +84,8 @@ def compare(
     if usual.contrast_positions == "all":
         data |= {"contrast_positions": "all", "contrast_limit": contrast_limit or usual.contrast_limit}
         data["contrast"] = usual.contrast if contrast is None else contrast
-    options = {key: settings[key] for key in ("selection", "source", "count", "trust_remote_code")}
-    options |= usual.options(sources_of(data["contrast"]))
-    options["guard_weight"] = usual.guard_weight if guard_weight is None else guard_weight
+    options = {key: settings[key] for key in ("selection", "count", "trust_remote_code")}
+    options |= usual.options(sources_of(data["contrast"]), source=source, guard_weight=guard_weight)
     if selection == "paper":
         options["source"] = "prompts"
     data, notes = _same_pairs([side.model for side in sides if side.model], data, trust_remote_code)

@@ -66,7 +66,7 @@ def debias(
         source: where bias is read: "prompts", "contrast" (only with "stereoset"), or "both"; by default the contrast
             set for "fisher", else both.
         source_weights: of "balanced" and "fisher", instead: how much each of "prompts", "contrast", "pairs" (minimal
-            pairs) and "panda-pairs" counts; by default contrast 1, prompts 0.5 and pairs 0.5 for "balanced".
+            pairs) and "panda-pairs" counts; by default contrast 1, prompts 0.75 and pairs 0.5 for "balanced".
         contrast: what is read or spared: any of "stereoset" (its test split), "bold", "bug", "panda", text files; of
             "balanced" and "fisher" also "pairs", "panda-pairs" and "knowledge".
         count: how many neurons; by default 5 % of all for "balanced", as many as the perplexity allows for "fisher",
@@ -109,7 +109,6 @@ def debias(
     from biaslab.evaluation.evaluate import evaluate, require_judgeable
     from biaslab.evaluation.measures import Gaps
     from biaslab.evaluation.treatment import Treatment
-    from biaslab.models.architectures import has_bias
     from biaslab.models.loading import best_device, fingerprint
     from biaslab.neurons.cards import neuron_cards
     from biaslab.report import tensorboard
@@ -120,26 +119,15 @@ def debias(
     usual = USUAL[selection]
     at_all = selection in AT_ALL_POSITIONS
     has = sources_of(contrast := usual.contrast if contrast is None else contrast)
-    options = usual.options(has)
-    if source_weights is None and source is None:
-        source_weights = options["source_weights"]
-    if source is None:
-        source = usual.source if "stereoset" in has else "prompts"
-    if knowledge_weight is None:
-        knowledge_weight = options["knowledge_weight"]
-    chosen: dict[str, Any] = {
-        "source": source, "source_weights": source_weights, "knowledge_weight": knowledge_weight,
-        "guard_weight": usual.guard_weight if guard_weight is None else guard_weight,
-        "replacement": replacement or "zero",
-    }  # fmt: skip
+    weighed = ("source", "source_weights", "guard_weight", "knowledge_weight")
+    chosen = usual.options(has, **{name: settings[name] for name in weighed})
     task = Attribution(
         model, steps=steps, selection=selection, count=count, perplexity_percent=perplexity_percent, **chosen,
-        trust_remote_code=trust_remote_code,
+        replacement=replacement or ("auto" if at_all else "zero"), trust_remote_code=trust_remote_code,
     )  # fmt: skip
-    if replacement is None and at_all and has_bias(task.model):
-        chosen["replacement"] = task.hparams["replacement"] = "mean"
     contrast_limit = contrast_limit or usual.contrast_limit
-    settings |= chosen | {"contrast": has, "contrast_limit": contrast_limit}
+    chosen |= {"replacement": task.hparams["replacement"], "contrast": has, "contrast_limit": contrast_limit}
+    settings |= chosen
     asked: dict[str, Any] = {"dimensions": dimensions, "kinds": kinds, "modifiers": modifiers}
     find = PromptDataModule(
         model, **asked, contrast=contrast, contrast_limit=contrast_limit,

@@ -17,7 +17,7 @@ from torch import Tensor
 from biaslab.commands.cards import SCORES, read_scores
 from biaslab.commands.configs import config_file
 from biaslab.commands.passes import Pass, Select, attribution_pass
-from biaslab.data.presets import AT_ALL_POSITIONS, GUARD_WEIGHT, PRESETS, SELECTIONS, USUAL, PresetName, Replacement
+from biaslab.data.presets import AT_ALL_POSITIONS, GUARD_WEIGHT, PRESETS, SELECTIONS, USUAL, PresetName
 from biaslab.data.prompts import PromptDataModule
 from biaslab.errors import InputError
 from biaslab.evaluation.treatment import Arm, Positions, Treatment
@@ -72,7 +72,6 @@ class Rows:
     seeds: int  # how many random controls
     factor: float = 0.0  # what neurons are multiplied by
     positions: Positions = "all"
-    replacement: Replacement = "zero"  # of AT_ALL_POSITIONS
     trust_remote_code: bool = False
 
     def arm(self, name: str) -> Arm:
@@ -119,10 +118,10 @@ class Rows:
     @cached_property
     def _effects(self) -> Pass:
         """The pass that measures effects at all positions, with the selections by these."""
-        options = {"selection": "fisher", "source": "contrast", "replacement": self.replacement}
+        options = {"selection": "fisher", "source": "contrast", "replacement": "auto"}
         usual = USUAL["balanced"]
         limit = {"contrast_positions": "all", "contrast_limit": usual.contrast_limit, "contrast": list(usual.contrast)}
-        balanced = {"guard_weight": usual.guard_weight} | usual.options(usual.contrast)
+        balanced = usual.options(usual.contrast)
         changes: dict[str, dict[str, Any]] = {"fisher": {}, "balanced": balanced}
 
         def select(task: Attribution, _: PromptDataModule) -> dict[str, NeuronSet]:

@@ -26,20 +26,26 @@ class Usual(NamedTuple):
     source_weights: dict[str, float] | None = None
     knowledge_weight: float = 0.0  # ν
 
-    def options(self, contrast: Sequence[str]) -> dict[str, Any]:
-        """Return how much sources and knowledge count for data with some contrast set, as arguments of a selection."""
+    def options(self, contrast: Sequence[str], **given: Any) -> dict[str, Any]:
+        """Return what is read and weighed in data with some contrast set, as arguments of a selection.
+
+        What is given and not None is taken as it is; a given source stands instead of the usual weights of several.
+        """
         known = {"prompts", *("contrast" if source == "stereoset" else source for source in contrast)}
         weights = {name: weight for name, weight in (self.source_weights or {}).items() if name in known}
-        return {
-            "source_weights": weights or None,
+        usual = {
+            "source": self.source if "stereoset" in contrast else "prompts",
+            "source_weights": weights or None if given.get("source") is None else None,
+            "guard_weight": self.guard_weight,
             "knowledge_weight": self.knowledge_weight if "knowledge" in known else 0.0,
         }
+        return usual | {name: value for name, value in given.items() if value is not None}
 
 
 USUAL = {
     "balanced": Usual(
         "both", 0.25, 2000, "all", (*CONTRAST, "pairs", "knowledge"),
-        {"contrast": 1.0, "prompts": 0.5, "pairs": 0.5}, 0.7,
+        {"contrast": 1.0, "prompts": 0.75, "pairs": 0.5}, 0.7,
     ),
     "fisher": Usual("contrast", 0.375, 2000, "all"),
     **dict.fromkeys(("guarded", "ranked", "paper"), Usual("both", GUARD_WEIGHT, CONTRAST_LIMIT, "slot")),

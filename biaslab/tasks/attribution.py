@@ -24,7 +24,7 @@ from biaslab.errors import InputError, require_one_of
 from biaslab.metrics.effects import NeuronEffects
 from biaslab.metrics.neuron_selection import NeuronSelection
 from biaslab.metrics.quality import IntegrationQuality
-from biaslab.models.architectures import ffn_shape
+from biaslab.models.architectures import ffn_shape, has_bias
 from biaslab.models.loading import fingerprint
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.store import computed_by, versions, write_atomically
@@ -68,7 +68,8 @@ class Attribution(LanguageModelTask):
         source_weights: of "fisher" and "balanced", instead: how much each of "prompts", "contrast", "pairs" and
             "panda-pairs" counts, each scaled by its largest effects.
         replacement: what suppression sets the neurons to, which their file then says: "zero", or "mean", their means
-            over the contrast set's ordinary text. "fisher" and "balanced" measure effects on the way there.
+            over the contrast set's ordinary text; "auto" takes the mean where the weights can hold it. "fisher" and
+            "balanced" measure effects on the way there.
         domain_weights: of the same: how much the bias of each of StereoSet's domains counts, read from
             its dimension's prompts and its part of the contrast set; by default all prompts and sentences count alike.
         dtype: the weights' type.
@@ -108,7 +109,7 @@ class Attribution(LanguageModelTask):
         source: Source = "prompts",
         source_weights: dict[str, float] | None = None,
         domain_weights: dict[str, float] | None = None,
-        replacement: Replacement = "zero",
+        replacement: Replacement | Literal["auto"] = "zero",
         dtype: str = "float32",
         trust_remote_code: bool = False,
         token_budget: int = 8192,
@@ -117,7 +118,7 @@ class Attribution(LanguageModelTask):
         integration_rule(steps, quadrature, tolerance)  # refuses bad values before the model is loaded
         if not (math.isfinite(perplexity_percent) and perplexity_percent > 0):
             raise InputError(f"`perplexity_percent` is expected to be positive but got {perplexity_percent}.")
-        require_one_of("replacement", replacement, get_args(Replacement))
+        require_one_of("replacement", replacement, [*get_args(Replacement), "auto"])
         require_one_of("of", of, get_args(Of))
         self.budget = TokenBudget(token_budget)
         for name, value in (("threshold", threshold), ("share", share)):
@@ -125,6 +126,8 @@ class Attribution(LanguageModelTask):
                 raise InputError(f"`{name}` is expected to lie in (0, 1] but got {value}.")
         super().__init__(model_name, dtype, trust_remote_code)
         self.save_hyperparameters()
+        if replacement == "auto":
+            self.hparams["replacement"] = "mean" if has_bias(self.model) else "zero"
         self.shape = ffn_shape(self.model)
         neurons = self.shape[0] * self.shape[1]
         if count is not None and not 0 < count <= neurons:
