@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from biaslab.data.presets import PresetName, Replacement
+from biaslab.data.presets import PresetName
 from biaslab.errors import InputError, require_positive
 from biaslab.evaluation.findings import METRICS, OVERALL, SS_LOG_RATIO, Findings, Row, write_csv
 from biaslab.report.tables import (
@@ -48,8 +48,7 @@ def table(
         model: an asset's name, a folder or a hub id.
         rows: of base, dpce, autodebias, cda, cda_control, union_ig, intersection_ig, union_ig_cut, bns_paper,
             bns_ranked, bns_guarded, bns_fisher, bns_balanced, bns_lms, random_bns, random_fisher, random_balanced,
-            random_union_ig; all that apply by
-            default.
+            random_union_ig; all that apply by default.
         preset: "small" (minutes on two cores), "medium" (68 times as many prompts, of all dimensions and kinds; trained
             rows as in small) or "paper" (the settings of the papers).
         configs: the folder of the training configurations.
@@ -68,7 +67,7 @@ def table(
     from biaslab.commands.rows import TRAINED, Rows, paper_rows
     from biaslab.evaluation.evaluate import evaluate, require_judgeable
     from biaslab.evaluation.treatment import Treatment
-    from biaslab.models.architectures import architecture, has_bias
+    from biaslab.models.architectures import architecture
     from biaslab.models.loading import fingerprint, load_on_best_device
 
     wanted = checked_rows(rows, seeds)
@@ -79,8 +78,7 @@ def table(
     measures = [clusters, judging.perplexity(text, sentences), *judging.knowledge(model, trust_remote_code)]
     require_judgeable(network, Treatment(factor=factor, positions=positions), measures)
     cache = Artifacts(output, model)
-    to: Replacement = "mean" if has_bias(network) else "zero"
-    arms = Rows(cache, model, fingerprint(network), preset, configs, seeds, factor, positions, to, trust_remote_code)
+    arms = Rows(cache, model, fingerprint(network), preset, configs, seeds, factor, positions, trust_remote_code)
     console = Console(highlight=False)
     console.print(f"biaslab table: {model}, preset {preset}. Results go to {cache.folder}", markup=False)
 
