@@ -5,6 +5,7 @@ import textwrap
 from pathlib import Path
 from typing import Any, Literal
 
+from biaslab.data.presets import Dtype
 from biaslab.errors import InputError
 
 
@@ -15,14 +16,14 @@ def bake(
     output: str = "baked",
     factor: float = 0.0,
     positions: Literal["all", "slot"] = "all",
+    dtype: Dtype = "auto",
     trust_remote_code: bool = False,
 ) -> None:
     """Write a model with its neurons suppressed, or a trained model, or both, as an ordinary checkpoint folder.
 
-    The folder loads with plain transformers. Its weights are those of float32, unless a checkpoint has another type.
-    Its logits are the hooked model's. They are so bit for bit where the neurons are set to no means and what each is
-    multiplied by, 1 - (1 - factor)·strength (the factor where a file has no strengths), is 0 or a power of two, of
-    either sign; else they are equal to rounding.
+    The folder loads with plain transformers. Its logits are the hooked model's. They are so bit for bit where the
+    neurons are set to no means and what each is multiplied by, 1 - (1 - factor)·strength (the factor where a file has
+    no strengths), is 0 or a power of two, of either sign; else they are equal to rounding.
 
     Args:
         model: name, folder or hub id of the model that the neurons belong to.
@@ -31,6 +32,7 @@ def bake(
         output: the new folder; nothing is left there if anything fails.
         factor: what the neurons are multiplied by: 0 suppresses. Strengths of the file say how much of it each gets.
         positions: "all"; weights do the same everywhere, so "slot" can't be baked.
+        dtype: of the weights that are written: "auto", the checkpoint's own, or "float32", "bfloat16" and so on.
         trust_remote_code: let a checkpoint bring its own Python code.
     """
     if positions != "all":
@@ -48,7 +50,7 @@ def bake(
         raise InputError(f"`output` is expected to be a new or empty folder, but {folder} is not. Choose another.")
     from biaslab.models.architectures import architecture
     from biaslab.models.checkpoints import trained_model, write_checkpoint
-    from biaslab.models.loading import fingerprint, load_model
+    from biaslab.models.loading import fingerprint, load_model, weights_type
     from biaslab.neurons.neuron_set import NeuronSet
     from biaslab.neurons.suppression import scale_neurons
     from biaslab.report.model_card import Figures, measured, model_card
@@ -57,7 +59,7 @@ def bake(
     if model is None:
         language_model, tokenizer, facts = trained_model(str(ckpt_path), trust_remote_code)
     else:
-        language_model, tokenizer = load_model(model, trust_remote_code=trust_remote_code)
+        language_model, tokenizer = load_model(model, dtype=weights_type(dtype), trust_remote_code=trust_remote_code)
         facts = {"model": {"name": model, "fingerprint": fingerprint(language_model)}}
     figures = Figures()
     if neurons is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from biaslab.commands.configs import read_config
+from biaslab.data.presets import Accelerator, Dtype
 from biaslab.errors import InputError
 from biaslab.evaluation.findings import FILES, Findings
 from biaslab.neurons.neuron_set import NeuronSet
@@ -33,6 +34,9 @@ def cards(
     modifiers: int | None = None,
     path: str | None = None,
     output: str | None = None,
+    dtype: Dtype = "float32",
+    accelerator: Accelerator = "auto",
+    devices: int = 1,
     trust_remote_code: bool = False,
 ) -> None:
     """Show what the best neurons of a file respond to, and which words they promote.
@@ -49,15 +53,16 @@ def cards(
         modifiers: how many of each kind.
         path: a file of prompts in the format of the paper's authors instead.
         output: a file instead of cards.json.
+        dtype: of the weights: "float32", "bfloat16", "float16", "float64", or "auto": the checkpoint's own.
+        accelerator: "cpu", "gpu", or "auto": a GPU where there is one.
+        devices: how many of them work together.
         trust_remote_code: let a checkpoint bring its own Python code.
     """
     command = dict(locals())
-    from rich.console import Console
-    from tqdm import tqdm
-
     from biaslab.commands.judging import model_of
+    from biaslab.commands.machine import start
     from biaslab.data.prompts import PromptDataModule
-    from biaslab.models.loading import fingerprint, load_on_best_device
+    from biaslab.models.loading import fingerprint
     from biaslab.neurons.cards import METHOD, neuron_cards
 
     given = {"dimensions": dimensions, "kinds": kinds, "modifiers": modifiers, "path": path}
@@ -67,15 +72,17 @@ def cards(
         raise InputError(f"`neurons` is expected to hold at least one neuron but {neurons} is empty. Choose another.")
     scores, pair_names = read_scores(folder / SCORES)
     settings = _prompt_settings(folder / CONFIG, {key: value for key, value in given.items() if value is not None})
-    network, tokenizer = load_on_best_device(name, trust_remote_code)
+    machine = start(accelerator, devices)
+    network, tokenizer = machine.load(name, dtype, trust_remote_code)
     chosen.require_model(network)
     data = PromptDataModule(name, **settings, trust_remote_code=trust_remote_code)
     data.setup("predict")
-    batches = tqdm(data.batches, desc="cards", leave=False)
-    described = neuron_cards(network, tokenizer, data.prompts, batches, chosen, scores, pair_names, count)
+    described = neuron_cards(network, tokenizer, data.prompts, data.batches, chosen, scores, pair_names, count)
+    if not machine.writes:
+        return
     target = folder / FILES["cards"] if output is None else Path(output)
     write_cards(target, name, fingerprint(network), described, command)
-    console = Console(highlight=False)
+    console = machine.console()
     console.print(card_table(described, len(chosen)))
     console.print(f"\n{METHOD}", markup=False)
     print(f"\nAll prompts, words and scores written to {target}.")

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from biaslab.commands.cards import SCORES, read_scores
-from biaslab.data.presets import PRESETS, USUAL, PresetName, Selection
+from biaslab.data.presets import PRESETS, USUAL, Accelerator, Dtype, PresetName, Selection
 from biaslab.errors import InputError
 from biaslab.evaluation.findings import OVERALL, Findings, write_csv
 from biaslab.neurons.neuron_set import NeuronSet
@@ -21,6 +21,8 @@ from biaslab.store import Artifacts
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
+
+    from biaslab.commands.machine import Machine
 
 Data = dict[str, Any]  # arguments of biaslab.data.prompts.PromptDataModule
 ALIKE = 0.5  # a trained child's neurons stay far above; those of another model are at 0, as random directions are
@@ -40,6 +42,9 @@ def compare(
     contrast: str | Sequence[str] | None = None,
     contrast_limit: int | None = None,
     output: str = "runs/compare",
+    dtype: Dtype = "float32",
+    accelerator: Accelerator = "auto",
+    devices: int = 1,
     trust_remote_code: bool = False,
 ) -> None:
     """Compare two neuron sets or the neurons of two models: shared and own ones, and how far they lie in other layers.
@@ -64,12 +69,17 @@ def compare(
             default. Not read where nothing is asked of it.
         contrast_limit: at most so many sentences of each; the preset's by default.
         output: the folder that comparisons lie in.
+        dtype: of the weights: "float32", "bfloat16", "float16", "float64", or "auto": the checkpoint's own.
+        accelerator: "cpu", "gpu", or "auto": a GPU where there is one.
+        devices: how many of them work together.
         trust_remote_code: let a checkpoint bring its own Python code.
     """
     settings = dict(locals())
+    from biaslab.commands.machine import start
     from biaslab.data.contrast import sources_of
     from biaslab.neurons.overlap import compare_scopes, rank_correlations
 
+    machine = start(accelerator, devices)
     artifacts = Artifacts(output)
     sides = [_side(artifacts, name, path, trust_remote_code) for name, path in (("a", a), ("b", b))]
     if a != b and sides[0].name == sides[1].name:  # two trainings of a model by one method
@@ -84,12 +94,14 @@ def compare(
     if usual.contrast_positions == "all":
         data |= {"contrast_positions": "all", "contrast_limit": contrast_limit or usual.contrast_limit}
         data["contrast"] = usual.contrast if contrast is None else contrast
-    options = {key: settings[key] for key in ("selection", "count", "trust_remote_code")}
+    options = {key: settings[key] for key in ("selection", "count", "dtype", "trust_remote_code")}
     options |= usual.options(sources_of(data["contrast"]), source=source, guard_weight=guard_weight)
     if selection == "paper":
         options["source"] = "prompts"
     data, notes = _same_pairs([side.model for side in sides if side.model], data, trust_remote_code)
-    first, second = (_with_neurons(artifacts, side, options, data) for side in sides)
+    first, second = (_with_neurons(machine, artifacts, side, options, data) for side in sides)
+    if not machine.writes:
+        return
     notes = [why, *notes, *_differences(first.neurons, second.neurons)]
     scopes = {name: scope.facts() for name, scope in compare_scopes(first.neurons, second.neurons, same).items()}
     ranks = {}
@@ -108,7 +120,7 @@ def compare(
     lines = [{"scope": name} | facts for name, facts in scopes.items()]
     cells = [{k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in line.items()} for line in lines]
     write_csv(folder / "comparison.csv", cells)
-    console = Console(highlight=False)
+    console = machine.console()
     _print(console, findings)
     console.print(f"\nResults written to {folder}: comparison.json, comparison.csv.", markup=False, soft_wrap=True)
 
@@ -185,7 +197,9 @@ def _same_pairs(models: Sequence[str], data: Data, trust_remote_code: bool) -> t
     return data | {"pairs": pairs}, [f"Both are asked about the pairs that both know; left out: {left_out}."]
 
 
-def _with_neurons(artifacts: Artifacts, side: Side, options: dict[str, Any], data: dict[str, Any]) -> Side:
+def _with_neurons(
+    machine: Machine, artifacts: Artifacts, side: Side, options: dict[str, Any], data: dict[str, Any]
+) -> Side:
     """Find the neurons of a model, unless they were; those of a file are there."""
     if side.model is None:
         return side
@@ -193,8 +207,9 @@ def _with_neurons(artifacts: Artifacts, side: Side, options: dict[str, Any], dat
 
     depends_on, selection = {"model": side.model, "weights": side.weights[0]}, options["selection"]
     result = attribution_pass(
-        artifacts, "ig2", side.model, options, data, lambda task, _: {selection: task.select(selection)}, depends_on
-    )
+        artifacts, "ig2", side.model, options, data, lambda task, _: {selection: task.select(selection)}, depends_on,
+        machine,
+    )  # fmt: skip
     return side._replace(file=result.folder / "neurons.json", neurons=result.sets[selection])
 
 

@@ -5,12 +5,23 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from rich.console import Console
 from rich.table import Table
 
-from biaslab.data.presets import AT_ALL_POSITIONS, DIMENSIONS, KINDS, MODIFIERS, USUAL, Replacement, Selection
+from biaslab.data.presets import (
+    AT_ALL_POSITIONS,
+    DIMENSIONS,
+    KINDS,
+    MODIFIERS,
+    USUAL,
+    Accelerator,
+    Dtype,
+    Replacement,
+    Selection,
+)
 from biaslab.errors import require_one_of, require_positive
 from biaslab.evaluation.findings import OVERALL, Findings, gap_rows, write_csv
 from biaslab.neurons.neuron_set import NeuronSet, random_like
@@ -18,7 +29,13 @@ from biaslab.report.tables import STEREOSET, cell, cost_table, log_ratio_table, 
 from biaslab.store import make_folder
 
 if TYPE_CHECKING:
+    from pytorch_lightning.loggers import TensorBoardLogger
+    from torch import Tensor
+
+    from biaslab.commands.machine import Machine
+    from biaslab.data.prompts import PromptDataModule
     from biaslab.evaluation.treatment import Arm
+    from biaslab.tasks.attribution import Attribution
 
 AMPLIFY = 2.0
 HELD_OUT_MODIFIERS = 16  # of each kind, at least
@@ -49,6 +66,9 @@ def debias(
     limit: int | None = None,
     stereoset: str | None = None,
     output: str = "runs",
+    dtype: Dtype = "float32",
+    accelerator: Accelerator = "auto",
+    devices: int = 1,
     trust_remote_code: bool = False,
 ) -> None:
     """Find the bias neurons of a model, suppress them, and print what that did.
@@ -92,6 +112,9 @@ def debias(
         limit: only so many clusters of StereoSet; all by default.
         stereoset: a file of StereoSet's form instead of its dev split.
         output: the folder that runs lie in.
+        dtype: of the weights: "float32", "bfloat16", "float16", "float64", or "auto": the checkpoint's own.
+        accelerator: "cpu", "gpu", or "auto": a GPU where there is one.
+        devices: how many of them work together.
         trust_remote_code: let a checkpoint bring its own Python code.
     """
     settings = dict(locals())
@@ -99,21 +122,16 @@ def debias(
     require_positive(seeds=seeds)
     import yaml
     from pytorch_lightning.loggers import TensorBoardLogger
-    from torch import nn
 
     from biaslab.commands import judging
-    from biaslab.commands.cards import card_table, write_cards
-    from biaslab.commands.passes import LogNeurons
+    from biaslab.commands.machine import start
     from biaslab.data.contrast import sources_of
     from biaslab.data.prompts import PromptDataModule
     from biaslab.evaluation.evaluate import evaluate, require_judgeable
     from biaslab.evaluation.measures import Gaps
     from biaslab.evaluation.treatment import Treatment
-    from biaslab.models.loading import best_device, fingerprint
-    from biaslab.neurons.cards import neuron_cards
-    from biaslab.report import tensorboard
+    from biaslab.models import ranks
     from biaslab.tasks.attribution import Attribution
-    from biaslab.tasks.base import single_trainer
 
     require_one_of("selection", selection, list(USUAL))
     usual = USUAL[selection]
@@ -121,9 +139,10 @@ def debias(
     has = sources_of(contrast := usual.contrast if contrast is None else contrast)
     weighed = ("source", "source_weights", "guard_weight", "knowledge_weight")
     chosen = usual.options(has, **{name: settings[name] for name in weighed})
+    machine = start(accelerator, devices)
     task = Attribution(
         model, steps=steps, selection=selection, count=count, perplexity_percent=perplexity_percent, **chosen,
-        replacement=replacement or ("auto" if at_all else "zero"), trust_remote_code=trust_remote_code,
+        replacement=replacement or ("auto" if at_all else "zero"), dtype=dtype, trust_remote_code=trust_remote_code,
     )  # fmt: skip
     contrast_limit = contrast_limit or usual.contrast_limit
     chosen |= {"replacement": task.hparams["replacement"], "contrast": has, "contrast_limit": contrast_limit}
@@ -143,48 +162,34 @@ def debias(
     measures = [clusters, Gaps(held_out), ordinary, *knowledge]
     require_judgeable(task.model, Treatment(factor=factor, positions=positions), measures)
 
-    logger = TensorBoardLogger(output, name="debias", default_hp_metric=False)
-    folder = make_folder(logger.log_dir)
-    config = yaml.safe_dump(json.loads(json.dumps(settings)), sort_keys=False)
-    (folder / "config.yaml").write_text(config, encoding="utf-8")
-    console = Console(highlight=False)
+    folder = ranks.of_first(lambda: make_folder(TensorBoardLogger(output, name="debias").log_dir))
+    logger = TensorBoardLogger(output, name="debias", version=folder.name, default_hp_metric=False)
+    console = machine.console()
+    if machine.writes:
+        config = yaml.safe_dump(json.loads(json.dumps(settings)), sort_keys=False)
+        (folder / "config.yaml").write_text(config, encoding="utf-8")
     console.print(f"biaslab debias: {model}. Results go to {folder}", markup=False)
     console.print("\n[bold]1 Find[/]: attribute the gap between demographics to neurons (IG²)")
-    single_trainer(logger, LogNeurons()).predict(task, find, return_predictions=False)
-    assert task.result is not None
-    neurons, votes = task.result[0], task.select("paper").with_values(None)  # as in the paper: to 0
-    votes.save(folder / "neurons_paper.json")
-
+    sets = _find(machine, task, find, logger)
     console.print("\n[bold]2 Judge[/]: StereoSet, held-out prompts, text and knowledge, before and after")
-    by_prompts = None
-    if at_all and source != "prompts":
-        same = {"count": len(neurons), "predicted_percent": neurons.provenance["settings"]["predicted_percent"]}
-        by_prompts = task.select(selection, source="prompts", source_weights=None, **same)
-    arms = list(_arms(selection, neurons, votes, by_prompts, factor, positions, seeds))
-    nn.Module.to(task.model, best_device())  # Lightning leaves it on the CPU
+    arms = list(_arms(selection, sets, factor, positions, seeds))
+    machine.take(task.model)
     evaluation = evaluate(task.model, task.tokenizer, arms, measures)
     facts = {
         "attribution": task.summary(), "dropped": find.dropped, "prompts": len(find.prompts),
         "residual": dict(zip(("mean", "worst"), task.quality.compute()[:2], strict=True)),
-        "neurons": {"count": len(neurons), "fingerprint": neurons.fingerprint, "by_layer": neurons.layers()},
+        "neurons": {
+            "count": len(sets.chosen), "fingerprint": sets.chosen.fingerprint, "by_layer": sets.chosen.layers(),
+        },
         "seconds": round(time.monotonic() - started),
     }  # fmt: skip
+    scores = task.prompts.pair_scores()
+    if not machine.writes:
+        return
     findings = evaluation.findings("debias", model, settings, facts)
-    findings.save(folder)
-    gaps = ("gap", "log gap")
-    write_csv(folder / "table.csv", [line for line in findings.lines() if line["metric"] not in gaps])
-    write_csv(folder / "gaps.csv", findings.lines(gaps))
-    samples, texts = {}, [prompt.text for prompt in held_out.prompts]
-    for name, arm in (("untouched", arms[0]), ("suppressed", arms[1])):
-        with arm.treatments[0].applied(task.model, task.tokenizer):
-            samples[name] = tensorboard.sample_prompts(task.model, held_out.batches, texts, held_out.pair_names)
-    tensorboard.log_findings(logger.experiment, findings, samples)
-    parts = (find.prompts, find.batches, neurons, task.prompts.pair_scores(), find.pair_names)
-    cards = neuron_cards(task.model, task.tokenizer, *parts)
-    write_cards(folder / "cards.json", model, fingerprint(task.model), cards, {"neurons": str(folder / "neurons.json")})
-    logger.finalize("success")
+    cards = _write(findings, folder, logger, task, (find, held_out), arms, (sets.chosen, scores))
     _print(console, findings)
-    console.print(card_table(cards, len(neurons)))
+    console.print(cards)
     console.print(
         f"\n{facts['seconds']} s. Results written to {folder}: results.json, table.csv, gaps.csv, "
         f"neurons.json, neurons_paper.json, cards.json, scores.safetensors, "
@@ -194,19 +199,72 @@ def debias(
     )
 
 
-def _arms(
-    selection: str,
-    neurons: NeuronSet,
-    votes: NeuronSet,
-    by_prompts: NeuronSet | None,
-    factor: float,
-    positions: Literal["all", "slot"],
-    seeds: int,
-) -> Iterator[Arm]:
+class _Sets(NamedTuple):
+    """What is suppressed: the neurons chosen, those that the paper's votes find, and those of the prompts alone."""
+
+    chosen: NeuronSet
+    votes: NeuronSet
+    by_prompts: NeuronSet | None  # where prompts are one source of several
+
+
+def _find(machine: Machine, task: Attribution, prompts: PromptDataModule, logger: TensorBoardLogger) -> _Sets:
+    """Find the neurons, and write them into the logger's folder."""
+    from biaslab.commands.passes import LogNeurons
+    from biaslab.models import ranks
+
+    machine.trainer(logger, LogNeurons()).predict(task, prompts, return_predictions=False)
+    chosen = ranks.of_first(lambda: cast("tuple[NeuronSet, Any]", task.result)[0])
+    votes = task.select("paper").with_values(None)  # as in the paper: to 0
+    if machine.writes:
+        votes.save(Path(logger.log_dir, "neurons_paper.json"))
+    by_prompts, selection = None, task.hparams["selection"]
+    if selection in AT_ALL_POSITIONS and task.hparams["source"] != "prompts":
+        same = {"count": len(chosen), "predicted_percent": chosen.provenance["settings"]["predicted_percent"]}
+        by_prompts = task.select(selection, source="prompts", source_weights=None, **same)
+    return _Sets(chosen, votes, by_prompts)
+
+
+def _write(
+    findings: Findings,
+    folder: Path,
+    logger: TensorBoardLogger,
+    task: Attribution,
+    prompts: tuple[PromptDataModule, PromptDataModule],
+    arms: Sequence[Arm],
+    found: tuple[NeuronSet, Tensor],
+) -> Table:
+    """Write tables, TensorBoard's logs and cards; return a table of the cards.
+
+    ``prompts`` are those that neurons were found with, and held-out ones; ``found`` are the neurons, and the scores of
+    all, ``[pair, layer, neuron]``.
+    """
+    from biaslab.commands.cards import card_table, write_cards
+    from biaslab.models.loading import fingerprint
+    from biaslab.neurons.cards import neuron_cards
+    from biaslab.report import tensorboard
+
+    (find, held_out), (neurons, scores) = prompts, found
+    findings.save(folder)
+    gaps = ("gap", "log gap")
+    write_csv(folder / "table.csv", [line for line in findings.lines() if line["metric"] not in gaps])
+    write_csv(folder / "gaps.csv", findings.lines(gaps))
+    samples, texts = {}, [prompt.text for prompt in held_out.prompts]
+    for name, arm in (("untouched", arms[0]), ("suppressed", arms[1])):
+        with arm.treatments[0].applied(task.model, task.tokenizer):
+            samples[name] = tensorboard.sample_prompts(task.model, held_out.batches, texts, held_out.pair_names)
+    tensorboard.log_findings(logger.experiment, findings, samples)
+    cards = neuron_cards(task.model, task.tokenizer, find.prompts, find.batches, neurons, scores, find.pair_names)
+    origin = {"neurons": str(folder / "neurons.json")}
+    write_cards(folder / "cards.json", findings.model, fingerprint(task.model), cards, origin)
+    logger.finalize("success")
+    return card_table(cards, len(neurons))
+
+
+def _arms(selection: str, sets: _Sets, factor: float, positions: Literal["all", "slot"], seeds: int) -> Iterator[Arm]:
     """Yield what is done to the model: nothing, suppression, softer, by the paper's votes, random, amplification.
 
-    What moves StereoSet need not move the prompts' preference: of neurons that were found ``by_prompts``, as many, the
-    gaps are measured beside.
+    What moves StereoSet need not move the prompts' preference: of neurons that were found by prompts alone, as many,
+    the gaps are measured beside.
     """
     from biaslab.evaluation.treatment import BASE, Arm, Treatment, random_name
 
@@ -215,16 +273,16 @@ def _arms(
 
     name = f"BNS, {selection}"
     yield Arm(BASE)
-    yield Arm(name, [treated(neurons)])
+    yield Arm(name, [treated(sets.chosen)])
     if factor == 0:
-        yield Arm(f"{name} ×½", [treated(neurons, HALF)])
+        yield Arm(f"{name} ×½", [treated(sets.chosen, HALF)])
     if selection != "paper":
-        yield Arm("BNS, paper", [treated(votes)])
-    yield Arm(random_name(seeds), [treated(random_like(neurons, seed)) for seed in range(seeds)], like=name)
-    yield Arm(f"{name} ×{AMPLIFY:g}", [treated(neurons, AMPLIFY)], measures=["gaps"])
-    if by_prompts is not None:
+        yield Arm("BNS, paper", [treated(sets.votes)])
+    yield Arm(random_name(seeds), [treated(random_like(sets.chosen, seed)) for seed in range(seeds)], like=name)
+    yield Arm(f"{name} ×{AMPLIFY:g}", [treated(sets.chosen, AMPLIFY)], measures=["gaps"])
+    if sets.by_prompts is not None:
         for times, by in (("", factor), (" ×½", HALF), (f" ×{AMPLIFY:g}", AMPLIFY)):
-            yield Arm(f"BNS, prompts{times}", [treated(by_prompts, by)], measures=["gaps"])
+            yield Arm(f"BNS, prompts{times}", [treated(sets.by_prompts, by)], measures=["gaps"])
 
 
 def _print(console: Console, findings: Findings) -> None:

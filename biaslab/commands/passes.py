@@ -8,15 +8,15 @@ from typing import Any, NamedTuple
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
-from torch import nn
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from biaslab.commands.machine import Machine, start
 from biaslab.data.prompts import PromptDataModule
-from biaslab.models.loading import best_device
+from biaslab.errors import InputError
+from biaslab.models import ranks
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.store import Artifacts, files_of, slug
 from biaslab.tasks.attribution import Attribution
-from biaslab.tasks.base import single_trainer
 
 Select = Callable[[Attribution, PromptDataModule], dict[str, NeuronSet]]
 
@@ -53,6 +53,7 @@ def attribution_pass(
     data: dict[str, Any],
     select: Select,
     depends_on: Mapping[str, Any],
+    machine: Machine | None = None,
 ) -> Pass:
     """Run an attribution pass, unless it was run.
 
@@ -64,26 +65,49 @@ def attribution_pass(
         data: further arguments of :class:`biaslab.data.prompts.PromptDataModule`.
         select: makes sets of neurons, by name, from the task and the data, after the pass.
         depends_on: what the sets depend on beside the options and the data.
+        machine: what it runs on, where all processes call this; the best device by default.
 
     Raises:
         InputError: if another command runs the same pass.
     """
+    machine = machine or start()
 
     def attribute(folder: Path) -> dict[str, Any]:
-        if (folder / "neurons.json").exists():  # killed after the pass, before its sets were written
+        if ranks.is_first() and (folder / "neurons.json").exists():  # killed after the pass, its sets not written
             shutil.rmtree(folder)
         start = time.monotonic()
         task, trust = Attribution(model_name, **options), bool(options.get("trust_remote_code"))
         module = PromptDataModule(model_name, **data, trust_remote_code=trust)
         logger = TensorBoardLogger(folder.parent, name=folder.name, version="", default_hp_metric=False)
-        single_trainer(logger, LogNeurons()).predict(task, module, return_predictions=False)
-        nn.Module.to(task.model, best_device())  # Lightning leaves it on the CPU
+        machine.trainer(logger, LogNeurons()).predict(task, module, return_predictions=False)
+        machine.take(task.model)
         sets = select(task, module)
-        for key, neurons in sets.items():
+        for key, neurons in sets.items() if ranks.is_first() else ():
             neurons.save(folder / f"neurons_{slug(key)}.json")
         return {"sets": list(sets), "seconds": round(time.monotonic() - start, 1)}
 
     more = {"options": options, "data": data, "files": files_of([data.get("contrast"), data.get("path")])}
-    folder, done = cache.once(name, {**depends_on, **more}, attribute)
+    folder, done = once(cache, name, {**depends_on, **more}, attribute)
     sets = {key: NeuronSet.load(folder / f"neurons_{slug(key)}.json") for key in done["sets"]}
     return Pass(sets, folder, done["seconds"])
+
+
+def once(
+    cache: Artifacts, name: str, depends_on: Mapping[str, Any], job: Callable[[Path], dict[str, Any]]
+) -> tuple[Path, dict[str, Any]]:
+    """As :meth:`biaslab.store.Artifacts.once`, of a job that all processes do together in the first one's folder."""
+    if not ranks.is_first():
+        message: Any = ranks.heard()
+        if isinstance(message, Path):
+            job(message)
+            message = ranks.heard()
+        return message  # type: ignore[no-any-return]
+
+    def together(folder: Path) -> dict[str, Any]:
+        return job(ranks.tell(folder))
+
+    try:
+        return ranks.tell(cache.once(name, depends_on, together))
+    except InputError as error:
+        ranks.tell(error)
+        raise

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from biaslab.data.presets import Accelerator, Dtype
 from biaslab.data.words import ACTIONS, WORDINGS
 from biaslab.errors import require_positive
 from biaslab.evaluation.findings import OVERALL, Findings, write_csv
@@ -31,6 +32,9 @@ def probe(
     factor: float = 0.0,
     seeds: int = 5,
     output: str = "runs",
+    dtype: Dtype = "float32",
+    accelerator: Accelerator = "auto",
+    devices: int = 1,
     trust_remote_code: bool = False,
 ) -> None:
     """Ask a model why a woman or a man did something, and print how often it judges one of them and praises the other.
@@ -44,21 +48,25 @@ def probe(
         factor: what the neurons are multiplied by: 0 switches them off.
         seeds: how many random controls.
         output: the folder that runs lie in.
+        dtype: of the weights: "float32", "bfloat16", "float16", "float64", or "auto": the checkpoint's own.
+        accelerator: "cpu", "gpu", or "auto": a GPU where there is one.
+        devices: how many of them work together.
         trust_remote_code: let a checkpoint bring its own Python code.
     """
     settings = dict(locals())
     require_positive(seeds=seeds)
     from pytorch_lightning.loggers import TensorBoardLogger
 
+    from biaslab.commands.machine import start
     from biaslab.evaluation.evaluate import evaluate
     from biaslab.evaluation.measures import Templates
     from biaslab.evaluation.templates import frames, make_probes
     from biaslab.evaluation.treatment import BASE, Arm, Treatment, random_name
     from biaslab.models.architectures import architecture, ffn_shape
-    from biaslab.models.loading import load_on_best_device
 
     chosen = None if neurons is None else NeuronSet.load(neurons)
-    network, tokenizer = load_on_best_device(model, trust_remote_code)
+    machine = start(accelerator, devices)
+    network, tokenizer = machine.load(model, dtype, trust_remote_code)
     arms = [Arm(BASE)]
     if chosen is not None:
         chosen.require_model(network)
@@ -67,9 +75,11 @@ def probe(
         name = f"BNS ×{factor:g}"
         arms += [Arm(name, [Treatment(shaped, factor)]), Arm(random_name(seeds), controls, like=name)]
     probes, wordings = make_probes(tokenizer), frames(architecture(network).masked)
-    folder = make_folder(TensorBoardLogger(output, name="probe").log_dir)
     measure = Templates(probes, wordings)
     evaluation = evaluate(network, tokenizer, arms, [measure])
+    if not machine.writes:
+        return
+    folder = make_folder(TensorBoardLogger(output, name="probe").log_dir)
     details = {
         "definition": " ".join(_DEFINITION.split()), "wordings": wordings, "actions": ACTIONS,
         "words": {
@@ -81,7 +91,7 @@ def probe(
     findings = evaluation.findings("probe", model, settings, details=details)
     findings.save(folder)
     write_csv(folder / "probe.csv", list(_outputs(evaluation, measure)))
-    _print(Console(highlight=False), findings)
+    _print(machine.console(), findings)
     print(f"\nResults written to {folder}: probe.json, probe.csv.")
 
 

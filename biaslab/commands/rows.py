@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,13 @@ from torch import Tensor
 
 from biaslab.commands.cards import SCORES, read_scores
 from biaslab.commands.configs import config_file
+from biaslab.commands.machine import Machine
 from biaslab.commands.passes import Pass, Select, attribution_pass
-from biaslab.data.presets import AT_ALL_POSITIONS, GUARD_WEIGHT, PRESETS, SELECTIONS, USUAL, PresetName
+from biaslab.data.presets import AT_ALL_POSITIONS, GUARD_WEIGHT, PRESETS, SELECTIONS, USUAL, Dtype, PresetName
 from biaslab.data.prompts import PromptDataModule
 from biaslab.errors import InputError
 from biaslab.evaluation.treatment import Arm, Positions, Treatment
+from biaslab.models import ranks
 from biaslab.neurons.neuron_set import NeuronSet, random_like
 from biaslab.neurons.selection import ranked
 from biaslab.store import Artifacts, files_of, locked, training_in
@@ -73,6 +75,8 @@ class Rows:
     factor: float = 0.0  # what neurons are multiplied by
     positions: Positions = "all"
     trust_remote_code: bool = False
+    dtype: Dtype = "float32"
+    machine: Machine | None = None  # what it runs on, where all processes make the same rows
 
     def arm(self, name: str) -> Arm:
         """Return a row, a key of ``ROWS``."""
@@ -80,7 +84,7 @@ class Rows:
         if name == BASE_ROW:
             return Arm(name, title=title)
         if name in TRAINED:
-            checkpoint, seconds = self.train(name)
+            checkpoint, seconds = ranks.of_first(partial(self.train, name))
             return Arm(name, [Treatment(checkpoint=checkpoint)], title, seconds=seconds)
         how = (self.factor, self.positions)
         if name.startswith("random_"):
@@ -143,9 +147,9 @@ class Rows:
     def _attribute(
         self, name: str, options: dict[str, Any], data: dict[str, Any], select: Select, selections: Any
     ) -> Pass:
-        options = options | {"trust_remote_code": self.trust_remote_code}
+        options = options | {"dtype": self.dtype, "trust_remote_code": self.trust_remote_code}
         depends_on = {"weights": self.weights, "selections": selections}
-        return attribution_pass(self.cache, name, self.model_name, options, data, select, depends_on)
+        return attribution_pass(self.cache, name, self.model_name, options, data, select, depends_on, self.machine)
 
     def train(self, name: str) -> tuple[Path, float]:
         """Train a baseline, a key of ``TRAINED``, by a ``biaslab fit`` of its own, unless it was; a killed one goes on.

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from biaslab.data.presets import Accelerator, Dtype
 from biaslab.errors import InputError, require_one_of, require_positive
 from biaslab.evaluation.findings import METRICS, OVERALL, PAIRS_LOG_RATIO, SS_LOG_RATIO, Findings, Row, write_csv
 from biaslab.neurons.neuron_set import NeuronSet, random_like
@@ -67,6 +68,9 @@ def side_effects(
     stereoset: str | None = None,
     crows_pairs: str | None = None,
     output: str | None = None,
+    dtype: Dtype = "float32",
+    accelerator: Accelerator = "auto",
+    devices: int = 1,
     trust_remote_code: bool = False,
 ) -> None:
     """Suppress the neurons of one dimension after the other, and print what each does to all dimensions.
@@ -89,23 +93,27 @@ def side_effects(
         stereoset: a file of StereoSet's form instead of its dev split.
         crows_pairs: a file of CrowS-Pairs' form instead of CrowS-Pairs itself.
         output: the folder of the results; by default the one that the neuron file is in.
+        dtype: of the weights: "float32", "bfloat16", "float16", "float64", or "auto": the checkpoint's own.
+        accelerator: "cpu", "gpu", or "auto": a GPU where there is one.
+        devices: how many of them work together.
         trust_remote_code: let a checkpoint bring its own Python code.
     """
     settings = dict(locals())
     require_positive(seeds=seeds, sentences=sentences, every=every)
     require_one_of("positions", positions, ["all", "slot"])
     from biaslab.commands import judging
+    from biaslab.commands.machine import start
     from biaslab.data.crows_pairs import CrowsPairsDataModule
     from biaslab.data.prompts import PromptDataModule
     from biaslab.evaluation.evaluate import evaluate, require_judgeable
     from biaslab.evaluation.measures import CrowsPairs, Gaps
     from biaslab.evaluation.treatment import Treatment
-    from biaslab.models.loading import load_on_best_device
 
     chosen = NeuronSet.load(neurons)
     name = model or judging.model_of(chosen, neurons)
     wanted = _dimensions(chosen, dimensions)
-    network, tokenizer = load_on_best_device(name, trust_remote_code)
+    machine = start(accelerator, devices)
+    network, tokenizer = machine.load(name, dtype, trust_remote_code)
     # All that can be wrong with the data shows before the long work begins.
     arms = list(_arms(network, chosen, wanted, seeds, factor, positions))
     clusters = judging.stereoset(name, stereoset, trust_remote_code, every=every)
@@ -115,7 +123,7 @@ def side_effects(
     measures = [clusters, CrowsPairs(judging.ready(pairs)), Gaps(held_out), judging.perplexity(text, sentences)]
     require_judgeable(network, Treatment(positions=positions), measures)
     home = Path(neurons).parent if output is None else Path(output)
-    cache, console = Artifacts(home / "side_effects"), Console(highlight=False)
+    cache, console = Artifacts(home / "side_effects"), machine.console()
     console.print(f"biaslab side-effects: {name}. What is measured is kept in {cache.folder}", markup=False)
     started = time.monotonic()
 
@@ -123,6 +131,8 @@ def side_effects(
         console.print(f"{row.title:22}{row.size:>6} neurons{time.monotonic() - started:>8.0f} s", markup=False)
 
     evaluation = evaluate(network, tokenizer, arms, measures, cache, tell)
+    if not machine.writes:
+        return
     own = {}
     for row in [*held_out.dimensions, *wanted]:
         about = row.partition("/")[0]

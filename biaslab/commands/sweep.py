@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from rich.console import Console
 
-from biaslab.data.presets import AT_ALL_POSITIONS, PRESETS, USUAL, Replacement, Selection
+from biaslab.data.presets import (
+    AT_ALL_POSITIONS,
+    PRESETS,
+    USUAL,
+    Accelerator,
+    Dtype,
+    Replacement,
+    Selection,
+)
 from biaslab.errors import InputError, require_positive
 from biaslab.evaluation.findings import OVERALL, SS_LOG_RATIO, Findings, write_csv
 from biaslab.neurons.neuron_set import NeuronSet, random_like
@@ -17,6 +25,7 @@ from biaslab.report.tables import LOG_RATIO_DIGITS, change_of, log_ratio_table, 
 from biaslab.store import Artifacts
 
 if TYPE_CHECKING:
+    from biaslab.commands.machine import Machine
     from biaslab.evaluation.evaluate import Evaluation
 
 CHOSEN = "chosen"
@@ -57,6 +66,9 @@ def sweep(
     choose_on: str | None = None,
     report_on: str | None = None,
     output: str = "runs/sweep",
+    dtype: Dtype = "float32",
+    accelerator: Accelerator = "auto",
+    devices: int = 1,
     trust_remote_code: bool = False,
 ) -> None:
     """Judge a grid of settings, choose one, and report it on what it was not chosen on.
@@ -93,20 +105,25 @@ def sweep(
         choose_on: a file of StereoSet's form instead of the test split's second half.
         report_on: a file of StereoSet's form instead of the dev split.
         output: the folder that the sweeps of all models lie in.
+        dtype: of the weights: "float32", "bfloat16", "float16", "float64", or "auto": the checkpoint's own.
+        accelerator: "cpu", "gpu", or "auto": a GPU where there is one.
+        devices: how many of them work together.
         trust_remote_code: let a checkpoint bring its own Python code.
     """
     settings = dict(locals())
     checked_grid(settings)
     from biaslab.commands.judging import perplexity, stereoset
+    from biaslab.commands.machine import start
     from biaslab.evaluation.evaluate import evaluate, require_judgeable
     from biaslab.evaluation.treatment import BASE, Arm, Treatment, random_name
-    from biaslab.models.loading import fingerprint, load_on_best_device
+    from biaslab.models.loading import fingerprint
     from biaslab.report.plots.stereoset import sweep_settings, trial_dot
     from biaslab.report.plots.style import save
 
     specs = list(grid(settings))
     points = list(itertools.product(specs, factors, positions))
-    network, tokenizer = load_on_best_device(model, trust_remote_code)
+    machine = start(accelerator, devices)
+    network, tokenizer = machine.load(model, dtype, trust_remote_code)
     cache = Artifacts(output, model)
     part: dict[str, Any] = {"split": "test", "terms": "choose"} if choose_on is None else {}
     chosen_on = stereoset(model, choose_on, trust_remote_code, every=every, limit=limit, **part)
@@ -114,9 +131,10 @@ def sweep(
     reporting = [stereoset(model, report_on, trust_remote_code, limit=limit), perplexity(text, sentences)]
     for place in positions:
         require_judgeable(network, Treatment(positions=place), choosing)  # type: ignore[arg-type]
-    console = Console(highlight=False)
+    console = machine.console()
     console.print(f"biaslab sweep: {model}, {len(points)} settings. Results go to {cache.folder}", markup=False)
-    sets = _find(cache, model, fingerprint(network), specs, guards, trust_remote_code)
+    common = {"dtype": dtype, "trust_remote_code": trust_remote_code}
+    sets = _find(machine, cache, model, fingerprint(network), specs, guards, common)
     tried = [
         Arm(f"{spec.name} ×{factor:g} {place}", [Treatment(sets[spec.name], factor, place)], spec.name)  # type: ignore[arg-type]
         for spec, factor, place in points
@@ -128,6 +146,8 @@ def sweep(
     controls = [replace(best, neurons=random_like(neurons, seed)) for seed in range(seeds)]
     arms = [Arm(BASE), Arm(CHOSEN, [best]), Arm(random_name(seeds), controls, like=CHOSEN)]
     evaluation = evaluate(network, tokenizer, arms, reporting, cache)
+    if not machine.writes:
+        return
     lines = [trial | {"keeps": keeps(trial, base, perplexity_percent)} for trial in trials]
     chosen = lines[1 + number] | {"fingerprint": neurons.fingerprint}
     findings = evaluation.findings("sweep", model, settings, details={"trials": lines, "chosen": chosen})
@@ -214,9 +234,15 @@ def _named(weights: Mapping[str, float]) -> str:
 
 
 def _find(
-    cache: Artifacts, model: str, weights: str, specs: Sequence[Spec], guards: Sequence[str], trust_remote_code: bool
+    machine: Machine,
+    cache: Artifacts,
+    model: str,
+    weights: str,
+    specs: Sequence[Spec],
+    guards: Sequence[str],
+    common: Mapping[str, Any],
 ) -> dict[str, NeuronSet]:
-    """Attribute once for all that need the same pass, and select."""
+    """Attribute once for all that need the same pass, with common options, and select."""
     from biaslab.commands.passes import attribution_pass
 
     sets: dict[str, NeuronSet] = {}
@@ -228,7 +254,7 @@ def _find(
         named += [_read_by(spec) for spec in own]
         data = PRESETS["small"].data | {"contrast": list(dict.fromkeys(["stereoset", *itertools.chain(*named)]))}
         data |= {"contrast_terms": "find"}
-        options: dict[str, Any] = {"threshold": threshold, "trust_remote_code": trust_remote_code}
+        options = {"threshold": threshold, **common}
         if at_all:
             data |= {"contrast_positions": "all", "contrast_limit": USUAL["fisher"].contrast_limit}
             options |= {"selection": "fisher", "replacement": replacement}
@@ -237,7 +263,7 @@ def _find(
             return {spec.name: task.select(spec.selection, **spec.changes) for spec in own}
 
         depends_on = {"weights": weights, "specs": own}
-        sets |= attribution_pass(cache, "pass", model, options, data, select, depends_on).sets
+        sets |= attribution_pass(cache, "pass", model, options, data, select, depends_on, machine).sets
     return sets
 
 

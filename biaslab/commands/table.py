@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from biaslab.data.presets import PresetName
+from biaslab.data.presets import Accelerator, Dtype, PresetName
 from biaslab.errors import InputError, require_positive
 from biaslab.evaluation.findings import METRICS, OVERALL, SS_LOG_RATIO, Findings, Row, write_csv
 from biaslab.report.tables import (
@@ -37,6 +37,9 @@ def table(
     limit: int | None = None,
     stereoset: str | None = None,
     output: str = "runs/table",
+    dtype: Dtype = "float32",
+    accelerator: Accelerator = "auto",
+    devices: int = 1,
     trust_remote_code: bool = False,
 ) -> None:
     """Print the paper's results table for a model, and write it as CSV, JSON, LaTeX and Markdown.
@@ -60,26 +63,32 @@ def table(
         limit: only so many clusters of StereoSet; all by default.
         stereoset: a file of StereoSet's form instead of its dev split.
         output: the folder that the tables of all models lie in.
+        dtype: of the weights: "float32", "bfloat16", "float16", "float64", or "auto": the checkpoint's own.
+        accelerator: "cpu", "gpu", or "auto": a GPU where there is one.
+        devices: how many of them work together.
         trust_remote_code: let a checkpoint bring its own Python code.
     """
     settings = dict(locals())
     from biaslab.commands import judging
+    from biaslab.commands.machine import start
     from biaslab.commands.rows import TRAINED, Rows, paper_rows
     from biaslab.evaluation.evaluate import evaluate, require_judgeable
     from biaslab.evaluation.treatment import Treatment
     from biaslab.models.architectures import architecture
-    from biaslab.models.loading import fingerprint, load_on_best_device
+    from biaslab.models.loading import fingerprint
 
     wanted = checked_rows(rows, seeds)
-    network, tokenizer = load_on_best_device(model, trust_remote_code)
+    machine = start(accelerator, devices)
+    network, tokenizer = machine.load(model, dtype, trust_remote_code)
     masked = architecture(network).masked
     left_out = {name: "needs a masked language model" for name in wanted if name in TRAINED and not masked}
     clusters = judging.stereoset(model, stereoset, trust_remote_code, limit=limit)
     measures = [clusters, judging.perplexity(text, sentences), *judging.knowledge(model, trust_remote_code)]
     require_judgeable(network, Treatment(factor=factor, positions=positions), measures)
     cache = Artifacts(output, model)
-    arms = Rows(cache, model, fingerprint(network), preset, configs, seeds, factor, positions, trust_remote_code)
-    console = Console(highlight=False)
+    how = (preset, configs, seeds, factor, positions, trust_remote_code, dtype, machine)
+    arms = Rows(cache, model, fingerprint(network), *how)
+    console = machine.console()
     console.print(f"biaslab table: {model}, preset {preset}. Results go to {cache.folder}", markup=False)
 
     def tell(row: Row) -> None:
@@ -87,6 +96,8 @@ def table(
 
     made = (arms.arm(name) for name in wanted if name not in left_out)
     evaluation = evaluate(network, tokenizer, made, measures, cache, tell)
+    if not machine.writes:
+        return
     findings = evaluation.findings("table", model, settings, details={"left_out": left_out, "paper": paper_rows(model)})
     findings.save(cache.folder)
     write_csv(cache.folder / "table.csv", list(_lines(findings)))

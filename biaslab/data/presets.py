@@ -6,6 +6,8 @@ from typing import Any, Literal, NamedTuple
 Selection = Literal["paper", "ranked", "guarded", "fisher", "balanced"]
 AT_ALL_POSITIONS = ("fisher", "balanced")  # the selections by effects at all positions
 Replacement = Literal["zero", "mean"]
+Dtype = Literal["float32", "bfloat16", "float16", "float64", "auto"]  # of weights; auto: the checkpoint's own
+Accelerator = Literal["auto", "cpu", "gpu"]
 PresetName = Literal["small", "medium", "paper"]  # the keys of PRESETS
 DIMENSIONS = ("gender", "ethnicity", "religion", "occupation")  # those that StereoSet has a domain for
 KINDS = ("negative", "positive")

@@ -1,6 +1,7 @@
 """Treatments of a model, measured: every command that judges a model comes through here."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from biaslab.evaluation.findings import METRICS, Findings, Row
 from biaslab.evaluation.measures import Figures, Measure
 from biaslab.evaluation.treatment import Arm, Treatment
+from biaslab.models import ranks
 from biaslab.models.loading import fingerprint
 from biaslab.neurons.suppression import require_predicting_slots
 from biaslab.statistics import Estimate, estimate
@@ -18,6 +20,8 @@ from biaslab.store import Artifacts, computed_by, digest, load_tensors, save_ten
 
 class Evaluation:
     """Treatments of a model, measured; the answers are kept on disk by what they depend on.
+
+    Several processes measure together: what a measure asks is dealt out to them, and each has all answers.
 
     The arguments are those of :func:`evaluate`.
     """
@@ -63,13 +67,13 @@ class Evaluation:
         self, measure: Measure, model: PreTrainedModel, weights: str, treatment: Treatment, title: str
     ) -> Tensor:
         """Return the answers of a treated model: from disk, or asked now and kept there."""
-        depends_on = {"weights": weights, "asked": self._keys[measure.name], **treatment.key}
+        depends_on = {"weights": weights, "dtype": str(model.dtype), "asked": self._keys[measure.name], **treatment.key}
         path = None if self.cache is None else self.cache.path(measure.name, depends_on)
-        if path is not None and (kept := load_tensors(path)) is not None:
+        if path is not None and (kept := ranks.of_first(partial(load_tensors, path))) is not None:
             return kept[0]["answers"]
         with torch.no_grad(), treatment.applied(model, self.tokenizer):
             answers = measure.ask(model, self.tokenizer, title)
-        if path is not None:
+        if path is not None and ranks.is_first():
             save_tensors(path, {"answers": answers}, {"title": title})
         return answers
 

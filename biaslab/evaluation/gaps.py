@@ -1,8 +1,8 @@
 """The gap between two demographics on prompts that no neuron was chosen on."""
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,7 +12,6 @@ from biaslab.evaluation.scoring import target_log_probabilities
 from biaslab.statistics import Samples, draw_counts
 
 
-@torch.no_grad()
 def demographic_gaps(model: PreTrainedModel, batches: Iterable[Mapping[str, Any]], pairs: int) -> Tensor:
     """Measure how far apart the two demographics of each pair are, prompt by prompt.
 
@@ -28,21 +27,36 @@ def demographic_gaps(model: PreTrainedModel, batches: Iterable[Mapping[str, Any]
     Reference:
         "The Devil is in the Neurons" (ICLR 2024), section 4.3.
     """
-    of_pairs, places, values = [], [], []
-    for batch in batches:
-        logs = target_log_probabilities(model, batch)  # [batch, target]
-        ends = batch["pairs"].cpu()
-        first, second = logs[:, ends[:, 0]], logs[:, ends[:, 1]]  # [batch, pair]
-        gaps = torch.stack([first.exp() - second.exp(), first - second]).abs()  # [gap, batch, pair]
-        place = torch.stack([batch["kind"], batch["group"], batch["wording"]]).cpu()
-        places.append(place.repeat_interleave(gaps.shape[2], 1))
-        values.append(gaps.flatten(1))
-        of_pairs.append(batch["pair"].cpu().repeat(len(logs)))
-    kinds_and_groups, wordings = torch.cat(places, 1).split([2, 1])
+    return gap_table([prompt_gaps(model, batch) for batch in batches], pairs)
+
+
+class PromptGaps(NamedTuple):
+    """The gaps of a batch of prompts, one after the other."""
+
+    pair: Tensor  # its number, [gap]
+    place: Tensor  # the prompt's kind, group and wording, [3, gap]
+    values: Tensor  # both gaps, [2, gap]
+
+
+@torch.no_grad()
+def prompt_gaps(model: PreTrainedModel, batch: Mapping[str, Any]) -> PromptGaps:
+    """Measure the gaps of a batch, as :func:`demographic_gaps`."""
+    logs = target_log_probabilities(model, batch)  # [batch, target]
+    ends = batch["pairs"].cpu()
+    first, second = logs[:, ends[:, 0]], logs[:, ends[:, 1]]  # [batch, pair]
+    gaps = torch.stack([first.exp() - second.exp(), first - second]).abs()  # [gap, batch, pair]
+    place = torch.stack([batch["kind"], batch["group"], batch["wording"]]).cpu()
+    return PromptGaps(batch["pair"].cpu().repeat(len(logs)), place.repeat_interleave(gaps.shape[2], 1), gaps.flatten(1))
+
+
+def gap_table(parts: Sequence[PromptGaps], pairs: int) -> Tensor:
+    """Return the gaps of some batches as :func:`demographic_gaps` does."""
+    pair, place, values = (torch.cat(column, -1) for column in zip(*parts, strict=True))
+    kinds_and_groups, wordings = place.split([2, 1])
     words = kinds_and_groups.unique(dim=1, return_inverse=True)[1]
     shape = (2, pairs, int(words.max()) + 1, int(wordings.max()) + 1)
     table = torch.full(shape, math.nan, dtype=torch.float64)
-    table[:, torch.cat(of_pairs), words, wordings[0]] = torch.cat(values, 1)
+    table[:, pair, words, wordings[0]] = values
     return table
 
 

@@ -4,8 +4,8 @@ A new measure is a class here, with its metrics in :data:`biaslab.evaluation.fin
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from accelerate.utils import send_to_device  # type: ignore[import-untyped]
@@ -14,7 +14,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from biaslab.evaluation.findings import OVERALL, PAIRS_LOG_RATIO, SS_LOG_RATIO
-from biaslab.evaluation.gaps import demographic_gaps, gap_samples
+from biaslab.evaluation.gaps import gap_samples, gap_table, prompt_gaps
 from biaslab.evaluation.perplexity import negative_log_likelihoods, perplexity_samples
 from biaslab.evaluation.scoring import score_clusters, score_pairs
 from biaslab.evaluation.templates import Answers, Probes, answers, judging_log_probabilities, template_samples
@@ -27,8 +27,10 @@ from biaslab.metrics.crows_pairs import (
 )
 from biaslab.metrics.rows import Scale
 from biaslab.metrics.stereoset import NAMES, bootstrap, log_ratio, log_ratio_bootstrap, point
+from biaslab.models import ranks
 from biaslab.statistics import Samples
 
+_T = TypeVar("_T")
 Figures = dict[tuple[str, str], Samples]  # by metric and scope
 
 
@@ -61,6 +63,12 @@ class Measure(ABC):
         """Return the metrics in each scope, with their resamples."""
 
 
+def progress(items: Sequence[_T], title: str) -> Iterable[_T]:
+    """Return this process's share of the items, with a progress bar of that title in the first one."""
+    bar: Iterable[_T] = tqdm(ranks.dealt(items), desc=title, leave=False, disable=not ranks.is_first())
+    return bar
+
+
 class Scored(Measure):
     """Scores of numbered examples, in scopes that are sets of examples.
 
@@ -88,8 +96,8 @@ class Scored(Measure):
 
     def ask(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, title: str) -> Tensor:
         """Return the scores in the order of the examples, ``[example, column]``."""
-        batches = tqdm(self.batches, desc=title, leave=False)
-        parts = [self.score(model, send_to_device(batch, model.device)).cpu() for batch in batches]
+        own = [self.score(model, send_to_device(batch, model.device)).cpu() for batch in progress(self.batches, title)]
+        parts = ranks.gathered(own)
         examples = torch.cat([batch["examples"] for batch in self.batches])
         scores = torch.zeros(len(self.labels), self.columns, dtype=parts[0].dtype)
         scores[examples] = torch.cat(parts)
@@ -187,9 +195,9 @@ class Gaps(Measure):
 
     def ask(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, title: str) -> Tensor:
         """Return both gaps prompt by prompt, ``[2, pair, word, wording]``."""
-        batches = tqdm(self.data.batches, desc=title, leave=False)
-        on_device = (send_to_device(batch, model.device) for batch in batches)
-        return demographic_gaps(model, on_device, len(self.data.pair_names))
+        on_device = (send_to_device(batch, model.device) for batch in progress(self.data.batches, title))
+        own = [prompt_gaps(model, batch) for batch in on_device]
+        return gap_table(ranks.gathered(own), len(self.data.pair_names))
 
     def figures(self, answers: Tensor) -> Figures:
         """Return the mean gap of each pair, and of the pairs of each dimension and of all."""
@@ -217,7 +225,8 @@ class Perplexity(Measure):
 
     def ask(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, title: str) -> Tensor:
         """Return each sentence's negative log-likelihood and number of tokens, ``[sentence, 2]``."""
-        return negative_log_likelihoods(model, tokenizer, self.sentences)
+        own = ranks.dealt(self.sentences)
+        return torch.stack(ranks.gathered([*negative_log_likelihoods(model, tokenizer, own)] if own else []))
 
     def figures(self, answers: Tensor) -> Figures:
         """Return the perplexity, resampled over sentences."""

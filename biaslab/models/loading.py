@@ -17,7 +17,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from biaslab.errors import InputError
+from biaslab.errors import InputError, require_one_of
 from biaslab.models import assets, minilm
 from biaslab.models.architectures import ARCHITECTURES, architecture
 
@@ -61,14 +61,24 @@ def _digest(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
+def weights_type(name: str) -> torch.dtype | None:
+    """Return a type of weights by its name; None for "auto", the checkpoint's own.
+
+    Raises:
+        InputError: if there is none of that name.
+    """
+    require_one_of("dtype", name, ["float32", "bfloat16", "float16", "float64", "auto"])
+    return None if name == "auto" else getattr(torch, name)
+
+
 def load_model(
-    model_name: str, *, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False
+    model_name: str, *, dtype: torch.dtype | None = torch.float32, trust_remote_code: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a masked or causal language model and its tokenizer, in evaluation mode and without gradients.
 
     Args:
         model_name: an asset's name (``minilm-mlm``, ``smollm2-135m``), a folder, or a Hugging Face hub id.
-        dtype: the weights' type.
+        dtype: the weights' type; None for the checkpoint's own.
         trust_remote_code: let a checkpoint bring its own Python code.
 
     Raises:
@@ -77,9 +87,9 @@ def load_model(
     """
     if model_name == minilm.NAME:
         model, tokenizer = minilm.load()
-        if dtype != torch.float32:
+        if dtype not in (None, torch.float32):
             fingerprint(model)
-        nn.Module.to(model, dtype)
+            nn.Module.to(model, dtype)
         return model.eval().requires_grad_(False), tokenizer
     source = str(model_folder(model_name)) if model_name in assets.MODELS else _existing(model_name)
     offline = not Path(source).is_dir() and not assets.hub_reachable()
@@ -87,6 +97,7 @@ def load_model(
     try:
         config = AutoConfig.from_pretrained(source, **options)
         auto = AutoModelForMaskedLM if architecture(config).masked else AutoModelForCausalLM
+        dtype = dtype or config.dtype or torch.float32
         exact = dtype in (config.dtype, torch.float32, torch.float64)  # or the weights of the checkpoint are rounded
         known = "" if exact else _digest(auto.from_pretrained(source, dtype=torch.float32, **options))
         answer: Any = auto.from_pretrained(source, config=config, dtype=dtype, output_loading_info=True, **options)
@@ -105,9 +116,11 @@ def load_model(
     return model.eval().requires_grad_(False), tokenizer
 
 
-def load_on_best_device(model_name: str, trust_remote_code: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_on_best_device(
+    model_name: str, trust_remote_code: bool, dtype: torch.dtype | None = torch.float32
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """As :func:`load_model`, on :func:`best_device`."""
-    model, tokenizer = load_model(model_name, trust_remote_code=trust_remote_code)
+    model, tokenizer = load_model(model_name, dtype=dtype, trust_remote_code=trust_remote_code)
     nn.Module.to(model, best_device())
     return model, tokenizer
 

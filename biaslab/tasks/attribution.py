@@ -126,6 +126,7 @@ class Attribution(LanguageModelTask):
                 raise InputError(f"`{name}` is expected to lie in (0, 1] but got {value}.")
         super().__init__(model_name, dtype, trust_remote_code)
         self.save_hyperparameters()
+        self.hparams["dtype"] = str(self.model.dtype).removeprefix("torch.")  # where it was "auto"
         if replacement == "auto":
             self.hparams["replacement"] = "mean" if has_bias(self.model) else "zero"
         self.shape = ffn_shape(self.model)

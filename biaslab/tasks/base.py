@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from biaslab.models.loading import load_model
+from biaslab.models.loading import load_model, weights_type
 
 
 class LanguageModelTask(LightningModule):
@@ -16,14 +15,14 @@ class LanguageModelTask(LightningModule):
 
     Args:
         model_name: an asset's name, a folder or a hub id.
-        dtype: the weights' type: "float32", "float64", "bfloat16" or "float16".
+        dtype: the weights' type: "float32", "float64", "bfloat16", "float16", or "auto": the checkpoint's own.
         trust_remote_code: let a checkpoint bring its own Python code.
     """
 
     def __init__(self, model_name: str = "minilm-mlm", dtype: str = "float32", trust_remote_code: bool = False) -> None:
         super().__init__()
         self.save_hyperparameters()
-        weights = getattr(torch, dtype)
+        weights = weights_type(dtype)
         self.model, self.tokenizer = load_model(model_name, dtype=weights, trust_remote_code=trust_remote_code)
 
     @property
@@ -50,7 +49,7 @@ def logger_folder(trainer: Trainer) -> Path | None:
     return Path(logger.save_dir or trainer.default_root_dir, str(logger.name or "run"), str(logger.version or 0))
 
 
-def single_trainer(logger: TensorBoardLogger | bool, *callbacks: Callback) -> Trainer:
-    """Return a trainer on one device, for jobs beside the LightningCLI; it keeps no checkpoint, and gradients work."""
-    options: dict[str, Any] = {"enable_checkpointing": False, "enable_model_summary": False, "inference_mode": False}
-    return Trainer(devices=1, logger=logger, callbacks=[TQDMProgressBar(), *callbacks], **options)
+def job_trainer(logger: TensorBoardLogger | bool, *callbacks: Callback, **options: Any) -> Trainer:
+    """Return a trainer for jobs beside the LightningCLI; it keeps no checkpoint, and gradients work."""
+    options |= {"enable_checkpointing": False, "enable_model_summary": False, "inference_mode": False}
+    return Trainer(logger=logger, callbacks=[TQDMProgressBar(), *callbacks], **options)

@@ -1,0 +1,97 @@
+"""What a command works on: processes, one a device, and the model there in the type that was asked for."""
+
+from __future__ import annotations
+
+import atexit
+import os
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+import torch
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.strategies import DDPStrategy
+from rich.console import Console
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from biaslab.data.presets import Accelerator, Dtype
+from biaslab.errors import InputError, require_one_of, require_positive
+from biaslab.models import ranks
+from biaslab.models.loading import load_model, weights_type
+
+_PATIENCE = timedelta(days=7)  # the first process may train a row while the others wait
+
+
+class Machine(NamedTuple):
+    """Where this process works."""
+
+    device: torch.device
+    nodes: int = 1
+
+    def load(self, model_name: str, dtype: Dtype, trust: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """Return a model on the device and its tokenizer, as :func:`biaslab.models.loading.load_model`."""
+        model, tokenizer = load_model(model_name, dtype=weights_type(dtype), trust_remote_code=trust)
+        self.take(model)
+        return model, tokenizer
+
+    def take(self, model: nn.Module) -> None:
+        """Move a model to the device: Lightning leaves it on the CPU."""
+        nn.Module.to(model, self.device)
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process reads and writes what is kept, and prints: the first one."""
+        return ranks.is_first()
+
+    def console(self) -> Console:
+        """Return what prints, in the first process alone."""
+        return Console(highlight=False, quiet=not ranks.is_first())
+
+    def trainer(self, logger: TensorBoardLogger | bool, *callbacks: Callback) -> Trainer:
+        """Return a trainer of the same processes and devices, which keeps no checkpoint, and where gradients work."""
+        from biaslab.tasks.base import job_trainer
+
+        accelerator = "cpu" if self.device.type == "cpu" else "gpu"
+        options: dict[str, Any] = {"accelerator": accelerator, "devices": 1}
+        if ranks.size() > 1:
+            options |= {"devices": ranks.size() // self.nodes, "num_nodes": self.nodes}
+            options["strategy"] = DDPStrategy(timeout=_PATIENCE)
+        return job_trainer(logger, *callbacks, **options)
+
+
+def start(accelerator: Accelerator = "auto", devices: int = 1) -> Machine:
+    """Start the processes of a command, one a device; each of them, this one first, runs the command from its begin.
+
+    What torchrun or a cluster has started is taken as it is.
+
+    Args:
+        accelerator: "cpu", "gpu" (CUDA's), or "auto": a GPU where there is one.
+        devices: how many of them, on this machine.
+
+    Raises:
+        InputError: if there is no such device, or not so many.
+    """
+    require_one_of("accelerator", accelerator, ["auto", "cpu", "gpu"])
+    require_positive(devices=devices)
+    gpus = torch.cuda.device_count()
+    if accelerator == "gpu" and not gpus:
+        raise InputError("`accelerator` is expected to be cpu or auto where torch finds no GPU, but got gpu.")
+    kind = "cuda" if gpus and accelerator != "cpu" else "cpu"
+    if kind == "cuda" and devices > gpus:
+        raise InputError(f"`devices` is expected to be at most {gpus}, the GPUs that torch finds, but got {devices}.")
+    nodes = max(1, int(os.environ.get("GROUP_WORLD_SIZE", os.environ.get("SLURM_NNODES", 1))))
+    if devices == 1 and nodes == 1:
+        return Machine(torch.device(kind))
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies.ddp import DDPStrategy as Processes
+
+    fabric = Fabric(accelerator=kind, strategy=Processes(timeout=_PATIENCE), devices=devices, num_nodes=nodes)
+    fabric.launch()
+    atexit.register(_end)
+    return Machine(fabric.device, nodes)
+
+
+def _end() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
