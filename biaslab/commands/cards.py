@@ -37,6 +37,7 @@ def cards(
     dtype: Dtype = "float32",
     accelerator: Accelerator = "auto",
     devices: int = 1,
+    device_map: str | None = None,
     trust_remote_code: bool = False,
 ) -> None:
     """Show what the best neurons of a file respond to, and which words they promote.
@@ -56,6 +57,7 @@ def cards(
         dtype: of the weights: "float32", "bfloat16", "float16", "float64", or "auto": the checkpoint's own.
         accelerator: "cpu", "gpu", or "auto": a GPU where there is one.
         devices: how many of them work together.
+        device_map: "auto" to put the layers of a model that one device has no room for on several, or on the disk.
         trust_remote_code: let a checkpoint bring its own Python code.
     """
     command = dict(locals())
@@ -72,7 +74,7 @@ def cards(
         raise InputError(f"`neurons` is expected to hold at least one neuron but {neurons} is empty. Choose another.")
     scores, pair_names = read_scores(folder / SCORES)
     settings = _prompt_settings(folder / CONFIG, {key: value for key, value in given.items() if value is not None})
-    machine = start(accelerator, devices)
+    machine = start(accelerator, devices, device_map)
     network, tokenizer = machine.load(name, dtype, trust_remote_code)
     chosen.require_model(network)
     data = PromptDataModule(name, **settings, trust_remote_code=trust_remote_code)

@@ -45,6 +45,7 @@ def compare(
     dtype: Dtype = "float32",
     accelerator: Accelerator = "auto",
     devices: int = 1,
+    device_map: str | None = None,
     trust_remote_code: bool = False,
 ) -> None:
     """Compare two neuron sets or the neurons of two models: shared and own ones, and how far they lie in other layers.
@@ -72,6 +73,7 @@ def compare(
         dtype: of the weights: "float32", "bfloat16", "float16", "float64", or "auto": the checkpoint's own.
         accelerator: "cpu", "gpu", or "auto": a GPU where there is one.
         devices: how many of them work together.
+        device_map: "auto" to put the layers of a model that one device has no room for on several, or on the disk.
         trust_remote_code: let a checkpoint bring its own Python code.
     """
     settings = dict(locals())
@@ -79,7 +81,7 @@ def compare(
     from biaslab.data.contrast import sources_of
     from biaslab.neurons.overlap import compare_scopes, rank_correlations
 
-    machine = start(accelerator, devices)
+    machine = start(accelerator, devices, device_map)
     artifacts = Artifacts(output)
     sides = [_side(artifacts, name, path, trust_remote_code) for name, path in (("a", a), ("b", b))]
     if a != b and sides[0].name == sides[1].name:  # two trainings of a model by one method
@@ -94,7 +96,7 @@ def compare(
     if usual.contrast_positions == "all":
         data |= {"contrast_positions": "all", "contrast_limit": contrast_limit or usual.contrast_limit}
         data["contrast"] = usual.contrast if contrast is None else contrast
-    options = {key: settings[key] for key in ("selection", "count", "dtype", "trust_remote_code")}
+    options = {key: settings[key] for key in ("selection", "count", "dtype", "device_map", "trust_remote_code")}
     options |= usual.options(sources_of(data["contrast"]), source=source, guard_weight=guard_weight)
     if selection == "paper":
         options["source"] = "prompts"

@@ -69,6 +69,7 @@ def debias(
     dtype: Dtype = "float32",
     accelerator: Accelerator = "auto",
     devices: int = 1,
+    device_map: str | None = None,
     trust_remote_code: bool = False,
 ) -> None:
     """Find the bias neurons of a model, suppress them, and print what that did.
@@ -115,6 +116,7 @@ def debias(
         dtype: of the weights: "float32", "bfloat16", "float16", "float64", or "auto": the checkpoint's own.
         accelerator: "cpu", "gpu", or "auto": a GPU where there is one.
         devices: how many of them work together.
+        device_map: "auto" to put the layers of a model that one device has no room for on several, or on the disk.
         trust_remote_code: let a checkpoint bring its own Python code.
     """
     settings = dict(locals())
@@ -139,10 +141,11 @@ def debias(
     has = sources_of(contrast := usual.contrast if contrast is None else contrast)
     weighed = ("source", "source_weights", "guard_weight", "knowledge_weight")
     chosen = usual.options(has, **{name: settings[name] for name in weighed})
-    machine = start(accelerator, devices)
+    machine = start(accelerator, devices, device_map)
     task = Attribution(
         model, steps=steps, selection=selection, count=count, perplexity_percent=perplexity_percent, **chosen,
-        replacement=replacement or ("auto" if at_all else "zero"), dtype=dtype, trust_remote_code=trust_remote_code,
+        replacement=replacement or ("auto" if at_all else "zero"), dtype=dtype, device_map=device_map,
+        trust_remote_code=trust_remote_code,
     )  # fmt: skip
     contrast_limit = contrast_limit or usual.contrast_limit
     chosen |= {"replacement": task.hparams["replacement"], "contrast": has, "contrast_limit": contrast_limit}

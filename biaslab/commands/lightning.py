@@ -18,6 +18,7 @@ from biaslab.commands.plan import plan
 from biaslab.data import attribute_sentences, corpus, counterfactual, crows_pairs, prompt_pairs, prompts, stereoset  # noqa: F401
 from biaslab.errors import InputError
 from biaslab.models.checkpoints import open_checkpoint
+from biaslab.models.loading import has_weights
 from biaslab.store import locked, training_in
 from biaslab.tasks.attribution import WITHOUT_EFFECT
 from biaslab.tasks.shards import is_locked
@@ -119,6 +120,8 @@ class BiaslabCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Choose the folder of an unfinished run with the very same settings, where there is one."""
         config = self.config[self.subcommand]
+        if self.subcommand == "predict" and config.plan:
+            _estimate(config)
         settings = getattr(config.trainer.logger, "init_args", None)
         if self.subcommand != "predict" or settings is None or getattr(settings, "version", "") is not None:
             return
@@ -145,6 +148,17 @@ class BiaslabCLI(LightningCLI):
                 raise InputError("`plan` is expected with the model Attribution only. Leave it out.")
             plan(self.model, self.datamodule, self.trainer.world_size)
             sys.exit(0)
+
+
+def _estimate(config: Any) -> None:
+    """Print an estimate, and end, where the plan of a model is asked for whose weights are not on this disk."""
+    settings, data = config.model.init_args, config.data.init_args
+    if config.model.class_path.endswith("Attribution") and not has_weights(settings.model_name):
+        from biaslab.commands.estimate import estimate
+
+        module = prompts.PromptDataModule(**{**data.as_dict(), "model_name": settings.model_name})
+        estimate(settings.model_name, settings.as_dict(), module, settings.trust_remote_code)
+        sys.exit(0)
 
 
 def _of_the_result(config: dict[str, Any]) -> tuple[Any, ...]:

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from biaslab.data.presets import Accelerator, Dtype
 from biaslab.errors import InputError, require_one_of, require_positive
 from biaslab.models import ranks
-from biaslab.models.loading import load_model, weights_type
+from biaslab.models.loading import is_dispatched, load_model, weights_type
 
 _PATIENCE = timedelta(days=7)  # the first process may train a row while the others wait
 
@@ -28,16 +28,19 @@ class Machine(NamedTuple):
 
     device: torch.device
     nodes: int = 1
+    device_map: str | None = None  # of each model
 
     def load(self, model_name: str, dtype: Dtype, trust: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """Return a model on the device and its tokenizer, as :func:`biaslab.models.loading.load_model`."""
-        model, tokenizer = load_model(model_name, dtype=weights_type(dtype), trust_remote_code=trust)
+        options: Any = {"dtype": weights_type(dtype), "device_map": self.device_map, "trust_remote_code": trust}
+        model, tokenizer = load_model(model_name, **options)
         self.take(model)
         return model, tokenizer
 
     def take(self, model: nn.Module) -> None:
-        """Move a model to the device: Lightning leaves it on the CPU."""
-        nn.Module.to(model, self.device)
+        """Move a model to the device, where Lightning leaves it on the CPU, unless it lies on several."""
+        if not is_dispatched(model):
+            nn.Module.to(model, self.device)
 
     @property
     def writes(self) -> bool:
@@ -60,7 +63,7 @@ class Machine(NamedTuple):
         return job_trainer(logger, *callbacks, **options)
 
 
-def start(accelerator: Accelerator = "auto", devices: int = 1) -> Machine:
+def start(accelerator: Accelerator = "auto", devices: int = 1, device_map: str | None = None) -> Machine:
     """Start the processes of a command, one a device; each of them, this one first, runs the command from its begin.
 
     What torchrun or a cluster has started is taken as it is.
@@ -68,21 +71,30 @@ def start(accelerator: Accelerator = "auto", devices: int = 1) -> Machine:
     Args:
         accelerator: "cpu", "gpu" (CUDA's), or "auto": a GPU where there is one.
         devices: how many of them, on this machine.
+        device_map: "auto" to put the layers of a model on several devices; then there is one process.
 
     Raises:
         InputError: if there is no such device, or not so many.
     """
     require_one_of("accelerator", accelerator, ["auto", "cpu", "gpu"])
     require_positive(devices=devices)
+    if device_map is not None:
+        require_one_of("device_map", device_map, ["auto", "balanced", "sequential"])
     gpus = torch.cuda.device_count()
     if accelerator == "gpu" and not gpus:
         raise InputError("`accelerator` is expected to be cpu or auto where torch finds no GPU, but got gpu.")
     kind = "cuda" if gpus and accelerator != "cpu" else "cpu"
     if kind == "cuda" and devices > gpus:
         raise InputError(f"`devices` is expected to be at most {gpus}, the GPUs that torch finds, but got {devices}.")
+    devices = max(devices, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))  # torchrun's
     nodes = max(1, int(os.environ.get("GROUP_WORLD_SIZE", os.environ.get("SLURM_NNODES", 1))))
     if devices == 1 and nodes == 1:
-        return Machine(torch.device(kind))
+        return Machine(torch.device(kind), device_map=device_map)
+    if device_map is not None:
+        raise InputError(
+            f"`device_map` is expected to be left out where several processes have a model each, but got {device_map}. "
+            "Leave it out, or ask for one device: the map takes all of them."
+        )
     from lightning_fabric import Fabric
     from lightning_fabric.strategies.ddp import DDPStrategy as Processes
 

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,21 +29,22 @@ def plan(task: Attribution, data: PromptDataModule, processes: int = 1) -> None:
     at_all = data.hparams["contrast_positions"] == "all"
     attributed, others = (data.batches, data.contrast_batches) if at_all else (batches, [])
     seconds, flops, nodes, measured = _measure(task, attributed, len(data.batches))
-    work = sum(_work(task, batch, len(batch["input_ids"])) for batch in attributed)
+    masked = architecture(task.model).masked
+    work = sum(work_of(batch, len(batch["input_ids"]), masked) for batch in attributed)
     rate = flops / seconds
-    duration = _duration((seconds * work + _effects(task, others)) / max(1, min(processes, len(batches))))
+    time_of_run = duration((seconds * work + _effects(task, others)) / max(1, min(processes, len(batches))))
     is_cuda = task.device.type == "cuda"
     device = torch.cuda.get_device_name() if is_cuda else f"{torch.get_num_threads()} CPU threads"
     more = [batch for batch in others if "pairs" in batch]
     sentences = data.contrast_batches[len(more) :]  # those prompts come first
     parts = {
-        "prompts": f"{_size(data.batches)}, for {len(data.pair_names)} pairs; {_size(more)} for effects",
-        "contrast set": f"{_size(sentences)} sentences",
+        "prompts": f"{size_of(data.batches)}, for {len(data.pair_names)} pairs; {size_of(more)} for effects",
+        "contrast set": f"{size_of(sentences)} sentences",
         "tokens": f"{sum(b['input_ids'].numel() for b in batches):,}, in {len(batches)} batches",
         "nodes": f"{nodes:.1f} a layer, on average of {measured} measured prompts",
         "operations": f"{flops * work:.2e}, at {rate / 1e9:.3g} GFLOP/s measured ({task.hparams['dtype']}, {device})",
         "memory": f"{_peak(task) / 2**30:.1f} GiB a process, at the peak of the measurement",
-        "time": f"{duration} on {processes} process{'es' if processes > 1 else ''} like this one",
+        "time": f"{time_of_run} on {processes} process{'es' if processes > 1 else ''} like this one",
     }
     for name, text in parts.items():
         print(f"{name:14}{text}")
@@ -70,6 +71,7 @@ def _measure(task: Attribution, batches: Sequence[dict[str, Any]], prompts: int)
     """Attribute some prompts of the run; return seconds and operations a unit of work, nodes, and how many prompts."""
     order = sorted(range(len(batches)), key=lambda index: (index * 0.6180339887) % 1)
     work = seconds = flops = nodes = 0.0
+    masked = architecture(task.model).masked
     measured, began = 0, time.monotonic()
     for index in order:
         few = task.transfer_batch_to_device(_first(batches[index], _PROMPTS), task.device, 0)
@@ -79,7 +81,7 @@ def _measure(task: Attribution, batches: Sequence[dict[str, Any]], prompts: int)
         result = task.attribute(few, is_prompt=index < prompts)
         mean, count = float(result.nodes.cpu().double().mean()), len(result.nodes)  # waits for the device
         seconds, flops = seconds + time.monotonic() - start, flops + operations.total
-        work += _work(task, batches[index], count)
+        work += work_of(batches[index], count, masked)
         nodes, measured = nodes + mean * count, measured + count
         if time.monotonic() - began > _SECONDS:
             break
@@ -99,7 +101,8 @@ def _effects(task: Attribution, batches: Sequence[dict[str, Any]]) -> float:
     return seconds
 
 
-def _size(batches: Sequence[dict[str, Any]]) -> str:
+def size_of(batches: Sequence[Mapping[str, Any]]) -> str:
+    """Return how many sequences batches hold, to be read."""
     return f"{sum(len(batch['input_ids']) for batch in batches):,}"
 
 
@@ -110,9 +113,9 @@ def _first(batch: dict[str, Any], prompts: int) -> dict[str, Any]:
     return few | whole | ({"longer": longer} if longer else {})
 
 
-def _work(task: Attribution, batch: dict[str, Any], prompts: int) -> float:
+def work_of(batch: Mapping[str, Any], prompts: int, masked: bool) -> int:
     """Return the tokens that pass through a layer for one node, forward and once backward a direction."""
-    every, total, masked = [batch, *batch.get("longer", ())], 0, architecture(task.model).masked
+    every, total = [batch, *batch.get("longer", ())], 0
     sums = wanted_sums(batch["pairs"], [inputs["target_ids"].shape[1] for inputs in every])
     for inputs, parts in zip(every, sums, strict=True):
         tokens = inputs["input_ids"].shape[1] if masked else inputs["position"][0].numel()  # whose values change
@@ -129,7 +132,8 @@ def _peak(task: Attribution) -> float:
     return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, KiB elsewhere
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a time, to be read."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

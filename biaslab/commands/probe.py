@@ -35,6 +35,7 @@ def probe(
     dtype: Dtype = "float32",
     accelerator: Accelerator = "auto",
     devices: int = 1,
+    device_map: str | None = None,
     trust_remote_code: bool = False,
 ) -> None:
     """Ask a model why a woman or a man did something, and print how often it judges one of them and praises the other.
@@ -51,6 +52,7 @@ def probe(
         dtype: of the weights: "float32", "bfloat16", "float16", "float64", or "auto": the checkpoint's own.
         accelerator: "cpu", "gpu", or "auto": a GPU where there is one.
         devices: how many of them work together.
+        device_map: "auto" to put the layers of a model that one device has no room for on several, or on the disk.
         trust_remote_code: let a checkpoint bring its own Python code.
     """
     settings = dict(locals())
@@ -65,7 +67,7 @@ def probe(
     from biaslab.models.architectures import architecture, ffn_shape
 
     chosen = None if neurons is None else NeuronSet.load(neurons)
-    machine = start(accelerator, devices)
+    machine = start(accelerator, devices, device_map)
     network, tokenizer = machine.load(model, dtype, trust_remote_code)
     arms = [Arm(BASE)]
     if chosen is not None:

@@ -147,7 +147,8 @@ class Rows:
     def _attribute(
         self, name: str, options: dict[str, Any], data: dict[str, Any], select: Select, selections: Any
     ) -> Pass:
-        options = options | {"dtype": self.dtype, "trust_remote_code": self.trust_remote_code}
+        own = {"device_map": self.machine.device_map} if self.machine else {}
+        options = options | own | {"dtype": self.dtype, "trust_remote_code": self.trust_remote_code}
         depends_on = {"weights": self.weights, "selections": selections}
         return attribution_pass(self.cache, name, self.model_name, options, data, select, depends_on, self.machine)
 

@@ -71,6 +71,7 @@ def side_effects(
     dtype: Dtype = "float32",
     accelerator: Accelerator = "auto",
     devices: int = 1,
+    device_map: str | None = None,
     trust_remote_code: bool = False,
 ) -> None:
     """Suppress the neurons of one dimension after the other, and print what each does to all dimensions.
@@ -96,6 +97,7 @@ def side_effects(
         dtype: of the weights: "float32", "bfloat16", "float16", "float64", or "auto": the checkpoint's own.
         accelerator: "cpu", "gpu", or "auto": a GPU where there is one.
         devices: how many of them work together.
+        device_map: "auto" to put the layers of a model that one device has no room for on several, or on the disk.
         trust_remote_code: let a checkpoint bring its own Python code.
     """
     settings = dict(locals())
@@ -112,7 +114,7 @@ def side_effects(
     chosen = NeuronSet.load(neurons)
     name = model or judging.model_of(chosen, neurons)
     wanted = _dimensions(chosen, dimensions)
-    machine = start(accelerator, devices)
+    machine = start(accelerator, devices, device_map)
     network, tokenizer = machine.load(name, dtype, trust_remote_code)
     # All that can be wrong with the data shows before the long work begins.
     arms = list(_arms(network, chosen, wanted, seeds, factor, positions))

@@ -69,6 +69,7 @@ def sweep(
     dtype: Dtype = "float32",
     accelerator: Accelerator = "auto",
     devices: int = 1,
+    device_map: str | None = None,
     trust_remote_code: bool = False,
 ) -> None:
     """Judge a grid of settings, choose one, and report it on what it was not chosen on.
@@ -108,6 +109,7 @@ def sweep(
         dtype: of the weights: "float32", "bfloat16", "float16", "float64", or "auto": the checkpoint's own.
         accelerator: "cpu", "gpu", or "auto": a GPU where there is one.
         devices: how many of them work together.
+        device_map: "auto" to put the layers of a model that one device has no room for on several, or on the disk.
         trust_remote_code: let a checkpoint bring its own Python code.
     """
     settings = dict(locals())
@@ -122,7 +124,7 @@ def sweep(
 
     specs = list(grid(settings))
     points = list(itertools.product(specs, factors, positions))
-    machine = start(accelerator, devices)
+    machine = start(accelerator, devices, device_map)
     network, tokenizer = machine.load(model, dtype, trust_remote_code)
     cache = Artifacts(output, model)
     part: dict[str, Any] = {"split": "test", "terms": "choose"} if choose_on is None else {}
@@ -133,7 +135,7 @@ def sweep(
         require_judgeable(network, Treatment(positions=place), choosing)  # type: ignore[arg-type]
     console = machine.console()
     console.print(f"biaslab sweep: {model}, {len(points)} settings. Results go to {cache.folder}", markup=False)
-    common = {"dtype": dtype, "trust_remote_code": trust_remote_code}
+    common = {"dtype": dtype, "device_map": device_map, "trust_remote_code": trust_remote_code}
     sets = _find(machine, cache, model, fingerprint(network), specs, guards, common)
     tried = [
         Arm(f"{spec.name} ×{factor:g} {place}", [Treatment(sets[spec.name], factor, place)], spec.name)  # type: ignore[arg-type]

@@ -40,6 +40,7 @@ def table(
     dtype: Dtype = "float32",
     accelerator: Accelerator = "auto",
     devices: int = 1,
+    device_map: str | None = None,
     trust_remote_code: bool = False,
 ) -> None:
     """Print the paper's results table for a model, and write it as CSV, JSON, LaTeX and Markdown.
@@ -66,6 +67,7 @@ def table(
         dtype: of the weights: "float32", "bfloat16", "float16", "float64", or "auto": the checkpoint's own.
         accelerator: "cpu", "gpu", or "auto": a GPU where there is one.
         devices: how many of them work together.
+        device_map: "auto" to put the layers of a model that one device has no room for on several, or on the disk.
         trust_remote_code: let a checkpoint bring its own Python code.
     """
     settings = dict(locals())
@@ -78,7 +80,7 @@ def table(
     from biaslab.models.loading import fingerprint
 
     wanted = checked_rows(rows, seeds)
-    machine = start(accelerator, devices)
+    machine = start(accelerator, devices, device_map)
     network, tokenizer = machine.load(model, dtype, trust_remote_code)
     masked = architecture(network).masked
     left_out = {name: "needs a masked language model" for name in wanted if name in TRAINED and not masked}

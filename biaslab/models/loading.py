@@ -1,11 +1,15 @@
 """Models and tokenizers by name: an asset, a folder or a hub id; their fingerprint, dtype and device."""
 
+import atexit
 import hashlib
 import weakref
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -19,7 +23,7 @@ from transformers import (
 
 from biaslab.errors import InputError, require_one_of
 from biaslab.models import assets, minilm
-from biaslab.models.architectures import ARCHITECTURES, architecture
+from biaslab.models.architectures import ARCHITECTURES, architecture, loaded
 
 
 def best_device() -> torch.device:
@@ -55,10 +59,28 @@ def _remember(model: nn.Module, known: str) -> str:
 def _digest(model: nn.Module) -> str:
     """Read every parameter as float32, in the order of its name, tied ones once."""
     digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
-        digest.update(name.encode())
-        digest.update(parameter.detach().cpu().float().contiguous().numpy().data)
+    for name, _ in sorted(model.named_parameters()):
+        module, _, own = name.rpartition(".")
+        with loaded(owner := model.get_submodule(module)):
+            digest.update(name.encode())
+            digest.update(owner.get_parameter(own).detach().cpu().float().contiguous().numpy().data)
     return digest.hexdigest()[:16]
+
+
+DeviceMap = str | dict[str, int | str]
+
+
+def is_dispatched(model: nn.Module) -> bool:
+    """Return whether accelerate has put the layers on several devices: such a model stays where it is."""
+    return len(set(getattr(model, "hf_device_map", {}).values())) > 1
+
+
+@cache
+def _offload_folder() -> str:
+    """Return a folder for layers that neither GPU nor main memory has room for; it goes when the process ends."""
+    folder = TemporaryDirectory(prefix="biaslab-", ignore_cleanup_errors=True)
+    atexit.register(folder.cleanup)
+    return folder.name
 
 
 def weights_type(name: str) -> torch.dtype | None:
@@ -72,13 +94,19 @@ def weights_type(name: str) -> torch.dtype | None:
 
 
 def load_model(
-    model_name: str, *, dtype: torch.dtype | None = torch.float32, trust_remote_code: bool = False
+    model_name: str,
+    *,
+    dtype: torch.dtype | None = torch.float32,
+    device_map: DeviceMap | None = None,
+    trust_remote_code: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a masked or causal language model and its tokenizer, in evaluation mode and without gradients.
 
     Args:
         model_name: an asset's name (``minilm-mlm``, ``smollm2-135m``), a folder, or a Hugging Face hub id.
         dtype: the weights' type; None for the checkpoint's own.
+        device_map: where accelerate puts the layers: "auto" fills the GPUs, then main memory, then the disk; or a
+            device, "cpu" or "disk" for each module. None for all in main memory.
         trust_remote_code: let a checkpoint bring its own Python code.
 
     Raises:
@@ -100,6 +128,8 @@ def load_model(
         dtype = dtype or config.dtype or torch.float32
         exact = dtype in (config.dtype, torch.float32, torch.float64)  # or the weights of the checkpoint are rounded
         known = "" if exact else _digest(auto.from_pretrained(source, dtype=torch.float32, **options))
+        if device_map is not None:
+            options |= {"device_map": device_map, "offload_folder": _offload_folder()}
         answer: Any = auto.from_pretrained(source, config=config, dtype=dtype, output_loading_info=True, **options)
         model, info = answer
         if known:
@@ -123,6 +153,17 @@ def load_on_best_device(
     model, tokenizer = load_model(model_name, dtype=dtype, trust_remote_code=trust_remote_code)
     nn.Module.to(model, best_device())
     return model, tokenizer
+
+
+def has_weights(model_name: str) -> bool:
+    """Return whether a model's weights are on this disk, in a folder or the hub's cache, or come as an asset."""
+    if model_name in (minilm.NAME, *assets.MODELS):
+        return True
+    folder = Path(model_name).expanduser()
+    if folder.is_dir():
+        return any(any(folder.glob(pattern)) for pattern in ("*.safetensors", "*.bin"))
+    names = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+    return any(isinstance(try_to_load_from_cache(model_name, name), str) for name in names)
 
 
 def _existing(model_name: str) -> str:

@@ -35,7 +35,7 @@ from biaslab.tasks.shards import Collector, Ledger, Shards
 
 Source = Literal["prompts", "contrast", "both"]
 GUARD_WEIGHTS = {"guarded": 1.0, **{name: USUAL[name].guard_weight for name in AT_ALL_POSITIONS}}
-WITHOUT_EFFECT = ("trust_remote_code", "token_budget", "save_every")  # on the result
+WITHOUT_EFFECT = ("trust_remote_code", "token_budget", "save_every", "device_map")  # on the result
 
 
 class Attribution(LanguageModelTask):
@@ -77,6 +77,7 @@ class Attribution(LanguageModelTask):
         token_budget: how many tokens, times the layers that they pass through, travel together; halved where memory
             runs out.
         save_every: seconds after which what is finished is written, so that a killed run goes on from there.
+        device_map: None, or "auto": the layers of a model that one device has no room for on several of them.
 
     Raises:
         InputError: if an argument is out of its range.
@@ -114,6 +115,7 @@ class Attribution(LanguageModelTask):
         trust_remote_code: bool = False,
         token_budget: int = 8192,
         save_every: float = 30.0,
+        device_map: str | None = None,
     ) -> None:
         integration_rule(steps, quadrature, tolerance)  # refuses bad values before the model is loaded
         if not (math.isfinite(perplexity_percent) and perplexity_percent > 0):
@@ -124,7 +126,7 @@ class Attribution(LanguageModelTask):
         for name, value in (("threshold", threshold), ("share", share)):
             if not 0 < value <= 1:
                 raise InputError(f"`{name}` is expected to lie in (0, 1] but got {value}.")
-        super().__init__(model_name, dtype, trust_remote_code)
+        super().__init__(model_name, dtype, trust_remote_code, device_map)
         self.save_hyperparameters()
         self.hparams["dtype"] = str(self.model.dtype).removeprefix("torch.")  # where it was "auto"
         if replacement == "auto":

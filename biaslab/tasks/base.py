@@ -6,8 +6,9 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
+from transformers import PreTrainedModel
 
-from biaslab.models.loading import load_model, weights_type
+from biaslab.models.loading import DeviceMap, is_dispatched, load_model, weights_type
 
 
 class LanguageModelTask(LightningModule):
@@ -17,13 +18,26 @@ class LanguageModelTask(LightningModule):
         model_name: an asset's name, a folder or a hub id.
         dtype: the weights' type: "float32", "float64", "bfloat16", "float16", or "auto": the checkpoint's own.
         trust_remote_code: let a checkpoint bring its own Python code.
+        device_map: None, or "auto": layers on several devices, as :func:`biaslab.models.loading.load_model`.
     """
 
-    def __init__(self, model_name: str = "minilm-mlm", dtype: str = "float32", trust_remote_code: bool = False) -> None:
+    model: PreTrainedModel
+
+    def __init__(
+        self,
+        model_name: str = "minilm-mlm",
+        dtype: str = "float32",
+        trust_remote_code: bool = False,
+        device_map: DeviceMap | None = None,
+    ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        weights = weights_type(dtype)
-        self.model, self.tokenizer = load_model(model_name, dtype=weights, trust_remote_code=trust_remote_code)
+        options: Any = {"dtype": weights_type(dtype), "device_map": device_map, "trust_remote_code": trust_remote_code}
+        model, self.tokenizer = load_model(model_name, **options)
+        if is_dispatched(model):
+            object.__setattr__(self, "model", model)  # no submodule: Lightning would move it to one device
+        else:
+            self.model = model
 
     @property
     def folder(self) -> Path:

@@ -8,11 +8,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import make_model, wordpiece_tokenizer
+from conftest import bpe_tokenizer, make_model, wordpiece_tokenizer
 from torch.utils.flop_counter import FlopCounterMode
 
 from biaslab import __main__ as program
-from biaslab.commands.plan import Operations, _duration, _peak
+from biaslab.commands.estimate import NODES, needs, without_weights
+from biaslab.commands.plan import Operations, _peak, duration
+from biaslab.data.prompts import PromptDataModule
+from biaslab.tasks.attribution import Attribution
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -73,5 +76,46 @@ def test_peak_memory_is_in_bytes(platform, unit, monkeypatch):
     assert _peak(SimpleNamespace(device=torch.device("cpu"))) == 3_000_000 * unit
 
 
-def test_durations():
-    assert [_duration(seconds) for seconds in (7.4, 300, 10_000)] == ["7 s", "5 min", "2.8 h"]
+def testdurations():
+    assert [duration(seconds) for seconds in (7.4, 300, 10_000)] == ["7 s", "5 min", "2.8 h"]
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_estimate_needs_no_weights(tmp_path, monkeypatch, capsys, kind):
+    """The operations are those of the very pass, within what the numbers of nodes and of a head's rows leave open."""
+    tokenizer = wordpiece_tokenizer() if kind == "bert" else bpe_tokenizer(masked=False)
+    model = make_model(kind, len(tokenizer))
+    tokenizer.save_pretrained(tmp_path / "model")
+    model.config.save_pretrained(tmp_path / "model")
+    arguments = [
+        "predict", "--plan", "-c", str(CONFIGS / "attribute.yaml"), "--model.model_name", str(tmp_path / "model"),
+        "--model.selection", "ranked", "--model.source", "prompts", "--data.dimensions", "[gender, age]",
+        "--data.contrast", "null", "--model.dtype", "bfloat16",
+    ]  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["biaslab", *arguments])
+    with pytest.raises(SystemExit) as end:
+        program.main()
+    assert end.value.code == 0
+    printed = capsys.readouterr().out
+    lines = {line.split()[0]: line for line in printed.splitlines() if line.strip()}
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert f"{count / 1e9:,.3g} billion; 3 layers, 48 neurons each" in lines["parameters"]
+    assert "for 4 pairs" in lines["prompts"]
+    assert "(torch.bfloat16)" in lines["memory"]
+    assert "1 GPU: less than a minute" in lines["80"]
+    assert not list(tmp_path.glob("runs"))
+
+    model.save_pretrained(tmp_path / "model")
+    task = Attribution(str(tmp_path / "model"), steps=NODES)
+    data = PromptDataModule(str(tmp_path / "model"), ["gender", "age"], modifiers=2)
+    data.setup("predict")
+    with Operations() as counted:
+        for batch in data.batches:
+            task.attribute(batch)
+    meta = without_weights(model.config)
+    assert all(parameter.is_meta for parameter in meta.parameters())
+    estimated = needs(meta, torch.float32, data.batches, [], 8192)
+    assert estimated.parameters == count
+    assert estimated.weights == 4 * count
+    assert 0.5 < estimated.operations / counted.total < 2

@@ -1,0 +1,141 @@
+"""Commands on several processes, and in other types of weights, against one process in float32."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import bpe_tokenizer, make_model, wordpiece_tokenizer
+from nursery import Nursery
+
+from biaslab.attribution.importance import Asked, first_order_effects
+from biaslab.commands.machine import start
+from biaslab.data.prompts import PromptDataModule
+from biaslab.errors import InputError
+from biaslab.evaluation.findings import Findings
+from biaslab.evaluation.scoring import target_log_probabilities
+from biaslab.models.architectures import ffn_shape
+from biaslab.models.loading import fingerprint, is_dispatched, load_model
+from biaslab.neurons.neuron_set import NeuronSet
+from biaslab.neurons.suppression import suppressed
+from biaslab.tasks.attribution import Attribution
+from biaslab.tasks.base import job_trainer
+
+SMALL = ["--dimensions", "[gender, age]", "--modifiers", "1", "--steps", "2", "--seeds", "2", "--sentences", "5"]
+
+
+@pytest.fixture(scope="module")
+def arguments(lab: Path) -> dict[str, list[str]]:
+    data = ["--model", str(lab / "model"), "--text", str(lab / "text.txt"), "--stereoset", str(lab / "stereoset.json")]
+    return {
+        "debias": ["debias", *data, "--source", "prompts", "--contrast", str(lab / "text.txt"), "--count", "3", *SMALL],
+        "table": ["table", *data, "--rows", "[base, bns_ranked]", "--sentences", "5", "--limit", "7"],
+    }
+
+
+def run(nursery: Nursery, folder: Path, command: list[str], ranks: int) -> str:
+    folder.mkdir()
+    code = (
+        "from biaslab.data.presets import PRESETS\n"
+        "few = {'dimensions': ['gender'], 'kinds': ['negative'], 'modifiers': 1, 'contrast': None}\n"
+        "PRESETS['small'] = PRESETS['small']._replace(data=few)\n"
+        "from biaslab.__main__ import main; main()"
+    )
+    end = nursery.run(folder, [*command, "--accelerator", "cpu", "--devices", ranks], ranks=ranks, code=code)
+    assert end.codes == [0] * ranks, end.output
+    return end.output
+
+
+def without_times(path: Path) -> object:
+    content = json.loads(path.read_text())
+    content["facts"].pop("seconds", None)
+    for row in content["rows"]:
+        row.pop("seconds", None)
+    del content["settings"]["devices"]
+    return content
+
+
+def test_two_processes_find_and_judge_as_one(nursery, arguments, tmp_path):
+    printed = {ranks: run(nursery, tmp_path / f"{ranks}", arguments["debias"], ranks) for ranks in (1, 2)}
+    one, two = (tmp_path / f"{ranks}" / "runs/debias/version_0" for ranks in (1, 2))
+    assert [path.name for path in two.parent.iterdir()] == ["version_0"]
+    assert without_times(one / "results.json") == without_times(two / "results.json")
+    for name in ("neurons.json", "neurons_paper.json", "table.csv", "gaps.csv", "scores.safetensors"):
+        assert (one / name).read_bytes() == (two / name).read_bytes()
+    assert printed[2].count("Results go to") == printed[2].count("Results written to") == 1
+
+
+def test_two_processes_fill_a_table_as_one(nursery, arguments, tmp_path):
+    for ranks in (1, 2):
+        run(nursery, tmp_path / f"{ranks}", arguments["table"], ranks)
+    one, two = (next((tmp_path / f"{ranks}").glob("runs/table/*/table.json")) for ranks in (1, 2))
+    assert without_times(one) == without_times(two)
+    first = {path.name for path in one.parent.glob("*-*")}
+    assert {path.name for path in two.parent.glob("*-*")} == first
+    again = run(nursery, tmp_path / "again", [*arguments["table"], "--output", str(two.parent.parent)], 2)
+    assert "Predicting" not in again  # all is kept
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_neurons_of_another_type_of_weights_are_accepted(nursery, arguments, tmp_path, lab, dtype):
+    run(nursery, tmp_path / "a", [*arguments["debias"], "--dtype", dtype], 1)
+    path = tmp_path / "a" / "runs/debias/version_0"
+    neurons = NeuronSet.load(path / "neurons.json")
+    assert neurons.provenance["settings"]["dtype"] == dtype
+    assert Findings.load(path / "results.json").settings["dtype"] == dtype
+    for own in (torch.float32, getattr(torch, dtype)):
+        model, _ = load_model(str(lab / "model"), dtype=own)
+        neurons.require_model(model)
+
+
+LAYERS = {
+    "bert": {f"bert.encoder.layer.{layer}": "disk" if layer else "cpu" for layer in range(3)}
+    | {"bert.embeddings": "cpu", "cls": "cpu"},
+    "llama": {f"model.layers.{layer}": "disk" if layer else "cpu" for layer in range(3)}
+    | dict.fromkeys(("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"), "cpu"),
+}
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_layers_on_the_disk_change_nothing(tmp_path, kind):
+    """IG², effects and fingerprint of a model of which two layers are read from the disk, and what judging sees."""
+    tokenizer = wordpiece_tokenizer() if kind == "bert" else bpe_tokenizer(masked=False)
+    make_model(kind, len(tokenizer)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    found = {}
+    for device_map in (None, LAYERS[kind]):
+        task = Attribution(str(tmp_path), steps=3, count=4, device_map=device_map)
+        data = PromptDataModule(str(tmp_path), ["gender"], kinds=["negative"], modifiers=1)
+        scores = job_trainer(False, accelerator="cpu").predict(task, data)
+        assert is_dispatched(task.model) is any(p.is_meta for p in task.model.parameters()) is (device_map is not None)
+        batch = data.batches[0]
+        neurons = NeuronSet([(1, 3), (2, 5)], ffn_shape(task.model))
+        with torch.no_grad(), suppressed(task.model, neurons):
+            logs = target_log_probabilities(task.model, batch)
+        asked = Asked(batch["input_ids"], torch.arange(1), batch["position"][:1], batch["target_ids"][0, :1])
+        effects, _ = first_order_effects(task.model, asked, torch.ones(1, 1))
+        found[device_map is None] = [torch.cat([*scores]), logs, effects, fingerprint(task.model)]
+    *plain, weights = found[True]
+    *offloaded, same = found[False]
+    assert weights == same
+    for one, other in zip(plain, offloaded, strict=True):
+        torch.testing.assert_close(other, one, atol=1e-6, rtol=1e-6)
+
+
+def test_devices_that_are_not_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(InputError, match="`accelerator` is expected to be cpu or auto where torch finds no GPU"):
+        start("gpu")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match="`devices` is expected to be at most 2"):
+        start("auto", 3)
+    with pytest.raises(InputError, match="`devices` is expected to be a positive integer"):
+        start("cpu", 0)
+    with pytest.raises(InputError, match="`accelerator` is expected to be auto, cpu or gpu but got 'tpu'"):
+        start("tpu")
+    with pytest.raises(InputError, match="`device_map` is expected to be auto, balanced or sequential but got 'disk'"):
+        start("cpu", 1, "disk")
+    with pytest.raises(InputError, match="`device_map` is expected to be left out where several processes"):
+        start("cpu", 2, "auto")
