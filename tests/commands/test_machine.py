@@ -31,7 +31,7 @@ def arguments(lab: Path) -> dict[str, list[str]]:
     data = ["--model", str(lab / "model"), "--text", str(lab / "text.txt"), "--stereoset", str(lab / "stereoset.json")]
     return {
         "debias": ["debias", *data, "--source", "prompts", "--contrast", str(lab / "text.txt"), "--count", "3", *SMALL],
-        "table": ["table", *data, "--rows", "[base, bns_ranked]", "--sentences", "5", "--limit", "7"],
+        "table": ["table", *data, "--rows", "[base, union_ig]", "--sentences", "5", "--limit", "7"],
     }
 
 
