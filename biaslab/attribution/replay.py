@@ -6,17 +6,17 @@ Only paths are known of an architecture. A layer is called with the very argumen
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from contextvars import ContextVar
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
+from biaslab.attribution.prefix import Prefix
 from biaslab.attribution.readout import Readout, backward, read_slots
 from biaslab.models.architectures import (
     architecture,
@@ -30,7 +30,6 @@ from biaslab.models.architectures import (
 from biaslab.models.heads import replaced_forward
 
 _LOGITS_AT_ONCE = 2**23  # 32 MB in float32: a few dozen slots of a large vocabulary
-_LAST_TOKENS = "biaslab_last_tokens"  # name of an attention function
 
 
 class Inputs(NamedTuple):
@@ -139,7 +138,9 @@ def reuses_keys(model: PreTrainedModel, inputs: Inputs) -> bool:
     input_ids, position, _, attention_mask = inputs
     length, slots = input_ids.shape[1], position.shape[1]
     paths = architecture(model)
-    fits = not paths.masked and paths.keys and attention_mask is None and slots < length <= window(model)
+    fits = (
+        not paths.masked and paths.keys and attention_mask is None and slots < length < window(model)
+    )  # a cache keeps one less
     last = torch.arange(length - slots, length, device=position.device)
     return fits and bool((position == last).all())
 
@@ -208,7 +209,7 @@ def _slot_states(recording: Recording, counts: Sequence[int], row: Tensor, leave
 
 def _run_layer(recording: Recording, index: int, hidden: Tensor, rows: Tensor) -> Tensor:
     """Call a layer with new hidden states ``[item, sequence, hidden]`` and the recorded arguments of their rows."""
-    prefix = _Prefix(*recording.prefix[index], rows) if recording.prefix else None
+    prefix = Prefix(*recording.prefix[index], rows) if recording.prefix else None
     args, kwargs = _select(recording.arguments[index], rows, len(recording.position), prefix)
     with nullcontext() if prefix is None else prefix.attended(recording.model):
         return _first(layers(recording.model)[index](hidden, *args, **kwargs))
@@ -279,7 +280,7 @@ def _after_ffn(recording: Recording, index: int, values: Tensor, rows: Tensor) -
         return _run_layer(recording, index, state, rows)
 
 
-def _select(value: Any, rows: Tensor, batch: int, prefix: _Prefix | None, name: str = "") -> Any:
+def _select(value: Any, rows: Tensor, batch: int, prefix: Prefix | None, name: str = "") -> Any:
     """Pick ``rows`` of each tensor with a batch axis, within tuples, lists and dicts too; for a cache ``prefix``."""
     if isinstance(value, Tensor):
         if name == "alibi" and value.ndim == 3:  # its first axis joins sequences and heads
@@ -322,79 +323,3 @@ def _bypassed(modules: Iterable[nn.Module], output: Any) -> ExitStack:
         for module in modules:
             stack.enter_context(replaced_forward(module, lambda *_, **__: output))
         return stack.pop_all()
-
-
-class _Prefix:
-    """A layer of a cache: keys and values, ``[row, head, token, size]``, of the tokens before; items share a row's."""
-
-    def __init__(self, keys: Tensor, values: Tensor, rows: Tensor) -> None:
-        used, number, counts = rows.unique(return_inverse=True, return_counts=True)
-        self.keys, self.values = (x if len(used) == len(x) else x[used] for x in (keys, values))
-        # items as a grid [row, place]; where a row has fewer than others, any item fills it
-        self.width = int(counts.max())
-        order = number.argsort(stable=True)
-        place = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[number[order]]
-        cell = number[order] * self.width + place
-        self.item = cell.new_zeros(len(used) * self.width).index_put((cell,), order)
-        self.cell = cell.new_empty(len(rows)).index_put((order,), cell)
-
-    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Return the new tokens' keys and values alone: :func:`_attend` knows the others."""
-        return keys, values
-
-    def times(self, items: Tensor, matrices: Tensor) -> Tensor:
-        """Return ``[item, head, query, a]`` times its row's ``[row, head, a, b]``: ``[item, head, query, b]``."""
-        queries = items.shape[2]
-        grid = items[self.item].unflatten(0, (-1, self.width)).transpose(1, 2).flatten(2, 3)
-        product: Tensor = (grid @ matrices).unflatten(2, (self.width, queries)).transpose(1, 2)
-        return product.flatten(0, 1)[self.cell]
-
-    @contextmanager
-    def attended(self, model: PreTrainedModel) -> Iterator[None]:
-        """Within the block, the model's attention is :func:`_attend`, which finds this object: not all pass it on."""
-        before, model.config._attn_implementation = model.config._attn_implementation, _LAST_TOKENS
-        token = _recorded.set(self)
-        try:
-            yield
-        finally:
-            _recorded.reset(token)
-            model.config._attn_implementation = before
-
-
-_recorded: ContextVar[_Prefix] = ContextVar("recorded")
-
-
-def _attend(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    scaling: float,
-    softcap: float | None = None,
-    **__: Any,
-) -> tuple[Tensor, None]:
-    """Attention of the last tokens, as transformers calls it: each sees all tokens before, which need no gradient.
-
-    ``query`` is ``[item, head, token, size]``, ``key`` and ``value`` have the key/value heads; the output is
-    ``[item, token, head, size]``.
-    """
-    recorded = _recorded.get()
-    items, tokens, size = len(query), *query.shape[2:]
-    query = query.reshape(items, key.shape[1], -1, size)  # [item, key/value head, group · token, size]
-    among = (query[..., None, :] * key[:, :, None]).sum(-1)  # [item, key/value head, group · token, token]
-    scores = torch.cat([recorded.times(query, recorded.keys.transpose(2, 3)), among], -1) * scaling
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    if tokens > 1:
-        later = torch.ones(tokens, tokens, dtype=torch.bool, device=query.device).triu(1)
-        later = later.repeat(query.shape[2] // tokens, 1)
-        scores[..., -tokens:] = scores[..., -tokens:].masked_fill(later, -torch.inf)
-    weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(scores.dtype)
-    output = recorded.times(weights[..., :-tokens], recorded.values)
-    output = output + (weights[..., -tokens:, None] * value[:, :, None]).sum(-2)
-    return output.reshape(items, -1, tokens, size).transpose(1, 2), None
-
-
-AttentionInterface.register(_LAST_TOKENS, _attend)
