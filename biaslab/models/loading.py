@@ -23,7 +23,8 @@ from transformers import (
 
 from biaslab.errors import InputError, require_one_of
 from biaslab.models import assets, minilm
-from biaslab.models.architectures import ARCHITECTURES, architecture, loaded
+from biaslab.models.architectures import architecture, loaded
+from biaslab.models.table import ARCHITECTURES
 
 
 def best_device() -> torch.device:

@@ -24,14 +24,24 @@ def test_down_weight_maps_neurons_to_hidden(any_model):
     torch.testing.assert_close(neurons @ down_weight(module).T, expected)
 
 
-def test_opt_is_refused_with_the_reason():
-    with pytest.raises(InputError, match="got type 'opt': it flattens"):
-        architecture(AutoConfig.for_model("opt"))
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [("albert", "its layers share"), ("mixtral", "it is a mixture of experts"), ("bart", "it is an encoder-decoder")],
+)
+def test_types_are_refused_with_the_reason(kind, reason):
+    with pytest.raises(InputError, match=f"got type '{kind}': it is not in the table of architectures: {reason}"):
+        architecture(AutoConfig.for_model(kind))
 
 
 def test_other_types_are_refused():
     with pytest.raises(InputError, match="got type 't5': it is not in the table"):
         architecture(T5Config())
+
+
+def test_a_config_that_adds_experts_is_refused():
+    config = AutoConfig.for_model("gemma4_text", enable_moe_block=True)
+    with pytest.raises(InputError, match="a dense model, but got a gemma4_text: it is a mixture of experts"):
+        architecture(config)
 
 
 def test_chunked_feed_forward_is_refused():
