@@ -1,7 +1,8 @@
 """The one exception that a user's input can cause, and the checks that raise it most often."""
 
 import csv
-from collections.abc import Iterator, Sequence
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
 
@@ -31,14 +32,24 @@ def require_one_of(name: str, value: object, known: Sequence[str]) -> None:
     """Check that an argument is one of the known values.
 
     Raises:
-        InputError: if it is not.
+        InputError: if it is not; it names the nearest one.
 
     >>> require_one_of("split", "dev", ["dev", "test"])
     """
     if value not in known:
         *others, last = known
         names = f"{', '.join(others)} or {last}" if others else last
-        raise InputError(f"`{name}` is expected to be {names} but got {value!r}.")
+        raise InputError(f"`{name}` is expected to be {names} but got {value!r}.{did_you_mean(value, known)}")
+
+
+def did_you_mean(value: object, known: Iterable[str]) -> str:
+    """Return a question that names the known value that is nearest to another one; "" if none is near.
+
+    >>> did_you_mean("promts", ["prompts", "contrast"])
+    " Did you mean 'prompts'?"
+    """
+    near = difflib.get_close_matches(str(value).lower(), list(known), 1)
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 @contextmanager

@@ -19,6 +19,7 @@ def bake(
 ) -> None:
     """Write a model with its neurons suppressed, or a trained model, or both, as an ordinary checkpoint folder.
 
+    An adapter of PEFT is written merged; a quantised checkpoint is refused, since it has no full weights to change.
     The folder loads with plain transformers. Its weights are those of float32, unless a checkpoint has another type.
     Its logits are the hooked model's. They are so bit for bit where the neurons are set to no means and what each is
     multiplied by, 1 - (1 - factor)·strength (the factor where a file has no strengths), is 0 or a power of two, of
@@ -48,6 +49,7 @@ def bake(
         raise InputError(f"`output` is expected to be a new or empty folder, but {folder} is not. Choose another.")
     from biaslab.models.architectures import architecture
     from biaslab.models.checkpoints import trained_model, write_checkpoint
+    from biaslab.models.fit import require_full_weights
     from biaslab.models.loading import fingerprint, load_model
     from biaslab.neurons.neuron_set import NeuronSet
     from biaslab.neurons.suppression import scale_neurons
@@ -59,6 +61,7 @@ def bake(
     else:
         language_model, tokenizer = load_model(model, trust_remote_code=trust_remote_code)
         facts = {"model": {"name": model, "fingerprint": fingerprint(language_model)}}
+    require_full_weights(language_model)
     figures = Figures()
     if neurons is not None:
         chosen = NeuronSet.load(neurons)

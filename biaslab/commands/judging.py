@@ -1,5 +1,6 @@
 """What the commands that ask a model share: its name, and measures whose data is ready."""
 
+from pathlib import Path
 from typing import Any, TypeVar
 
 from biaslab.data.corpus import read_sentences
@@ -18,13 +19,29 @@ Data = TypeVar("Data", bound=EvaluationData)
 
 
 def model_of(neurons: NeuronSet, path: str) -> str:
-    """Return the name of the model that the neurons of a file were found in; an InputError if it names none."""
-    if not (name := neurons.provenance.get("model", {}).get("name")):
+    """Return the name of the model that the neurons of a file were found in; of a folder that lies elsewhere, its path.
+
+    Raises:
+        InputError: if the file names no model, or its folder is no longer there.
+    """
+    model = neurons.provenance.get("model", {})
+    if not (name := model.get("name")):
         raise InputError(
             f"`model` is expected to be named, since {path} does not say which model its neurons are of, but got none. "
             "Give its name."
         )
-    return str(name)
+    folder = Path(model.get("folder", ""))
+    here = Path(name).expanduser()
+    if "folder" not in model or (here.is_dir() and here.resolve() == folder):
+        return str(name)
+    if folder.is_dir():
+        return str(folder)
+    if here.is_dir():  # both were moved; the fingerprint tells whether it is the same model
+        return str(name)
+    raise InputError(
+        f"`model` is expected to be given, since {path} names the folder {folder}, which is not there any more. "
+        "Give the place that it was moved to."
+    )
 
 
 def ready(data: Data) -> Data:

@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from biaslab.models.loading import load_model
+from biaslab.models.loading import as_dtype, load_model
 
 
 class LanguageModelTask(LightningModule):
@@ -16,15 +15,14 @@ class LanguageModelTask(LightningModule):
 
     Args:
         model_name: an asset's name, a folder or a hub id.
-        dtype: the weights' type: "float32", "float64", "bfloat16" or "float16".
+        dtype: the weights' type: "float32", "float64", "bfloat16", "float16", or "auto" for the checkpoint's own.
         trust_remote_code: let a checkpoint bring its own Python code.
     """
 
     def __init__(self, model_name: str = "minilm-mlm", dtype: str = "float32", trust_remote_code: bool = False) -> None:
         super().__init__()
         self.save_hyperparameters()
-        weights = getattr(torch, dtype)
-        self.model, self.tokenizer = load_model(model_name, dtype=weights, trust_remote_code=trust_remote_code)
+        self.model, self.tokenizer = load_model(model_name, dtype=as_dtype(dtype), trust_remote_code=trust_remote_code)
 
     @property
     def folder(self) -> Path:
