@@ -17,7 +17,17 @@ from transformers import PreTrainedTokenizerBase
 from biaslab.data import contrast, effects, words
 from biaslab.data.module import TokenizedData, loader
 from biaslab.errors import InputError, reading, require_one_of, require_positive
-from biaslab.models.tokens import SLOT, Encoded, by_length, encode_slot, is_masked, tokens_in_place, with_slots
+from biaslab.models.tokens import (
+    SLOT,
+    Bos,
+    Encoded,
+    by_length,
+    encode_slot,
+    is_masked,
+    require_bos,
+    tokens_in_place,
+    with_slots,
+)
 
 Part = Literal["find", "held_out"]
 Attributed = Literal["pairs", "demographics"]
@@ -191,6 +201,8 @@ class PromptDataModule(TokenizedData):
             StereoSet's words of several tokens count, too, and plain sentences tell what the language model needs).
             There, and only there, sources are also "pairs" (minimal pairs), "panda-pairs" (PANDA's sentences beside
             their rewrites) and "knowledge" (sentences that ask for what words mean).
+        bos: of a causal model, what the sentences of the contrast set are conditioned on at "all" positions, as of
+            :class:`biaslab.data.crows_pairs.CrowsPairsDataModule`; prompts always begin as the tokenizer has them.
         trust_remote_code: let a checkpoint bring its own Python code.
     """
 
@@ -209,12 +221,14 @@ class PromptDataModule(TokenizedData):
         tokens_per_batch: int = 512,
         contrast_terms: Literal["all", "find"] = "all",
         contrast_positions: Literal["slot", "all"] = "slot",
+        bos: Bos = "tokenizer",
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__(trust_remote_code)
         require_one_of("attributed", attributed, ["pairs", "demographics"])
         require_one_of("contrast_terms", contrast_terms, ["all", "find"])
         require_one_of("contrast_positions", contrast_positions, ["slot", "all"])
+        require_bos(bos)
         require_positive(contrast_limit=contrast_limit, tokens_per_batch=tokens_per_batch)
 
     def sources(self) -> list[str]:
@@ -247,7 +261,7 @@ class PromptDataModule(TokenizedData):
         self.batches = self._batches(self.prompts)
         limits = h["contrast_limit"], h["tokens_per_batch"], h["contrast_terms"]
         if h["contrast_positions"] == "all":
-            of_contrast = effects.make_batches(self.tokenizer, self.sources(), *limits)
+            of_contrast = effects.make_batches(self.tokenizer, self.sources(), *limits, h["bos"])
             self.contrast_batches = [*self._effect_batches(), *of_contrast]
         else:
             self.contrast_batches = contrast.make_batches(self.tokenizer, h["contrast"], *limits)
@@ -341,11 +355,13 @@ class PromptDataModule(TokenizedData):
     def plain_batches(self) -> list[Tensor]:
         """Return the contrast set's sentences of ordinary text, ``[sequence, token]`` a batch; after :meth:`setup`."""
         h = self.hparams
-        return list(effects.plain_batches(self.tokenizer, self.sources(), h["contrast_limit"], h["tokens_per_batch"]))
+        limits = h["contrast_limit"], h["tokens_per_batch"]
+        return list(effects.plain_batches(self.tokenizer, self.sources(), *limits, h["bos"]))
 
     def other_batches(self) -> list[dict[str, Any]]:
         """Return batches of ordinary text that no neuron is found with, to measure on what suppression costs."""
-        return list(effects.other_batches(self.tokenizer, self.sources(), self.hparams["tokens_per_batch"]))
+        h = self.hparams
+        return list(effects.other_batches(self.tokenizer, self.sources(), h["tokens_per_batch"], h["bos"]))
 
     def predict_dataloader(self) -> list[DataLoader[Batch]]:
         """Return the prompts, and after them the contrast set where there is one.

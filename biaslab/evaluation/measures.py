@@ -27,6 +27,7 @@ from biaslab.metrics.crows_pairs import (
 )
 from biaslab.metrics.rows import Scale
 from biaslab.metrics.stereoset import NAMES, bootstrap, log_ratio, log_ratio_bootstrap, point
+from biaslab.models.tokens import Bos
 from biaslab.statistics import Samples
 
 Figures = dict[tuple[str, str], Samples]  # by metric and scope
@@ -211,13 +212,13 @@ class Perplexity(Measure):
 
     name = "perplexity"
 
-    def __init__(self, sentences: Sequence[str], seeds: int | None = None) -> None:
-        self.sentences, self.seeds = list(sentences), seeds
-        super().__init__(self.sentences, sentences=len(self.sentences))
+    def __init__(self, sentences: Sequence[str], seeds: int | None = None, bos: Bos = "tokenizer") -> None:
+        self.sentences, self.seeds, self.bos = list(sentences), seeds, bos
+        super().__init__([self.sentences, bos], sentences=len(self.sentences))
 
     def ask(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, title: str) -> Tensor:
         """Return each sentence's negative log-likelihood and number of tokens, ``[sentence, 2]``."""
-        return negative_log_likelihoods(model, tokenizer, self.sentences)
+        return negative_log_likelihoods(model, tokenizer, self.sentences, bos=self.bos)
 
     def figures(self, answers: Tensor) -> Figures:
         """Return the perplexity, resampled over sentences."""
