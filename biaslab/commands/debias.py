@@ -49,6 +49,7 @@ def debias(
     limit: int | None = None,
     stereoset: str | None = None,
     output: str = "runs",
+    bos: Literal["tokenizer", "authors"] = "tokenizer",
     trust_remote_code: bool = False,
 ) -> None:
     """Find the bias neurons of a model, suppress them, and print what that did.
@@ -92,6 +93,9 @@ def debias(
         limit: only so many clusters of StereoSet; all by default.
         stereoset: a file of StereoSet's form instead of its dev split.
         output: the folder that runs lie in.
+        bos: what sentences of a causal model are conditioned on: "tokenizer" (what the tokenizer puts in front of
+            them), or "authors" (StereoSet's rule: the first token on the start token alone, the others on the
+            sentence).
         trust_remote_code: let a checkpoint bring its own Python code.
     """
     settings = dict(locals())
@@ -131,15 +135,16 @@ def debias(
     asked: dict[str, Any] = {"dimensions": dimensions, "kinds": kinds, "modifiers": modifiers}
     find = PromptDataModule(
         model, **asked, contrast=contrast, contrast_limit=contrast_limit,
-        contrast_positions=usual.contrast_positions, trust_remote_code=trust_remote_code,
+        contrast_positions=usual.contrast_positions, bos=bos, trust_remote_code=trust_remote_code,
     )  # fmt: skip
     # All that can be wrong with the data shows before the long work begins.
     more = {"modifiers": max(modifiers, HELD_OUT_MODIFIERS)}  # seconds, for narrower intervals
     held_out = PromptDataModule(model, **asked | more, part="held_out", trust_remote_code=trust_remote_code)
-    clusters = judging.stereoset(model, stereoset, trust_remote_code, limit=limit)
+    clusters = judging.stereoset(model, stereoset, trust_remote_code, limit=limit, bos=bos)
     held_out.setup("predict")
     # perplexity takes long: of the random controls one is measured
-    ordinary, knowledge = judging.perplexity(text, sentences, seeds=1), judging.knowledge(model, trust_remote_code)
+    ordinary = judging.perplexity(text, sentences, seeds=1, bos=bos)
+    knowledge = judging.knowledge(model, trust_remote_code)
     measures = [clusters, Gaps(held_out), ordinary, *knowledge]
     require_judgeable(task.model, Treatment(factor=factor, positions=positions), measures)
 

@@ -13,6 +13,7 @@ from biaslab.errors import InputError, require_positive
 from biaslab.evaluation.knowledge import Knowledge
 from biaslab.evaluation.measures import Perplexity, StereoSet
 from biaslab.evaluation.pairs import MinimalPairs, PandaPairs
+from biaslab.models.tokens import Bos
 from biaslab.neurons.neuron_set import NeuronSet
 
 Data = TypeVar("Data", bound=EvaluationData)
@@ -56,13 +57,15 @@ def stereoset(model_name: str, path: str | None, trust_remote_code: bool, **sett
     return StereoSet(ready(StereoSetDataModule(model_name, path=path, trust_remote_code=trust_remote_code, **settings)))
 
 
-def perplexity(text: str, sentences: int, split: str = "evaluation", seeds: int | None = None) -> Perplexity:
+def perplexity(
+    text: str, sentences: int, split: str = "evaluation", seeds: int | None = None, bos: Bos = "tokenizer"
+) -> Perplexity:
     """Return the measure on so many of a text's sentences; an InputError if there are none."""
     require_positive(sentences=sentences)
     ordinary = read_sentences(text, split)[:sentences]
     if not ordinary:
         raise InputError(f"`text` is expected to have {split} sentences but {text} has none. Give a longer one.")
-    return Perplexity(ordinary, seeds)
+    return Perplexity(ordinary, seeds, bos)
 
 
 def minimal_pairs(model_name: str, trust_remote_code: bool) -> list[MinimalPairs]:

@@ -21,6 +21,7 @@ from biaslab.data.presets import AT_ALL_POSITIONS, GUARD_WEIGHT, PRESETS, SELECT
 from biaslab.data.prompts import PromptDataModule
 from biaslab.errors import InputError
 from biaslab.evaluation.treatment import Arm, Positions, Treatment
+from biaslab.models.tokens import Bos
 from biaslab.neurons.neuron_set import NeuronSet, random_like
 from biaslab.neurons.selection import ranked
 from biaslab.store import Artifacts, files_of, locked, training_in
@@ -72,6 +73,7 @@ class Rows:
     seeds: int  # how many random controls
     factor: float = 0.0  # what neurons are multiplied by
     positions: Positions = "all"
+    bos: Bos = "tokenizer"  # what a causal model's sentences are conditioned on
     trust_remote_code: bool = False
 
     def arm(self, name: str) -> Arm:
@@ -144,6 +146,7 @@ class Rows:
         self, name: str, options: dict[str, Any], data: dict[str, Any], select: Select, selections: Any
     ) -> Pass:
         options = options | {"trust_remote_code": self.trust_remote_code}
+        data |= {"bos": self.bos}
         depends_on = {"weights": self.weights, "selections": selections}
         return attribution_pass(self.cache, name, self.model_name, options, data, select, depends_on)
 

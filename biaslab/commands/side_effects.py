@@ -67,6 +67,7 @@ def side_effects(
     stereoset: str | None = None,
     crows_pairs: str | None = None,
     output: str | None = None,
+    bos: Literal["tokenizer", "authors"] = "tokenizer",
     trust_remote_code: bool = False,
 ) -> None:
     """Suppress the neurons of one dimension after the other, and print what each does to all dimensions.
@@ -89,6 +90,9 @@ def side_effects(
         stereoset: a file of StereoSet's form instead of its dev split.
         crows_pairs: a file of CrowS-Pairs' form instead of CrowS-Pairs itself.
         output: the folder of the results; by default the one that the neuron file is in.
+        bos: what sentences of a causal model are conditioned on: "tokenizer" (what the tokenizer puts in front of
+            them), or "authors" (StereoSet's rule: the first token on the start token alone, the others on the
+            sentence).
         trust_remote_code: let a checkpoint bring its own Python code.
     """
     settings = dict(locals())
@@ -108,11 +112,12 @@ def side_effects(
     network, tokenizer = load_on_best_device(name, trust_remote_code)
     # All that can be wrong with the data shows before the long work begins.
     arms = list(_arms(network, chosen, wanted, seeds, factor, positions))
-    clusters = judging.stereoset(name, stereoset, trust_remote_code, every=every)
-    pairs = CrowsPairsDataModule(name, path=crows_pairs, every=every, trust_remote_code=trust_remote_code)
+    clusters = judging.stereoset(name, stereoset, trust_remote_code, every=every, bos=bos)
+    pairs = CrowsPairsDataModule(name, path=crows_pairs, every=every, bos=bos, trust_remote_code=trust_remote_code)
     held_out = PromptDataModule(name, modifiers=MODIFIERS, part="held_out", trust_remote_code=trust_remote_code)
     held_out.setup("predict")
-    measures = [clusters, CrowsPairs(judging.ready(pairs)), Gaps(held_out), judging.perplexity(text, sentences)]
+    ordinary = judging.perplexity(text, sentences, bos=bos)
+    measures = [clusters, CrowsPairs(judging.ready(pairs)), Gaps(held_out), ordinary]
     require_judgeable(network, Treatment(positions=positions), measures)
     home = Path(neurons).parent if output is None else Path(output)
     cache, console = Artifacts(home / "side_effects"), Console(highlight=False)

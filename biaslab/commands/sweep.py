@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from rich.console import Console
 
@@ -57,6 +57,7 @@ def sweep(
     choose_on: str | None = None,
     report_on: str | None = None,
     output: str = "runs/sweep",
+    bos: Literal["tokenizer", "authors"] = "tokenizer",
     trust_remote_code: bool = False,
 ) -> None:
     """Judge a grid of settings, choose one, and report it on what it was not chosen on.
@@ -93,6 +94,9 @@ def sweep(
         choose_on: a file of StereoSet's form instead of the test split's second half.
         report_on: a file of StereoSet's form instead of the dev split.
         output: the folder that the sweeps of all models lie in.
+        bos: what sentences of a causal model are conditioned on: "tokenizer" (what the tokenizer puts in front of
+            them), or "authors" (StereoSet's rule: the first token on the start token alone, the others on the
+            sentence).
         trust_remote_code: let a checkpoint bring its own Python code.
     """
     settings = dict(locals())
@@ -109,14 +113,15 @@ def sweep(
     network, tokenizer = load_on_best_device(model, trust_remote_code)
     cache = Artifacts(output, model)
     part: dict[str, Any] = {"split": "test", "terms": "choose"} if choose_on is None else {}
-    chosen_on = stereoset(model, choose_on, trust_remote_code, every=every, limit=limit, **part)
-    choosing = [chosen_on, perplexity(text, sentences, "validation")]
-    reporting = [stereoset(model, report_on, trust_remote_code, limit=limit), perplexity(text, sentences)]
+    chosen_on = stereoset(model, choose_on, trust_remote_code, every=every, limit=limit, bos=bos, **part)
+    choosing = [chosen_on, perplexity(text, sentences, "validation", bos=bos)]
+    reported_on = stereoset(model, report_on, trust_remote_code, limit=limit, bos=bos)
+    reporting = [reported_on, perplexity(text, sentences, bos=bos)]
     for place in positions:
         require_judgeable(network, Treatment(positions=place), choosing)  # type: ignore[arg-type]
     console = Console(highlight=False)
     console.print(f"biaslab sweep: {model}, {len(points)} settings. Results go to {cache.folder}", markup=False)
-    sets = _find(cache, model, fingerprint(network), specs, guards, trust_remote_code)
+    sets = _find(cache, model, fingerprint(network), specs, guards, bos, trust_remote_code)
     tried = [
         Arm(f"{spec.name} ×{factor:g} {place}", [Treatment(sets[spec.name], factor, place)], spec.name)  # type: ignore[arg-type]
         for spec, factor, place in points
@@ -214,7 +219,13 @@ def _named(weights: Mapping[str, float]) -> str:
 
 
 def _find(
-    cache: Artifacts, model: str, weights: str, specs: Sequence[Spec], guards: Sequence[str], trust_remote_code: bool
+    cache: Artifacts,
+    model: str,
+    weights: str,
+    specs: Sequence[Spec],
+    guards: Sequence[str],
+    bos: str,
+    trust_remote_code: bool,
 ) -> dict[str, NeuronSet]:
     """Attribute once for all that need the same pass, and select."""
     from biaslab.commands.passes import attribution_pass
@@ -227,7 +238,7 @@ def _find(
         named = [guard.split("+") for guard in guards] if at_all else [s.changes.get("guard", ()) for s in own]
         named += [_read_by(spec) for spec in own]
         data = PRESETS["small"].data | {"contrast": list(dict.fromkeys(["stereoset", *itertools.chain(*named)]))}
-        data |= {"contrast_terms": "find"}
+        data |= {"contrast_terms": "find", "bos": bos}
         options: dict[str, Any] = {"threshold": threshold, "trust_remote_code": trust_remote_code}
         if at_all:
             data |= {"contrast_positions": "all", "contrast_limit": USUAL["fisher"].contrast_limit}

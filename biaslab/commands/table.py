@@ -37,6 +37,7 @@ def table(
     limit: int | None = None,
     stereoset: str | None = None,
     output: str = "runs/table",
+    bos: Literal["tokenizer", "authors"] = "tokenizer",
     trust_remote_code: bool = False,
 ) -> None:
     """Print the paper's results table for a model, and write it as CSV, JSON, LaTeX and Markdown.
@@ -60,6 +61,9 @@ def table(
         limit: only so many clusters of StereoSet; all by default.
         stereoset: a file of StereoSet's form instead of its dev split.
         output: the folder that the tables of all models lie in.
+        bos: what sentences of a causal model are conditioned on: "tokenizer" (what the tokenizer puts in front of
+            them), or "authors" (StereoSet's rule: the first token on the start token alone, the others on the
+            sentence).
         trust_remote_code: let a checkpoint bring its own Python code.
     """
     settings = dict(locals())
@@ -74,11 +78,11 @@ def table(
     network, tokenizer = load_on_best_device(model, trust_remote_code)
     masked = architecture(network).masked
     left_out = {name: "needs a masked language model" for name in wanted if name in TRAINED and not masked}
-    clusters = judging.stereoset(model, stereoset, trust_remote_code, limit=limit)
-    measures = [clusters, judging.perplexity(text, sentences), *judging.knowledge(model, trust_remote_code)]
+    clusters = judging.stereoset(model, stereoset, trust_remote_code, limit=limit, bos=bos)
+    measures = [clusters, judging.perplexity(text, sentences, bos=bos), *judging.knowledge(model, trust_remote_code)]
     require_judgeable(network, Treatment(factor=factor, positions=positions), measures)
     cache = Artifacts(output, model)
-    arms = Rows(cache, model, fingerprint(network), preset, configs, seeds, factor, positions, trust_remote_code)
+    arms = Rows(cache, model, fingerprint(network), preset, configs, seeds, factor, positions, bos, trust_remote_code)
     console = Console(highlight=False)
     console.print(f"biaslab table: {model}, preset {preset}. Results go to {cache.folder}", markup=False)
 
@@ -168,4 +172,5 @@ def _caption(findings: Findings) -> str:
         f"terms, 95 % bootstrap intervals over terms, changes paired; SS log-ratio: mean of log P(stereotype) - "
         f"log P(anti-stereotype) in nats, ideal 0; perplexity on {facts['sentences']} sentences of "
         f"{settings['text']}; {knowledge}random rows are means of {settings['seeds']} seeds."
+        f"{findings.rule}"
     )

@@ -14,7 +14,7 @@ from biaslab.data.minimal_pairs import MinimalPair, MinimalPairsDataModule
 from biaslab.data.panda_pairs import PandaPair, PandaPairsDataModule
 from biaslab.data.prompts import PromptDataModule
 from biaslab.data.queries import causal_queries, token_queries
-from biaslab.data.stereoset import StereoSetDataModule
+from biaslab.data.stereoset import StereoSetDataModule, read_clusters
 from biaslab.errors import InputError
 from biaslab.evaluation.pairs import score_sentences
 from biaslab.evaluation.perplexity import negative_log_likelihoods
@@ -148,8 +148,8 @@ def test_stereoset(folder, model, tokenizer, front, bos, tmp_path):
     found = torch.zeros(3, 3)
     for batch in data.batches:
         found[batch["examples"]] = score_clusters(model, batch)
-    means = [[sum(logs) / len(logs) for logs in map(lambda s: reference(model, tokenizer, s, front, bos), each)]
-             for each in sentences]  # fmt: skip
+    logs = [[reference(model, tokenizer, sentence, front, bos) for sentence in each] for each in sentences]
+    means = [[sum(own) / len(own) for own in each] for each in logs]
     torch.testing.assert_close(found, torch.tensor(means).exp(), atol=1e-6, rtol=1e-4)
 
 
@@ -174,7 +174,7 @@ def test_pairs(folder, model, tokenizer, front, bos, tmp_path):
 def test_effects_ask_for_the_same_tokens(tokenizer, front, bos, tmp_path, monkeypatch):
     """Of each source: the inputs begin with what is in front, which is never asked for; all that follows it is."""
     path, _ = clusters(tmp_path / "stereoset.json")
-    monkeypatch.setattr(effects, "read_clusters", lambda _: StereoSetDataModule.__init__.__globals__["read_clusters"](path))
+    monkeypatch.setattr(effects, "read_clusters", lambda _: read_clusters(path))
     text = tmp_path / "text.txt"
     text.write_text("\n".join(f"the man number {number} loves the city" for number in range(400)))
     ids = list(front_tokens(tokenizer)) if bos == "tokenizer" else []
@@ -219,5 +219,5 @@ def weighed(model, batches):
     [StereoSetDataModule, CrowsPairsDataModule, MinimalPairsDataModule, PandaPairsDataModule, PromptDataModule],
 )
 def test_a_rule_that_is_none(module):
-    with pytest.raises(InputError, match="`bos` is expected to be tokenizer or authors but got 'author'. Did you mean"):
+    with pytest.raises(InputError, match=r"`bos` is expected to be tokenizer or authors but got 'author'\. Did"):
         module("minilm-mlm", bos="author")
