@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from biaslab.data.presets import AT_ALL_POSITIONS, DIMENSIONS, KINDS, MODIFIERS, USUAL, Replacement, Selection
-from biaslab.errors import require_one_of, require_positive
+from biaslab.errors import require_name_or_file, require_one_of, require_positive
 from biaslab.evaluation.findings import OVERALL, Findings, gap_rows, write_csv
 from biaslab.neurons.neuron_set import NeuronSet, random_like
 from biaslab.report.tables import STEREOSET, cell, cost_table, log_ratio_table, metric_table, new_table, signed
@@ -109,6 +109,8 @@ def debias(
     from biaslab.commands.cards import card_table, write_cards
     from biaslab.commands.passes import LogNeurons
     from biaslab.data.contrast import sources_of
+    from biaslab.data.corpus import TEXTS
+    from biaslab.data.effects import SOURCES
     from biaslab.data.prompts import PromptDataModule
     from biaslab.evaluation.evaluate import evaluate, require_judgeable
     from biaslab.evaluation.measures import Gaps
@@ -120,9 +122,12 @@ def debias(
     from biaslab.tasks.base import single_trainer
 
     require_one_of("selection", selection, list(USUAL))
+    require_name_or_file("text", text, TEXTS)
     usual = USUAL[selection]
     at_all = selection in AT_ALL_POSITIONS
     has = sources_of(contrast := usual.contrast if contrast is None else contrast)
+    for name in has:
+        require_name_or_file("contrast", name, SOURCES)
     weighed = ("source", "source_weights", "guard_weight", "knowledge_weight")
     chosen = usual.options(has, **{name: settings[name] for name in weighed})
     task = Attribution(

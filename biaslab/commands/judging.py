@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any, TypeVar
 
-from biaslab.data.corpus import read_sentences
+from biaslab.data.corpus import TEXTS, read_sentences
 from biaslab.data.knowledge import KnowledgeDataModule
 from biaslab.data.minimal_pairs import MinimalPairsDataModule
 from biaslab.data.module import EvaluationData
 from biaslab.data.panda_pairs import PandaPairsDataModule
 from biaslab.data.stereoset import StereoSetDataModule
-from biaslab.errors import InputError, require_positive
+from biaslab.errors import InputError, require_name_or_file, require_positive
 from biaslab.evaluation.knowledge import Knowledge
 from biaslab.evaluation.measures import Perplexity, StereoSet
 from biaslab.evaluation.pairs import MinimalPairs, PandaPairs
@@ -62,6 +62,7 @@ def perplexity(
 ) -> Perplexity:
     """Return the measure on so many of a text's sentences; an InputError if there are none."""
     require_positive(sentences=sentences)
+    require_name_or_file("text", text, TEXTS)
     ordinary = read_sentences(text, split)[:sentences]
     if not ordinary:
         raise InputError(f"`text` is expected to have {split} sentences but {text} has none. Give a longer one.")

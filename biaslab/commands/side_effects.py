@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from biaslab.errors import InputError, require_one_of, require_positive
+from biaslab.errors import InputError, did_you_mean, require_one_of, require_positive
 from biaslab.evaluation.findings import METRICS, OVERALL, PAIRS_LOG_RATIO, SS_LOG_RATIO, Findings, Row, write_csv
 from biaslab.neurons.neuron_set import NeuronSet, random_like
 from biaslab.report.tables import new_table, perplexity_table
@@ -146,7 +146,10 @@ def _dimensions(neurons: NeuronSet, wanted: Sequence[str] | None) -> list[str]:
     known = ", ".join(neurons.subsets) or "no subsets at all"
     for name in wanted:
         if name not in neurons.subsets:
-            raise InputError(f"`dimensions` is expected to be of the neuron file's subsets ({known}) but got {name!r}.")
+            hint = did_you_mean(name, neurons.subsets)
+            raise InputError(
+                f"`dimensions` is expected to be of the neuron file's subsets ({known}) but got {name!r}.{hint}"
+            )
     return list(dict.fromkeys(wanted))
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 from rich.console import Console
 
 from biaslab.data.presets import AT_ALL_POSITIONS, PRESETS, USUAL, Replacement, Selection
-from biaslab.errors import InputError, require_positive
+from biaslab.errors import InputError, require_all_of, require_name_or_file, require_positive
 from biaslab.evaluation.findings import OVERALL, SS_LOG_RATIO, Findings, write_csv
 from biaslab.neurons.neuron_set import NeuronSet, random_like
 from biaslab.report.tables import LOG_RATIO_DIGITS, change_of, log_ratio_table, metric_table, new_table
@@ -166,15 +166,29 @@ def checked_grid(settings: Mapping[str, Any]) -> None:
         if not settings[name]:
             raise InputError(f"`{name}` is expected to hold at least one value but is empty.")
     for name, known in _KNOWN.items():
-        unknown = ", ".join(str(value) for value in settings[name] if value not in known)
-        if unknown or not settings[name]:
-            raise InputError(f"`{name}` is expected to be of {', '.join(known)} but got {unknown or 'none'}.")
+        require_all_of(name, settings[name], known)
+    _checked_names(settings)
     for name in ("thresholds", "shares"):
         if wrong := [value for value in settings[name] if not 0 < value <= 1]:
             raise InputError(f"`{name}` is expected to hold numbers in (0, 1] but got {wrong[0]}.")
     if wrong := [count for count in settings["counts"] if count is not None and count < 1]:
         raise InputError(f"`counts` is expected to hold positive integers or null but got {wrong[0]}.")
     require_positive(**{name: settings[name] for name in ("seeds", "sentences", "every")})
+
+
+def _checked_names(settings: Mapping[str, Any]) -> None:
+    """Refuse what is likely to be a typing error, before the model is loaded (InputError)."""
+    from biaslab.data.corpus import TEXTS
+    from biaslab.data.effects import SOURCES as OF_CONTRAST
+    from biaslab.tasks.weighing import DIMENSION_OF, SOURCES
+
+    require_name_or_file("text", settings["text"], TEXTS)
+    for guard in settings["guards"]:
+        for source in guard.split("+"):
+            require_name_or_file("guards", source, OF_CONTRAST)
+    for name, known in (("source_weights", SOURCES), ("domain_weights", DIMENSION_OF)):
+        for weights in filter(None, settings[name]):
+            require_all_of(name, weights, known)
 
 
 def grid(settings: Mapping[str, Any]) -> Iterator[Spec]:

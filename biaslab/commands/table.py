@@ -6,7 +6,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from biaslab.data.presets import PresetName
-from biaslab.errors import InputError, require_positive
+from biaslab.errors import require_all_of, require_positive
 from biaslab.evaluation.findings import METRICS, OVERALL, SS_LOG_RATIO, Findings, Row, write_csv
 from biaslab.report.tables import (
     LOG_RATIO_DIGITS,
@@ -105,9 +105,8 @@ def checked_rows(rows: Sequence[str] | None, seeds: int) -> list[str]:
     """Return the rows that are asked for, the untouched model first."""
     from biaslab.commands.rows import BASE_ROW, ROWS
 
-    unknown = [row for row in rows or () if row not in ROWS]
-    if unknown or (rows is not None and not rows):
-        raise InputError(f"`rows` is expected to be of {', '.join(ROWS)} but got {', '.join(unknown) or 'none'}.")
+    if rows is not None:
+        require_all_of("rows", rows, ROWS)
     require_positive(seeds=seeds)
     return [row for row in ROWS if rows is None or row in rows or row == BASE_ROW]
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from biaslab.data import pair_effects
-from biaslab.data.corpus import read_sentences
+from biaslab.data.corpus import TEXTS, read_sentences
 from biaslab.data.queries import causal_queries, group_queries, masked_queries
 from biaslab.data.stereoset import DOMAINS, Terms, candidate_word, half_of, read_clusters, spread
 from biaslab.errors import InputError
@@ -33,6 +33,7 @@ _OTHERS, _TIMES = 100, 3  # sentences of a source to measure a cost on, and how 
 # what the log-likelihoods of stereotype, anti-stereotype and unrelated candidate count in each sum
 SUMS = {"bias": (1.0, -1.0, 0.0), "guard": (0.5, 0.5, -1.0)}
 TEXT, PROMPTS = "text", "prompts"
+SOURCES = ("stereoset", *TEXTS, *pair_effects.QUANTITIES)  # by name; others are text files
 
 
 def quantities_of(sources: Sequence[str]) -> list[str]:

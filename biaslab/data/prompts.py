@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from biaslab.data import contrast, effects, words
 from biaslab.data.module import TokenizedData, loader
-from biaslab.errors import InputError, reading, require_one_of, require_positive
+from biaslab.errors import InputError, reading, require_all_of, require_name_or_file, require_one_of, require_positive
 from biaslab.models.tokens import (
     SLOT,
     Bos,
@@ -76,10 +76,7 @@ def make_prompts(
         InputError: for an unknown dimension, kind or part.
     """
     for name, values, known in (("dimensions", dimensions, words.DIMENSIONS), ("kinds", kinds, words.MODIFIERS)):
-        unknown = [value for value in values if value not in known]
-        if unknown or not values:
-            wrong = ", ".join(unknown) or "none"
-            raise InputError(f"`{name}` is expected to be of {', '.join(known)} but got {wrong}.")
+        require_all_of(name, values, known)
     require_one_of("part", part, ["find", "held_out"])
     require_positive(modifiers=modifiers)
     held_out = part == "held_out"
@@ -229,6 +226,8 @@ class PromptDataModule(TokenizedData):
         require_one_of("contrast_terms", contrast_terms, ["all", "find"])
         require_one_of("contrast_positions", contrast_positions, ["slot", "all"])
         require_bos(bos)
+        for source in self.sources():
+            require_name_or_file("contrast", source, effects.SOURCES)
         require_positive(contrast_limit=contrast_limit, tokens_per_batch=tokens_per_batch)
 
     def sources(self) -> list[str]:
