@@ -66,6 +66,11 @@ def bake(
     if neurons is not None:
         chosen = NeuronSet.load(neurons)
         chosen.require_model(language_model)
+        if not chosen:
+            raise InputError(
+                f"`neurons` is expected to hold at least one neuron, but {neurons} is empty: nothing would be "
+                "suppressed. Choose another file."
+            )
         scale_neurons(language_model, chosen, factor)
         how: dict[str, Any] = {"factor": factor, "means": chosen.values is not None}
         if strengths := list((chosen.strengths or {}).values()):

@@ -50,6 +50,7 @@ def debias(
     stereoset: str | None = None,
     output: str = "runs",
     bos: Literal["tokenizer", "authors"] = "tokenizer",
+    chat_template: bool = False,
     trust_remote_code: bool = False,
 ) -> None:
     """Find the bias neurons of a model, suppress them, and print what that did.
@@ -96,6 +97,8 @@ def debias(
         bos: what sentences of a causal model are conditioned on: "tokenizer" (what the tokenizer puts in front of
             them), or "authors" (StereoSet's rule: the first token on the start token alone, the others on the
             sentence).
+        chat_template: ask an instruct model the prompts by its chat template: the user asks to complete the sentence,
+            and the assistant's turn begins with it.
         trust_remote_code: let a checkpoint bring its own Python code.
     """
     settings = dict(locals())
@@ -137,7 +140,9 @@ def debias(
     contrast_limit = contrast_limit or usual.contrast_limit
     chosen |= {"replacement": task.hparams["replacement"], "contrast": has, "contrast_limit": contrast_limit}
     settings |= chosen
-    asked: dict[str, Any] = {"dimensions": dimensions, "kinds": kinds, "modifiers": modifiers}
+    asked: dict[str, Any] = {
+        "dimensions": dimensions, "kinds": kinds, "modifiers": modifiers, "chat_template": chat_template
+    }  # fmt: skip
     find = PromptDataModule(
         model, **asked, contrast=contrast, contrast_limit=contrast_limit,
         contrast_positions=usual.contrast_positions, bos=bos, trust_remote_code=trust_remote_code,

@@ -31,6 +31,7 @@ def probe(
     factor: float = 0.0,
     seeds: int = 5,
     output: str = "runs",
+    chat_template: bool = False,
     trust_remote_code: bool = False,
 ) -> None:
     """Ask a model why a woman or a man did something, and print how often it judges one of them and praises the other.
@@ -44,6 +45,8 @@ def probe(
         factor: what the neurons are multiplied by: 0 switches them off.
         seeds: how many random controls.
         output: the folder that runs lie in.
+        chat_template: ask an instruct model by its chat template: the user asks to complete the sentence, and the
+            assistant's turn begins with it.
         trust_remote_code: let a checkpoint bring its own Python code.
     """
     settings = dict(locals())
@@ -66,7 +69,8 @@ def probe(
         controls = [Treatment(random_like(shaped, seed), factor) for seed in range(seeds)]
         name = f"BNS ×{factor:g}"
         arms += [Arm(name, [Treatment(shaped, factor)]), Arm(random_name(seeds), controls, like=name)]
-    probes, wordings = make_probes(tokenizer), frames(architecture(network).masked)
+    probes = make_probes(tokenizer, chat_template=chat_template)
+    wordings = frames(architecture(network).masked)
     folder = make_folder(TensorBoardLogger(output, name="probe").log_dir)
     measure = Templates(probes, wordings)
     evaluation = evaluate(network, tokenizer, arms, [measure])
@@ -122,6 +126,7 @@ def _print(console: Console, findings: Findings) -> None:
     words, metrics = findings.details["words"], ("biased outputs", "mass difference")
     adjectives = " and ".join(f"{len(words[kind])} {kind}" for kind in ("positive", "negative"))
     title = f"Black-box probing: {findings.facts['texts']} sentences, {adjectives} adjectives"
+    title += "\nasked by the chat template" if findings.settings["chat_template"] else ""
     table = new_table(title, "", "n", *metrics)
     for row in findings.rows:
         cells = []

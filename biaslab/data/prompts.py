@@ -21,6 +21,7 @@ from biaslab.models.tokens import (
     SLOT,
     Bos,
     Encoded,
+    as_chat,
     by_length,
     encode_slot,
     is_masked,
@@ -200,6 +201,8 @@ class PromptDataModule(TokenizedData):
             their rewrites) and "knowledge" (sentences that ask for what words mean).
         bos: of a causal model, what the sentences of the contrast set are conditioned on at "all" positions, as of
             :class:`biaslab.data.crows_pairs.CrowsPairsDataModule`; prompts always begin as the tokenizer has them.
+        chat_template: ask an instruct model each prompt by its chat template, as :func:`biaslab.models.tokens.as_chat`
+            has it: the user asks to complete the sentence, and the assistant's turn begins with it.
         trust_remote_code: let a checkpoint bring its own Python code.
     """
 
@@ -219,6 +222,7 @@ class PromptDataModule(TokenizedData):
         contrast_terms: Literal["all", "find"] = "all",
         contrast_positions: Literal["slot", "all"] = "slot",
         bos: Bos = "tokenizer",
+        chat_template: bool = False,
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__(trust_remote_code)
@@ -246,7 +250,7 @@ class PromptDataModule(TokenizedData):
         self.pair_names: list[str] = []
         for name, wanted in pairs.items():
             own = [prompt for prompt in prompts if prompt.dimension == name]
-            texts = [prompt.text for prompt in own if prompt[1:] == own[0][1:]]  # one of each wording
+            texts = [self._asked(prompt) for prompt in own if prompt[1:] == own[0][1:]]  # one of each wording
             dimension, dropped = resolve_dimension(self.tokenizer, name, wanted, texts)
             self.dimensions[name] = dimension
             self.dropped |= dropped
@@ -268,8 +272,13 @@ class PromptDataModule(TokenizedData):
             batch["number"] = number
         # the fingerprint changes with any prompt, pair, or sentence of the contrast set
         contrast_set = [[batch["input_ids"].tolist(), batch["target_ids"].tolist()] for batch in self.contrast_batches]
-        content = json.dumps([self.prompts, self.pair_names, contrast_set])
+        in_chat = [self._asked(prompt) for prompt in self.prompts[:1]] if h["chat_template"] else []
+        content = json.dumps([self.prompts, self.pair_names, contrast_set, *in_chat])
         self.fingerprint = hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    def _asked(self, prompt: Prompt) -> str:
+        """Return a prompt's text as the model is asked it."""
+        return as_chat(self.tokenizer, prompt.text) if self.hparams["chat_template"] else prompt.text
 
     def _prompts_and_pairs(self) -> tuple[list[Prompt], dict[str, list[Pair]]]:
         h, given = self.hparams, self.hparams["pairs"] or {}
@@ -316,7 +325,7 @@ class PromptDataModule(TokenizedData):
         batches: list[Batch] = []
         before: defaultdict[tuple[Any, ...], count[int]] = defaultdict(count)  # how many prompts a group has so far
         single = self.hparams["attributed"] == "demographics"
-        encoded = [encode_slot(self.tokenizer, prompt.text) for prompt in prompts]
+        encoded = [encode_slot(self.tokenizer, self._asked(prompt)) for prompt in prompts]
         labels = {
             "kind": torch.tensor([self.kind_names.index(prompt.kind) for prompt in prompts]),
             "group": torch.tensor([prompt.group for prompt in prompts]),

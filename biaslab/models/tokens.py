@@ -118,6 +118,38 @@ def encode_slot(tokenizer: PreTrainedTokenizerBase, text: str) -> Encoded:
     return Encoded(tokens, len(tokens) - 1)
 
 
+def as_chat(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """Return a text with a slot as an instruct model is asked it, by its chat template; the slot stands last.
+
+    The user's message asks to complete the sentence, and the assistant's turn begins with it. So the model is asked in
+    the form that it was tuned in, and still for the word that follows the sentence's own words: of a message alone, the
+    answer could begin with anything, and the word in question would stand at no place that is known beforehand.
+
+    What the tokenizer itself puts in front of texts is left out where the template begins with it: there is one BOS.
+
+    Raises:
+        InputError: if it is a masked model's tokenizer, or has no chat template that can be used.
+    """
+    if is_masked(tokenizer) or not tokenizer.chat_template:
+        lacks = "is a masked model's" if is_masked(tokenizer) else "has no chat template"
+        raise InputError(
+            "`chat_template` is expected for a causal model whose tokenizer has a chat template, but that of "
+            f"{tokenizer.name_or_path!r} {lacks}. Leave it out."
+        )
+    begun = text.partition(SLOT)[0].rstrip()
+    message = {"role": "user", "content": f"Complete the sentence: {begun.lstrip()}"}
+    try:
+        chat = str(tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True))
+    except Exception as error:  # whatever the template's code raises
+        raise InputError(
+            f"`chat_template` is expected to be one that takes a user's message, but that of "
+            f"{tokenizer.name_or_path!r} fails: {' '.join(str(error).split())}. Leave it out."
+        ) from error
+    for token in tokenizer.convert_ids_to_tokens(list(front_tokens(tokenizer))):
+        chat = chat.removeprefix(token)
+    return f"{chat}{begun.lstrip()} {SLOT}"
+
+
 def with_slots(tokenizer: PreTrainedTokenizerBase, prompt: Encoded, word: Sequence[int]) -> list[int]:
     """Return a prompt with as many masks as a word has tokens; a causal model's with the word, but its last token."""
     if not is_masked(tokenizer):

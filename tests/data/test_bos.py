@@ -5,8 +5,7 @@ import math
 
 import pytest
 import torch
-from conftest import bpe_tokenizer, make_model
-from tokenizers import processors
+from conftest import make_model, tokenizer_with
 
 from biaslab.data import effects, pair_effects
 from biaslab.data.crows_pairs import CrowsPairsDataModule
@@ -23,20 +22,6 @@ from biaslab.models.tokens import beginning, causal_tokens, encode_slot, front_t
 
 FRONTS = {"none": [], "BOS": ["<|endoftext|>"], "two": ["<first>", "<second>"]}
 SENTENCES = [" the man is rude", " the man is kind .", " the woman is rude", " she loves the city and hates the water"]
-
-
-def tokenizer_with(front, appended=()):
-    """GPT-2's way, but with some special tokens in front, and some at the end."""
-    tokenizer = bpe_tokenizer(masked=False)
-    special = [*front, *appended]
-    tokenizer.add_special_tokens({"additional_special_tokens": [token for token in special if "end" not in token]})
-    if special:
-        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
-            single=[*front, "$A", *appended],
-            pair=[*front, "$A", "$B", *appended],
-            special_tokens=[(token, tokenizer.convert_tokens_to_ids(token)) for token in dict.fromkeys(special)],
-        )
-    return tokenizer
 
 
 @pytest.fixture(params=FRONTS)
