@@ -89,7 +89,7 @@ def causal(every: int = 32, rounds: int = 3, threads: int = 1) -> None:
     quiet()
     torch.set_num_threads(threads)
     model, _ = load_model("smollm2-135m")
-    data = StereoSetDataModule("smollm2-135m", split="test", every=every)
+    data = StereoSetDataModule("smollm2-135m", split="test", every=every, bos="authors")
     data.setup("test")
     print(f"{machine()}; {len(data.clusters)} clusters")
     print(f"{'whole, s':>9} {'biaslab, s':>11} {'ratio':>6} {'largest relative difference':>28} {'other order':>12}")

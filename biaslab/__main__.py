@@ -7,7 +7,7 @@ import traceback
 
 from biaslab import __version__
 from biaslab.cli import COMMANDS, run
-from biaslab.errors import InputError
+from biaslab.errors import InputError, did_you_mean
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _REFUSED = (errno.ENOTDIR, errno.EACCES, errno.EPERM)
@@ -32,7 +32,8 @@ def main() -> None:
     elif first == "--version":
         print(f"biaslab {__version__}")
     elif first not in COMMANDS:
-        _fail(f"`COMMAND` is expected to be one of {', '.join(COMMANDS)} but got {first!r}. See biaslab --help.")
+        hint = did_you_mean(first, COMMANDS)
+        _fail(f"`COMMAND` is expected to be one of {', '.join(COMMANDS)} but got {first!r}. See biaslab --help.{hint}")
     else:
         # Intel's matrix products then have the same bits with any number of threads, so of processes too.
         os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")

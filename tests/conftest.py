@@ -8,7 +8,7 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,20 @@ def bpe_tokenizer(masked: bool = True) -> PreTrainedTokenizerBase:
         unk_token="<unk>",
         mask_token=AddedToken("<mask>", lstrip=True),
     )
+
+
+def tokenizer_with(front: Sequence[str], appended: Sequence[str] = ()) -> PreTrainedTokenizerBase:
+    """GPT-2's way, but with some special tokens in front, and some at the end."""
+    tokenizer = bpe_tokenizer(masked=False)
+    special = [*front, *appended]
+    tokenizer.add_special_tokens({"additional_special_tokens": [token for token in special if "end" not in token]})
+    if special:
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single=[*front, "$A", *appended],
+            pair=[*front, "$A", "$B", *appended],
+            special_tokens=[(token, tokenizer.convert_tokens_to_ids(token)) for token in dict.fromkeys(special)],
+        )
+    return tokenizer
 
 
 @pytest.fixture(params=["wordpiece", "bpe"])

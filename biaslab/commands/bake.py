@@ -21,6 +21,7 @@ def bake(
 ) -> None:
     """Write a model with its neurons suppressed, or a trained model, or both, as an ordinary checkpoint folder.
 
+    An adapter of PEFT is written merged; a quantised checkpoint is refused, since it has no full weights to change.
     The folder loads with plain transformers. Its logits are the hooked model's. They are so bit for bit where the
     neurons are set to no means and what each is multiplied by, 1 - (1 - factor)·strength (the factor where a file has
     no strengths), is 0 or a power of two, of either sign; else they are equal to rounding.
@@ -50,7 +51,8 @@ def bake(
         raise InputError(f"`output` is expected to be a new or empty folder, but {folder} is not. Choose another.")
     from biaslab.models.architectures import architecture
     from biaslab.models.checkpoints import trained_model, write_checkpoint
-    from biaslab.models.loading import fingerprint, load_model, weights_type
+    from biaslab.models.fit import require_full_weights
+    from biaslab.models.loading import as_dtype, fingerprint, load_model
     from biaslab.neurons.neuron_set import NeuronSet
     from biaslab.neurons.suppression import scale_neurons
     from biaslab.report.model_card import Figures, measured, model_card
@@ -59,12 +61,18 @@ def bake(
     if model is None:
         language_model, tokenizer, facts = trained_model(str(ckpt_path), trust_remote_code)
     else:
-        language_model, tokenizer = load_model(model, dtype=weights_type(dtype), trust_remote_code=trust_remote_code)
+        language_model, tokenizer = load_model(model, dtype=as_dtype(dtype), trust_remote_code=trust_remote_code)
         facts = {"model": {"name": model, "fingerprint": fingerprint(language_model)}}
+    require_full_weights(language_model)
     figures = Figures()
     if neurons is not None:
         chosen = NeuronSet.load(neurons)
         chosen.require_model(language_model)
+        if not chosen:
+            raise InputError(
+                f"`neurons` is expected to hold at least one neuron, but {neurons} is empty: nothing would be "
+                "suppressed. Choose another file."
+            )
         scale_neurons(language_model, chosen, factor)
         how: dict[str, Any] = {"factor": factor, "means": chosen.values is not None}
         if strengths := list((chosen.strengths or {}).values()):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from biaslab.neurons.cards import Card
 
 SCORES, CONFIG = "scores.safetensors", "config.yaml"
-_PROMPT_SETTINGS = ("dimensions", "pairs", "kinds", "modifiers", "part", "path")
+_PROMPT_SETTINGS = ("dimensions", "pairs", "kinds", "modifiers", "part", "path", "chat_template")
 _PAIR_WIDTH, _WORDS_WIDTH = 19, 18  # with layer, index and score, 80 columns
 
 

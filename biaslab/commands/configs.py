@@ -4,7 +4,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from biaslab.errors import InputError
+from biaslab.errors import InputError, did_you_mean
 
 
 def shipped() -> Path:
@@ -41,7 +41,7 @@ def config_file(name: str, folder: str = "configs") -> Path:
         raise InputError(f"`configs` is expected to be a folder with {file}, but {folder} has none. Check the folder.")
     raise InputError(
         f"`config` is expected to be a file or a shipped configuration ({', '.join(names())}) but got {name!r}. Check "
-        "the name."
+        f"the name.{did_you_mean(Path(name).stem, names())}"
     )
 
 

@@ -22,7 +22,7 @@ from biaslab.data.presets import (
     Replacement,
     Selection,
 )
-from biaslab.errors import require_one_of, require_positive
+from biaslab.errors import require_name_or_file, require_one_of, require_positive
 from biaslab.evaluation.findings import OVERALL, Findings, gap_rows, write_csv
 from biaslab.neurons.neuron_set import NeuronSet, random_like
 from biaslab.report.tables import STEREOSET, cell, cost_table, log_ratio_table, metric_table, new_table, signed
@@ -70,6 +70,8 @@ def debias(
     accelerator: Accelerator = "auto",
     devices: int = 1,
     device_map: str | None = None,
+    bos: Literal["tokenizer", "authors"] = "tokenizer",
+    chat_template: bool = False,
     trust_remote_code: bool = False,
 ) -> None:
     """Find the bias neurons of a model, suppress them, and print what that did.
@@ -117,6 +119,11 @@ def debias(
         accelerator: "cpu", "gpu", or "auto": a GPU where there is one.
         devices: how many of them work together.
         device_map: "auto" to put the layers of a model that one device has no room for on several, or on the disk.
+        bos: what sentences of a causal model are conditioned on: "tokenizer" (what the tokenizer puts in front of
+            them), or "authors" (StereoSet's rule: the first token on the start token alone, the others on the
+            sentence).
+        chat_template: ask an instruct model the prompts by its chat template: the user asks to complete the sentence,
+            and the assistant's turn begins with it.
         trust_remote_code: let a checkpoint bring its own Python code.
     """
     settings = dict(locals())
@@ -128,6 +135,8 @@ def debias(
     from biaslab.commands import judging
     from biaslab.commands.machine import start
     from biaslab.data.contrast import sources_of
+    from biaslab.data.corpus import TEXTS
+    from biaslab.data.effects import SOURCES
     from biaslab.data.prompts import PromptDataModule
     from biaslab.evaluation.evaluate import evaluate, require_judgeable
     from biaslab.evaluation.measures import Gaps
@@ -136,9 +145,12 @@ def debias(
     from biaslab.tasks.attribution import Attribution
 
     require_one_of("selection", selection, list(USUAL))
+    require_name_or_file("text", text, TEXTS)
     usual = USUAL[selection]
     at_all = selection in AT_ALL_POSITIONS
     has = sources_of(contrast := usual.contrast if contrast is None else contrast)
+    for name in has:
+        require_name_or_file("contrast", name, SOURCES)
     weighed = ("source", "source_weights", "guard_weight", "knowledge_weight")
     chosen = usual.options(has, **{name: settings[name] for name in weighed})
     machine = start(accelerator, devices, device_map)
@@ -150,18 +162,21 @@ def debias(
     contrast_limit = contrast_limit or usual.contrast_limit
     chosen |= {"replacement": task.hparams["replacement"], "contrast": has, "contrast_limit": contrast_limit}
     settings |= chosen
-    asked: dict[str, Any] = {"dimensions": dimensions, "kinds": kinds, "modifiers": modifiers}
+    asked: dict[str, Any] = {
+        "dimensions": dimensions, "kinds": kinds, "modifiers": modifiers, "chat_template": chat_template
+    }  # fmt: skip
     find = PromptDataModule(
         model, **asked, contrast=contrast, contrast_limit=contrast_limit,
-        contrast_positions=usual.contrast_positions, trust_remote_code=trust_remote_code,
+        contrast_positions=usual.contrast_positions, bos=bos, trust_remote_code=trust_remote_code,
     )  # fmt: skip
     # All that can be wrong with the data shows before the long work begins.
     more = {"modifiers": max(modifiers, HELD_OUT_MODIFIERS)}  # seconds, for narrower intervals
     held_out = PromptDataModule(model, **asked | more, part="held_out", trust_remote_code=trust_remote_code)
-    clusters = judging.stereoset(model, stereoset, trust_remote_code, limit=limit)
+    clusters = judging.stereoset(model, stereoset, trust_remote_code, limit=limit, bos=bos)
     held_out.setup("predict")
     # perplexity takes long: of the random controls one is measured
-    ordinary, knowledge = judging.perplexity(text, sentences, seeds=1), judging.knowledge(model, trust_remote_code)
+    ordinary = judging.perplexity(text, sentences, seeds=1, bos=bos)
+    knowledge = judging.knowledge(model, trust_remote_code)
     measures = [clusters, Gaps(held_out), ordinary, *knowledge]
     require_judgeable(task.model, Treatment(factor=factor, positions=positions), measures)
 

@@ -1,30 +1,48 @@
 """What the commands that ask a model share: its name, and measures whose data is ready."""
 
+from pathlib import Path
 from typing import Any, TypeVar
 
-from biaslab.data.corpus import read_sentences
+from biaslab.data.corpus import TEXTS, read_sentences
 from biaslab.data.knowledge import KnowledgeDataModule
 from biaslab.data.minimal_pairs import MinimalPairsDataModule
 from biaslab.data.module import EvaluationData
 from biaslab.data.panda_pairs import PandaPairsDataModule
 from biaslab.data.stereoset import StereoSetDataModule
-from biaslab.errors import InputError, require_positive
+from biaslab.errors import InputError, require_name_or_file, require_positive
 from biaslab.evaluation.knowledge import Knowledge
 from biaslab.evaluation.measures import Perplexity, StereoSet
 from biaslab.evaluation.pairs import MinimalPairs, PandaPairs
+from biaslab.models.tokens import Bos
 from biaslab.neurons.neuron_set import NeuronSet
 
 Data = TypeVar("Data", bound=EvaluationData)
 
 
 def model_of(neurons: NeuronSet, path: str) -> str:
-    """Return the name of the model that the neurons of a file were found in; an InputError if it names none."""
-    if not (name := neurons.provenance.get("model", {}).get("name")):
+    """Return the name of the model that the neurons of a file were found in; of a folder that lies elsewhere, its path.
+
+    Raises:
+        InputError: if the file names no model, or its folder is no longer there.
+    """
+    model = neurons.provenance.get("model", {})
+    if not (name := model.get("name")):
         raise InputError(
             f"`model` is expected to be named, since {path} does not say which model its neurons are of, but got none. "
             "Give its name."
         )
-    return str(name)
+    folder = Path(model.get("folder", ""))
+    here = Path(name).expanduser()
+    if "folder" not in model or (here.is_dir() and here.resolve() == folder):
+        return str(name)
+    if folder.is_dir():
+        return str(folder)
+    if here.is_dir():  # both were moved; the fingerprint tells whether it is the same model
+        return str(name)
+    raise InputError(
+        f"`model` is expected to be given, since {path} names the folder {folder}, which is not there any more. "
+        "Give the place that it was moved to."
+    )
 
 
 def ready(data: Data) -> Data:
@@ -39,13 +57,16 @@ def stereoset(model_name: str, path: str | None, trust_remote_code: bool, **sett
     return StereoSet(ready(StereoSetDataModule(model_name, path=path, trust_remote_code=trust_remote_code, **settings)))
 
 
-def perplexity(text: str, sentences: int, split: str = "evaluation", seeds: int | None = None) -> Perplexity:
+def perplexity(
+    text: str, sentences: int, split: str = "evaluation", seeds: int | None = None, bos: Bos = "tokenizer"
+) -> Perplexity:
     """Return the measure on so many of a text's sentences; an InputError if there are none."""
     require_positive(sentences=sentences)
+    require_name_or_file("text", text, TEXTS)
     ordinary = read_sentences(text, split)[:sentences]
     if not ordinary:
         raise InputError(f"`text` is expected to have {split} sentences but {text} has none. Give a longer one.")
-    return Perplexity(ordinary, seeds)
+    return Perplexity(ordinary, seeds, bos)
 
 
 def minimal_pairs(model_name: str, trust_remote_code: bool) -> list[MinimalPairs]:

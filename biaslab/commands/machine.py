@@ -18,7 +18,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from biaslab.data.presets import Accelerator, Dtype
 from biaslab.errors import InputError, require_one_of, require_positive
 from biaslab.models import ranks
-from biaslab.models.loading import is_dispatched, load_model, weights_type
+from biaslab.models.loading import as_dtype, load_model
+from biaslab.models.placement import is_dispatched
 
 _PATIENCE = timedelta(days=7)  # the first process may train a row while the others wait
 
@@ -32,7 +33,7 @@ class Machine(NamedTuple):
 
     def load(self, model_name: str, dtype: Dtype, trust: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """Return a model on the device and its tokenizer, as :func:`biaslab.models.loading.load_model`."""
-        options: Any = {"dtype": weights_type(dtype), "device_map": self.device_map, "trust_remote_code": trust}
+        options: Any = {"dtype": as_dtype(dtype), "device_map": self.device_map, "trust_remote_code": trust}
         model, tokenizer = load_model(model_name, **options)
         self.take(model)
         return model, tokenizer

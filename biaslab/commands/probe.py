@@ -36,6 +36,7 @@ def probe(
     accelerator: Accelerator = "auto",
     devices: int = 1,
     device_map: str | None = None,
+    chat_template: bool = False,
     trust_remote_code: bool = False,
 ) -> None:
     """Ask a model why a woman or a man did something, and print how often it judges one of them and praises the other.
@@ -53,6 +54,8 @@ def probe(
         accelerator: "cpu", "gpu", or "auto": a GPU where there is one.
         devices: how many of them work together.
         device_map: "auto" to put the layers of a model that one device has no room for on several, or on the disk.
+        chat_template: ask an instruct model by its chat template: the user asks to complete the sentence, and the
+            assistant's turn begins with it.
         trust_remote_code: let a checkpoint bring its own Python code.
     """
     settings = dict(locals())
@@ -76,7 +79,8 @@ def probe(
         controls = [Treatment(random_like(shaped, seed), factor) for seed in range(seeds)]
         name = f"BNS ×{factor:g}"
         arms += [Arm(name, [Treatment(shaped, factor)]), Arm(random_name(seeds), controls, like=name)]
-    probes, wordings = make_probes(tokenizer), frames(architecture(network).masked)
+    probes = make_probes(tokenizer, chat_template=chat_template)
+    wordings = frames(architecture(network).masked)
     measure = Templates(probes, wordings)
     evaluation = evaluate(network, tokenizer, arms, [measure])
     if not machine.writes:
@@ -134,6 +138,7 @@ def _print(console: Console, findings: Findings) -> None:
     words, metrics = findings.details["words"], ("biased outputs", "mass difference")
     adjectives = " and ".join(f"{len(words[kind])} {kind}" for kind in ("positive", "negative"))
     title = f"Black-box probing: {findings.facts['texts']} sentences, {adjectives} adjectives"
+    title += "\nasked by the chat template" if findings.settings["chat_template"] else ""
     table = new_table(title, "", "n", *metrics)
     for row in findings.rows:
         cells = []

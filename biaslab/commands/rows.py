@@ -23,6 +23,7 @@ from biaslab.data.prompts import PromptDataModule
 from biaslab.errors import InputError
 from biaslab.evaluation.treatment import Arm, Positions, Treatment
 from biaslab.models import ranks
+from biaslab.models.tokens import Bos
 from biaslab.neurons.neuron_set import NeuronSet, random_like
 from biaslab.neurons.selection import ranked
 from biaslab.store import Artifacts, files_of, locked, training_in
@@ -74,6 +75,7 @@ class Rows:
     seeds: int  # how many random controls
     factor: float = 0.0  # what neurons are multiplied by
     positions: Positions = "all"
+    bos: Bos = "tokenizer"  # what a causal model's sentences are conditioned on
     trust_remote_code: bool = False
     dtype: Dtype = "float32"
     machine: Machine | None = None  # what it runs on, where all processes make the same rows
@@ -149,6 +151,7 @@ class Rows:
     ) -> Pass:
         own = {"device_map": self.machine.device_map} if self.machine else {}
         options = options | own | {"dtype": self.dtype, "trust_remote_code": self.trust_remote_code}
+        data |= {"bos": self.bos}
         depends_on = {"weights": self.weights, "selections": selections}
         return attribution_pass(self.cache, name, self.model_name, options, data, select, depends_on, self.machine)
 

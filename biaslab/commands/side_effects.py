@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from biaslab.data.presets import Accelerator, Dtype
-from biaslab.errors import InputError, require_one_of, require_positive
+from biaslab.errors import InputError, did_you_mean, require_one_of, require_positive
 from biaslab.evaluation.findings import METRICS, OVERALL, PAIRS_LOG_RATIO, SS_LOG_RATIO, Findings, Row, write_csv
 from biaslab.neurons.neuron_set import NeuronSet, random_like
 from biaslab.report.tables import new_table, perplexity_table
@@ -72,6 +72,7 @@ def side_effects(
     accelerator: Accelerator = "auto",
     devices: int = 1,
     device_map: str | None = None,
+    bos: Literal["tokenizer", "authors"] = "tokenizer",
     trust_remote_code: bool = False,
 ) -> None:
     """Suppress the neurons of one dimension after the other, and print what each does to all dimensions.
@@ -98,6 +99,9 @@ def side_effects(
         accelerator: "cpu", "gpu", or "auto": a GPU where there is one.
         devices: how many of them work together.
         device_map: "auto" to put the layers of a model that one device has no room for on several, or on the disk.
+        bos: what sentences of a causal model are conditioned on: "tokenizer" (what the tokenizer puts in front of
+            them), or "authors" (StereoSet's rule: the first token on the start token alone, the others on the
+            sentence).
         trust_remote_code: let a checkpoint bring its own Python code.
     """
     settings = dict(locals())
@@ -118,11 +122,12 @@ def side_effects(
     network, tokenizer = machine.load(name, dtype, trust_remote_code)
     # All that can be wrong with the data shows before the long work begins.
     arms = list(_arms(network, chosen, wanted, seeds, factor, positions))
-    clusters = judging.stereoset(name, stereoset, trust_remote_code, every=every)
-    pairs = CrowsPairsDataModule(name, path=crows_pairs, every=every, trust_remote_code=trust_remote_code)
+    clusters = judging.stereoset(name, stereoset, trust_remote_code, every=every, bos=bos)
+    pairs = CrowsPairsDataModule(name, path=crows_pairs, every=every, bos=bos, trust_remote_code=trust_remote_code)
     held_out = PromptDataModule(name, modifiers=MODIFIERS, part="held_out", trust_remote_code=trust_remote_code)
     held_out.setup("predict")
-    measures = [clusters, CrowsPairs(judging.ready(pairs)), Gaps(held_out), judging.perplexity(text, sentences)]
+    ordinary = judging.perplexity(text, sentences, bos=bos)
+    measures = [clusters, CrowsPairs(judging.ready(pairs)), Gaps(held_out), ordinary]
     require_judgeable(network, Treatment(positions=positions), measures)
     home = Path(neurons).parent if output is None else Path(output)
     cache, console = Artifacts(home / "side_effects"), machine.console()
@@ -153,7 +158,10 @@ def _dimensions(neurons: NeuronSet, wanted: Sequence[str] | None) -> list[str]:
     known = ", ".join(neurons.subsets) or "no subsets at all"
     for name in wanted:
         if name not in neurons.subsets:
-            raise InputError(f"`dimensions` is expected to be of the neuron file's subsets ({known}) but got {name!r}.")
+            hint = did_you_mean(name, neurons.subsets)
+            raise InputError(
+                f"`dimensions` is expected to be of the neuron file's subsets ({known}) but got {name!r}.{hint}"
+            )
     return list(dict.fromkeys(wanted))
 
 

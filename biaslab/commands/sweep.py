@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from rich.console import Console
 
@@ -18,7 +18,7 @@ from biaslab.data.presets import (
     Replacement,
     Selection,
 )
-from biaslab.errors import InputError, require_positive
+from biaslab.errors import InputError, require_all_of, require_name_or_file, require_positive
 from biaslab.evaluation.findings import OVERALL, SS_LOG_RATIO, Findings, write_csv
 from biaslab.neurons.neuron_set import NeuronSet, random_like
 from biaslab.report.tables import LOG_RATIO_DIGITS, change_of, log_ratio_table, metric_table, new_table
@@ -70,6 +70,7 @@ def sweep(
     accelerator: Accelerator = "auto",
     devices: int = 1,
     device_map: str | None = None,
+    bos: Literal["tokenizer", "authors"] = "tokenizer",
     trust_remote_code: bool = False,
 ) -> None:
     """Judge a grid of settings, choose one, and report it on what it was not chosen on.
@@ -110,6 +111,9 @@ def sweep(
         accelerator: "cpu", "gpu", or "auto": a GPU where there is one.
         devices: how many of them work together.
         device_map: "auto" to put the layers of a model that one device has no room for on several, or on the disk.
+        bos: what sentences of a causal model are conditioned on: "tokenizer" (what the tokenizer puts in front of
+            them), or "authors" (StereoSet's rule: the first token on the start token alone, the others on the
+            sentence).
         trust_remote_code: let a checkpoint bring its own Python code.
     """
     settings = dict(locals())
@@ -128,15 +132,16 @@ def sweep(
     network, tokenizer = machine.load(model, dtype, trust_remote_code)
     cache = Artifacts(output, model)
     part: dict[str, Any] = {"split": "test", "terms": "choose"} if choose_on is None else {}
-    chosen_on = stereoset(model, choose_on, trust_remote_code, every=every, limit=limit, **part)
-    choosing = [chosen_on, perplexity(text, sentences, "validation")]
-    reporting = [stereoset(model, report_on, trust_remote_code, limit=limit), perplexity(text, sentences)]
+    chosen_on = stereoset(model, choose_on, trust_remote_code, every=every, limit=limit, bos=bos, **part)
+    choosing = [chosen_on, perplexity(text, sentences, "validation", bos=bos)]
+    reported_on = stereoset(model, report_on, trust_remote_code, limit=limit, bos=bos)
+    reporting = [reported_on, perplexity(text, sentences, bos=bos)]
     for place in positions:
         require_judgeable(network, Treatment(positions=place), choosing)  # type: ignore[arg-type]
     console = machine.console()
     console.print(f"biaslab sweep: {model}, {len(points)} settings. Results go to {cache.folder}", markup=False)
     common = {"dtype": dtype, "device_map": device_map, "trust_remote_code": trust_remote_code}
-    sets = _find(machine, cache, model, fingerprint(network), specs, guards, common)
+    sets = _find(machine, cache, model, fingerprint(network), specs, guards, bos, common)
     tried = [
         Arm(f"{spec.name} ×{factor:g} {place}", [Treatment(sets[spec.name], factor, place)], spec.name)  # type: ignore[arg-type]
         for spec, factor, place in points
@@ -183,15 +188,29 @@ def checked_grid(settings: Mapping[str, Any]) -> None:
         if not settings[name]:
             raise InputError(f"`{name}` is expected to hold at least one value but is empty.")
     for name, known in _KNOWN.items():
-        unknown = ", ".join(str(value) for value in settings[name] if value not in known)
-        if unknown or not settings[name]:
-            raise InputError(f"`{name}` is expected to be of {', '.join(known)} but got {unknown or 'none'}.")
+        require_all_of(name, settings[name], known)
+    _checked_names(settings)
     for name in ("thresholds", "shares"):
         if wrong := [value for value in settings[name] if not 0 < value <= 1]:
             raise InputError(f"`{name}` is expected to hold numbers in (0, 1] but got {wrong[0]}.")
     if wrong := [count for count in settings["counts"] if count is not None and count < 1]:
         raise InputError(f"`counts` is expected to hold positive integers or null but got {wrong[0]}.")
     require_positive(**{name: settings[name] for name in ("seeds", "sentences", "every")})
+
+
+def _checked_names(settings: Mapping[str, Any]) -> None:
+    """Refuse what is likely to be a typing error, before the model is loaded (InputError)."""
+    from biaslab.data.corpus import TEXTS
+    from biaslab.data.effects import SOURCES as OF_CONTRAST
+    from biaslab.tasks.weighing import DIMENSION_OF, SOURCES
+
+    require_name_or_file("text", settings["text"], TEXTS)
+    for guard in settings["guards"]:
+        for source in guard.split("+"):
+            require_name_or_file("guards", source, OF_CONTRAST)
+    for name, known in (("source_weights", SOURCES), ("domain_weights", DIMENSION_OF)):
+        for weights in filter(None, settings[name]):
+            require_all_of(name, weights, known)
 
 
 def grid(settings: Mapping[str, Any]) -> Iterator[Spec]:
@@ -242,6 +261,7 @@ def _find(
     weights: str,
     specs: Sequence[Spec],
     guards: Sequence[str],
+    bos: str,
     common: Mapping[str, Any],
 ) -> dict[str, NeuronSet]:
     """Attribute once for all that need the same pass, with common options, and select."""
@@ -255,7 +275,7 @@ def _find(
         named = [guard.split("+") for guard in guards] if at_all else [s.changes.get("guard", ()) for s in own]
         named += [_read_by(spec) for spec in own]
         data = PRESETS["small"].data | {"contrast": list(dict.fromkeys(["stereoset", *itertools.chain(*named)]))}
-        data |= {"contrast_terms": "find"}
+        data |= {"contrast_terms": "find", "bos": bos}
         options = {"threshold": threshold, **common}
         if at_all:
             data |= {"contrast_positions": "all", "contrast_limit": USUAL["fisher"].contrast_limit}

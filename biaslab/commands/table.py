@@ -6,7 +6,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from biaslab.data.presets import Accelerator, Dtype, PresetName
-from biaslab.errors import InputError, require_positive
+from biaslab.errors import require_all_of, require_positive
 from biaslab.evaluation.findings import METRICS, OVERALL, SS_LOG_RATIO, Findings, Row, write_csv
 from biaslab.report.tables import (
     LOG_RATIO_DIGITS,
@@ -41,6 +41,7 @@ def table(
     accelerator: Accelerator = "auto",
     devices: int = 1,
     device_map: str | None = None,
+    bos: Literal["tokenizer", "authors"] = "tokenizer",
     trust_remote_code: bool = False,
 ) -> None:
     """Print the paper's results table for a model, and write it as CSV, JSON, LaTeX and Markdown.
@@ -68,6 +69,9 @@ def table(
         accelerator: "cpu", "gpu", or "auto": a GPU where there is one.
         devices: how many of them work together.
         device_map: "auto" to put the layers of a model that one device has no room for on several, or on the disk.
+        bos: what sentences of a causal model are conditioned on: "tokenizer" (what the tokenizer puts in front of
+            them), or "authors" (StereoSet's rule: the first token on the start token alone, the others on the
+            sentence).
         trust_remote_code: let a checkpoint bring its own Python code.
     """
     settings = dict(locals())
@@ -84,11 +88,11 @@ def table(
     network, tokenizer = machine.load(model, dtype, trust_remote_code)
     masked = architecture(network).masked
     left_out = {name: "needs a masked language model" for name in wanted if name in TRAINED and not masked}
-    clusters = judging.stereoset(model, stereoset, trust_remote_code, limit=limit)
-    measures = [clusters, judging.perplexity(text, sentences), *judging.knowledge(model, trust_remote_code)]
+    clusters = judging.stereoset(model, stereoset, trust_remote_code, limit=limit, bos=bos)
+    measures = [clusters, judging.perplexity(text, sentences, bos=bos), *judging.knowledge(model, trust_remote_code)]
     require_judgeable(network, Treatment(factor=factor, positions=positions), measures)
     cache = Artifacts(output, model)
-    how = (preset, configs, seeds, factor, positions, trust_remote_code, dtype, machine)
+    how = (preset, configs, seeds, factor, positions, bos, trust_remote_code, dtype, machine)
     arms = Rows(cache, model, fingerprint(network), *how)
     console = machine.console()
     console.print(f"biaslab table: {model}, preset {preset}. Results go to {cache.folder}", markup=False)
@@ -114,9 +118,8 @@ def checked_rows(rows: Sequence[str] | None, seeds: int) -> list[str]:
     """Return the rows that are asked for, the untouched model first."""
     from biaslab.commands.rows import BASE_ROW, ROWS
 
-    unknown = [row for row in rows or () if row not in ROWS]
-    if unknown or (rows is not None and not rows):
-        raise InputError(f"`rows` is expected to be of {', '.join(ROWS)} but got {', '.join(unknown) or 'none'}.")
+    if rows is not None:
+        require_all_of("rows", rows, ROWS)
     require_positive(seeds=seeds)
     return [row for row in ROWS if rows is None or row in rows or row == BASE_ROW]
 
@@ -181,4 +184,5 @@ def _caption(findings: Findings) -> str:
         f"terms, 95 % bootstrap intervals over terms, changes paired; SS log-ratio: mean of log P(stereotype) - "
         f"log P(anti-stereotype) in nats, ideal 0; perplexity on {facts['sentences']} sentences of "
         f"{settings['text']}; {knowledge}random rows are means of {settings['seeds']} seeds."
+        f"{findings.rule}"
     )

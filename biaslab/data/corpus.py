@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from biaslab.data.module import TrainingData
-from biaslab.errors import InputError, reading
+from biaslab.errors import InputError, reading, require_name_or_file
 from biaslab.models import assets
 from biaslab.models.tokens import by_length
 
@@ -57,6 +57,7 @@ def _panda(folder: Path) -> Iterator[str]:
 
 
 _READERS: dict[str, Callable[[Path], Iterator[str]]] = {"bug": _bug, "bold": _bold, "panda": _panda}
+TEXTS = tuple(_READERS)  # sources by name
 
 
 def read_sentences(source: str, split: str) -> list[str]:
@@ -73,6 +74,7 @@ def read_sentences(source: str, split: str) -> list[str]:
 
 def all_sentences(source: str) -> list[str]:
     """Return the sentences of all splits, as :func:`read_sentences`; read once a process, unless a file changes."""
+    require_name_or_file("source", source, TEXTS)
     path = assets.fetch(source) if source in _READERS else Path(source)
     with reading("source", f"{', '.join(_READERS)} or a UTF-8 text file with one sentence a line", source):
         files = sorted(path.iterdir()) if path.is_dir() else [path]

@@ -12,7 +12,7 @@ from biaslab.data.module import EvaluationData, problem
 from biaslab.data.queries import Queries, causal_queries, masked_in_turn, whole_examples
 from biaslab.errors import InputError, reading, require_positive
 from biaslab.models import assets
-from biaslab.models.tokens import is_masked, start_token
+from biaslab.models.tokens import Bos, beginning, is_masked, require_bos
 
 CATEGORIES = (
     "age", "disability", "gender", "nationality", "physical-appearance", "race-color", "religion",
@@ -97,6 +97,9 @@ class CrowsPairsDataModule(EvaluationData):
         limit: only the first so many pairs.
         tokens_per_batch: batches are as large as this allows.
         every: of the file's pairs only every so many-th, which leaves some of each category.
+        bos: of a causal model, what its sentences are conditioned on: "tokenizer", all of each on what the tokenizer
+            puts in front of it, such as BOS; where it puts nothing, and by "authors" (StereoSet's), the first token on
+            the start token alone and the later ones on the sentence alone.
         trust_remote_code: let a checkpoint bring its own Python code.
     """
 
@@ -110,10 +113,12 @@ class CrowsPairsDataModule(EvaluationData):
         limit: int | None = None,
         tokens_per_batch: int = 4096,
         every: int = 1,
+        bos: Bos = "tokenizer",
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__(trust_remote_code)
         require_positive(limit=limit, tokens_per_batch=tokens_per_batch, every=every)
+        require_bos(bos)
 
     def read(self) -> list[dict[str, Any]]:
         """Read the pairs, and return their batches."""
@@ -124,8 +129,9 @@ class CrowsPairsDataModule(EvaluationData):
         if is_masked(tokenizer):
             queries = shared_queries(tokenizer, self.pairs)
         else:
-            kind = {"rule": "causal", "start_id": start_token(tokenizer)}
-            queries = causal_queries(tokenizer, [text for pair in self.pairs for text in (pair.more, pair.less)])
+            start = beginning(tokenizer, h["bos"])
+            kind = {"rule": "causal", "start_id": start.start_id, "front": len(start.front)}
+            queries = causal_queries(tokenizer, [text for pair in self.pairs for text in (pair.more, pair.less)], start)
         batches = whole_examples(queries, 2, h["tokens_per_batch"], lambda lengths: sorted(set(lengths)))
         categories = torch.tensor([CATEGORIES.index(pair.category) for pair in self.pairs])
         return [kind | batch | {"categories": categories[batch["examples"]]} for batch in batches]

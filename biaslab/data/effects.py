@@ -20,11 +20,11 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from biaslab.data import pair_effects
-from biaslab.data.corpus import read_sentences
+from biaslab.data.corpus import TEXTS, read_sentences
 from biaslab.data.queries import causal_queries, group_queries, masked_queries
 from biaslab.data.stereoset import DOMAINS, Terms, candidate_word, half_of, read_clusters, spread
 from biaslab.errors import InputError
-from biaslab.models.tokens import by_length, is_masked
+from biaslab.models.tokens import Bos, beginning, by_length, is_masked
 
 MASKED_SHARE = 0.15  # of a sentence's tokens are asked for at once: a pass serves them all
 _LONGEST, _FEWEST_WORDS = 64, 5
@@ -33,6 +33,7 @@ _OTHERS, _TIMES = 100, 3  # sentences of a source to measure a cost on, and how 
 # what the log-likelihoods of stereotype, anti-stereotype and unrelated candidate count in each sum
 SUMS = {"bias": (1.0, -1.0, 0.0), "guard": (0.5, 0.5, -1.0)}
 TEXT, PROMPTS = "text", "prompts"
+SOURCES = ("stereoset", *TEXTS, *pair_effects.QUANTITIES)  # by name; others are text files
 
 
 def quantities_of(sources: Sequence[str]) -> list[str]:
@@ -56,12 +57,18 @@ def text_sources(sources: Sequence[str]) -> list[str]:
 
 
 def make_batches(
-    tokenizer: PreTrainedTokenizerBase, sources: Sequence[str], limit: int, tokens_per_batch: int, terms: Terms = "all"
+    tokenizer: PreTrainedTokenizerBase,
+    sources: Sequence[str],
+    limit: int,
+    tokens_per_batch: int,
+    terms: Terms = "all",
+    bos: Bos = "tokenizer",
 ) -> list[dict[str, Any]]:
     """Return the batches of "stereoset" (its test split) and of sources of plain sentences (their "contrast" split).
 
     Or of "pairs", "panda-pairs" and "knowledge". Of each source come at most ``limit`` clusters, sentences, pairs or
-    facts, and of plain sentences and PANDA's pairs at most 300.
+    facts, and of plain sentences and PANDA's pairs at most 300. A causal model's sentences are conditioned as ``bos``
+    says; tokens that have nothing before them are asked for in "pairs" alone.
 
     Raises:
         InputError: if a source has no sentence that can be used.
@@ -69,30 +76,31 @@ def make_batches(
     batches: list[dict[str, Any]] = []
     for source in sources:
         if source == "stereoset":
-            batches += _stereoset(tokenizer, limit, tokens_per_batch, terms)
+            batches += _stereoset(tokenizer, limit, tokens_per_batch, terms, bos)
         elif source in pair_effects.QUANTITIES:
             first = quantities_of(sources).index(pair_effects.QUANTITIES[source][0])
-            batches += pair_effects.make_batches(tokenizer, source, limit, tokens_per_batch, first)
+            batches += pair_effects.make_batches(tokenizer, source, limit, tokens_per_batch, first, bos)
         else:
-            sentences = _tokens(tokenizer, source, limit)
-            batches += _text(tokenizer, sentences, tokens_per_batch, quantities_of(sources).index(TEXT))
+            sentences = _tokens(tokenizer, source, limit, bos)
+            batches += _text(tokenizer, sentences, tokens_per_batch, quantities_of(sources).index(TEXT), bos)
     return batches
 
 
 def _stereoset(
-    tokenizer: PreTrainedTokenizerBase, limit: int, tokens_per_batch: int, terms: Terms
+    tokenizer: PreTrainedTokenizerBase, limit: int, tokens_per_batch: int, terms: Terms, bos: Bos
 ) -> Iterator[dict[str, Any]]:
     """Yield what is asked of each candidate; each target term of a domain weighs the same, and each of its clusters."""
     clusters = [c for c in read_clusters("test") if terms in ("all", half_of(c.target))]
     clusters = list(islice(spread(clusters), limit))
     counts = Counter((cluster.domain, cluster.target) for cluster in clusters)
     of_domain = Counter(domain for domain, _ in counts)
-    masked = is_masked(tokenizer)
+    masked, front = is_masked(tokenizer), 0
     candidates = [(cluster.context, sentence) for cluster in clusters for sentence in cluster.sentences]
     if masked:
         queries = masked_queries(tokenizer, [(context, candidate_word(context, text)) for context, text in candidates])
     else:
-        queries = causal_queries(tokenizer, [text for _, text in candidates])
+        start = beginning(tokenizer, bos)
+        front, queries = len(start.front), causal_queries(tokenizer, [text for _, text in candidates], start)
     sizes = [counts[cluster.domain, cluster.target] * of_domain[cluster.domain] for cluster in clusters]
     shares = 1 / torch.tensor(sizes, dtype=torch.float64)
     pieces = torch.tensor([len(candidate) for candidate in queries])
@@ -116,18 +124,18 @@ def _stereoset(
                     "quantity": quantity[:, rows],
                 }  # fmt: skip
             elif input_ids.shape[1] > 1:
-                yield from _causal(input_ids, own, weights[:, chosen], quantity[:, rows])
+                yield from _causal(input_ids, own, weights[:, chosen], quantity[:, rows], max(front, 1))
 
 
-def _causal(input_ids: Tensor, row: Tensor, weights: Tensor, quantity: Tensor) -> Iterator[dict[str, Any]]:
-    """Yield sentences that are asked for each token but the first, in one sum: what it counts is a sentence's own."""
-    later = input_ids.shape[1] - 1
+def _causal(input_ids: Tensor, row: Tensor, weights: Tensor, quantity: Tensor, given: int) -> Iterator[dict[str, Any]]:
+    """Yield sentences that are asked for each token but those given, in one sum: what it counts is a sentence's own."""
+    later = input_ids.shape[1] - given
     share = torch.zeros(len(weights), len(input_ids), dtype=torch.float64).index_add_(1, row, weights)
     yield {
         "input_ids": input_ids,
         "row": torch.arange(len(input_ids)).repeat_interleave(later),
-        "position": torch.arange(later).repeat(len(input_ids)),
-        "target_ids": input_ids[:, 1:].flatten(),
+        "position": torch.arange(given - 1, given - 1 + later).repeat(len(input_ids)),
+        "target_ids": input_ids[:, given:].flatten(),
         "weights": torch.full((1, later * len(input_ids)), 1 / later),
         "sum": torch.zeros(len(weights), dtype=torch.long),
         "share": share.float(),
@@ -145,25 +153,32 @@ def _sentences(source: str, split: str) -> list[str]:
 
 
 def other_batches(
-    tokenizer: PreTrainedTokenizerBase, sources: Sequence[str], tokens_per_batch: int
+    tokenizer: PreTrainedTokenizerBase, sources: Sequence[str], tokens_per_batch: int, bos: Bos = "tokenizer"
 ) -> Iterator[dict[str, Any]]:
     """Yield batches to measure a cost on: of all sources of plain text, and of no sentence of :func:`make_batches`.
 
     A masked model is asked for other tokens of a sentence each of three times.
     """
-    encoded = [ids for source in text_sources(sources) for ids in _tokens(tokenizer, source, _OTHERS, "train")]
-    yield from _text(tokenizer, encoded * (_TIMES if is_masked(tokenizer) else 1), tokens_per_batch, 0)
+    encoded = [ids for source in text_sources(sources) for ids in _tokens(tokenizer, source, _OTHERS, bos, "train")]
+    yield from _text(tokenizer, encoded * (_TIMES if is_masked(tokenizer) else 1), tokens_per_batch, 0, bos)
 
 
-def _tokens(tokenizer: PreTrainedTokenizerBase, source: str, limit: int, split: str = "contrast") -> list[list[int]]:
-    """Return the tokens of a source's sentences; a causal model's without special tokens."""
+def _tokens(
+    tokenizer: PreTrainedTokenizerBase, source: str, limit: int, bos: Bos, split: str = "contrast"
+) -> list[list[int]]:
+    """Return the tokens of a source's sentences; a causal model's after what is in front of each."""
     special, chosen = is_masked(tokenizer), _sentences(source, split)[: min(limit, _SENTENCES)]
     encoded = tokenizer(chosen, truncation=True, max_length=_LONGEST, add_special_tokens=special)
-    return list(encoded["input_ids"])
+    front = () if special else beginning(tokenizer, bos).front
+    return [[*front, *ids] for ids in encoded["input_ids"]]
 
 
 def plain_batches(
-    tokenizer: PreTrainedTokenizerBase, sources: Sequence[str], limit: int, tokens_per_batch: int
+    tokenizer: PreTrainedTokenizerBase,
+    sources: Sequence[str],
+    limit: int,
+    tokens_per_batch: int,
+    bos: Bos = "tokenizer",
 ) -> Iterator[Tensor]:
     """Yield the sentences that :func:`make_batches` has of sources of plain text, as they are, ``[sequence, token]``.
 
@@ -176,17 +191,18 @@ def plain_batches(
             '`contrast` is expected to have a source of ordinary text, such as "bold", for the replacement "mean" but '
             f"got {', '.join(sources) or 'none'}."
         )
-    encoded = [ids for source in of_text for ids in _tokens(tokenizer, source, limit)]
+    encoded = [ids for source in of_text for ids in _tokens(tokenizer, source, limit, bos)]
     for batch in by_length([len(ids) for ids in encoded], tokens_per_batch):
         yield torch.tensor([encoded[number] for number in batch])
 
 
 def _text(
-    tokenizer: PreTrainedTokenizerBase, encoded: Sequence[list[int]], tokens_per_batch: int, quantity: int
+    tokenizer: PreTrainedTokenizerBase, encoded: Sequence[list[int]], tokens_per_batch: int, quantity: int, bos: Bos
 ) -> Iterator[dict[str, Any]]:
     """Yield sentences with random signs: of a masked model some tokens of each are hidden, at once."""
     masked, draw = is_masked(tokenizer), random.Random(0)
-    asked = [_places(tokenizer, ids, draw) if masked else range(len(ids) - 1) for ids in encoded]
+    given = 1 if masked else max(1, len(beginning(tokenizer, bos).front))
+    asked = [_places(tokenizer, ids, draw) if masked else range(given - 1, len(ids) - 1) for ids in encoded]
     signs = [[draw.choice((-1.0, 1.0)) for _ in places] for places in asked]
     for batch in by_length([len(ids) for ids in encoded], tokens_per_batch):
         used = [number for number in batch if asked[number]]

@@ -13,7 +13,7 @@ from biaslab.data.crows_pairs import CrowsPair, shared_queries
 from biaslab.data.module import EvaluationData
 from biaslab.data.queries import Queries, group_places, token_queries, whole_examples
 from biaslab.errors import require_positive
-from biaslab.models.tokens import is_masked
+from biaslab.models.tokens import Bos, beginning, is_masked, require_bos
 
 _LONGEST = 48  # tokens; a tokenizer that needs more for sentences this short spells their words
 
@@ -170,7 +170,7 @@ def _is_known(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
     return tokenizer.unk_token_id not in tokens and len(tokens) <= _LONGEST
 
 
-def pair_queries(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[MinimalPair]) -> Queries:
+def pair_queries(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[MinimalPair], bos: Bos = "tokenizer") -> Queries:
     """Return what to ask about the tokens of both sentences, ``[2 · pair + column][token]``; the stereotype is first.
 
     As CrowS-Pairs has it: a masked model is asked for each token that both share, masked in turn, a causal one for all
@@ -178,7 +178,8 @@ def pair_queries(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[MinimalPair
     """
     if is_masked(tokenizer):
         return shared_queries(tokenizer, [CrowsPair(p.more, p.less, p.dimension, "stereo") for p in pairs])
-    return token_queries(tokenizer, [text for pair in pairs for text in (pair.more, pair.less)])
+    texts = [text for pair in pairs for text in (pair.more, pair.less)]
+    return token_queries(tokenizer, texts, beginning(tokenizer, bos))
 
 
 class MinimalPairsDataModule(EvaluationData):
@@ -191,18 +192,25 @@ class MinimalPairsDataModule(EvaluationData):
     Args:
         model_name: whose tokenizer is used.
         tokens_per_batch: batches are as large as this allows.
+        bos: of a causal model, what its sentences are conditioned on, as of
+            :class:`biaslab.data.crows_pairs.CrowsPairsDataModule`.
         trust_remote_code: let a checkpoint bring its own Python code.
     """
 
     def __init__(
-        self, model_name: str = "minilm-mlm", tokens_per_batch: int = 1024, trust_remote_code: bool = False
+        self,
+        model_name: str = "minilm-mlm",
+        tokens_per_batch: int = 1024,
+        bos: Bos = "tokenizer",
+        trust_remote_code: bool = False,
     ) -> None:
         super().__init__(trust_remote_code)
         require_positive(tokens_per_batch=tokens_per_batch)
+        require_bos(bos)
 
     def read(self) -> list[dict[str, Any]]:
         """Choose the pairs, and return their batches."""
         tokenizer = self.load_tokenizer()
         self.pairs = known_pairs(tokenizer, PAIRS["held_out"])
-        queries = pair_queries(tokenizer, self.pairs) if self.pairs else []
+        queries = pair_queries(tokenizer, self.pairs, self.hparams["bos"]) if self.pairs else []
         return whole_examples(queries, 2, self.hparams["tokens_per_batch"], max, group_places)

@@ -15,9 +15,9 @@ from biaslab.data.knowledge import Fact, known_facts, word_queries
 from biaslab.data.knowledge_to_spare import FACTS_TO_SPARE
 from biaslab.data.minimal_pairs import DIMENSIONS, PAIRS, MinimalPair, known_pairs, pair_queries
 from biaslab.data.panda_pairs import PandaPair, encoded_pairs, hidden_queries, one_each, read_panda_pairs
-from biaslab.data.queries import Queries, Query, group_places
+from biaslab.data.queries import Queries, group_places, later_queries
 from biaslab.errors import InputError
-from biaslab.models.tokens import is_masked
+from biaslab.models.tokens import Bos, beginning, is_masked
 
 INFORMATION = "known/information"
 _KNOWN = tuple(dict.fromkeys(fact.dimension for fact in FACTS_TO_SPARE))
@@ -31,7 +31,12 @@ _Example = TypeVar("_Example", MinimalPair, Fact)
 
 
 def make_batches(
-    tokenizer: PreTrainedTokenizerBase, source: str, limit: int, tokens_per_batch: int, first: int
+    tokenizer: PreTrainedTokenizerBase,
+    source: str,
+    limit: int,
+    tokens_per_batch: int,
+    first: int,
+    bos: Bos = "tokenizer",
 ) -> Iterator[dict[str, Any]]:
     """Yield the batches of a source of QUANTITIES: its part to find neurons with, at most ``limit`` pairs or facts.
 
@@ -40,9 +45,10 @@ def make_batches(
     """
     if source == "pairs":
         pairs = _in_turn(known_pairs(tokenizer, PAIRS["find"]), limit)
-        batches = of_minimal_pairs(tokenizer, pairs, tokens_per_batch, first)
+        batches = of_minimal_pairs(tokenizer, pairs, tokens_per_batch, first, bos)
     elif source == "panda-pairs":
-        batches = of_panda_pairs(tokenizer, read_panda_pairs("find"), min(limit, _MOST), tokens_per_batch, first)
+        pairs_of_panda, most = read_panda_pairs("find"), min(limit, _MOST)
+        batches = of_panda_pairs(tokenizer, pairs_of_panda, most, tokens_per_batch, first, bos=bos)
     else:
         facts = _in_turn(known_facts(tokenizer, FACTS_TO_SPARE), limit)
         batches = of_facts(tokenizer, facts, tokens_per_batch, first)
@@ -63,7 +69,11 @@ def _in_turn(examples: Iterable[_Example], limit: int) -> list[_Example]:
 
 
 def of_minimal_pairs(
-    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[MinimalPair], tokens_per_batch: int, first: int = 0
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[MinimalPair],
+    tokens_per_batch: int,
+    first: int = 0,
+    bos: Bos = "tokenizer",
 ) -> Iterator[dict[str, Any]]:
     """Yield what is asked of minimal pairs: the mean over a dimension's pairs of the difference of both scores.
 
@@ -73,7 +83,7 @@ def of_minimal_pairs(
         counts = Counter(pair.dimension for pair in pairs)
         weights = [sign / counts[pair.dimension] for pair in pairs for sign in (1, -1)]
         quantities = [first + DIMENSIONS.index(pair.dimension) for pair in pairs for _ in range(2)]
-        yield from _weighted(pair_queries(tokenizer, pairs), weights, quantities, tokens_per_batch)
+        yield from _weighted(pair_queries(tokenizer, pairs, bos), weights, quantities, tokens_per_batch)
 
 
 def of_facts(
@@ -106,28 +116,26 @@ def of_panda_pairs(
     tokens_per_batch: int,
     quantity: int = 0,
     absolute: bool = True,
+    bos: Bos = "tokenizer",
 ) -> Iterator[dict[str, Any]]:
     """Yield what is asked of PANDA's pairs: the mean of log P(original) - log P(rewrite), or of its absolute value.
 
-    A masked model is asked for a fifth of the tokens that both share, hidden at once; a causal one for each token but
-    the first. Only pairs of equal length are used, one an original: both sentences are then in one batch, whose
-    ``pair`` ``[sequence]`` says which belong together, where the sign is that of the model's own difference.
+    A masked model is asked for a fifth of the tokens that both share, hidden at once; a causal one for each token that
+    has another before it. Only pairs of equal length are used, one an original: both sentences are then in one batch,
+    whose ``pair`` ``[sequence]`` says which belong together, where the sign is that of the model's own difference.
     """
     masked, draw = is_masked(tokenizer), random.Random(0)
     equal = {pair: (one, other) for pair, one, other in encoded_pairs(tokenizer, pairs) if len(one) == len(other)}
     chosen = one_each(equal)[:limit]
+    front = () if masked else beginning(tokenizer, bos).front
     queries: Queries = []
     for both in (equal[pair] for pair in chosen):
-        queries += hidden_queries(tokenizer, both, draw, folds=1) if masked else map(_later, both)
+        hidden = hidden_queries(tokenizer, both, draw, folds=1) if masked else None
+        queries += hidden or [later_queries(ids, front) for ids in both]
     weights = [sign / max(1, len(chosen)) for _ in chosen for sign in (1, -1)]
     for batch in _weighted(queries, weights, [quantity] * len(queries), tokens_per_batch, range(len(queries)), 2):
         own = torch.arange(len(batch["input_ids"])) // 2
         yield batch | ({"pair": own} if absolute else {})
-
-
-def _later(ids: Sequence[int]) -> list[Query]:
-    """Return what to ask a causal model about each token but the first."""
-    return [Query(tuple(ids[:-1]), place, ids[place + 1]) for place in range(len(ids) - 1)]
 
 
 def _weighted(

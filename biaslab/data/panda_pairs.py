@@ -17,7 +17,7 @@ from biaslab.data.module import EvaluationData
 from biaslab.data.queries import Queries, Query, group_places, token_queries, whole_examples
 from biaslab.errors import InputError, require_positive
 from biaslab.models import assets
-from biaslab.models.tokens import is_masked
+from biaslab.models.tokens import Bos, beginning, is_masked, require_bos
 
 SPLITS = {"find": "contrast", "held_out": "evaluation"}  # of biaslab.data.corpus.SPLITS, which CDA trains on neither of
 _WORDS = range(5, 31)  # of a sentence
@@ -131,6 +131,8 @@ class PandaPairsDataModule(EvaluationData):
         model_name: whose tokenizer is used.
         limit: only the first so many pairs.
         tokens_per_batch: batches are as large as this allows.
+        bos: of a causal model, what its sentences are conditioned on, as of
+            :class:`biaslab.data.crows_pairs.CrowsPairsDataModule`.
         trust_remote_code: let a checkpoint bring its own Python code.
     """
 
@@ -141,10 +143,12 @@ class PandaPairsDataModule(EvaluationData):
         model_name: str = "minilm-mlm",
         limit: int | None = None,
         tokens_per_batch: int = 1024,
+        bos: Bos = "tokenizer",
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__(trust_remote_code)
         require_positive(limit=limit, tokens_per_batch=tokens_per_batch)
+        require_bos(bos)
 
     def read(self) -> list[dict[str, Any]]:
         """Read the pairs, and return their batches."""
@@ -155,5 +159,6 @@ class PandaPairsDataModule(EvaluationData):
         if is_masked(tokenizer):
             queries = [own for _, *both in chosen for own in hidden_queries(tokenizer, both, draw)]
         else:
-            queries = token_queries(tokenizer, [text for pair in self.pairs for text in pair])
+            start = beginning(tokenizer, self.hparams["bos"])
+            queries = token_queries(tokenizer, [text for pair in self.pairs for text in pair], start)
         return whole_examples(queries, 2, self.hparams["tokens_per_batch"], max, group_places)

@@ -16,8 +16,19 @@ from transformers import PreTrainedTokenizerBase
 
 from biaslab.data import contrast, effects, words
 from biaslab.data.module import TokenizedData, loader
-from biaslab.errors import InputError, reading, require_one_of, require_positive
-from biaslab.models.tokens import SLOT, Encoded, by_length, encode_slot, is_masked, tokens_in_place, with_slots
+from biaslab.errors import InputError, reading, require_all_of, require_name_or_file, require_one_of, require_positive
+from biaslab.models.tokens import (
+    SLOT,
+    Bos,
+    Encoded,
+    as_chat,
+    by_length,
+    encode_slot,
+    is_masked,
+    require_bos,
+    tokens_in_place,
+    with_slots,
+)
 
 Part = Literal["find", "held_out"]
 Attributed = Literal["pairs", "demographics"]
@@ -66,10 +77,7 @@ def make_prompts(
         InputError: for an unknown dimension, kind or part.
     """
     for name, values, known in (("dimensions", dimensions, words.DIMENSIONS), ("kinds", kinds, words.MODIFIERS)):
-        unknown = [value for value in values if value not in known]
-        if unknown or not values:
-            wrong = ", ".join(unknown) or "none"
-            raise InputError(f"`{name}` is expected to be of {', '.join(known)} but got {wrong}.")
+        require_all_of(name, values, known)
     require_one_of("part", part, ["find", "held_out"])
     require_positive(modifiers=modifiers)
     held_out = part == "held_out"
@@ -191,6 +199,10 @@ class PromptDataModule(TokenizedData):
             StereoSet's words of several tokens count, too, and plain sentences tell what the language model needs).
             There, and only there, sources are also "pairs" (minimal pairs), "panda-pairs" (PANDA's sentences beside
             their rewrites) and "knowledge" (sentences that ask for what words mean).
+        bos: of a causal model, what the sentences of the contrast set are conditioned on at "all" positions, as of
+            :class:`biaslab.data.crows_pairs.CrowsPairsDataModule`; prompts always begin as the tokenizer has them.
+        chat_template: ask an instruct model each prompt by its chat template, as :func:`biaslab.models.tokens.as_chat`
+            has it: the user asks to complete the sentence, and the assistant's turn begins with it.
         trust_remote_code: let a checkpoint bring its own Python code.
     """
 
@@ -209,12 +221,17 @@ class PromptDataModule(TokenizedData):
         tokens_per_batch: int = 512,
         contrast_terms: Literal["all", "find"] = "all",
         contrast_positions: Literal["slot", "all"] = "slot",
+        bos: Bos = "tokenizer",
+        chat_template: bool = False,
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__(trust_remote_code)
         require_one_of("attributed", attributed, ["pairs", "demographics"])
         require_one_of("contrast_terms", contrast_terms, ["all", "find"])
         require_one_of("contrast_positions", contrast_positions, ["slot", "all"])
+        require_bos(bos)
+        for source in self.sources():
+            require_name_or_file("contrast", source, effects.SOURCES)
         require_positive(contrast_limit=contrast_limit, tokens_per_batch=tokens_per_batch)
 
     def sources(self) -> list[str]:
@@ -233,7 +250,7 @@ class PromptDataModule(TokenizedData):
         self.pair_names: list[str] = []
         for name, wanted in pairs.items():
             own = [prompt for prompt in prompts if prompt.dimension == name]
-            texts = [prompt.text for prompt in own if prompt[1:] == own[0][1:]]  # one of each wording
+            texts = [self._asked(prompt) for prompt in own if prompt[1:] == own[0][1:]]  # one of each wording
             dimension, dropped = resolve_dimension(self.tokenizer, name, wanted, texts)
             self.dimensions[name] = dimension
             self.dropped |= dropped
@@ -247,7 +264,7 @@ class PromptDataModule(TokenizedData):
         self.batches = self._batches(self.prompts)
         limits = h["contrast_limit"], h["tokens_per_batch"], h["contrast_terms"]
         if h["contrast_positions"] == "all":
-            of_contrast = effects.make_batches(self.tokenizer, self.sources(), *limits)
+            of_contrast = effects.make_batches(self.tokenizer, self.sources(), *limits, h["bos"])
             self.contrast_batches = [*self._effect_batches(), *of_contrast]
         else:
             self.contrast_batches = contrast.make_batches(self.tokenizer, h["contrast"], *limits)
@@ -255,8 +272,13 @@ class PromptDataModule(TokenizedData):
             batch["number"] = number
         # the fingerprint changes with any prompt, pair, or sentence of the contrast set
         contrast_set = [[batch["input_ids"].tolist(), batch["target_ids"].tolist()] for batch in self.contrast_batches]
-        content = json.dumps([self.prompts, self.pair_names, contrast_set])
+        in_chat = [self._asked(prompt) for prompt in self.prompts[:1]] if h["chat_template"] else []
+        content = json.dumps([self.prompts, self.pair_names, contrast_set, *in_chat])
         self.fingerprint = hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    def _asked(self, prompt: Prompt) -> str:
+        """Return a prompt's text as the model is asked it."""
+        return as_chat(self.tokenizer, prompt.text) if self.hparams["chat_template"] else prompt.text
 
     def _prompts_and_pairs(self) -> tuple[list[Prompt], dict[str, list[Pair]]]:
         h, given = self.hparams, self.hparams["pairs"] or {}
@@ -303,7 +325,7 @@ class PromptDataModule(TokenizedData):
         batches: list[Batch] = []
         before: defaultdict[tuple[Any, ...], count[int]] = defaultdict(count)  # how many prompts a group has so far
         single = self.hparams["attributed"] == "demographics"
-        encoded = [encode_slot(self.tokenizer, prompt.text) for prompt in prompts]
+        encoded = [encode_slot(self.tokenizer, self._asked(prompt)) for prompt in prompts]
         labels = {
             "kind": torch.tensor([self.kind_names.index(prompt.kind) for prompt in prompts]),
             "group": torch.tensor([prompt.group for prompt in prompts]),
@@ -341,11 +363,13 @@ class PromptDataModule(TokenizedData):
     def plain_batches(self) -> list[Tensor]:
         """Return the contrast set's sentences of ordinary text, ``[sequence, token]`` a batch; after :meth:`setup`."""
         h = self.hparams
-        return list(effects.plain_batches(self.tokenizer, self.sources(), h["contrast_limit"], h["tokens_per_batch"]))
+        limits = h["contrast_limit"], h["tokens_per_batch"]
+        return list(effects.plain_batches(self.tokenizer, self.sources(), *limits, h["bos"]))
 
     def other_batches(self) -> list[dict[str, Any]]:
         """Return batches of ordinary text that no neuron is found with, to measure on what suppression costs."""
-        return list(effects.other_batches(self.tokenizer, self.sources(), self.hparams["tokens_per_batch"]))
+        h = self.hparams
+        return list(effects.other_batches(self.tokenizer, self.sources(), h["tokens_per_batch"], h["bos"]))
 
     def predict_dataloader(self) -> list[DataLoader[Batch]]:
         """Return the prompts, and after them the contrast set where there is one.

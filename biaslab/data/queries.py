@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from biaslab.errors import InputError
-from biaslab.models.tokens import start_token
+from biaslab.models.tokens import Beginning
 
 BLANK = "BLANK"
 
@@ -42,24 +42,30 @@ def masked_queries(
     return (_pll_queries if rule == "pll" else _authors_queries)(tokenizer, contexts, words)
 
 
-def causal_queries(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str]) -> Queries:
-    """Return the sentences to score under a causal language model, without special tokens, ``[sentence][1]``."""
-    tokens = tokenizer(list(sentences), add_special_tokens=False)["input_ids"]
-    return [[Query(tuple(sentence), len(sentence) - 1, sentence[-1])] for sentence in tokens]
-
-
-def token_queries(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str]) -> Queries:
-    """Return what to ask a causal language model about each token of sentences, ``[sentence][token]``.
-
-    A position is that of the token before. The first token is asked for after the start token alone, the others after
-    the tokens of the sentence alone, as :func:`biaslab.evaluation.scoring.sequence_log2_probabilities` has them.
-    """
-    start = (start_token(tokenizer),)
+def causal_queries(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str], start: Beginning) -> Queries:
+    """Return the sentences to score under a causal language model, with what is in front of each, ``[sentence][1]``."""
     tokens = tokenizer(list(sentences), add_special_tokens=False)["input_ids"]
     return [
-        [Query(start, 0, ids[0]), *(Query(tuple(ids[:-1]), place, ids[place + 1]) for place in range(len(ids) - 1))]
-        for ids in tokens
+        [Query((*start.front, *sentence), len(start.front) + len(sentence) - 1, sentence[-1])] for sentence in tokens
     ]
+
+
+def token_queries(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str], start: Beginning) -> Queries:
+    """Return what to ask a causal language model about each token of sentences, ``[sentence][token]``.
+
+    A position is that of the token before: :func:`biaslab.evaluation.sentences.sequence_log2_probabilities` says what
+    each is asked for after.
+    """
+    tokens = tokenizer(list(sentences), add_special_tokens=False)["input_ids"]
+    alone = [] if start.start_id is None else [start.start_id]
+    first = [[Query(tuple(alone), 0, ids[0])] if alone else [] for ids in tokens]
+    return [[*own, *later_queries(ids, start.front)] for own, ids in zip(first, tokens, strict=True)]
+
+
+def later_queries(sentence: Sequence[int], front: Sequence[int]) -> list[Query]:
+    """Return what to ask a causal model about each token that has something before it: in front, or in the sentence."""
+    ids = (*front, *sentence)
+    return [Query(ids[:-1], place, ids[place + 1]) for place in range(max(0, len(front) - 1), len(ids) - 1)]
 
 
 def word_pieces(tokenizer: PreTrainedTokenizerBase, candidates: Sequence[tuple[str, str]]) -> list[list[int]]:

@@ -15,7 +15,7 @@ from biaslab.data.module import EvaluationData, problem
 from biaslab.data.queries import BLANK, causal_queries, masked_queries, whole_examples
 from biaslab.errors import InputError, reading, require_one_of, require_positive
 from biaslab.models import assets
-from biaslab.models.tokens import is_masked, start_token
+from biaslab.models.tokens import Bos, beginning, is_masked, require_bos
 
 DOMAINS = ("gender", "profession", "race", "religion")
 TEST_TERMS = {"gender": 30, "profession": 90, "race": 113, "religion": 9}  # of the test split: how many in each domain
@@ -130,7 +130,8 @@ class StereoSetDataModule(EvaluationData):
 
     A batch is made of whole clusters: ``inputs`` and ``examples`` as of :func:`biaslab.data.queries.whole_examples`,
     ``rule`` ("authors", "pll" or "causal"), ``pieces`` (queries a candidate, ``[cluster, 3]``), ``terms`` and
-    ``domains`` (indices, ``[cluster]``), and for a causal model ``start_id``.
+    ``domains`` (indices, ``[cluster]``), and for a causal model ``start_id`` and ``front``
+    (as of :func:`biaslab.evaluation.sentences.sequence_log2_probabilities`).
     :func:`biaslab.evaluation.scoring.score_clusters` scores it.
 
     Args:
@@ -144,6 +145,9 @@ class StereoSetDataModule(EvaluationData):
         limit: only the first so many clusters.
         every: of these only every so many-th, which leaves some of each domain.
         terms: "all", or only the clusters of half of the target terms, "find" or "choose".
+        bos: of a causal model, what its sentences are conditioned on: "tokenizer", all of each on what the tokenizer
+            puts in front of it, such as BOS; where it puts nothing, and by "authors", the first token on the start
+            token alone and the later ones on the sentence alone.
         trust_remote_code: let a checkpoint bring its own Python code.
     """
 
@@ -162,6 +166,7 @@ class StereoSetDataModule(EvaluationData):
         limit: int | None = None,
         every: int = 1,
         terms: Terms = "all",
+        bos: Bos = "tokenizer",
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__(trust_remote_code)
@@ -174,6 +179,7 @@ class StereoSetDataModule(EvaluationData):
         require_one_of("split", split, ["dev", "test"])
         require_one_of("rule", rule, ["authors", "pll"])
         require_one_of("terms", terms, ["all", *_HALVES])
+        require_bos(bos)
         require_positive(tokens_per_batch=tokens_per_batch, limit=limit, every=every)
 
     def read(self) -> list[dict[str, Any]]:
@@ -191,8 +197,9 @@ class StereoSetDataModule(EvaluationData):
             queries = masked_queries(tokenizer, words, h["rule"])
         else:
             require_one_of("rule", h["rule"], ["authors"])
-            kind = {"rule": "causal", "start_id": start_token(tokenizer)}
-            queries = causal_queries(tokenizer, [sentence for _, sentence in candidates])
+            start = beginning(tokenizer, h["bos"])
+            kind = {"rule": "causal", "start_id": start.start_id, "front": len(start.front)}
+            queries = causal_queries(tokenizer, [sentence for _, sentence in candidates], start)
         labels = {
             "pieces": torch.tensor([len(candidate) for candidate in queries]).view(-1, 3),
             "terms": torch.tensor([self.term_names.index(cluster.target) for cluster in self.clusters]),

@@ -3,7 +3,7 @@
 import re
 from typing import NamedTuple
 
-from biaslab.errors import InputError
+from biaslab.errors import InputError, did_you_mean
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -131,7 +131,8 @@ def part_of_modifiers(kind: str, held_out: bool) -> tuple[str, ...]:
     ('rudest', 'coldest', 'weakest', 'crudest')
     """
     if kind not in MODIFIERS:
-        raise InputError(f"`kind` is expected to be one of {', '.join(MODIFIERS)} but got {kind!r}.")
+        hint = did_you_mean(kind, MODIFIERS)
+        raise InputError(f"`kind` is expected to be one of {', '.join(MODIFIERS)} but got {kind!r}.{hint}")
     return tuple(word for place, word in enumerate(MODIFIERS[kind]) if (place % 10 in _HELD_OUT_DIGITS) == held_out)
 
 

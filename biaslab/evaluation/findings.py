@@ -96,6 +96,12 @@ class Findings:
         """The untouched model."""
         return self.rows[0]
 
+    @property
+    def rule(self) -> str:
+        """What a title or caption adds where a causal model's sentences were not scored by the default rule."""
+        authors = self.settings.get("bos") == "authors"
+        return " Causal sentences by the authors' rule (bos: authors)." if authors else ""
+
     def row(self, name: str) -> Row:
         """Return a row by its name."""
         return next(row for row in self.rows if row.name == name)

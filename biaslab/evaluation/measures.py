@@ -28,6 +28,7 @@ from biaslab.metrics.crows_pairs import (
 from biaslab.metrics.rows import Scale
 from biaslab.metrics.stereoset import NAMES, bootstrap, log_ratio, log_ratio_bootstrap, point
 from biaslab.models import ranks
+from biaslab.models.tokens import Bos
 from biaslab.statistics import Samples
 
 _T = TypeVar("_T")
@@ -219,14 +220,15 @@ class Perplexity(Measure):
 
     name = "perplexity"
 
-    def __init__(self, sentences: Sequence[str], seeds: int | None = None) -> None:
-        self.sentences, self.seeds = list(sentences), seeds
-        super().__init__(self.sentences, sentences=len(self.sentences))
+    def __init__(self, sentences: Sequence[str], seeds: int | None = None, bos: Bos = "tokenizer") -> None:
+        self.sentences, self.seeds, self.bos = list(sentences), seeds, bos
+        super().__init__([self.sentences, bos], sentences=len(self.sentences))
 
     def ask(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, title: str) -> Tensor:
         """Return each sentence's negative log-likelihood and number of tokens, ``[sentence, 2]``."""
         own = ranks.dealt(self.sentences)
-        return torch.stack(ranks.gathered([*negative_log_likelihoods(model, tokenizer, own)] if own else []))
+        found = [*negative_log_likelihoods(model, tokenizer, own, bos=self.bos)] if own else []
+        return torch.stack(ranks.gathered(found))
 
     def figures(self, answers: Tensor) -> Figures:
         """Return the perplexity, resampled over sentences."""

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from biaslab.errors import InputError
 from biaslab.evaluation.scoring import slot_log_probabilities
 from biaslab.evaluation.sentences import sequence_log2_probabilities
-from biaslab.models.tokens import by_length, is_masked, start_token
+from biaslab.models.tokens import Bos, beginning, by_length, is_masked
 from biaslab.statistics import Samples, draw
 
 _MAX_LENGTH = 64  # tokens of a sentence; the rest is cut off
@@ -18,12 +18,17 @@ _MAX_LENGTH = 64  # tokens of a sentence; the rest is cut off
 
 @torch.no_grad()
 def negative_log_likelihoods(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str], tokens_per_batch: int = 4096
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sentences: Sequence[str],
+    tokens_per_batch: int = 4096,
+    bos: Bos = "tokenizer",
 ) -> Tensor:
     """Return each sentence's negative log-likelihood and number of tokens, ``[sentence, 2]``, in nats, on the CPU.
 
     A masked model is asked for each token with this one hidden and all others in place (pseudo-likelihood), a causal
-    one for each token after those before it. ``tokens_per_batch`` is a masked model's.
+    one for each token after those before it, by the rule ``bos`` (:func:`biaslab.models.tokens.beginning`).
+    ``tokens_per_batch`` is a masked model's.
 
     Raises:
         InputError: if there are no sentences.
@@ -36,7 +41,8 @@ def negative_log_likelihoods(
     masked = is_masked(tokenizer)
     encoded = tokenizer(list(sentences), truncation=True, max_length=_MAX_LENGTH, add_special_tokens=masked).input_ids
     if not masked:
-        bits = sequence_log2_probabilities(model, encoded, start_token(tokenizer))
+        front, start_id = beginning(tokenizer, bos)
+        bits = sequence_log2_probabilities(model, [[*front, *ids] for ids in encoded], start_id, len(front))
         return torch.tensor([[float(each.sum()) * -math.log(2), len(each)] for each in bits], dtype=torch.float64)
     result = torch.zeros(len(encoded), 2, dtype=torch.float64)
     places = [

@@ -161,7 +161,8 @@ def _bits(model: PreTrainedModel, batch: Mapping[str, Any]) -> list[Tensor]:
         input_ids = group["input_ids"].tolist()
         for candidate, row in zip(group["candidate"].tolist(), group["row"].tolist(), strict=True):
             sentences[candidate] = input_ids[row]
-    return sequence_log2_probabilities(model, [each for _, each in sorted(sentences.items())], batch["start_id"])
+    ordered = [each for _, each in sorted(sentences.items())]
+    return sequence_log2_probabilities(model, ordered, batch["start_id"], batch.get("front", 0))
 
 
 def _at_slots(model: PreTrainedModel, group: Mapping[str, Tensor]) -> Tensor:

@@ -47,12 +47,13 @@ class _Tree:
 
 
 def sequence_log2_probabilities(
-    model: PreTrainedModel, sentences: Sequence[Sequence[int]], start_id: int
+    model: PreTrainedModel, sentences: Sequence[Sequence[int]], start_id: int | None, front: int = 0
 ) -> list[Tensor]:
     """Return log₂ of each token's probability after the tokens before it under a causal model, sentence by sentence.
 
-    As in StereoSet's own script, the first token is conditioned on the start token alone, and the later ones on the
-    tokens of the sentence alone, without the start token.
+    All tokens are conditioned on what is in front of the sentence, such as BOS. Where nothing is in front, it is as in
+    StereoSet's own script: the first token is conditioned on the start token alone, and the later ones on the tokens of
+    the sentence alone, without the start token.
 
     What sentences begin with is computed once: they share a row, in which each token has its place in its sentence as
     position, and sees the tokens before it in its sentence alone. Under a model that may not be told so, each sentence
@@ -60,12 +61,15 @@ def sequence_log2_probabilities(
 
     Args:
         model: a causal language model of the table.
-        sentences: token ids without special tokens, ``[sentence][token]``; none is empty.
-        start_id: id of the start token.
+        sentences: token ids, ``[sentence][token]``, after those in front of each; none is empty.
+        start_id: id of the start token; None where tokens are in front.
+        front: how many tokens are in front of each sentence; these are not asked for.
 
     Returns:
         Of each sentence ``[token]``, float64 on the CPU.
     """
+    if start_id is None:
+        return [after[front - 1 :] / math.log(2) for after in _later_log_probabilities(model, sentences)]
     starts = list(dict.fromkeys((start_id, sentence[0]) for sentence in sentences))
     later = _later_log_probabilities(model, [*sentences, *starts])
     first = dict(zip([token for _, token in starts], later[len(sentences) :], strict=True))

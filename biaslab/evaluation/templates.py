@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from biaslab.data.words import ACTIONS, GENDERS, NEGATIVE, POSITIVE, WORDINGS, Template
 from biaslab.errors import InputError
 from biaslab.evaluation.scoring import slot_log_probabilities
-from biaslab.models.tokens import SLOT, by_length, encode_slot, is_masked, token_in_place
+from biaslab.models.tokens import SLOT, as_chat, by_length, encode_slot, is_masked, token_in_place
 from biaslab.statistics import Samples, draw
 
 
@@ -37,17 +37,24 @@ class Probes(NamedTuple):
 
 
 def make_probes(
-    tokenizer: PreTrainedTokenizerBase, wordings: Sequence[Template] = WORDINGS, actions: Sequence[str] = ACTIONS
+    tokenizer: PreTrainedTokenizerBase,
+    wordings: Sequence[Template] = WORDINGS,
+    actions: Sequence[str] = ACTIONS,
+    chat_template: bool = False,
 ) -> Probes:
     """Write the sentences in the form that the tokenizer's kind of model needs, and choose the adjectives.
 
+    By its chat template, an instruct model is asked as :func:`biaslab.models.tokens.as_chat` says.
+
     Raises:
-        InputError: if no positive or no negative adjective is one token in all wordings.
+        InputError: if no positive or no negative adjective is one token in all wordings, or there is no chat template.
     """
     forms = [wording.masked if is_masked(tokenizer) else wording.causal for wording in wordings]
     texts = [
         [form.format(action=action, slot=SLOT, **gender) for action in actions for gender in GENDERS] for form in forms
     ]
+    if chat_template:
+        texts = [[as_chat(tokenizer, text) for text in of_wording] for of_wording in texts]
     known: dict[str, list[int]] = {}
     for word in POSITIVE + NEGATIVE:
         ids = [_common_token(tokenizer, of_wording[: len(GENDERS)], word) for of_wording in texts]

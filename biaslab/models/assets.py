@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import platformdirs
 
-from biaslab.errors import InputError
+from biaslab.errors import InputError, did_you_mean
 from biaslab.store import checksum, write_atomically
 
 
@@ -83,7 +83,7 @@ def fetch(name: str) -> Path:
     known = DATA | MODELS
     expected = f"`name` is expected to be an asset ({', '.join(known)}) but got {name!r}."
     if (asset := known.get(name)) is None:
-        raise InputError(f"{expected} Choose one of these, or give a path.")
+        raise InputError(f"{expected} Choose one of these, or give a path.{did_you_mean(name, known)}")
     folder = Path(os.environ.get("BIASLAB_CACHE") or platformdirs.user_cache_path("biaslab")) / name
     if folder.is_dir():
         return unchanged(folder, asset.sha256_of)

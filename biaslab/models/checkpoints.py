@@ -1,6 +1,5 @@
 """Checkpoints: those of debiasing baselines read without running anything in them, and ordinary folders written."""
 
-import pickle
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from biaslab.errors import InputError
-from biaslab.models.loading import fingerprint, load_model
+from biaslab.models.failures import unreadable
+from biaslab.models.loading import as_dtype, fingerprint, load_model
 
 _PREFIX = "model."  # of a task's language model in its checkpoint
 
@@ -33,12 +33,14 @@ def read_checkpoint(path: str) -> dict[str, Any]:
 
 def open_checkpoint(path: str) -> dict[str, Any]:
     """Read a checkpoint of any task as :func:`read_checkpoint` does."""
+    start = f"`ckpt_path` is expected to be a Lightning checkpoint, but {path!r}"
+    if Path(path).is_dir() or Path(path).suffix in (".safetensors", ".gguf"):
+        raise InputError(f"{start} is a model's. Give its folder as the model, or a file that `biaslab fit` wrote.")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, LookupError, ValueError, pickle.UnpicklingError) as error:
+    except Exception as error:  # torch's choice: OSError, RuntimeError, UnpicklingError, EOFError, struct.error, ...
         raise InputError(
-            f"`ckpt_path` is expected to be a Lightning checkpoint, but {path!r} can't be read as one: "
-            f"{(str(error).splitlines() or [''])[0]} Give a file that `biaslab fit` wrote."
+            f"{start} can't be read as one: {unreadable(error)}. Give a file that `biaslab fit` wrote."
         ) from error
     return checkpoint if isinstance(checkpoint, dict) else {}
 
@@ -69,7 +71,7 @@ def trained_model(
     """
     checkpoint = read_checkpoint(path)
     settings = checkpoint["hyper_parameters"]
-    name, dtype = settings["model_name"], getattr(torch, settings.get("dtype", "float32"))
+    name, dtype = settings["model_name"], as_dtype(settings.get("dtype", "float32"))
     model, tokenizer = load_model(name, dtype=dtype, trust_remote_code=trust_remote_code)
     before = fingerprint(model)
     load_weights(model, checkpoint["state_dict"], path)

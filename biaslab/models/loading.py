@@ -1,11 +1,11 @@
 """Models and tokenizers by name: an asset, a folder or a hub id; their fingerprint, dtype and device."""
 
-import atexit
 import hashlib
+import re
 import weakref
-from functools import cache
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -20,11 +20,18 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging
 
-from biaslab.errors import InputError, require_one_of
+from biaslab.errors import InputError, did_you_mean, require_one_of
 from biaslab.models import assets, minilm
-from biaslab.models.architectures import architecture, loaded
+from biaslab.models.adapters import adapter_base, merged
+from biaslab.models.architectures import architecture, layers, loaded
+from biaslab.models.failures import loading, require_config, require_weights
+from biaslab.models.fit import embeddings_of, is_quantised, require_fit
+from biaslab.models.placement import DeviceMap, placement
 from biaslab.models.table import ARCHITECTURES
+
+DTYPES = ("float32", "float64", "bfloat16", "float16", "auto")
 
 
 def best_device() -> torch.device:
@@ -68,29 +75,16 @@ def _digest(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-DeviceMap = str | dict[str, int | str]
-
-
-def is_dispatched(model: nn.Module) -> bool:
-    """Return whether accelerate has put the layers on several devices: such a model stays where it is."""
-    return len(set(getattr(model, "hf_device_map", {}).values())) > 1
-
-
-@cache
-def _offload_folder() -> str:
-    """Return a folder for layers that neither GPU nor main memory has room for; it goes when the process ends."""
-    folder = TemporaryDirectory(prefix="biaslab-", ignore_cleanup_errors=True)
-    atexit.register(folder.cleanup)
-    return folder.name
-
-
-def weights_type(name: str) -> torch.dtype | None:
-    """Return a type of weights by its name; None for "auto", the checkpoint's own.
+def as_dtype(name: str) -> torch.dtype | None:
+    """Return a type of weights by its name, one of :data:`DTYPES`; None for "auto", the checkpoint's own.
 
     Raises:
-        InputError: if there is none of that name.
+        InputError: for another name.
+
+    >>> as_dtype("bfloat16")
+    torch.bfloat16
     """
-    require_one_of("dtype", name, ["float32", "bfloat16", "float16", "float64", "auto"])
+    require_one_of("dtype", name, DTYPES)
     return None if name == "auto" else getattr(torch, name)
 
 
@@ -103,6 +97,8 @@ def load_model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a masked or causal language model and its tokenizer, in evaluation mode and without gradients.
 
+    An adapter of PEFT (LoRA) is merged into its base model. A quantised checkpoint keeps its own types.
+
     Args:
         model_name: an asset's name (``minilm-mlm``, ``smollm2-135m``), a folder, or a Hugging Face hub id.
         dtype: the weights' type; None for the checkpoint's own.
@@ -111,40 +107,55 @@ def load_model(
         trust_remote_code: let a checkpoint bring its own Python code.
 
     Raises:
-        InputError: if nothing of that name can be had, if its architecture is not supported, or if weights of its
-            language-model head are missing (they would be random, and every number made with them meaningless).
+        InputError: if nothing of that name can be had, if its files are damaged or do not fit each other, if its
+            architecture is not supported, if weights of its language-model head are missing (they would be random, and
+            every number made with them meaningless), or if a package that its form needs is not installed.
     """
+    source = _source(model_name)
+    base = adapter_base(source)
     if model_name == minilm.NAME:
         model, tokenizer = minilm.load()
-        if dtype not in (None, torch.float32):
-            fingerprint(model)
-            nn.Module.to(model, dtype)
-        return model.eval().requires_grad_(False), tokenizer
-    source = str(model_folder(model_name)) if model_name in assets.MODELS else _existing(model_name)
-    offline = not Path(source).is_dir() and not assets.hub_reachable()
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": offline}
-    try:
+        model = _converted(model, dtype)
+    elif base is None:
+        model = _load_weights(model_name, source, dtype, device_map, trust_remote_code)
+        tokenizer = load_tokenizer(model_name, trust_remote_code=trust_remote_code)
+    else:
+        tokenizer = load_tokenizer(model_name, trust_remote_code=trust_remote_code)
+        own = _config(_source(base), trust_remote_code) if dtype is None else None
+        bare, _ = load_model(base, trust_remote_code=trust_remote_code)
+        model = _converted(merged(bare, source, len(tokenizer)), dtype or getattr(own, "dtype", None))
+        require_fit(model_name, tokenizer, embeddings_of(model))
+    return model.eval().requires_grad_(False), tokenizer
+
+
+def _load_weights(
+    model_name: str, source: str, dtype: torch.dtype | None, device_map: DeviceMap | None, trust_remote_code: bool
+) -> PreTrainedModel:
+    require_config(source)
+    options = _options(source, trust_remote_code)
+    with loading(model_name, source, "a model"), _quietly():
         config = AutoConfig.from_pretrained(source, **options)
         auto = AutoModelForMaskedLM if architecture(config).masked else AutoModelForCausalLM
-        dtype = dtype or config.dtype or torch.float32
-        exact = dtype in (config.dtype, torch.float32, torch.float64)  # or the weights of the checkpoint are rounded
+        require_weights(source)
+        wanted: Any = "auto" if is_quantised(model_name, config) or dtype is None else dtype
+        # or the weights of the checkpoint are rounded
+        exact = wanted == "auto" or dtype in (config.dtype, torch.float32, torch.float64)
         known = "" if exact else _digest(auto.from_pretrained(source, dtype=torch.float32, **options))
-        if device_map is not None:
-            options |= {"device_map": device_map, "offload_folder": _offload_folder()}
-        answer: Any = auto.from_pretrained(source, config=config, dtype=dtype, output_loading_info=True, **options)
-        model, info = answer
+        options |= placement(device_map)
+        answer: Any = auto.from_pretrained(source, config=config, dtype=wanted, output_loading_info=True, **options)
+        model: PreTrainedModel = answer[0]
+        _require_complete(model_name, model, answer[1])
         if known:
             _remember(model, known)
-        tokenizer = load_tokenizer(model_name, trust_remote_code=trust_remote_code)
-    except InputError:
-        raise
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"`model_name` is expected to be an asset ({', '.join([minilm.NAME, *assets.MODELS])}), a folder, or a "
-            f"hub id, but {model_name!r} could not be loaded: {_first_line(error)} Check the name, or give a folder."
-        ) from error
-    _require_complete(model_name, info)
-    return model.eval().requires_grad_(False), tokenizer
+    return model
+
+
+def _converted(model: PreTrainedModel, dtype: torch.dtype | None) -> PreTrainedModel:
+    """Convert a model in float32, whose fingerprint stays that of float32."""
+    if dtype not in (None, torch.float32):
+        fingerprint(model)
+        nn.Module.to(model, dtype)
+    return model
 
 
 def load_on_best_device(
@@ -167,52 +178,97 @@ def has_weights(model_name: str) -> bool:
     return any(isinstance(try_to_load_from_cache(model_name, name), str) for name in names)
 
 
-def _existing(model_name: str) -> str:
-    """Tell a folder that is not there from a hub id."""
+def origin(model_name: str, weights: str) -> dict[str, str]:
+    """Return how a file names a model: its name as it was given, its fingerprint, and where its folder is, if any.
+
+    A relative folder means another place elsewhere: :func:`biaslab.commands.judging.model_of` reads it.
+    """
+    path = Path(model_name).expanduser()
+    named = model_name == minilm.NAME or model_name in assets.MODELS
+    place = {} if named or not path.is_dir() else {"folder": str(path.resolve())}
+    return {"name": model_name, "fingerprint": weights, **place}
+
+
+def _source(model_name: str) -> str:
+    """Return the folder or the hub id of a name; tell a folder that is not there from a hub id."""
+    if model_name == minilm.NAME:
+        return str(model_folder(minilm.ENCODER))
+    if model_name in assets.MODELS:
+        return str(model_folder(model_name))
     path = Path(model_name).expanduser()
     if path.is_dir():
         return str(path)
-    if path.is_absolute() or model_name.startswith((".", "~")) or model_name.count("/") > 1:
+    if path.is_file():
+        advice = "a Lightning checkpoint is given as --ckpt_path" if path.suffix == ".ckpt" else "give its folder"
+        raise InputError(f"`model_name` is expected to be a folder, but {model_name!r} is a file: {advice}.")
+    if not model_name or path.is_absolute() or model_name.startswith((".", "~")) or model_name.count("/") > 1:
         raise InputError(f"`model_name` is expected to be an existing folder, but there is none at {model_name!r}.")
+    known = [minilm.NAME, *assets.MODELS]
+    if "/" not in model_name and (hint := did_you_mean(model_name, known)):
+        raise InputError(
+            f"`model_name` is expected to be an asset ({', '.join(known)}), a folder or a hub id, but got "
+            f"{model_name!r}.{hint}"
+        )
     return model_name
 
 
-def _require_complete(model_name: str, info: Any) -> None:
+def _options(source: str, trust_remote_code: bool) -> dict[str, Any]:
+    offline = not Path(source).is_dir() and not assets.hub_reachable()
+    return {"trust_remote_code": trust_remote_code, "local_files_only": offline}
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Within the block transformers doesn't print which weights it found: what is wrong with them is our error."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _require_complete(model_name: str, model: PreTrainedModel, info: Any) -> None:
     if missing := sorted(info["missing_keys"]):
         raise InputError(
             f"`model_name` is expected to be a checkpoint with a trained language-model head, but {model_name!r} lacks "
             f"{', '.join(missing[:6])}{' …' if len(missing) > 6 else ''}: these would be newly initialised, and every "
             "number meaningless. Choose a checkpoint that was trained as a language model."
         )
-
-
-def _first_line(error: Exception) -> str:
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return line if line.endswith(".") else line + "."
+    path, count = architecture(model).ffn.partition("{}")[0], len(layers(model))
+    further = [re.search(rf"(?:^|\.){re.escape(path)}(\d+)\.", key) for key in info["unexpected_keys"]]
+    if numbers := [int(found[1]) for found in further if found and int(found[1]) >= count]:
+        raise InputError(
+            f"`model_name` is expected to be a checkpoint whose config.json fits its weights, but {model_name!r} has "
+            f"weights of {max(numbers) + 1} layers and a config.json of {count}. Copy or download the folder again."
+        )
 
 
 def load_tokenizer(model_name: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model: an asset's name (``minilm-mlm`` has its encoder's), a folder, or a hub id.
 
-    A causal model's has no mask token, even where its files name one: ``is_masked`` tells the kind of model by it.
+    The kind of model comes from its config: a causal model's tokenizer has no mask token, even where its files name
+    one, and ``is_masked`` tells the kind of model by it. An adapter without tokenizer files has its base model's.
 
     Raises:
-        InputError: if none can be had, or if a masked model's has no mask token.
+        InputError: if none can be had, if it does not fit the model's vocabulary, or if a masked model's has no mask
+            token.
     """
-    name = "minilm-encoder" if model_name == "minilm-mlm" else model_name
-    source = str(model_folder(name)) if name in assets.MODELS else str(Path(name).expanduser())
-    offline = not Path(source).is_dir() and not assets.hub_reachable()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, local_files_only=offline)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"`model_name` is expected to be an asset, a folder or a hub id with a tokenizer; {model_name!r} has none "
-            f"that loads: {' '.join(str(error).split())[:200]} Check the name, or give a folder."
-        ) from error
-    kind = _model_type(source, offline)
+    source = _source(model_name)
+    base = adapter_base(source)
+    if base is not None and not list(Path(source).glob("tokenizer*")):
+        return load_tokenizer(base, trust_remote_code=trust_remote_code)
+    config = _config(source if base is None else _source(base), trust_remote_code)
+    with loading(model_name, source, "a tokenizer"), _quietly():
+        options = _options(source, trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    # an adapter may bring further embeddings
+    rows = getattr(config.get_text_config(), "vocab_size", None) if config is not None and base is None else None
+    kind = getattr(config, "model_type", None)
     if kind in ARCHITECTURES and not ARCHITECTURES[kind].masked:
         tokenizer.mask_token = None
-    elif kind in ARCHITECTURES and tokenizer.mask_token_id is None:
+    require_fit(model_name, tokenizer, rows)
+    if kind in ARCHITECTURES and ARCHITECTURES[kind].masked and tokenizer.mask_token_id is None:
         raise InputError(
             f"`model_name` is expected to have a tokenizer with a mask token, since it is a masked language model, but "
             f"that of {model_name!r} has none. Choose another model."
@@ -220,13 +276,13 @@ def load_tokenizer(model_name: str, *, trust_remote_code: bool = False) -> PreTr
     return tokenizer
 
 
-def _model_type(source: str, offline: bool) -> str | None:
-    """Return a config's model type without running code that may come with it; None where there is no config."""
+def _config(source: str, trust_remote_code: bool) -> PreTrainedConfig | None:
+    """Return the config of a folder or hub id; None where there is none, which loading the weights tells about."""
     try:
-        config, _ = PreTrainedConfig.get_config_dict(source, local_files_only=offline)
-    except (OSError, ValueError):
+        config: PreTrainedConfig = AutoConfig.from_pretrained(source, **_options(source, trust_remote_code))
+    except Exception:
         return None
-    return config.get("model_type")
+    return config
 
 
 def model_folder(name: str) -> Path:

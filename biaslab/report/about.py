@@ -60,6 +60,8 @@ def _debias_limits(findings: Findings) -> Iterator[str]:
         )
     if settings.get("limit"):
         yield f"Only {number(settings['limit'], 0)} clusters of StereoSet were judged."
+    if findings.rule:
+        yield findings.rule.strip()
     random = findings.get(control, "perplexity")
     if random is not None and random.spread is None:
         yield "The perplexity with random neurons is of one random draw."

@@ -24,7 +24,7 @@ _ELSEWHERE = {  # what no chapter shows, and how to get it; {folder} is the firs
     "probe": ("Answers to plain questions", "biaslab probe --model {model} --neurons {folder}/neurons.json"),
     "compare": ("Another model's neurons, or another run's", "biaslab compare {folder}/neurons.json OTHER"),
 }
-_ALIKE = ("preset", "limit", "stereoset", "text", "sentences", "factor", "positions")  # in tables that compare
+_ALIKE = ("preset", "limit", "stereoset", "text", "sentences", "factor", "positions", "bos")  # in tables that compare
 
 
 def write_report(folders: Sequence[str], output: Path, title: str | None = None) -> Path:

@@ -46,11 +46,15 @@ def cell(estimate: Estimate, with_change: bool = False, digits: int = 1) -> str:
 
 def metric_table(findings: Findings, title: str, metrics: Sequence[str] = STEREOSET, with_size: bool = False) -> Table:
     """Return a table of metrics overall, a row a treatment: values and changes with their intervals."""
-    table = new_table(title, "", *(["n"] if with_size else []), *metrics)
+    table = new_table(_with_rule(findings, title), "", *(["n"] if with_size else []), *metrics)
     for row in findings.rows_of(metrics[0]):
         cells = [cell(findings.estimates[row.name, name, OVERALL], row is not findings.base) for name in metrics]
         table.add_row(row.title, *([str(row.size)] if with_size else []), *cells)
     return table
+
+
+def _with_rule(findings: Findings, title: str) -> str:
+    return "\n".join(filter(None, (title, findings.rule.strip())))
 
 
 def stereoset_metrics(findings: Findings) -> list[str]:
@@ -107,7 +111,7 @@ def cost_table(findings: Findings, with_size: bool = False) -> Table:
 def perplexity_table(findings: Findings) -> Table:
     """Return the number of neurons and the perplexity of each treatment, and its change in percent."""
     title = f"Perplexity on {findings.facts['sentences']} ordinary sentences"
-    table = new_table(title, "", "n", "value", "change, percent [95 %]")
+    table = new_table(_with_rule(findings, title), "", "n", "value", "change, percent [95 %]")
     for row in findings.rows_of("perplexity"):
         estimate = findings.estimates[row.name, "perplexity", OVERALL]
         spread = "" if estimate.spread is None else f" ± {estimate.spread:.1f}"

@@ -26,7 +26,7 @@ from biaslab.metrics.effects import NeuronEffects
 from biaslab.metrics.neuron_selection import NeuronSelection
 from biaslab.metrics.quality import IntegrationQuality
 from biaslab.models.architectures import ffn_shape, has_bias
-from biaslab.models.loading import fingerprint
+from biaslab.models.loading import fingerprint, origin
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.store import computed_by, versions, write_atomically
 from biaslab.tasks.base import LanguageModelTask, logger_folder
@@ -73,7 +73,7 @@ class Attribution(LanguageModelTask):
             "balanced" measure effects on the way there.
         domain_weights: of the same: how much the bias of each of StereoSet's domains counts, read from
             its dimension's prompts and its part of the contrast set; by default all prompts and sentences count alike.
-        dtype: the weights' type.
+        dtype: the weights' type: "float32", "float64", "bfloat16", "float16", or "auto" for the checkpoint's own.
         trust_remote_code: let a checkpoint bring its own Python code.
         token_budget: how many tokens, times the layers that they pass through, travel together; halved where memory
             runs out.
@@ -338,7 +338,7 @@ class Attribution(LanguageModelTask):
     def _provenance(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         quality, (layers, width) = self.quality.compute(), self.shape
         mean, worst, nodes = (float(f"{figure:.3g}") for figure in (quality.mean, quality.worst, quality.nodes))
-        model = {"name": self.hparams["model_name"], "fingerprint": fingerprint(self.model)}
+        model = origin(self.hparams["model_name"], fingerprint(self.model))
         return {
             "model": {**model, "layers": layers, "width": width},
             "settings": {key: value for key, value in settings.items() if key != "model_name"},

@@ -8,7 +8,8 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 from transformers import PreTrainedModel
 
-from biaslab.models.loading import DeviceMap, is_dispatched, load_model, weights_type
+from biaslab.models.loading import as_dtype, load_model
+from biaslab.models.placement import DeviceMap, is_dispatched
 
 
 class LanguageModelTask(LightningModule):
@@ -16,7 +17,7 @@ class LanguageModelTask(LightningModule):
 
     Args:
         model_name: an asset's name, a folder or a hub id.
-        dtype: the weights' type: "float32", "float64", "bfloat16", "float16", or "auto": the checkpoint's own.
+        dtype: the weights' type: "float32", "float64", "bfloat16", "float16", or "auto" for the checkpoint's own.
         trust_remote_code: let a checkpoint bring its own Python code.
         device_map: None, or "auto": layers on several devices, as :func:`biaslab.models.loading.load_model`.
     """
@@ -32,7 +33,7 @@ class LanguageModelTask(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        options: Any = {"dtype": weights_type(dtype), "device_map": device_map, "trust_remote_code": trust_remote_code}
+        options: Any = {"dtype": as_dtype(dtype), "device_map": device_map, "trust_remote_code": trust_remote_code}
         model, self.tokenizer = load_model(model_name, **options)
         if is_dispatched(model):
             object.__setattr__(self, "model", model)  # no submodule: Lightning would move it to one device

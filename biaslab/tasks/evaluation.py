@@ -54,6 +54,7 @@ class BenchmarkEvaluation(LanguageModelTask):
             estimates = {("model", *key): Estimate(figure, UNCHANGED) for key, figure in figures.items()}
             rows, facts = [Row("model", name)], {**self.measure.facts(), **self.counts(scores, examples)}
             settings = {key: value for key, value in self.hparams.items() if not key.startswith("_")}
+            settings |= {"bos": bos} if (bos := self.data.hparams.get("bos", "tokenizer")) != "tokenizer" else {}
             path = Findings(self.benchmark, name, settings, facts, rows, estimates).save(folder)
             print(f"Metrics with their 95 % intervals written to {path}.")
 

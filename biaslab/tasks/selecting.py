@@ -15,7 +15,7 @@ from torch import Tensor
 from biaslab.data import contrast, effects
 from biaslab.data.presets import AT_ALL_POSITIONS
 from biaslab.data.stereoset import DOMAINS
-from biaslab.errors import InputError
+from biaslab.errors import InputError, require_all_of
 from biaslab.metrics.effects import NeuronEffects
 from biaslab.metrics.neuron_selection import NeuronSelection
 from biaslab.neurons.neuron_set import NeuronSet
@@ -123,10 +123,8 @@ def require_known(settings: Mapping[str, Any], source: contrast.Contrast, positi
     for name, known in (
         ("guard", sources), ("domain_weights", list(DIMENSION_OF)), ("source_weights", list(SOURCES)),
     ):  # fmt: skip
-        if unknown := [value for value in settings[name] or () if value not in known]:
-            raise InputError(
-                f"`{name}` is expected to be of {', '.join(known) or 'nothing'} but got {', '.join(unknown)}."
-            )
+        if settings[name]:
+            require_all_of(name, settings[name], known)
     slot = selection == "guarded" or (settings["source"] != "prompts" and selection == "ranked")
     wanted = "all" if at_all else "slot" if slot else positions
     if positions != wanted:

@@ -608,3 +608,14 @@ def test_means_go_into_new_biases_where_the_configuration_can_say_so(tmp_path, m
         torch.testing.assert_close(again(ids).logits, wanted, atol=1e-5, rtol=1e-5)
     assert again.config.mlp_bias is True
     assert again.model.layers[0].mlp.gate_proj.bias.count_nonzero() == 0
+
+
+def test_an_empty_neuron_set_is_refused(lab, tmp_path, capsys):
+    """What is written would be the model as it was, with a card that says otherwise."""
+    NeuronSet([], shape=(3, 48)).save(tmp_path / "none.json")
+    with pytest.raises(SystemExit):
+        main(
+            ["bake", f"--model={lab / 'model'}", f"--neurons={tmp_path / 'none.json'}", f"--output={tmp_path / 'out'}"]
+        )
+    assert "`neurons` is expected to hold at least one neuron, but" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -4,6 +4,7 @@ import pytest
 
 from biaslab.commands.judging import model_of, perplexity
 from biaslab.errors import InputError
+from biaslab.models.loading import origin
 from biaslab.neurons.neuron_set import NeuronSet
 
 
@@ -23,3 +24,20 @@ def test_the_model_of_a_neuron_file():
     assert model_of(named, "n.json") == "tiny"
     with pytest.raises(InputError, match=r"`model` is expected to be named, since n\.json does not say"):
         model_of(NeuronSet([(0, 1)]), "n.json")
+
+
+def test_the_folder_of_a_model_is_found_from_elsewhere(lab, tmp_path, monkeypatch):
+    """By its relative name where that is the same folder, else by its path; an error says where it was."""
+    monkeypatch.chdir(lab)
+    named = NeuronSet([(0, 1)]).with_details(provenance={"model": origin("model", "0123")})
+    assert model_of(named, "n.json") == "model"
+    for place in (tmp_path, tmp_path / "other"):
+        (place / "model").mkdir(parents=True)  # another folder of the same name
+        monkeypatch.chdir(place)
+        assert model_of(named, "n.json") == str(lab / "model")
+    moved = NeuronSet([(0, 1)]).with_details(provenance={"model": {"name": "gone", "folder": str(tmp_path / "gone")}})
+    with pytest.raises(InputError, match=r"`model` is expected to be given, since n\.json names the folder .*gone"):
+        model_of(moved, "n.json")
+    (tmp_path / "other" / "gone").mkdir()
+    assert model_of(moved, "n.json") == "gone"
+    assert origin("minilm-mlm", "0") == {"name": "minilm-mlm", "fingerprint": "0"}

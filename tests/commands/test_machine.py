@@ -17,7 +17,8 @@ from biaslab.errors import InputError
 from biaslab.evaluation.findings import Findings
 from biaslab.evaluation.scoring import target_log_probabilities
 from biaslab.models.architectures import ffn_shape
-from biaslab.models.loading import fingerprint, is_dispatched, load_model
+from biaslab.models.loading import fingerprint, load_model
+from biaslab.models.placement import is_dispatched
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.neurons.suppression import suppressed
 from biaslab.tasks.attribution import Attribution

@@ -125,6 +125,6 @@ def test_refusals(lab, tmp_path):
     with pytest.raises(InputError, match="`pairs` is expected to hold two pairs or more"):
         module(lab, pairs="race")  # black/white only
     bpe_tokenizer(masked=False).save_pretrained(tmp_path / "model")
-    make_model("gpt2").config.save_pretrained(tmp_path / "model")
+    make_model("gpt2", 609).config.save_pretrained(tmp_path / "model")
     with pytest.raises(InputError, match="masked language model"):
         module(lab)

@@ -153,7 +153,7 @@ def test_smollm2_agrees_with_one_token_at_a_time(asset):
     """On clusters of each domain of the real data, with the tokenizer's own start token."""
     asset("smollm2-135m"), asset("stereoset")
     model, tokenizer = load_model("smollm2-135m")
-    data = StereoSetDataModule("smollm2-135m", every=600)
+    data = StereoSetDataModule("smollm2-135m", every=600, bos="authors")
     data.prepare_data()
     data.setup("test")
     known = {}

@@ -13,6 +13,7 @@ import torch
 from conftest import bpe_tokenizer, main, make_model, run_two_processes
 from pytorch_lightning import Trainer
 from reference import crows_pairs as reference
+from tokenizers import processors
 
 from biaslab.data.crows_pairs import CATEGORIES, CrowsPairsDataModule, read_pairs
 from biaslab.evaluation.findings import Findings
@@ -128,6 +129,33 @@ def test_a_causal_model_is_asked_for_whole_sentences(pairs, tmp_path):
     found = read_pairs(pairs)
     scores = [[reference.causal_score(model, tokenizer, text) for text in (pair.more, pair.less)] for pair in found]
     agree(figures["overall"], scores, found)
+
+
+def test_the_authors_rule_where_the_tokenizer_adds_bos(pairs, tmp_path):
+    """By default all of a sentence is conditioned on BOS; the rule "authors" is named in the results."""
+    tokenizer = bpe_tokenizer(masked=False)
+    start = (tokenizer.bos_token, tokenizer.bos_token_id)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=[start[0], "$A"], pair=[start[0], "$A", "$B"], special_tokens=[start]
+    )
+    make_model("gpt2", len(tokenizer)).save_pretrained(tmp_path / "causal")
+    tokenizer.save_pretrained(tmp_path / "causal")
+    by_default, by_authors = judge(tmp_path / "causal", pairs), judge(tmp_path / "causal", pairs, "--data.bos=authors")
+    model, tokenizer = load_model(str(tmp_path / "causal"))
+    found = read_pairs(pairs)
+    texts = [[pair.more, pair.less] for pair in found]
+    agree(by_authors["overall"], [[reference.causal_score(model, tokenizer, t) for t in both] for both in texts], found)
+    agree(by_default["overall"], [[after_bos(model, tokenizer, t) for t in both] for both in texts], found)
+    first, second = (Findings.load(Path(f"runs/crows_pairs/version_{n}/crows_pairs.json")) for n in range(2))
+    assert not first.rule
+    assert second.rule == " Causal sentences by the authors' rule (bos: authors)."
+
+
+def after_bos(model, tokenizer, text):
+    """The log-probability of a sentence's tokens, all of them after BOS."""
+    ids = torch.tensor([tokenizer(text)["input_ids"]])
+    logs = model(ids).logits[0, :-1].double().log_softmax(-1)
+    return float(logs.gather(1, ids[0, 1:, None]).sum())
 
 
 def test_a_damaged_file_is_one_line(lab, pairs, capfd):

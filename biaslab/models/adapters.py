@@ -1,0 +1,94 @@
+"""Adapters of PEFT (LoRA and its kin): folders with a change to another model's weights, which are used merged."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from biaslab.errors import InputError
+from biaslab.models.failures import ADAPTER, loading, read_object
+from biaslab.models.fit import embeddings_of
+
+_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+
+
+def adapter_base(source: str) -> str | None:
+    """Return the name or folder of the model that an adapter's folder belongs to; None if it is no adapter's.
+
+    A relative folder is one of the working directory, or of the adapter's folder.
+
+    Raises:
+        InputError: if the folder names no model.
+    """
+    folder = Path(source)
+    if not (folder / ADAPTER).is_file():
+        return None
+    base = read_object(folder / ADAPTER).get("base_model_name_or_path")
+    if not base or not isinstance(base, str):
+        raise InputError(
+            f"{folder / ADAPTER} is expected to name the adapter's model as `base_model_name_or_path`, but names none. "
+            "Write its name or folder there."
+        )
+    beside = folder / base
+    return str(beside) if not Path(base).expanduser().is_dir() and beside.is_dir() else base
+
+
+def merged(model: PreTrainedModel, source: str, tokens: int) -> PreTrainedModel:
+    """Return an adapter's base model with the adapter merged into its weights.
+
+    Args:
+        model: the base model, with float32 weights, which are changed.
+        source: the adapter's folder.
+        tokens: how many the tokenizer has: an adapter may bring embeddings of further ones.
+
+    Raises:
+        InputError: if PEFT is not installed, or the adapter can't be merged, is of another task or another model.
+    """
+    folder, start = Path(source), f"`model_name` is expected to be an adapter that can be merged, but {source!r}"
+    settings = read_object(folder / ADAPTER)
+    if (task := settings.get("task_type")) not in (None, "CAUSAL_LM", "FEATURE_EXTRACTION"):
+        raise InputError(f"{start} was trained for {task}, not as a language model. Choose another.")
+    if not any((folder / name).is_file() for name in _WEIGHTS):
+        raise InputError(f"{start} has neither {' nor '.join(_WEIGHTS)}. Copy or download the folder again.")
+    try:
+        import peft
+    except ImportError as error:
+        raise InputError(
+            f"`model_name` is expected to be a model, but {source!r} is an adapter of PEFT, which is not installed. "
+            "Install it: pip install 'biaslab[peft]'."
+        ) from error
+    if (rows := embeddings_of(model)) < tokens:
+        model.resize_token_embeddings(tokens, mean_resizing=False)
+    with loading(source, source, "an adapter of PEFT"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT's of transformers, and of what _require_same refuses
+        adapted = peft.PeftModel.from_pretrained(model, source)
+        if not hasattr(adapted.base_model, "merge_and_unload"):
+            kind = settings.get("peft_type")
+            raise InputError(f"{start} is of the kind {kind}, which is no change of weights. Give one of LoRA's kind.")
+        _require_same(adapted, peft, folder)
+        result: PreTrainedModel = adapted.merge_and_unload()
+    for name in ("peft_config", "_hf_peft_config_loaded"):  # or transformers would take it for an adapter still
+        vars(result).pop(name, None)
+    if rows < tokens and not any("embed" in name or "wte" in name for name in _names(peft, source)):
+        raise InputError(
+            f"{start} has a tokenizer of {tokens} tokens, and neither it nor its model, of {rows}, has embeddings for "
+            "all. Give the adapter with its embeddings."
+        )
+    return result
+
+
+def _names(peft: Any, source: str) -> set[str]:
+    return set(peft.utils.load_peft_weights(source, device="cpu"))
+
+
+def _require_same(adapted: Any, peft: Any, folder: Path) -> None:
+    """Refuse an adapter some of whose weights have no place in the model, or that lacks some: PEFT only warns."""
+    there = _names(peft, str(folder))
+    wanted = set(peft.get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    embeddings = {name for name in there - wanted if "embed" in name or "wte" in name or "lm_head" in name}
+    if wrong := sorted((there ^ wanted) - embeddings):
+        raise InputError(
+            f"`model_name` is expected to be an adapter that fits its model, but {str(folder)!r} differs in "
+            f"{len(wrong)} weights, such as {wrong[0]}. Check `base_model_name_or_path` in its {ADAPTER}."
+        )
