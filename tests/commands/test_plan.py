@@ -107,7 +107,7 @@ def test_estimate_needs_no_weights(tmp_path, monkeypatch, capsys, kind):
     assert not list(tmp_path.glob("runs"))
 
     model.save_pretrained(tmp_path / "model")
-    task = Attribution(str(tmp_path / "model"), steps=NODES)
+    task = Attribution(str(tmp_path / "model"), steps=NODES, gap="signed")
     data = PromptDataModule(str(tmp_path / "model"), ["gender", "age"], modifiers=2)
     data.setup("predict")
     with Operations() as counted:
