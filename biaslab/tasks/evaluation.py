@@ -41,7 +41,6 @@ class BenchmarkEvaluation(LanguageModelTask):
     def on_test_epoch_end(self) -> None:
         """Gather each example's scores once; compute, log and write the metrics."""
         scores, *_, examples = (tensor.cpu() for tensor in self.collected.compute())
-        examples = examples.view(-1)  # torchmetrics makes a scalar of a single number
         self.collected.reset()
         self.evaluation = Scores(scores, examples)
         figures = {key: samples.interval() for key, samples in self.figures(scores, examples).items()}
