@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from biaslab.commands.configs import read_config
-from biaslab.errors import InputError
+from biaslab.errors import InputError, require_ranges
 from biaslab.evaluation.findings import FILES, Findings
 from biaslab.neurons.neuron_set import NeuronSet
 
@@ -52,6 +52,7 @@ def cards(
         trust_remote_code: let a checkpoint bring its own Python code.
     """
     command = dict(locals())
+    require_ranges(command)
     from rich.console import Console
     from tqdm import tqdm
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from biaslab.commands.cards import SCORES, read_scores
 from biaslab.data.presets import PRESETS, USUAL, PresetName, Selection
-from biaslab.errors import InputError
+from biaslab.errors import InputError, require_ranges
 from biaslab.evaluation.findings import OVERALL, Findings, write_csv
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.report.tables import new_table
@@ -67,6 +67,7 @@ def compare(
         trust_remote_code: let a checkpoint bring its own Python code.
     """
     settings = dict(locals())
+    require_ranges(settings)
     from biaslab.data.contrast import sources_of
     from biaslab.neurons.overlap import compare_scopes, rank_correlations
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from biaslab.data.presets import AT_ALL_POSITIONS, DIMENSIONS, KINDS, MODIFIERS, USUAL, Replacement, Selection
-from biaslab.errors import require_one_of, require_positive
+from biaslab.errors import require_one_of, require_ranges
 from biaslab.evaluation.findings import OVERALL, Findings, gap_rows, write_csv
 from biaslab.neurons.neuron_set import NeuronSet, random_like
 from biaslab.report.tables import STEREOSET, cell, cost_table, log_ratio_table, metric_table, new_table, signed
@@ -96,7 +96,7 @@ def debias(
     """
     settings = dict(locals())
     started = time.monotonic()
-    require_positive(seeds=seeds)
+    require_ranges(settings)
     import yaml
     from pytorch_lightning.loggers import TensorBoardLogger
     from torch import nn

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from biaslab.data.words import ACTIONS, WORDINGS
-from biaslab.errors import require_positive
+from biaslab.errors import require_ranges
 from biaslab.evaluation.findings import OVERALL, Findings, write_csv
 from biaslab.neurons.neuron_set import NeuronSet, random_like
 from biaslab.report.tables import cell, new_table
@@ -47,7 +47,7 @@ def probe(
         trust_remote_code: let a checkpoint bring its own Python code.
     """
     settings = dict(locals())
-    require_positive(seeds=seeds)
+    require_ranges(settings)
     from pytorch_lightning.loggers import TensorBoardLogger
 
     from biaslab.evaluation.evaluate import evaluate

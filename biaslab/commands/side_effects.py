@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from biaslab.errors import InputError, require_one_of, require_positive
+from biaslab.errors import InputError, require_one_of, require_ranges
 from biaslab.evaluation.findings import METRICS, OVERALL, PAIRS_LOG_RATIO, SS_LOG_RATIO, Findings, Row, write_csv
 from biaslab.neurons.neuron_set import NeuronSet, random_like
 from biaslab.report.tables import new_table, perplexity_table
@@ -92,7 +92,7 @@ def side_effects(
         trust_remote_code: let a checkpoint bring its own Python code.
     """
     settings = dict(locals())
-    require_positive(seeds=seeds, sentences=sentences, every=every)
+    require_ranges(settings)
     require_one_of("positions", positions, ["all", "slot"])
     from biaslab.commands import judging
     from biaslab.data.crows_pairs import CrowsPairsDataModule

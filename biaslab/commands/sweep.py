@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 from rich.console import Console
 
 from biaslab.data.presets import AT_ALL_POSITIONS, PRESETS, USUAL, Replacement, Selection
-from biaslab.errors import InputError, require_positive
+from biaslab.errors import NOT_NEGATIVE, InputError, require_ranges
 from biaslab.evaluation.findings import OVERALL, SS_LOG_RATIO, Findings, write_csv
 from biaslab.neurons.neuron_set import NeuronSet, random_like
 from biaslab.report.tables import LOG_RATIO_DIGITS, change_of, log_ratio_table, metric_table, new_table
@@ -164,12 +164,7 @@ def checked_grid(settings: Mapping[str, Any]) -> None:
         unknown = ", ".join(str(value) for value in settings[name] if value not in known)
         if unknown or not settings[name]:
             raise InputError(f"`{name}` is expected to be of {', '.join(known)} but got {unknown or 'none'}.")
-    for name in ("thresholds", "shares"):
-        if wrong := [value for value in settings[name] if not 0 < value <= 1]:
-            raise InputError(f"`{name}` is expected to hold numbers in (0, 1] but got {wrong[0]}.")
-    if wrong := [count for count in settings["counts"] if count is not None and count < 1]:
-        raise InputError(f"`counts` is expected to hold positive integers or null but got {wrong[0]}.")
-    require_positive(**{name: settings[name] for name in ("seeds", "sentences", "every")})
+    require_ranges(settings, perplexity_percent=NOT_NEGATIVE)
 
 
 def grid(settings: Mapping[str, Any]) -> Iterator[Spec]:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from biaslab.data.presets import PresetName
-from biaslab.errors import InputError, require_positive
+from biaslab.errors import InputError, require_ranges
 from biaslab.evaluation.findings import METRICS, OVERALL, SS_LOG_RATIO, Findings, Row, write_csv
 from biaslab.report.tables import (
     LOG_RATIO_DIGITS,
@@ -63,6 +63,7 @@ def table(
         trust_remote_code: let a checkpoint bring its own Python code.
     """
     settings = dict(locals())
+    require_ranges(settings)
     from biaslab.commands import judging
     from biaslab.commands.rows import TRAINED, Rows, paper_rows
     from biaslab.evaluation.evaluate import evaluate, require_judgeable
@@ -104,7 +105,6 @@ def checked_rows(rows: Sequence[str] | None, seeds: int) -> list[str]:
     unknown = [row for row in rows or () if row not in ROWS]
     if unknown or (rows is not None and not rows):
         raise InputError(f"`rows` is expected to be of {', '.join(ROWS)} but got {', '.join(unknown) or 'none'}.")
-    require_positive(seeds=seeds)
     return [row for row in ROWS if rows is None or row in rows or row == BASE_ROW]
 
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from biaslab.data.attribute_words import GENDER_PAIRS, TARGETS
 from biaslab.data.corpus import read_sentences
 from biaslab.data.module import TokenizedData, loader
-from biaslab.errors import InputError, require_positive
+from biaslab.errors import InputError
 
 GROUPS = ("female", "male")
 TARGET = "target"
@@ -164,7 +164,6 @@ class AttributeSentencesDataModule(TokenizedData):
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__(trust_remote_code)
-        require_positive(batch_size=batch_size, limit=limit, validation_limit=validation_limit)
 
     def setup(self, stage: str) -> None:
         """Read, sort and tokenize the sentences."""

@@ -160,11 +160,6 @@ class CounterfactualDataModule(TrainingData):
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__(trust_remote_code)
-        for name, number, least in (("max_length", max_length, 3), ("batch_size", batch_size, 1), ("limit", limit, 1)):
-            if number is not None and number < least:
-                raise InputError(f"`{name}` is expected to be an integer from {least} on but got {number}.")
-        if not 0 < masked < 1:
-            raise InputError(f"`masked` is expected to lie in (0, 1) but got {masked}.")
 
     def sources(self) -> list[str]:
         """Return the one source."""

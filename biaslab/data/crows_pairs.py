@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from biaslab.data.module import EvaluationData, problem
 from biaslab.data.queries import Queries, causal_queries, masked_in_turn, whole_examples
-from biaslab.errors import InputError, reading, require_positive
+from biaslab.errors import InputError, reading
 from biaslab.models import assets
 from biaslab.models.tokens import is_masked, start_token
 
@@ -113,7 +113,6 @@ class CrowsPairsDataModule(EvaluationData):
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__(trust_remote_code)
-        require_positive(limit=limit, tokens_per_batch=tokens_per_batch, every=every)
 
     def read(self) -> list[dict[str, Any]]:
         """Read the pairs, and return their batches."""

@@ -12,7 +12,6 @@ from transformers import PreTrainedTokenizerBase
 from biaslab.data.crows_pairs import CrowsPair, shared_queries
 from biaslab.data.module import EvaluationData
 from biaslab.data.queries import Queries, group_places, token_queries, whole_examples
-from biaslab.errors import require_positive
 from biaslab.models.tokens import is_masked
 
 _LONGEST = 48  # tokens; a tokenizer that needs more for sentences this short spells their words
@@ -198,7 +197,6 @@ class MinimalPairsDataModule(EvaluationData):
         self, model_name: str = "minilm-mlm", tokens_per_batch: int = 1024, trust_remote_code: bool = False
     ) -> None:
         super().__init__(trust_remote_code)
-        require_positive(tokens_per_batch=tokens_per_batch)
 
     def read(self) -> list[dict[str, Any]]:
         """Choose the pairs, and return their batches."""

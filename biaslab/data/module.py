@@ -7,6 +7,7 @@ from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerBase
 
+from biaslab.errors import require_ranges
 from biaslab.models import assets
 from biaslab.models.loading import load_tokenizer
 
@@ -24,6 +25,7 @@ class TokenizedData(LightningDataModule):
         super().__init__()
         self._trust_remote_code = trust_remote_code
         self.save_hyperparameters(ignore=["trust_remote_code"])  # those of the subclass, from its frame
+        require_ranges(self.hparams)
 
     def sources(self) -> Sequence[str]:
         """Return what the texts come from: names of data sets, or files."""

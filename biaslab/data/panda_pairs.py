@@ -15,7 +15,7 @@ from biaslab.data import corpus
 from biaslab.data.crows_pairs import shared_places
 from biaslab.data.module import EvaluationData
 from biaslab.data.queries import Queries, Query, group_places, token_queries, whole_examples
-from biaslab.errors import InputError, require_positive
+from biaslab.errors import InputError
 from biaslab.models import assets
 from biaslab.models.tokens import is_masked
 
@@ -144,7 +144,6 @@ class PandaPairsDataModule(EvaluationData):
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__(trust_remote_code)
-        require_positive(limit=limit, tokens_per_batch=tokens_per_batch)
 
     def read(self) -> list[dict[str, Any]]:
         """Read the pairs, and return their batches."""

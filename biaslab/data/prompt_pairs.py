@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from biaslab.data.attribute_words import GENDER_PAIRS, RACE_PAIRS
 from biaslab.data.module import TrainingData
-from biaslab.errors import InputError, reading, require_one_of, require_positive
+from biaslab.errors import InputError, reading, require_one_of
 from biaslab.models.tokens import SLOT, Encoded, encode_slot, require_masked, token_in_place
 
 Pairs = Literal["gender", "race"]
@@ -98,7 +98,6 @@ class PromptPairDataModule(TrainingData):
     ) -> None:
         super().__init__(trust_remote_code)
         require_one_of("pairs", pairs, list(PAIRS))
-        require_positive(batch_size=batch_size)
 
     def setup(self, stage: str) -> None:
         """Read the prompts, and tokenize them with the words of each pair."""

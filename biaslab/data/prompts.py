@@ -215,7 +215,6 @@ class PromptDataModule(TokenizedData):
         require_one_of("attributed", attributed, ["pairs", "demographics"])
         require_one_of("contrast_terms", contrast_terms, ["all", "find"])
         require_one_of("contrast_positions", contrast_positions, ["slot", "all"])
-        require_positive(contrast_limit=contrast_limit, tokens_per_batch=tokens_per_batch)
 
     def sources(self) -> list[str]:
         """Return what the contrast set is made from."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from biaslab.errors import InputError
+from biaslab.errors import InputError, require_positive
 from biaslab.models.tokens import start_token
 
 BLANK = "BLANK"
@@ -166,6 +166,7 @@ def whole_examples(
         For each batch ``inputs`` (of ``group``; a candidate's index counts within the batch, example by
         example) and ``examples`` (their numbers, ``[example]``).
     """
+    require_positive(tokens_per_batch=tokens_per_batch)
     examples = [queries[start : start + candidates] for start in range(0, len(queries), candidates)]
     inputs = [{query.input_ids for candidate in example for query in candidate} for example in examples]
     lengths = [[len(ids) for ids in each] for each in inputs]

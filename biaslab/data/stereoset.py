@@ -13,7 +13,7 @@ import torch
 
 from biaslab.data.module import EvaluationData, problem
 from biaslab.data.queries import BLANK, causal_queries, masked_queries, whole_examples
-from biaslab.errors import InputError, reading, require_one_of, require_positive
+from biaslab.errors import InputError, reading, require_one_of
 from biaslab.models import assets
 from biaslab.models.tokens import is_masked, start_token
 
@@ -174,7 +174,6 @@ class StereoSetDataModule(EvaluationData):
         require_one_of("split", split, ["dev", "test"])
         require_one_of("rule", rule, ["authors", "pll"])
         require_one_of("terms", terms, ["all", *_HALVES])
-        require_positive(tokens_per_batch=tokens_per_batch, limit=limit, every=every)
 
     def read(self) -> list[dict[str, Any]]:
         """Read the clusters, and return their batches."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from biaslab.errors import require_ranges
 from biaslab.evaluation.findings import OVERALL, PAIRS_LOG_RATIO, SS_LOG_RATIO
 from biaslab.evaluation.gaps import demographic_gaps, gap_samples
 from biaslab.evaluation.perplexity import negative_log_likelihoods, perplexity_samples
@@ -212,6 +213,7 @@ class Perplexity(Measure):
     name = "perplexity"
 
     def __init__(self, sentences: Sequence[str], seeds: int | None = None) -> None:
+        require_ranges({"seeds": seeds})
         self.sentences, self.seeds = list(sentences), seeds
         super().__init__(self.sentences, sentences=len(self.sentences))
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from biaslab.errors import InputError
+from biaslab.errors import InputError, require_positive
 from biaslab.evaluation.scoring import slot_log_probabilities
 from biaslab.evaluation.sentences import sequence_log2_probabilities
 from biaslab.models.tokens import by_length, is_masked, start_token
@@ -31,6 +31,7 @@ def negative_log_likelihoods(
     Reference:
         Salazar et al. 2020, equation 4.
     """
+    require_positive(tokens_per_batch=tokens_per_batch)
     if not sentences:
         raise InputError("`sentences` is expected to hold at least one sentence but is empty.")
     masked = is_masked(tokenizer)

@@ -21,6 +21,8 @@ _ROUNDING = 1e-3  # so far above 1, or log-probabilities above 0, scores may be
 class ShapedMetric(Metric):
     """A metric whose results keep their shapes: torchmetrics makes a scalar of each tensor that holds one number."""
 
+    _shapes: list[torch.Size]
+
     def _wrap_compute(self, compute: Callable[..., Any]) -> Callable[..., Any]:
         def noted(*args: Any, **kwargs: Any) -> Any:
             value, self._shapes = compute(*args, **kwargs), []

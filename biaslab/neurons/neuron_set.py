@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from biaslab.errors import InputError
+from biaslab.errors import InputError, require_ranges
 from biaslab.store import write_atomically
 
 if TYPE_CHECKING:  # neuron files are read without torch
@@ -351,6 +351,7 @@ def random_like(neurons: NeuronSet, seed: int, same_layers: bool = True) -> Neur
     """
     import torch
 
+    require_ranges({"seed": seed})
     if neurons.shape is None:
         raise InputError("`neurons` is expected to have a shape to draw from but has none. Give NeuronSet its `shape`.")
     layers, width = neurons.shape

@@ -1,7 +1,6 @@
 """The attribution pass: prompts in, a file of bias neurons out."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from inspect import signature
@@ -116,14 +115,9 @@ class Attribution(LanguageModelTask):
         save_every: float = 30.0,
     ) -> None:
         integration_rule(steps, quadrature, tolerance)  # refuses bad values before the model is loaded
-        if not (math.isfinite(perplexity_percent) and perplexity_percent > 0):
-            raise InputError(f"`perplexity_percent` is expected to be positive but got {perplexity_percent}.")
         require_one_of("replacement", replacement, [*get_args(Replacement), "auto"])
         require_one_of("of", of, get_args(Of))
         self.budget = TokenBudget(token_budget)
-        for name, value in (("threshold", threshold), ("share", share)):
-            if not 0 < value <= 1:
-                raise InputError(f"`{name}` is expected to lie in (0, 1] but got {value}.")
         super().__init__(model_name, dtype, trust_remote_code)
         self.save_hyperparameters()
         if replacement == "auto":

@@ -8,6 +8,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from biaslab.errors import require_ranges
 from biaslab.models.loading import load_model
 
 
@@ -23,6 +24,7 @@ class LanguageModelTask(LightningModule):
     def __init__(self, model_name: str = "minilm-mlm", dtype: str = "float32", trust_remote_code: bool = False) -> None:
         super().__init__()
         self.save_hyperparameters()
+        require_ranges(self.hparams)
         weights = getattr(torch, dtype)
         self.model, self.tokenizer = load_model(model_name, dtype=weights, trust_remote_code=trust_remote_code)
 
