@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import sys
 import traceback
 
@@ -84,7 +85,8 @@ def _input_error(error: BaseException | None) -> InputError | None:
 
 
 def _fail(message: str) -> None:
-    print(f"biaslab: error: {' '.join(message.split())}", file=sys.stderr)
+    line = re.sub(r"\s*[\r\n\x0b\x0c\x1c-\x1e\x85\u2028\u2029]\s*", " ", message).strip()  # other blanks stay
+    print(f"biaslab: error: {line}", file=sys.stderr)
     sys.exit(2)
 
 

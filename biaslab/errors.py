@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
+from pathlib import Path
 from typing import Any, NamedTuple
 
 
@@ -60,7 +61,7 @@ RANGES = {  # of arguments by name, wherever they are: of commands, data, tasks,
     **dict.fromkeys(("share", "shares", "threshold", "thresholds"), _SHARE),
     **dict.fromkeys(("factor", "factors"), _FINITE),
     **dict.fromkeys(("lr", "perplexity_percent"), _POSITIVE),
-    "depth": Range("be an integer from 1 to 64", 1, 64, whole=True),
+    "depth": Range("be a positive integer", 1, 64, whole=True),
     "masked": Range("lie in (0, 1)", 0, 1, ends=(False, False)),
     "max_length": Range("be an integer from 3 on", 3, whole=True),  # two special tokens, and one of the text
     "rank": Range("be an integer from 1 to 4096", 1, 4096, whole=True),
@@ -86,8 +87,10 @@ def require_ranges(arguments: Mapping[str, Any], **others: Range) -> None:
         if (expected := others.get(name, RANGES.get(name))) is not None:
             for place, value in _numbers("", given):
                 if not expected.holds(value):
+                    too_many = expected.whole and type(value) is int and value > expected.high
+                    text = f"be at most {expected.high}" if too_many else expected.text
                     where = place and f" at {place}"
-                    raise InputError(f"`{name}` is expected to {expected.text} but got {value!r}{where}.")
+                    raise InputError(f"`{name}` is expected to {text} but got {value!r}{where}.")
 
 
 def _numbers(place: str, given: Any) -> Iterator[tuple[str, Any]]:
@@ -145,7 +148,29 @@ def reading(
         yield
     except InputError:
         raise
-    except (OSError, ValueError, csv.Error) as error:  # of text and of JSON: ValueError
+    except (OSError, ValueError, csv.Error, RecursionError) as error:  # of text and of JSON: ValueError
         raise InputError(
             f"`{argument}` is expected to be {expected}, but {path} can't be read or is cut off: {error}. {advice}"
         ) from error
+
+
+def read_text(path: str | PathLike[str], may_be_empty: bool = False) -> str:
+    r"""Return a UTF-8 file's text without a byte order mark, its lines ended by ``\n`` alone.
+
+    Raises:
+        OSError: if it can't be read.
+        ValueError: if it is empty, in another encoding, or has NUL bytes; it names the line. :func:`reading` makes an
+            ``InputError`` of either.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")  # which knows all line ends
+    except UnicodeDecodeError as error:
+        if error.object[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            raise ValueError("it is UTF-16 text; save it as UTF-8") from error
+        line, byte = error.object.count(10, 0, error.start) + 1, error.object[error.start]
+        raise ValueError(f"line {line} is not UTF-8 text (byte 0x{byte:02x}); save it as UTF-8") from error
+    if (place := text.find("\0")) >= 0:
+        raise ValueError(f"line {text.count(chr(10), 0, place) + 1} has a NUL byte; save it as UTF-8 text")
+    if not text.strip() and not may_be_empty:
+        raise ValueError("it is empty")
+    return text

@@ -2,7 +2,7 @@
 
 from typing import Any, TypeVar
 
-from biaslab.data.corpus import read_sentences
+from biaslab.data.corpus import SPLITS, read_sentences
 from biaslab.data.knowledge import KnowledgeDataModule
 from biaslab.data.minimal_pairs import MinimalPairsDataModule
 from biaslab.data.module import EvaluationData
@@ -42,9 +42,10 @@ def stereoset(model_name: str, path: str | None, trust_remote_code: bool, **sett
 def perplexity(text: str, sentences: int, split: str = "evaluation", seeds: int | None = None) -> Perplexity:
     """Return the measure on so many of a text's sentences; an InputError if there are none."""
     require_positive(sentences=sentences)
-    ordinary = read_sentences(text, split)[:sentences]
+    ordinary = read_sentences(text, split, "text")[:sentences]
     if not ordinary:
-        raise InputError(f"`text` is expected to have {split} sentences but {text} has none. Give a longer one.")
+        share = f"{split} sentences (one line in {100 // len(SPLITS[split])}, of four words or more)"
+        raise InputError(f"`text` is expected to have {share} but {text} has none. Give a longer one.")
     return Perplexity(ordinary, seeds)
 
 

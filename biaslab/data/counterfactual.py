@@ -13,6 +13,7 @@ from biaslab.data.attribute_words import GENDER_PAIRS
 from biaslab.data.module import TrainingData
 from biaslab.errors import InputError
 from biaslab.models import assets
+from biaslab.models.positions import cut_tokens
 from biaslab.models.tokens import require_masked
 
 _OTHER = {one: other for pair in GENDER_PAIRS for one, other in (pair, pair[::-1])}
@@ -182,4 +183,4 @@ class CounterfactualDataModule(TrainingData):
         self.validation_batches = corpus.MaskedBatches(fixed, self.tokenizer, h["masked"], fixed=True, varied=True)
 
     def _tokens(self, texts: list[str]) -> list[list[int]]:
-        return list(self.tokenizer(texts, truncation=True, max_length=self.hparams["max_length"])["input_ids"])
+        return cut_tokens(self.tokenizer, texts, self.hparams["max_length"])

@@ -1,6 +1,7 @@
 """CrowS-Pairs: pairs of sentences from its file, and batches of inputs that score what both share."""
 
 import csv
+import io
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,8 +11,9 @@ from transformers import PreTrainedTokenizerBase
 
 from biaslab.data.module import EvaluationData, problem
 from biaslab.data.queries import Queries, causal_queries, masked_in_turn, whole_examples
-from biaslab.errors import InputError, reading
+from biaslab.errors import InputError, read_text, reading
 from biaslab.models import assets
+from biaslab.models.positions import require_room
 from biaslab.models.tokens import is_masked, start_token
 
 CATEGORIES = (
@@ -37,17 +39,22 @@ def read_pairs(path: str | Path | None = None) -> list[CrowsPair]:
     Raises:
         InputError: if the file can't be read or is no CrowS-Pairs; it names the line and what it lacks.
     """
+    return list(pairs_by_line(path).values())
+
+
+def pairs_by_line(path: str | Path | None = None) -> dict[int, CrowsPair]:
+    """Return what :func:`read_pairs` does, by the number of the line that a pair ends in."""
     source = assets.fetch("crows-pairs") / "crows_pairs_anonymized.csv" if path is None else Path(path)
-    with reading("path", "a CrowS-Pairs file (CSV)", source), source.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        pairs = []
+    with reading("path", "a CrowS-Pairs file (CSV)", source):
+        reader = csv.DictReader(io.StringIO(read_text(source), newline=""), strict=True)
+        pairs = {}
         for record in reader:
             if wrong := problem(record, _COLUMNS, {"bias_type": CATEGORIES, "stereo_antistereo": DIRECTIONS}):
                 raise InputError(
                     f"`path` is expected to be a CrowS-Pairs file, but line {reader.line_num} of {source} {wrong}. "
                     "Repair the file, or give another."
                 )
-            pairs.append(CrowsPair(*(record[column] for column in _COLUMNS)))
+            pairs[reader.line_num] = CrowsPair(*(record[column] for column in _COLUMNS))
     if not pairs:
         raise InputError(f"`path` is expected to be a CrowS-Pairs file, but {source} has no pairs. Give another file.")
     return pairs
@@ -117,7 +124,8 @@ class CrowsPairsDataModule(EvaluationData):
     def read(self) -> list[dict[str, Any]]:
         """Read the pairs, and return their batches."""
         h = self.hparams
-        self.pairs = read_pairs(h["path"])[: h["limit"] : h["every"]]
+        lines = list(pairs_by_line(h["path"]).items())[: h["limit"] : h["every"]]
+        self.pairs = [pair for _, pair in lines]
         tokenizer = self.load_tokenizer()
         kind: dict[str, Any] = {"rule": "masked"}
         if is_masked(tokenizer):
@@ -125,6 +133,9 @@ class CrowsPairsDataModule(EvaluationData):
         else:
             kind = {"rule": "causal", "start_id": start_token(tokenizer)}
             queries = causal_queries(tokenizer, [text for pair in self.pairs for text in (pair.more, pair.less)])
+        lengths = (max((len(query.input_ids) for query in sentence), default=0) for sentence in queries)
+        file = h["path"] or self.asset
+        require_room(tokenizer, lengths, lambda number: f"line {lines[number // 2][0]} of {file}")
         batches = whole_examples(queries, 2, h["tokens_per_batch"], lambda lengths: sorted(set(lengths)))
         categories = torch.tensor([CATEGORIES.index(pair.category) for pair in self.pairs])
         return [kind | batch | {"categories": categories[batch["examples"]]} for batch in batches]

@@ -139,7 +139,7 @@ def known_facts(tokenizer: PreTrainedTokenizerBase, facts: Iterable[Fact] = FACT
 
 def _is_known(tokenizer: PreTrainedTokenizerBase, text: str, word: str) -> bool:
     filled = tokenizer(text.replace(SLOT, word), add_special_tokens=False)["input_ids"]
-    known = tokenizer.unk_token_id not in filled and len(filled) <= _LONGEST
+    known = tokenizer.unk_token_id not in filled and len(filled) <= min(_LONGEST, tokenizer.model_max_length - 2)
     return known and tokens_in_place(tokenizer, text, word) is not None
 
 

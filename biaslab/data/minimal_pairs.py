@@ -166,7 +166,7 @@ def known_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Iterable[MinimalPair]
 
 def _is_known(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
     tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return tokenizer.unk_token_id not in tokens and len(tokens) <= _LONGEST
+    return tokenizer.unk_token_id not in tokens and len(tokens) <= min(_LONGEST, tokenizer.model_max_length - 2)
 
 
 def pair_queries(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[MinimalPair]) -> Queries:

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from biaslab.errors import require_ranges
 from biaslab.models import assets
 from biaslab.models.loading import load_tokenizer
+from biaslab.models.positions import with_positions
 
 Batches = Sequence[Any] | Dataset[Any]
 
@@ -38,8 +39,9 @@ class TokenizedData(LightningDataModule):
                 assets.fetch(source)
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
-        """Load the tokenizer of the model."""
-        return load_tokenizer(self.hparams["model_name"], trust_remote_code=self._trust_remote_code)
+        """Load the tokenizer of the model; its ``model_max_length`` is the number of the model's positions."""
+        name = self.hparams["model_name"]
+        return with_positions(load_tokenizer(name, trust_remote_code=self._trust_remote_code), name)
 
 
 class TrainingData(TokenizedData):

@@ -92,8 +92,9 @@ def encoded_pairs(
     """Yield pairs and both sentences' tokens, those of which all words are known and that are not too long."""
     texts = [text for pair in pairs for text in pair]
     ids = tokenizer(texts, add_special_tokens=is_masked(tokenizer))["input_ids"] if texts else []
+    longest = min(_LONGEST, tokenizer.model_max_length - 2)
     for pair, first, second in zip(pairs, ids[::2], ids[1::2], strict=True):
-        known = all(tokenizer.unk_token_id not in own and 1 < len(own) <= _LONGEST for own in (first, second))
+        known = all(tokenizer.unk_token_id not in own and 1 < len(own) <= longest for own in (first, second))
         if known and first != second and (not is_masked(tokenizer) or shared_places(first, second)[0]):
             yield pair, first, second
 

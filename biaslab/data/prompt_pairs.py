@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from biaslab.data.attribute_words import GENDER_PAIRS, RACE_PAIRS
 from biaslab.data.module import TrainingData
-from biaslab.errors import InputError, reading, require_one_of
+from biaslab.errors import InputError, read_text, reading, require_one_of
 from biaslab.models.tokens import SLOT, Encoded, encode_slot, require_masked, token_in_place
 
 Pairs = Literal["gender", "race"]
@@ -52,7 +52,7 @@ def read_prompts(path: str | Path | None, model_name: str) -> list[str]:
     if path is None:
         raise InputError(f"`prompts` is expected to be a file with prompts but none is given. {make}")
     with reading("prompts", "a file with prompts", path, make):
-        text = Path(path).read_text(encoding="utf-8")
+        text = read_text(path, may_be_empty=True)
     lines = _json_prompts(text, path, model_name) if text.lstrip().startswith("{") else text.splitlines()
     prompts = list(dict.fromkeys(filter(None, (" ".join(prompt.split()) for prompt in lines))))
     if not prompts:
@@ -64,7 +64,7 @@ def _json_prompts(text: str, path: str | Path, model_name: str) -> list[str]:
     try:
         content: dict[str, Any] = json.loads(text)
         prompts = [str(prompt["text"]) for prompt in content["prompts"]]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f'`prompts` is expected to be JSON as {{"prompts": [{{"text": "..."}}]}}, or text with one prompt a line, '
             f"but {path} is neither: {type(error).__name__} {error}. Correct it."

@@ -16,7 +16,8 @@ from transformers import PreTrainedTokenizerBase
 
 from biaslab.data import contrast, effects, words
 from biaslab.data.module import TokenizedData, loader
-from biaslab.errors import InputError, reading, require_one_of, require_positive
+from biaslab.errors import InputError, read_text, reading, require_one_of, require_positive
+from biaslab.models.positions import require_room
 from biaslab.models.tokens import SLOT, Encoded, by_length, encode_slot, is_masked, tokens_in_place, with_slots
 
 Part = Literal["find", "held_out"]
@@ -97,7 +98,7 @@ def read_prompts(path: str | Path) -> tuple[list[Prompt], dict[str, list[Pair]]]
     """
     path = Path(path)
     with reading("path", "a JSON file of prompt groups", path):
-        groups = json.loads(path.read_text(encoding="utf-8"))
+        groups = json.loads(read_text(path))
     if not isinstance(groups, list) or not groups:
         raise InputError(f"`path` is expected to hold a list of groups, but {path} holds {type(groups).__name__}.")
     prompts: dict[tuple[int, str], Prompt] = {}
@@ -316,10 +317,17 @@ class PromptDataModule(TokenizedData):
             for batch in by_length([len(encoded[i].input_ids) for i in own], self.hparams["tokens_per_batch"]):
                 examples = [own[i] for i in batch]
                 inputs, *longer = self._inputs([encoded[i] for i in examples], dimension)
+                self._require_room([inputs, *longer], prompts[examples[0]])
                 own_labels = {name: label[examples] for name, label in labels.items()}
                 batches.append({**inputs, "longer": longer, **pair, **own_labels})
             first_pair += len(pairs)
         return batches
+
+    def _require_room(self, inputs: Sequence[Mapping[str, Tensor]], prompt: Prompt) -> None:
+        place = f"the prompt {prompt.text!r}, with its demographics"
+        if path := self.hparams["path"]:
+            place += f", in group {prompt.group} of {path},"
+        require_room(self.tokenizer, [each["input_ids"].shape[1] for each in inputs], lambda _: place)
 
     def _inputs(self, prompts: Sequence[Encoded], dimension: Dimension) -> list[dict[str, Tensor]]:
         """Return equally long prompts with their slots, once for all demographics that can share a sequence."""

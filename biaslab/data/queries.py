@@ -45,6 +45,9 @@ def masked_queries(
 def causal_queries(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str]) -> Queries:
     """Return the sentences to score under a causal language model, without special tokens, ``[sentence][1]``."""
     tokens = tokenizer(list(sentences), add_special_tokens=False)["input_ids"]
+    if [] in tokens:
+        text = sentences[tokens.index([])]
+        raise InputError(f"`sentences` is expected to hold texts that the tokenizer has tokens for but got {text!r}.")
     return [[Query(tuple(sentence), len(sentence) - 1, sentence[-1])] for sentence in tokens]
 
 

@@ -13,8 +13,9 @@ import torch
 
 from biaslab.data.module import EvaluationData, problem
 from biaslab.data.queries import BLANK, causal_queries, masked_queries, whole_examples
-from biaslab.errors import InputError, reading, require_one_of
+from biaslab.errors import InputError, read_text, reading, require_one_of
 from biaslab.models import assets
+from biaslab.models.positions import require_room
 from biaslab.models.tokens import is_masked, start_token
 
 DOMAINS = ("gender", "profession", "race", "religion")
@@ -44,7 +45,7 @@ def read_clusters(source: str | Path = "dev", task: str = "intrasentence") -> li
     """
     path = assets.fetch("stereoset") / f"{source}.json" if source in ("dev", "test") else Path(source)
     with reading("path", "a StereoSet file (JSON)", path):
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
     data = content.get("data") if isinstance(content, dict) else None
     records = data.get(task) if isinstance(data, dict) else None
     if not isinstance(records, list) or not records:
@@ -175,6 +176,9 @@ class StereoSetDataModule(EvaluationData):
         require_one_of("rule", rule, ["authors", "pll"])
         require_one_of("terms", terms, ["all", *_HALVES])
 
+    def _place(self, cluster: Cluster) -> str:
+        return f"the cluster {cluster.id!r} of {self.hparams['path'] or self.hparams['split']}"
+
     def read(self) -> list[dict[str, Any]]:
         """Read the clusters, and return their batches."""
         h = self.hparams
@@ -192,6 +196,8 @@ class StereoSetDataModule(EvaluationData):
             require_one_of("rule", h["rule"], ["authors"])
             kind = {"rule": "causal", "start_id": start_token(tokenizer)}
             queries = causal_queries(tokenizer, [sentence for _, sentence in candidates])
+        lengths = (max(len(query.input_ids) for query in candidate) for candidate in queries)
+        require_room(tokenizer, lengths, lambda number: self._place(self.clusters[number // 3]))
         labels = {
             "pieces": torch.tensor([len(candidate) for candidate in queries]).view(-1, 3),
             "terms": torch.tensor([self.term_names.index(cluster.target) for cluster in self.clusters]),

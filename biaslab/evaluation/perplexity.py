@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from biaslab.errors import InputError, require_positive
 from biaslab.evaluation.scoring import slot_log_probabilities
 from biaslab.evaluation.sentences import sequence_log2_probabilities
+from biaslab.models.positions import positions, say_cut
 from biaslab.models.tokens import by_length, is_masked, start_token
 from biaslab.statistics import Samples, draw
 
@@ -35,7 +36,10 @@ def negative_log_likelihoods(
     if not sentences:
         raise InputError("`sentences` is expected to hold at least one sentence but is empty.")
     masked = is_masked(tokenizer)
-    encoded = tokenizer(list(sentences), truncation=True, max_length=_MAX_LENGTH, add_special_tokens=masked).input_ids
+    longest = min(_MAX_LENGTH, positions(model.config))
+    options = {"truncation": True, "max_length": longest, "add_special_tokens": masked}
+    encoded = tokenizer(list(sentences), **options).input_ids
+    say_cut(tokenizer, sentences, encoded, longest, masked)
     if not masked:
         bits = sequence_log2_probabilities(model, encoded, start_token(tokenizer))
         return torch.tensor([[float(each.sum()) * -math.log(2), len(each)] for each in bits], dtype=torch.float64)
