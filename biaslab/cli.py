@@ -55,7 +55,9 @@ options:
   --help_all              every option of the trainer; loads Lightning
   --model.help CLASS, --data.help CLASS
                           every option of a model or a data module"""
+_PREDICTIONS = "\n  --predictions FILE      write StereoSet's scores in its authors' form"
 _PLAN = "\n  --plan                  print what the run would take, and exit"
+_MORE = {"predict": _PLAN, "test": _PREDICTIONS}
 
 
 def run(command: str) -> None:
@@ -89,7 +91,7 @@ def _lightning_help(command: str) -> str:
     from biaslab.commands.configs import names
 
     configs = textwrap.fill(", ".join(names()), 54).replace("\n", "\n" + 26 * " ")
-    summary, more = " ".join(COMMANDS[command].summary.split()), _PLAN if command == "predict" else ""
+    summary, more = " ".join(COMMANDS[command].summary.split()), _MORE.get(command, "")
     return _LIGHTNING.format(command=command, summary=f"{summary[:1].upper()}{summary[1:]}", configs=configs, more=more)
 
 

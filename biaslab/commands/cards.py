@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from biaslab.neurons.cards import Card
 
 SCORES, CONFIG = "scores.safetensors", "config.yaml"
-_PROMPT_SETTINGS = ("dimensions", "pairs", "kinds", "modifiers", "part", "path")
+_PROMPT_SETTINGS = ("dimensions", "pairs", "kinds", "modifiers", "part", "path", "words")
 _PAIR_WIDTH, _WORDS_WIDTH = 19, 18  # with layer, index and score, 80 columns
 
 
@@ -32,6 +32,7 @@ def cards(
     kinds: Sequence[str] | None = None,
     modifiers: int | None = None,
     path: str | None = None,
+    words: str | None = None,
     output: str | None = None,
     trust_remote_code: bool = False,
 ) -> None:
@@ -48,6 +49,7 @@ def cards(
         kinds: of judging modifiers in the prompts.
         modifiers: how many of each kind.
         path: a file of prompts in the format of the paper's authors instead.
+        words: a JSON or YAML file of own dimensions.
         output: a file instead of cards.json.
         trust_remote_code: let a checkpoint bring its own Python code.
     """
@@ -62,6 +64,7 @@ def cards(
     from biaslab.neurons.cards import METHOD, neuron_cards
 
     given = {"dimensions": dimensions, "kinds": kinds, "modifiers": modifiers, "path": path}
+    given["words"] = words
     chosen, folder = NeuronSet.load(neurons), Path(neurons).parent
     name = model or model_of(chosen, neurons)
     if not chosen:

@@ -36,7 +36,8 @@ def debias(
     guard_weight: float | None = None,
     knowledge_weight: float | None = None,
     replacement: Replacement | None = None,
-    dimensions: Sequence[str] = DIMENSIONS,
+    dimensions: Sequence[str] | None = None,
+    words: str | None = None,
     kinds: Sequence[str] = KINDS,
     modifiers: int = MODIFIERS,
     contrast_limit: int | None = None,
@@ -78,7 +79,9 @@ def debias(
         knowledge_weight: of "balanced" and "fisher": likewise, what knowledge needs; by default 0.7 and 0.
         replacement: what suppressed neurons are set to: "zero", or their "mean" over ordinary text; by default the mean
             for "balanced" and "fisher" in models whose weights can hold it.
-        dimensions: which demographics are asked about.
+        dimensions: which demographics are asked about: by default gender, ethnicity, religion and occupation, which
+            StereoSet has domains for; or those of ``words``.
+        words: a JSON or YAML file of own dimensions: their names, nouns, demographics and pairs.
         kinds: of judging modifiers in the prompts.
         modifiers: how many of each kind.
         contrast_limit: at most so many sentences of each of them; 2000 by default for "balanced" and "fisher", else
@@ -105,6 +108,7 @@ def debias(
     from biaslab.commands.cards import card_table, write_cards
     from biaslab.commands.passes import LogNeurons
     from biaslab.data.contrast import sources_of
+    from biaslab.data.own_words import read_words
     from biaslab.data.prompts import PromptDataModule
     from biaslab.evaluation.evaluate import evaluate, require_judgeable
     from biaslab.evaluation.measures import Gaps
@@ -128,7 +132,8 @@ def debias(
     contrast_limit = contrast_limit or usual.contrast_limit
     chosen |= {"replacement": task.hparams["replacement"], "contrast": has, "contrast_limit": contrast_limit}
     settings |= chosen
-    asked: dict[str, Any] = {"dimensions": dimensions, "kinds": kinds, "modifiers": modifiers}
+    settings["dimensions"] = list(dimensions or (DIMENSIONS if words is None else read_words(words)))
+    asked: dict[str, Any] = {name: settings[name] for name in ("dimensions", "words", "kinds", "modifiers")}
     find = PromptDataModule(
         model, **asked, contrast=contrast, contrast_limit=contrast_limit,
         contrast_positions=usual.contrast_positions, trust_remote_code=trust_remote_code,

@@ -91,6 +91,9 @@ class BiaslabCLI(LightningCLI):
         if parser.prog.endswith(" predict"):
             what = "print what the run would take, after a short measurement, and end"
             parser.add_argument("--plan", action="store_true", help=what)
+        if parser.prog.endswith(" test"):
+            what = "a file for the scores of StereoSet's sentences, in the form of the authors' predictions"
+            parser.add_argument("--predictions", type=str | None, default=None, help=what)
 
     def _parse_ckpt_path(self) -> None:
         """Take class and settings from a checkpoint, but neither the model's name nor whether its code is trusted."""
@@ -145,6 +148,17 @@ class BiaslabCLI(LightningCLI):
                 raise InputError("`plan` is expected with the model Attribution only. Leave it out.")
             plan(self.model, self.datamodule, self.trainer.world_size)
             sys.exit(0)
+
+    def before_test(self) -> None:
+        """Say where the scores of the sentences go, where a file is named."""
+        if (name := self.config.test.predictions) is None:
+            return
+        if not isinstance(self.model, tasks.StereoSetEvaluation):
+            raise InputError("`predictions` is expected with StereoSet only. Leave it out.")
+        path = Path(name).expanduser()
+        if path.is_dir() or not path.parent.is_dir():
+            raise InputError(f"`predictions` is expected to be a file in a folder that exists, but got {name!r}.")
+        self.model.predictions = path
 
 
 def _of_the_result(config: dict[str, Any]) -> tuple[Any, ...]:

@@ -58,6 +58,7 @@ def side_effects(
     neurons: str,
     model: str | None = None,
     dimensions: Sequence[str] | None = None,
+    words: str | None = None,
     factor: float = 0.0,
     positions: Literal["all", "slot"] = "all",
     seeds: int = 2,
@@ -80,6 +81,7 @@ def side_effects(
         neurons: a file that an attribution run wrote.
         model: an asset's name, a folder or a hub id; by default the one that the file names.
         dimensions: some of the file's subsets; by default each dimension that it has one for.
+        words: a JSON or YAML file of own dimensions, whose gaps are measured beside those of the nine.
         factor: what the neurons are multiplied by: 0 switches them off.
         positions: "all", or "slot" (only where the model is asked; for masked models).
         seeds: how many random controls, with as many neurons in each layer as all of the file.
@@ -96,7 +98,9 @@ def side_effects(
     require_one_of("positions", positions, ["all", "slot"])
     from biaslab.commands import judging
     from biaslab.data.crows_pairs import CrowsPairsDataModule
+    from biaslab.data.own_words import read_words
     from biaslab.data.prompts import PromptDataModule
+    from biaslab.data.words import DIMENSIONS
     from biaslab.evaluation.evaluate import evaluate, require_judgeable
     from biaslab.evaluation.measures import CrowsPairs, Gaps
     from biaslab.evaluation.treatment import Treatment
@@ -109,8 +113,10 @@ def side_effects(
     # All that can be wrong with the data shows before the long work begins.
     arms = list(_arms(network, chosen, wanted, seeds, factor, positions))
     clusters = judging.stereoset(name, stereoset, trust_remote_code, every=every)
-    pairs = CrowsPairsDataModule(name, path=crows_pairs, every=every, trust_remote_code=trust_remote_code)
-    held_out = PromptDataModule(name, modifiers=MODIFIERS, part="held_out", trust_remote_code=trust_remote_code)
+    pairs = CrowsPairsDataModule(name, crows_pairs, every=every, categories="any", trust_remote_code=trust_remote_code)
+    asked = {} if words is None else {"words": words, "dimensions": list(DIMENSIONS | read_words(words))}
+    part: dict[str, Any] = {"modifiers": MODIFIERS, "part": "held_out", **asked}
+    held_out = PromptDataModule(name, **part, trust_remote_code=trust_remote_code)
     held_out.setup("predict")
     measures = [clusters, CrowsPairs(judging.ready(pairs)), Gaps(held_out), judging.perplexity(text, sentences)]
     require_judgeable(network, Treatment(positions=positions), measures)

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from biaslab.data import contrast, effects, words
 from biaslab.data.module import TokenizedData, loader
+from biaslab.data.own_words import OwnDimension, read_words
 from biaslab.errors import InputError, read_text, reading, require_one_of, require_positive
 from biaslab.models.positions import require_room
 from biaslab.models.tokens import SLOT, Encoded, by_length, encode_slot, is_masked, tokens_in_place, with_slots
@@ -57,8 +58,9 @@ def make_prompts(
     part: Part,
     masked: bool = True,
     templates: Sequence[words.Template] | None = None,
+    own: Mapping[str, OwnDimension] | None = None,
 ) -> list[Prompt]:
-    """Write the prompts of the given dimensions and kinds, keys of :mod:`biaslab.data.words`' tables.
+    """Write the prompts of the given dimensions and kinds, keys of :mod:`biaslab.data.words`' tables or of own ones.
 
     Of each kind there are at most so many modifiers, spread over its list. The part "held_out" has other modifiers in
     other wordings than "find". The slot stands last, unless they are for a masked language model.
@@ -66,7 +68,8 @@ def make_prompts(
     Raises:
         InputError: for an unknown dimension, kind or part.
     """
-    for name, values, known in (("dimensions", dimensions, words.DIMENSIONS), ("kinds", kinds, words.MODIFIERS)):
+    nouns = words.DIMENSION_NOUNS | {name: dimension.noun for name, dimension in (own or {}).items()}
+    for name, values, known in (("dimensions", dimensions, nouns), ("kinds", kinds, words.MODIFIERS)):
         unknown = [value for value in values if value not in known]
         if unknown or not values:
             wrong = ", ".join(unknown) or "none"
@@ -82,7 +85,7 @@ def make_prompts(
         every = words.part_of_modifiers(kind, held_out)
         step = max(1.0, len(every) / modifiers)
         for group in (int(place * step) for place in range(min(modifiers, len(every)))):
-            fields = {"dimension": words.DIMENSION_NOUNS[dimension], "modifier": every[group], "slot": SLOT}
+            fields = {"dimension": nouns[dimension], "modifier": every[group], "slot": SLOT}
             prompts += [Prompt(text.format(**fields), dimension, kind, group) for text in texts]
     return prompts
 
@@ -174,8 +177,10 @@ class PromptDataModule(TokenizedData):
 
     Args:
         model_name: whose tokenizer is used.
-        dimensions: some of the nine; all by default.
+        dimensions: some of the nine, or of ``words``; by default all of the nine, or of ``words``.
         pairs: demographic pairs a dimension; consecutive words by default.
+        words: a JSON or YAML file of own dimensions, see :func:`biaslab.data.own_words.read_words`; one that has the
+            name of one of the nine stands instead of it.
         kinds: of modifiers; all six by default.
         modifiers: how many of each kind.
         part: "find" or "held_out".
@@ -210,6 +215,7 @@ class PromptDataModule(TokenizedData):
         tokens_per_batch: int = 512,
         contrast_terms: Literal["all", "find"] = "all",
         contrast_positions: Literal["slot", "all"] = "slot",
+        words: str | None = None,
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__(trust_remote_code)
@@ -260,17 +266,23 @@ class PromptDataModule(TokenizedData):
 
     def _prompts_and_pairs(self) -> tuple[list[Prompt], dict[str, list[Pair]]]:
         h, given = self.hparams, self.hparams["pairs"] or {}
+        if h["path"] is not None and h["words"] is not None:
+            raise InputError("`words` is expected where prompts are written, but got a `path` of them, too. Give one.")
         if h["path"] is not None:
             prompts, pairs = read_prompts(h["path"])
         else:
-            dimensions = list(h["dimensions"] or given or words.DIMENSIONS)
-            kinds = h["kinds"] or list(words.MODIFIERS)
-            prompts = make_prompts(dimensions, kinds, h["modifiers"], h["part"], is_masked(self.tokenizer))
-            pairs = {name: list(pairwise(words.DIMENSIONS[name])) for name in dimensions}
+            self._own = read_words(h["words"]) if h["words"] is not None else {}
+            dimensions = list(h["dimensions"] or given or self._own or words.DIMENSIONS)
+            kinds, masked = h["kinds"] or list(words.MODIFIERS), is_masked(self.tokenizer)
+            prompts = make_prompts(dimensions, kinds, h["modifiers"], h["part"], masked, own=self._own)
+            every = {name: list(pairwise(known)) for name, known in words.DIMENSIONS.items()}
+            every |= {name: list(dimension.pairs) for name, dimension in self._own.items()}
+            pairs = {name: every[name] for name in dimensions}
         for name, wanted in given.items():
             if name not in pairs or any(len(pair) != 2 for pair in wanted):
                 raise InputError(
-                    f"`pairs` is expected to hold pairs of words for {', '.join(pairs)}, but got {name}: {wanted}."
+                    f"`pairs` is expected to hold pairs of words for {', '.join(pairs)}, but got {name}: {wanted}. "
+                    "Give own dimensions by a file, `words`."
                 )
             pairs[name] = [(first, second) for first, second in wanted]
         return prompts, pairs
@@ -287,7 +299,7 @@ class PromptDataModule(TokenizedData):
             names = [name for name, dimension in self.dimensions.items() if dimension.pairs]
             prompts, masked = [], is_masked(self.tokenizer)
             for templates in (None, words.FURTHER_TEMPLATES):
-                prompts += make_prompts(names, self.kind_names, _MODIFIERS, "find", masked, templates)
+                prompts += make_prompts(names, self.kind_names, _MODIFIERS, "find", masked, templates, self._own)
         counts, quantities = Counter(prompt.dimension for prompt in prompts), self.quantities()
         for batch in self._batches(prompts):
             name = prompts[int(batch["example"][0])].dimension

@@ -1,14 +1,18 @@
 """Benchmarks as test jobs: StereoSet and CrowS-Pairs of a model, with or without suppressed neurons."""
 
+import json
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
+from biaslab.data.stereoset import predictions
 from biaslab.evaluation.findings import Findings, Row
 from biaslab.evaluation.measures import CrowsPairs, Figures, Scored, StereoSet
 from biaslab.metrics.crows_pairs import PairScores, decided
 from biaslab.metrics.stereoset import ClusterScores
 from biaslab.statistics import UNCHANGED, Estimate
+from biaslab.store import write_atomically
 from biaslab.tasks.base import LanguageModelTask
 
 
@@ -68,7 +72,17 @@ class BenchmarkEvaluation(LanguageModelTask):
 class StereoSetEvaluation(BenchmarkEvaluation):
     """Score StereoSet's candidates; log SS, its log-ratio, LMS and ICAT, also by domain; write ``stereoset.json``."""
 
+    predictions: Path | None = None  # where the sentences' scores are written, in the authors' form
+
     benchmark, measured_by, collected_by, ids = "stereoset", StereoSet, ClusterScores, ("terms", "examples")
+
+    def on_test_epoch_end(self) -> None:
+        """Also write the scores of the sentences, where that is asked for."""
+        super().on_test_epoch_end()
+        if self.predictions is not None and self.trainer.is_global_zero and self.evaluation is not None:
+            content = json.dumps(predictions(self.data.clusters, *self.evaluation))
+            write_atomically(self.predictions, content.encode())
+            print(f"Scores of the sentences written to {self.predictions}.")
 
 
 class CrowsPairsEvaluation(BenchmarkEvaluation):
