@@ -1,6 +1,7 @@
 """Models and tokenizers by name: an asset, a folder or a hub id; their fingerprint, dtype and device."""
 
 import hashlib
+import json
 import weakref
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+_STORED = {torch.bfloat16: "BF16", torch.float16: "F16"}  # as safetensors names types
 _Weights = list[tuple["weakref.ref[nn.Parameter]", int]]  # with how often each was changed in place
 _fingerprints: weakref.WeakKeyDictionary[nn.Module, tuple[str, _Weights]] = weakref.WeakKeyDictionary()
 
@@ -87,7 +89,7 @@ def load_model(
     try:
         config = AutoConfig.from_pretrained(source, **options)
         auto = AutoModelForMaskedLM if architecture(config).masked else AutoModelForCausalLM
-        exact = dtype in (config.dtype, torch.float32, torch.float64)  # or the weights of the checkpoint are rounded
+        exact = dtype in (torch.float32, torch.float64) or _is_stored_as(source, dtype, config)  # or they are rounded
         known = "" if exact else _digest(auto.from_pretrained(source, dtype=torch.float32, **options))
         answer: Any = auto.from_pretrained(source, config=config, dtype=dtype, output_loading_info=True, **options)
         model, info = answer
@@ -110,6 +112,19 @@ def load_on_best_device(model_name: str, trust_remote_code: bool) -> tuple[PreTr
     model, tokenizer = load_model(model_name, trust_remote_code=trust_remote_code)
     nn.Module.to(model, best_device())
     return model, tokenizer
+
+
+def _is_stored_as(source: str, dtype: torch.dtype, config: Any) -> bool:
+    """Return whether a checkpoint's weights are all of a type: by its files, or else by what its configuration says."""
+    files = sorted(Path(source).glob("*.safetensors"))
+    if not files:
+        return bool(config.dtype == dtype)
+    types = set()
+    for path in files:
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        types |= {entry["dtype"] for name, entry in header.items() if name != "__metadata__"}
+    return types <= {_STORED.get(dtype)}
 
 
 def _existing(model_name: str) -> str:

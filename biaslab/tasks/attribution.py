@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import safetensors.torch
+import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
@@ -133,7 +134,8 @@ class Attribution(LanguageModelTask):
         return [_Interruption()]
 
     def prepare_data(self) -> None:
-        """Refuse a folder of another run, before the logger writes into it."""
+        """Refuse to use only some of the prompts; and a folder of another run, before the logger writes into it."""
+        require_all_batches(self.trainer)
         if not self.trainer.is_global_zero or self.trainer.logger is None:
             return
         folder = logger_folder(self.trainer) or Path(getattr(self.trainer.logger, "log_dir", ""))
@@ -148,6 +150,7 @@ class Attribution(LanguageModelTask):
 
     def setup(self, stage: str) -> None:
         """Prepare the selection for the pairs of the data."""
+        super().setup(stage)
         source = self.data.hparams["contrast"]
         require_known(self.hparams, source, self.data.hparams["contrast_positions"], self.data.pair_names)
         threshold = self.hparams["threshold"]
@@ -190,7 +193,9 @@ class Attribution(LanguageModelTask):
         self.ledger = Ledger(collectors, shards, self.hparams["save_every"])
 
     def on_predict_start(self) -> None:
-        """Measure the neurons' means, where suppression sets them to these; the main process for all."""
+        """Refuse inference mode. Measure the neurons' means, where suppression sets them to these; the main process for all."""
+        if torch.is_inference_mode_enabled():
+            raise InputError("`inference_mode` is expected to be false but got true: attribution needs gradients.")
         if self.hparams["replacement"] == "mean":
             means = mean_activations(self.model, self.data.plain_batches()) if self.trainer.is_global_zero else None
             self.means = self.trainer.strategy.broadcast(means)
@@ -359,6 +364,21 @@ class _Interruption(Callback):
                 f"\nStopped after {done} of {pl_module.total_batches} batches, kept in {pl_module.run_folder}. Run the "
                 "same command to resume."
             )
+
+
+def require_all_batches(trainer: Trainer) -> None:
+    """Refuse options by which neurons would be found with other prompts than their file says.
+
+    Raises:
+        InputError: if ``limit_predict_batches`` or ``fast_dev_run`` is set.
+    """
+    limit = trainer.limit_predict_batches
+    part = "fast_dev_run" if trainer.fast_dev_run else "limit_predict_batches"  # type: ignore[attr-defined]
+    if part == "fast_dev_run" or not (isinstance(limit, float) and limit == 1.0):
+        raise InputError(
+            f"`{part}` is expected to be left alone: a neuron file names all prompts of the data, and a run that goes "
+            "on reads each. Take fewer prompts by the data's `modifiers`, `kinds`, `dimensions` and `contrast_limit`."
+        )
 
 
 def layers_of(rank: int, processes: int, layers: int) -> list[int]:

@@ -8,8 +8,10 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from biaslab.errors import require_ranges
+from biaslab.errors import InputError, require_one_of, require_ranges
 from biaslab.models.loading import load_model
+
+DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 
 class LanguageModelTask(LightningModule):
@@ -25,8 +27,18 @@ class LanguageModelTask(LightningModule):
         super().__init__()
         self.save_hyperparameters()
         require_ranges(self.hparams)
+        require_one_of("dtype", dtype, DTYPES)
         weights = getattr(torch, dtype)
         self.model, self.tokenizer = load_model(model_name, dtype=weights, trust_remote_code=trust_remote_code)
+
+    def setup(self, stage: str) -> None:
+        """Refuse a precision of the trainer's by which other weights would run than those that the files name."""
+        chosen = str(self.trainer.precision)
+        if chosen != "32-true" and not (stage == "fit" and chosen.endswith("-mixed")):
+            raise InputError(
+                f"`precision` is expected to be left at 32-true but got {chosen!r}: results name the weights' type by "
+                "`dtype`. Choose that instead, such as --model.dtype bfloat16."
+            )
 
     @property
     def folder(self) -> Path:

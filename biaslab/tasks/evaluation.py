@@ -51,11 +51,13 @@ class BenchmarkEvaluation(LanguageModelTask):
         values = {f"{scope}/{metric}": figure.value for (metric, scope), figure in figures.items()}
         self.log_dict(values, rank_zero_only=True)
         folder = self.folder  # asks all ranks
-        if self.trainer.is_global_zero and self.trainer.logger is not None:
+        dry = self.trainer.fast_dev_run  # type: ignore[attr-defined]
+        if self.trainer.is_global_zero and self.trainer.logger is not None and not dry:
             folder.mkdir(parents=True, exist_ok=True)
             name = self.hparams["model_name"]
             estimates = {("model", *key): Estimate(figure, UNCHANGED) for key, figure in figures.items()}
-            rows, facts = [Row("model", name)], {**self.measure.facts(), **self.counts(scores, examples)}
+            asked = {**self.measure.facts(), self.measure.counted: len(examples)}  # fewer with limit_test_batches
+            rows, facts = [Row("model", name)], {**asked, **self.counts(scores, examples)}
             settings = {key: value for key, value in self.hparams.items() if not key.startswith("_")}
             path = Findings(self.benchmark, name, settings, facts, rows, estimates).save(folder)
             print(f"Metrics with their 95 % intervals written to {path}.")
