@@ -117,6 +117,8 @@ def _plain_text(tokenizer: PreTrainedTokenizerBase, source: str) -> Iterator[Exa
 
 def _example(tokenizer: PreTrainedTokenizerBase, section: str, text: str, words: Sequence[str]) -> Example | None:
     """Return a sentence whose words are different single tokens in the slot; a causal model's ends with the slot."""
+    if is_masked(tokenizer) and str(tokenizer.mask_token) in text:
+        return None  # which would be asked instead of the slot
     if not is_masked(tokenizer):
         before = text.partition(SLOT)[0]
         if len(before.split()) < 3:

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from biaslab.data.module import EvaluationData, problem
-from biaslab.data.queries import Queries, causal_queries, masked_in_turn, whole_examples
+from biaslab.data.queries import Queries, causal_queries, masked_in_turn, say_unknown_words, whole_examples
 from biaslab.data.records import json_content, table_records
 from biaslab.errors import InputError, read_text, reading
 from biaslab.models import assets
@@ -169,6 +169,7 @@ class CrowsPairsDataModule(EvaluationData):
         kind: dict[str, Any] = {"rule": "masked"}
         if is_masked(tokenizer):
             queries = shared_queries(tokenizer, self.pairs)
+            say_unknown_words(tokenizer, queries, "sentences")
         else:
             kind = {"rule": "causal", "start_id": start_token(tokenizer)}
             queries = causal_queries(tokenizer, [text for pair in self.pairs for text in (pair.more, pair.less)])

@@ -234,6 +234,10 @@ class PromptDataModule(TokenizedData):
         h = self.hparams
         self.tokenizer = self.load_tokenizer()
         prompts, pairs = self._prompts_and_pairs()
+        for prompt in prompts:
+            if is_masked(self.tokenizer) and str(self.tokenizer.mask_token) in prompt.text:
+                mask = self.tokenizer.mask_token
+                raise InputError(f"`prompt` is expected to have one slot but holds {mask}, too: {prompt.text!r}.")
         self.dimensions: dict[str, Dimension] = {}
         self.dropped: dict[str, str] = {}
         self.pair_names: list[str] = []

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from biaslab.data.module import EvaluationData, problem
-from biaslab.data.queries import BLANK, causal_queries, masked_queries, whole_examples
+from biaslab.data.queries import BLANK, causal_queries, masked_queries, say_unknown_words, whole_examples
 from biaslab.data.records import json_content
 from biaslab.errors import InputError, read_text, reading, require_one_of
 from biaslab.models import assets
-from biaslab.models.positions import require_room
+from biaslab.models.positions import require_room, say_once
 from biaslab.models.tokens import is_masked, start_token
 
 DOMAINS = ("gender", "profession", "race", "religion")
@@ -209,6 +209,14 @@ class StereoSetDataModule(EvaluationData):
         require_one_of("rule", rule, ["authors", "pll"])
         require_one_of("terms", terms, ["all", *_HALVES])
 
+    def _say_same(self, words: Sequence[str]) -> None:
+        same = sum(first == second for first, second in zip(words[::3], words[1::3], strict=True))
+        if same:
+            say_once(
+                f"{same} of {len(words) // 3} clusters have the same word in {BLANK}'s place of the stereotype and the "
+                "anti-stereotype, such as the first of several: they tie, and count as not preferred."
+            )
+
     def _place(self, cluster: Cluster) -> str:
         return f"the cluster {cluster.id!r} of {self.hparams['path'] or self.hparams['split']}"
 
@@ -225,6 +233,8 @@ class StereoSetDataModule(EvaluationData):
         if is_masked(tokenizer):
             words = [(context, candidate_word(context, sentence)) for context, sentence in candidates]
             queries = masked_queries(tokenizer, words, h["rule"])
+            say_unknown_words(tokenizer, queries, "candidate words")
+            self._say_same([word for _, word in words])
         else:
             require_one_of("rule", h["rule"], ["authors"])
             kind = {"rule": "causal", "start_id": start_token(tokenizer)}

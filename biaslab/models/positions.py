@@ -94,9 +94,17 @@ def say_cut(
     full = [text for text, ids in zip(texts, tokens, strict=True) if len(ids) >= longest]
     whole = tokenizer(full, add_special_tokens=special, verbose=False)["input_ids"] if full else []
     if cut := sum(len(ids) > longest for ids in whole):
-        _say(f"{cut} of {len(texts)} texts are longer than {longest} tokens; their rest is left out.")
+        say_once(f"{cut} of {len(texts)} texts are longer than {longest} tokens; their rest is left out.")
+
+
+def say_unknown(what: str, unknown: int, total: int, consequence: str) -> None:
+    """Say how many of some tokens or words a tokenizer does not know, if there are any, and what that means."""
+    if unknown:
+        doubt = "; most of them, so that figures say little about this model" if 2 * unknown > total else ""
+        say_once(f"{unknown} of {total} {what} are unknown to the tokenizer and {consequence}{doubt}.")
 
 
 @cache
-def _say(text: str) -> None:
+def say_once(text: str) -> None:
+    """Say something to the user, once a process."""
     _log.warning(text)

@@ -193,7 +193,7 @@ class Attribution(LanguageModelTask):
         self.ledger = Ledger(collectors, shards, self.hparams["save_every"])
 
     def on_predict_start(self) -> None:
-        """Refuse inference mode. Measure the neurons' means, where suppression sets them to these; the main process for all."""
+        """Refuse inference mode; measure the means that suppression sets neurons to, in the main process for all."""
         if torch.is_inference_mode_enabled():
             raise InputError("`inference_mode` is expected to be false but got true: attribution needs gradients.")
         if self.hparams["replacement"] == "mean":

@@ -67,8 +67,10 @@ class BenchmarkEvaluation(LanguageModelTask):
         return self.measure.figures_of(scores, examples)
 
     def counts(self, scores: Tensor, examples: Tensor) -> dict[str, Any]:
-        """Return how many examples were scored, by scope."""
-        return {"scored": {scope: int(inside.sum()) for scope, inside in self.measure.scopes(examples).items()}}
+        """Return how many examples were scored, and in how many both sentences tie, by scope."""
+        scopes, tied = self.measure.scopes(examples), self.measure.tied(scores)
+        counts = {"scored": {scope: int(inside.sum()) for scope, inside in scopes.items()}}
+        return counts | {"tied": {scope: int((tied & inside).sum()) for scope, inside in scopes.items()}}
 
 
 class StereoSetEvaluation(BenchmarkEvaluation):

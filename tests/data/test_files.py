@@ -153,7 +153,7 @@ def test_judged_texts_that_are_too_long(model, tmp_path):
 
 
 def test_ordinary_text_is_cut_and_that_is_said_once(model, tmp_path, caplog):
-    positions._say.cache_clear()
+    positions.say_once.cache_clear()
     tokenizer = StereoSetDataModule(str(model)).load_tokenizer()
     loaded, _ = load_model(str(model))
     texts = ["water " * 90, "the doctor loves water"]
