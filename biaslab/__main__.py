@@ -27,6 +27,14 @@ biaslab COMMAND --help tells a command's options."""
 
 def main() -> None:
     """Run the command of ``sys.argv``; bad input ends with one line and exit code 2."""
+    try:
+        "".join(sys.argv).encode()
+    except UnicodeEncodeError:
+        _fail(f"Arguments are expected to be UTF-8 text but got {' '.join(map(ascii, sys.argv[1:]))}.")
+    _run()
+
+
+def _run() -> None:
     first = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if first in ("-h", "--help"):
         print(_USAGE.format(commands="\n".join(f"  {name:16}{command.summary}" for name, command in COMMANDS.items())))

@@ -141,6 +141,8 @@ def debias(
     # All that can be wrong with the data shows before the long work begins.
     more = {"modifiers": max(modifiers, HELD_OUT_MODIFIERS)}  # seconds, for narrower intervals
     held_out = PromptDataModule(model, **asked | more, part="held_out", trust_remote_code=trust_remote_code)
+    find.prepare_data()
+    find.setup("predict")
     clusters = judging.stereoset(model, stereoset, trust_remote_code, limit=limit)
     held_out.setup("predict")
     # perplexity takes long: of the random controls one is measured

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from biaslab.data.records import json_content
 from biaslab.errors import InputError, read_text, reading
 
 _KEYS = ("noun", "demographics", "pairs")
@@ -33,12 +34,13 @@ def read_words(path: str | Path) -> dict[str, OwnDimension]:
     with reading("words", "a JSON or YAML file of dimensions", path):
         text = read_text(path)
         try:
-            content = json.loads(text) if text.lstrip().startswith("{") else yaml.safe_load(text)
-        except (yaml.YAMLError, json.JSONDecodeError):
+            content = json_content(text) if text.lstrip().startswith("{") else yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError):
             try:
                 content = yaml.safe_load(text)
             except yaml.YAMLError as error:
                 raise ValueError(" ".join(str(error).split())) from error
+        json.dumps(content, ensure_ascii=False, default=str).encode()  # half a character is a ValueError
     if not isinstance(content, dict) or not content:
         raise InputError(f"`words` is expected to hold dimensions, {_FORM}, but {path} holds none.")
     return {name: _dimension(name, entry, path) for name, entry in content.items()}

@@ -1,6 +1,5 @@
 """Auto-Debias' training data: "w PROMPT [MASK]." for every prompt and both words of every pair."""
 
-import json
 import logging
 import random
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from biaslab.data.attribute_words import GENDER_PAIRS, RACE_PAIRS
 from biaslab.data.module import TrainingData
+from biaslab.data.records import json_content
 from biaslab.errors import InputError, read_text, reading, require_one_of
 from biaslab.models.tokens import SLOT, Encoded, encode_slot, require_masked, token_in_place
 
@@ -62,7 +62,7 @@ def read_prompts(path: str | Path | None, model_name: str) -> list[str]:
 
 def _json_prompts(text: str, path: str | Path, model_name: str) -> list[str]:
     try:
-        content: dict[str, Any] = json.loads(text)
+        content: dict[str, Any] = json_content(text)
         prompts = [str(prompt["text"]) for prompt in content["prompts"]]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(

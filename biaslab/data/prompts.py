@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from biaslab.data import contrast, effects, words
 from biaslab.data.module import TokenizedData, loader
 from biaslab.data.own_words import OwnDimension, read_words
+from biaslab.data.records import json_content
 from biaslab.errors import InputError, read_text, reading, require_one_of, require_positive
 from biaslab.models.positions import require_room
 from biaslab.models.tokens import SLOT, Encoded, by_length, encode_slot, is_masked, tokens_in_place, with_slots
@@ -101,7 +102,7 @@ def read_prompts(path: str | Path) -> tuple[list[Prompt], dict[str, list[Pair]]]
     """
     path = Path(path)
     with reading("path", "a JSON file of prompt groups", path):
-        groups = json.loads(read_text(path))
+        groups = json_content(read_text(path))
     if not isinstance(groups, list) or not groups:
         raise InputError(f"`path` is expected to hold a list of groups, but {path} holds {type(groups).__name__}.")
     prompts: dict[tuple[int, str], Prompt] = {}

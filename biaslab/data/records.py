@@ -3,9 +3,11 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _DELIMITERS = ",;\t|"
 
 
@@ -25,6 +27,8 @@ def json_content(text: str) -> Any:
         if len(lines) < 2 or not all(line.lstrip().startswith("{") for line in lines[:2]):
             raise
         content = [json.loads(line) for line in lines]
+    if _SURROGATE.search(text):
+        json.dumps(content, ensure_ascii=False).encode()  # half a character, which no text has, is a ValueError
     rows = content.get("rows") if isinstance(content, dict) else None
     if isinstance(rows, list) and all(isinstance(row, dict) and "row" in row for row in rows):
         return [row["row"] for row in rows]
