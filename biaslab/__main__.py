@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import sys
 import traceback
 
@@ -26,6 +27,14 @@ biaslab COMMAND --help tells a command's options."""
 
 def main() -> None:
     """Run the command of ``sys.argv``; bad input ends with one line and exit code 2."""
+    try:
+        "".join(sys.argv).encode()
+    except UnicodeEncodeError:
+        _fail(f"Arguments are expected to be UTF-8 text but got {' '.join(map(ascii, sys.argv[1:]))}.")
+    _run()
+
+
+def _run() -> None:
     first = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if first in ("-h", "--help"):
         print(_USAGE.format(commands="\n".join(f"  {name:16}{command.summary}" for name, command in COMMANDS.items())))
@@ -85,7 +94,8 @@ def _input_error(error: BaseException | None) -> InputError | None:
 
 
 def _fail(message: str) -> None:
-    print(f"biaslab: error: {' '.join(message.split())}", file=sys.stderr)
+    line = re.sub(r"\s*[\r\n\x0b\x0c\x1c-\x1e\x85\u2028\u2029]\s*", " ", message).strip()  # other blanks stay
+    print(f"biaslab: error: {line}", file=sys.stderr)
     sys.exit(2)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from biaslab.errors import InputError
+from biaslab.errors import InputError, require_ranges
 from biaslab.evaluation.treatment import Positions, Treatment
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.neurons.suppression import require_predicting_slots
@@ -33,6 +33,7 @@ class NeuronSuppression(Callback):
     ) -> None:
         if positions not in ("all", "slot"):
             raise InputError(f'`positions` is expected to be "all" or "slot" but got {positions!r}.')
+        require_ranges({"factor": factor})
         self.neurons, self.factor, self.positions = neurons, factor, positions
         self._hooks = ExitStack()
 

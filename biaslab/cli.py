@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import textwrap
 import threading
@@ -56,7 +57,14 @@ options:
   --help_all              every option of the trainer; loads Lightning
   --model.help CLASS, --data.help CLASS
                           every option of a model or a data module"""
+_PREDICTIONS = "\n  --predictions FILE      write StereoSet's scores in its authors' form"
 _PLAN = "\n  --plan                  print what the run would take, and exit"
+_TYPES = {
+    "<class 'int'>": "an integer", "<class 'float'>": "a number", "<class 'bool'>": "true or false",
+    "<class 'str'>": "text", "<class 'NoneType'>": "null", "<class 'dict'>": "a mapping", "<class 'list'>": "a list",
+    "<class 'collections.abc.Sequence'>": "a list",
+}  # fmt: skip
+_MORE = {"predict": _PLAN, "test": _PREDICTIONS}
 
 
 def run(command: str) -> None:
@@ -74,7 +82,9 @@ def run(command: str) -> None:
         quiet()
         import_module("biaslab.commands.lightning").run(command)
         return
-    from jsonargparse import auto_cli
+    from jsonargparse import ArgumentError, auto_cli
+
+    from biaslab.errors import InputError
 
     module, _, name = function.partition(":")
     commands = import_module(f"biaslab.commands.{module}")
@@ -82,7 +92,29 @@ def run(command: str) -> None:
     quiet()
     called = getattr(commands, name)
     called.__annotations__ = get_type_hints(called)  # else jsonargparse imports all that stands under TYPE_CHECKING
-    auto_cli(called, args=arguments, prog=f"biaslab {command}")
+    try:
+        auto_cli(called, args=arguments, prog=f"biaslab {command}", exit_on_error=False)
+    except ArgumentError as error:
+        raise InputError(usage(str(error), command)) from error
+
+
+def usage(error: str, command: str) -> str:
+    r"""Return in a line what jsonargparse says in several about an option of a command.
+
+    >>> usage('Parser key "limit":\n  Expected a <class \'int\'>. Got value: abc', "debias")
+    "`limit` is expected to be an integer but got 'abc'. See biaslab debias --help."
+    """
+    if unknown := re.search(r"Option '([^']+)' is not accepted", error):
+        return f"`{unknown[1]}` is expected to be an option but is none here. See biaslab {command} --help."
+    keys = re.findall(r'[Kk]ey "([^"]+)"', error)
+    types = dict.fromkeys(re.findall(r"Expected an? (.+?)(?:\. Got value.*)?$", error, re.MULTILINE))
+    given = re.findall(r"G(?:iven|ot) value: (.*)", error)
+    if not (keys and types and given):
+        return f"{' '.join(error.split()).rstrip('.')}. See biaslab {command} --help."
+    wanted = [_TYPES.get(name, name.removeprefix("typing.Literal").strip("[]")) for name in types]
+    value = re.sub(r"^NestedArg\(key='.*?', val=(.*)\)$", r"\1", given[0]).strip("'\"")
+    wanted = [name for name in wanted if name != "null" or len(wanted) == 1]
+    return f"`{keys[-1]}` is expected to be {' or '.join(wanted)} but got {value!r}. See biaslab {command} --help."
 
 
 def _lightning_help(command: str) -> str:
@@ -90,7 +122,7 @@ def _lightning_help(command: str) -> str:
     from biaslab.commands.configs import names
 
     configs = textwrap.fill(", ".join(names()), 54).replace("\n", "\n" + 26 * " ")
-    summary, more = " ".join(COMMANDS[command].summary.split()), _PLAN if command == "predict" else ""
+    summary, more = " ".join(COMMANDS[command].summary.split()), _MORE.get(command, "")
     return _LIGHTNING.format(command=command, summary=f"{summary[:1].upper()}{summary[1:]}", configs=configs, more=more)
 
 

@@ -2,10 +2,14 @@
 
 import csv
 import difflib
+import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple
 
 
 class InputError(ValueError):
@@ -16,6 +20,92 @@ class InputError(ValueError):
     """
 
 
+class Range(NamedTuple):
+    """Which numbers an argument takes."""
+
+    text: str  # what it is expected to do
+    low: float = -math.inf
+    high: float = math.inf  # of integers at most the largest that lists are cut by
+    whole: bool = False
+    ends: tuple[bool, bool] = (True, True)  # whether low and high belong to it
+    words: tuple[str, ...] = ()  # that may stand instead of a number
+
+    def holds(self, value: object) -> bool:
+        """Return whether a value is one of these numbers or words; NaN and truth values are none."""
+        if isinstance(value, str):
+            return value in self.words
+        if isinstance(value, bool) or not isinstance(value, int if self.whole else int | float):
+            return False
+        above, below = (value >= self.low, value <= self.high)
+        if not self.whole:
+            value = float(value) if abs(value) <= sys.float_info.max else math.inf
+        inner = (self.ends[0] or value != self.low) and (self.ends[1] or value != self.high)
+        return above and below and inner and (self.whole or math.isfinite(value)) and abs(value) <= _LARGEST[self.whole]
+
+
+_LARGEST = (sys.float_info.max, sys.maxsize)  # of real numbers, and of integers
+_COUNT = Range("be a positive integer", 1, whole=True)
+_SHARE = Range("lie in (0, 1]", 0, 1, ends=(False, True))
+NOT_NEGATIVE = Range("be finite and not negative", 0)
+_POSITIVE = Range("be positive", 0, ends=(False, True))
+_FINITE = Range("be a finite number")
+_COUNTS = """
+    batch_size beam contrast_limit count counts devices draws every limit max_nodes modifiers resamples sentences size
+    token_budget tokens_per_batch validation_limit vocabulary
+"""
+_WEIGHTS = """
+    alpha beta domain_weights fisher_weights guard_weight guard_weights knowledge_weight knowledge_weights save_every
+    source_weights weight weight_decay
+"""
+RANGES = {  # of arguments by name, wherever they are: of commands, data, tasks, callbacks and functions
+    **dict.fromkeys(_COUNTS.split(), _COUNT),
+    **dict.fromkeys(_WEIGHTS.split(), NOT_NEGATIVE),
+    **dict.fromkeys(("share", "shares", "threshold", "thresholds"), _SHARE),
+    **dict.fromkeys(("factor", "factors"), _FINITE),
+    **dict.fromkeys(("lr", "perplexity_percent"), _POSITIVE),
+    "depth": Range("be a positive integer", 1, 64, whole=True),
+    "masked": Range("lie in (0, 1)", 0, 1, ends=(False, False)),
+    "max_length": Range("be an integer from 3 on", 3, whole=True),  # two special tokens, and one of the text
+    "rank": Range("be an integer from 1 to 4096", 1, 4096, whole=True),
+    "seed": Range("be an integer from 0 to 4294967295", 0, 2**32 - 1, whole=True),
+    "seeds": Range("be a positive integer", 1, 10_000, whole=True),
+    "steps": Range("be a positive integer", 1, 10_000, whole=True, words=("auto",)),
+    "tolerance": Range("lie between 0 and 1", 0, 1, ends=(False, False)),
+    "warmup": Range("lie in [0, 1)", 0, 1, ends=(True, False)),
+}
+
+
+def require_ranges(arguments: Mapping[str, Any], **others: Range) -> None:
+    """Check each argument whose name is in :data:`RANGES` or given a range here; those that are None are not.
+
+    Of lists and mappings each number is checked.
+
+    Raises:
+        InputError: if a number is out of its range, NaN, infinite or no number.
+
+    >>> require_ranges({"limit": None, "factor": 0.5, "source_weights": {"prompts": 1.0}, "model": "a"})
+    """
+    for name, given in arguments.items():
+        if (expected := others.get(name, RANGES.get(name))) is not None:
+            for place, value in _numbers("", given):
+                if not expected.holds(value):
+                    too_many = expected.whole and type(value) is int and value > expected.high
+                    text = f"be at most {expected.high}" if too_many else expected.text
+                    where = place and f" at {place}"
+                    raise InputError(f"`{name}` is expected to {text} but got {value!r}{where}.")
+
+
+def _numbers(place: str, given: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(given, Mapping):
+        for name, value in given.items():
+            yield from _numbers(f"{place}[{name!r}]", value)
+    elif isinstance(given, list | tuple):
+        for number, value in enumerate(given):
+            yield from _numbers(f"{place}[{number}]", value)
+    elif given is not None:
+        yield place, given
+
+
 def require_positive(**numbers: int | None) -> None:
     """Check that arguments are positive integers, or not given.
 
@@ -24,9 +114,7 @@ def require_positive(**numbers: int | None) -> None:
 
     >>> require_positive(steps=6, limit=None)
     """
-    for name, number in numbers.items():
-        if number is not None and number < 1:
-            raise InputError(f"`{name}` is expected to be a positive integer but got {number}.")
+    require_ranges(numbers, **dict.fromkeys(numbers, _COUNT))
 
 
 def require_one_of(name: str, value: object, known: Sequence[str]) -> None:
@@ -101,7 +189,29 @@ def reading(
         yield
     except InputError:
         raise
-    except (OSError, ValueError, csv.Error) as error:  # of text and of JSON: ValueError
+    except (OSError, ValueError, csv.Error, RecursionError) as error:  # of text and of JSON: ValueError
         raise InputError(
             f"`{argument}` is expected to be {expected}, but {path} can't be read or is cut off: {error}. {advice}"
         ) from error
+
+
+def read_text(path: str | PathLike[str], may_be_empty: bool = False) -> str:
+    r"""Return a UTF-8 file's text without a byte order mark, its lines ended by ``\n`` alone.
+
+    Raises:
+        OSError: if it can't be read.
+        ValueError: if it is empty, in another encoding, or has NUL bytes; it names the line. :func:`reading` makes an
+            ``InputError`` of either.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")  # which knows all line ends
+    except UnicodeDecodeError as error:
+        if error.object[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            raise ValueError("it is UTF-16 text; save it as UTF-8") from error
+        line, byte = error.object.count(10, 0, error.start) + 1, error.object[error.start]
+        raise ValueError(f"line {line} is not UTF-8 text (byte 0x{byte:02x}); save it as UTF-8") from error
+    if (place := text.find("\0")) >= 0:
+        raise ValueError(f"line {text.count(chr(10), 0, place) + 1} has a NUL byte; save it as UTF-8 text")
+    if not text.strip() and not may_be_empty:
+        raise ValueError("it is empty")
+    return text

@@ -12,7 +12,7 @@ import torch
 from numpy.polynomial import legendre
 from torch import Tensor
 
-from biaslab.errors import InputError
+from biaslab.errors import InputError, require_ranges
 
 Steps = int | Literal["auto"]
 FEWEST_NODES, MOST_NODES = 3, 129  # of steps="auto"
@@ -73,6 +73,7 @@ def nodes_and_weights(quadrature: str, steps: int) -> tuple[Tensor, Tensor]:
         raise InputError(f"`quadrature` is expected to be one of {', '.join(QUADRATURES)} but got {quadrature!r}.")
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise InputError(f"`steps` is expected to be a positive integer but got {steps!r}.")
+    require_ranges({"steps": steps})
     if steps < 2 and quadrature in _WITH_ENDS:
         raise InputError(f"`steps` is expected to be at least 2 for the {_WITH_ENDS[quadrature]} rule but got {steps}.")
     return QUADRATURES[quadrature](steps)

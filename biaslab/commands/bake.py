@@ -1,12 +1,11 @@
 """What was found or trained, written as an ordinary Hugging Face checkpoint that needs neither hooks nor biaslab."""
 
-import math
 import textwrap
 from pathlib import Path
 from typing import Any, Literal
 
 from biaslab.data.presets import Dtype
-from biaslab.errors import InputError
+from biaslab.errors import InputError, require_ranges
 
 
 def bake(
@@ -44,8 +43,7 @@ def bake(
     if (model is None) is (ckpt_path is None):
         given = "neither" if model is None else "both"
         raise InputError(f"`model` or `ckpt_path` is expected, one of the two, but got {given}. Give one.")
-    if not math.isfinite(factor):
-        raise InputError(f"`factor` is expected to be a finite number but got {factor}.")
+    require_ranges({"factor": factor})
     folder = Path(output).expanduser()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise InputError(f"`output` is expected to be a new or empty folder, but {folder} is not. Choose another.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from biaslab.commands.configs import read_config
 from biaslab.data.presets import Accelerator, Dtype
-from biaslab.errors import InputError
+from biaslab.errors import InputError, require_ranges
 from biaslab.evaluation.findings import FILES, Findings
 from biaslab.neurons.neuron_set import NeuronSet
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from biaslab.neurons.cards import Card
 
 SCORES, CONFIG = "scores.safetensors", "config.yaml"
-_PROMPT_SETTINGS = ("dimensions", "pairs", "kinds", "modifiers", "part", "path", "chat_template")
+_PROMPT_SETTINGS = ("dimensions", "pairs", "kinds", "modifiers", "part", "path", "chat_template", "words")
 _PAIR_WIDTH, _WORDS_WIDTH = 19, 18  # with layer, index and score, 80 columns
 
 
@@ -33,6 +33,7 @@ def cards(
     kinds: Sequence[str] | None = None,
     modifiers: int | None = None,
     path: str | None = None,
+    words: str | None = None,
     output: str | None = None,
     dtype: Dtype = "float32",
     accelerator: Accelerator = "auto",
@@ -53,6 +54,7 @@ def cards(
         kinds: of judging modifiers in the prompts.
         modifiers: how many of each kind.
         path: a file of prompts in the format of the paper's authors instead.
+        words: a JSON or YAML file of own dimensions.
         output: a file instead of cards.json.
         dtype: of the weights: "float32", "bfloat16", "float16", "float64", or "auto": the checkpoint's own.
         accelerator: "cpu", "gpu", or "auto": a GPU where there is one.
@@ -61,6 +63,7 @@ def cards(
         trust_remote_code: let a checkpoint bring its own Python code.
     """
     command = dict(locals())
+    require_ranges(command)
     from biaslab.commands.judging import model_of
     from biaslab.commands.machine import start
     from biaslab.data.prompts import PromptDataModule
@@ -68,6 +71,7 @@ def cards(
     from biaslab.neurons.cards import METHOD, neuron_cards
 
     given = {"dimensions": dimensions, "kinds": kinds, "modifiers": modifiers, "path": path}
+    given["words"] = words
     chosen, folder = NeuronSet.load(neurons), Path(neurons).parent
     name = model or model_of(chosen, neurons)
     if not chosen:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from biaslab.commands.cards import SCORES, read_scores
 from biaslab.data.presets import PRESETS, USUAL, Accelerator, Dtype, PresetName, Selection
-from biaslab.errors import InputError
+from biaslab.errors import InputError, require_ranges
 from biaslab.evaluation.findings import OVERALL, Findings, write_csv
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.report.tables import new_table
@@ -39,6 +39,7 @@ def compare(
     dimensions: Sequence[str] | None = None,
     kinds: Sequence[str] | None = None,
     modifiers: int | None = None,
+    words: str | None = None,
     contrast: str | Sequence[str] | None = None,
     contrast_limit: int | None = None,
     output: str = "runs/compare",
@@ -66,6 +67,7 @@ def compare(
         dimensions: which demographics are asked about; the preset's by default.
         kinds: of judging modifiers in the prompts; the preset's by default.
         modifiers: how many of each kind; the preset's by default.
+        words: a JSON or YAML file of own dimensions, which are asked about where ``dimensions`` are not given.
         contrast: what the guard is made from: of "stereoset", "bold", "bug", "panda" and text files; the preset's by
             default. Not read where nothing is asked of it.
         contrast_limit: at most so many sentences of each; the preset's by default.
@@ -77,6 +79,7 @@ def compare(
         trust_remote_code: let a checkpoint bring its own Python code.
     """
     settings = dict(locals())
+    require_ranges(settings)
     from biaslab.commands.machine import start
     from biaslab.data.contrast import sources_of
     from biaslab.neurons.overlap import compare_scopes, rank_correlations
@@ -88,8 +91,10 @@ def compare(
         sides = [side._replace(name=f"{side.name}, {path}") for side, path in zip(sides, (a, b), strict=True)]
     same, why = _same_neurons(*sides)
     sides = [side._replace(network=None) for side in sides]  # which gives the memory free
-    names = ("dimensions", "kinds", "modifiers", "contrast", "contrast_limit")
+    names = ("dimensions", "words", "kinds", "modifiers", "contrast", "contrast_limit")
     data = PRESETS[preset].data | {name: settings[name] for name in names if settings[name] is not None}
+    if words is not None and dimensions is None:
+        data |= {"dimensions": None}  # those of the file
     if selection == "paper" or (selection == "ranked" and source == "prompts"):
         data |= {"contrast": None}  # nothing would be read from it
     usual = USUAL[selection]

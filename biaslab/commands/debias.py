@@ -22,7 +22,7 @@ from biaslab.data.presets import (
     Replacement,
     Selection,
 )
-from biaslab.errors import require_name_or_file, require_one_of, require_positive
+from biaslab.errors import require_name_or_file, require_one_of, require_ranges
 from biaslab.evaluation.findings import OVERALL, Findings, gap_rows, write_csv
 from biaslab.neurons.neuron_set import NeuronSet, random_like
 from biaslab.report.tables import STEREOSET, cell, cost_table, log_ratio_table, metric_table, new_table, signed
@@ -53,7 +53,8 @@ def debias(
     guard_weight: float | None = None,
     knowledge_weight: float | None = None,
     replacement: Replacement | None = None,
-    dimensions: Sequence[str] = DIMENSIONS,
+    dimensions: Sequence[str] | None = None,
+    words: str | None = None,
     kinds: Sequence[str] = KINDS,
     modifiers: int = MODIFIERS,
     contrast_limit: int | None = None,
@@ -101,7 +102,9 @@ def debias(
         knowledge_weight: of "balanced" and "fisher": likewise, what knowledge needs; by default 0.7 and 0.
         replacement: what suppressed neurons are set to: "zero", or their "mean" over ordinary text; by default the mean
             for "balanced" and "fisher" in models whose weights can hold it.
-        dimensions: which demographics are asked about.
+        dimensions: which demographics are asked about: by default gender, ethnicity, religion and occupation, which
+            StereoSet has domains for; or those of ``words``.
+        words: a JSON or YAML file of own dimensions: their names, nouns, demographics and pairs.
         kinds: of judging modifiers in the prompts.
         modifiers: how many of each kind.
         contrast_limit: at most so many sentences of each of them; 2000 by default for "balanced" and "fisher", else
@@ -128,7 +131,7 @@ def debias(
     """
     settings = dict(locals())
     started = time.monotonic()
-    require_positive(seeds=seeds)
+    require_ranges(settings)
     import yaml
     from pytorch_lightning.loggers import TensorBoardLogger
 
@@ -137,6 +140,7 @@ def debias(
     from biaslab.data.contrast import sources_of
     from biaslab.data.corpus import TEXTS
     from biaslab.data.effects import SOURCES
+    from biaslab.data.own_words import read_words
     from biaslab.data.prompts import PromptDataModule
     from biaslab.evaluation.evaluate import evaluate, require_judgeable
     from biaslab.evaluation.measures import Gaps
@@ -162,9 +166,9 @@ def debias(
     contrast_limit = contrast_limit or usual.contrast_limit
     chosen |= {"replacement": task.hparams["replacement"], "contrast": has, "contrast_limit": contrast_limit}
     settings |= chosen
-    asked: dict[str, Any] = {
-        "dimensions": dimensions, "kinds": kinds, "modifiers": modifiers, "chat_template": chat_template
-    }  # fmt: skip
+    settings["dimensions"] = list(dimensions or (DIMENSIONS if words is None else read_words(words)))
+    about = ("dimensions", "words", "kinds", "modifiers", "chat_template")
+    asked: dict[str, Any] = {name: settings[name] for name in about}
     find = PromptDataModule(
         model, **asked, contrast=contrast, contrast_limit=contrast_limit,
         contrast_positions=usual.contrast_positions, bos=bos, trust_remote_code=trust_remote_code,
@@ -172,6 +176,8 @@ def debias(
     # All that can be wrong with the data shows before the long work begins.
     more = {"modifiers": max(modifiers, HELD_OUT_MODIFIERS)}  # seconds, for narrower intervals
     held_out = PromptDataModule(model, **asked | more, part="held_out", trust_remote_code=trust_remote_code)
+    find.prepare_data()
+    find.setup("predict")
     clusters = judging.stereoset(model, stereoset, trust_remote_code, limit=limit, bos=bos)
     held_out.setup("predict")
     # perplexity takes long: of the random controls one is measured

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, TypeVar
 
-from biaslab.data.corpus import TEXTS, read_sentences
+from biaslab.data.corpus import SPLITS, TEXTS, read_sentences
 from biaslab.data.knowledge import KnowledgeDataModule
 from biaslab.data.minimal_pairs import MinimalPairsDataModule
 from biaslab.data.module import EvaluationData
@@ -63,9 +63,10 @@ def perplexity(
     """Return the measure on so many of a text's sentences; an InputError if there are none."""
     require_positive(sentences=sentences)
     require_name_or_file("text", text, TEXTS)
-    ordinary = read_sentences(text, split)[:sentences]
+    ordinary = read_sentences(text, split, "text")[:sentences]
     if not ordinary:
-        raise InputError(f"`text` is expected to have {split} sentences but {text} has none. Give a longer one.")
+        share = f"{split} sentences (one line in {100 // len(SPLITS[split])}, of four words or more)"
+        raise InputError(f"`text` is expected to have {share} but {text} has none. Give a longer one.")
     return Perplexity(ordinary, seeds, bos)
 
 

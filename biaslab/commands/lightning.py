@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
+from jsonargparse import ActionConfigFile, ArgumentError  # type: ignore[attr-defined]
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from biaslab import callbacks, tasks  # noqa: F401  short class names in the configs resolve to what is imported
+from biaslab.cli import usage
 from biaslab.commands.configs import config_file, read_config
 from biaslab.commands.passes import LogNeurons
 from biaslab.commands.plan import plan
 from biaslab.data import attribute_sentences, corpus, counterfactual, crows_pairs, prompt_pairs, prompts, stereoset  # noqa: F401
-from biaslab.errors import InputError
+from biaslab.errors import RANGES, InputError, require_ranges
 from biaslab.models.checkpoints import open_checkpoint
 from biaslab.models.loading import has_weights
 from biaslab.store import locked, training_in
@@ -92,11 +94,17 @@ class BiaslabCLI(LightningCLI):
         if parser.prog.endswith(" predict"):
             what = "print what the run would take, after a short measurement, and end"
             parser.add_argument("--plan", action="store_true", help=what)
+        if parser.prog.endswith(" test"):
+            what = "a file for the scores of StereoSet's sentences, in the form of the authors' predictions"
+            parser.add_argument("--predictions", type=str | None, default=None, help=what)
 
     def _parse_ckpt_path(self) -> None:
         """Take class and settings from a checkpoint, but neither the model's name nor whether its code is trusted."""
         config = self.config[self.config.subcommand]
-        is_file = config.get("ckpt_path") and Path(config.ckpt_path).is_file()
+        path = str(config.get("ckpt_path") or "")
+        is_file = path and Path(path).is_file()
+        if path and not Path(path).exists() and path not in ("best", "last", "hpc") and "://" not in path:
+            raise InputError(f"`ckpt_path` is expected to be a file, but there is none at {path!r}. Check the path.")
         if not is_file or not (settings := dict(open_checkpoint(config.ckpt_path).get("hyper_parameters", {}))):
             return
         for unwanted in ("_instantiator", "trust_remote_code", "class_path", "init_args", "dict_kwargs"):
@@ -117,6 +125,13 @@ class BiaslabCLI(LightningCLI):
                 f"{chosen!r}. If you trust it, give --model.model_name {name}."
             )
 
+    def _set_seed(self) -> None:
+        """Refuse a seed that some generator doesn't take."""
+        seed = self._get(self.config, "seed_everything")
+        if not isinstance(seed, bool):
+            require_ranges({"seed_everything": seed}, seed_everything=RANGES["seed"])
+        super()._set_seed()
+
     def before_instantiate_classes(self) -> None:
         """Choose the folder of an unfinished run with the very same settings, where there is one."""
         config = self.config[self.subcommand]
@@ -135,7 +150,12 @@ class BiaslabCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Log an attribution run's neurons to TensorBoard; let one training work in a folder."""
-        trainer = super().instantiate_trainer(**kwargs)
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except InputError:
+            raise
+        except (ValueError, TypeError, RuntimeError, ImportError, OSError) as error:
+            raise InputError(_of_the_trainer(error)) from error
         own: dict[str, type[Callback]] = {"predict": LogNeurons, "fit": _OneTraining}
         if self.subcommand in own:
             trainer.callbacks.append(own[self.subcommand]())  # type: ignore[attr-defined]
@@ -148,6 +168,17 @@ class BiaslabCLI(LightningCLI):
                 raise InputError("`plan` is expected with the model Attribution only. Leave it out.")
             plan(self.model, self.datamodule, self.trainer.world_size)
             sys.exit(0)
+
+    def before_test(self) -> None:
+        """Say where the scores of the sentences go, where a file is named."""
+        if (name := self.config.test.predictions) is None:
+            return
+        if not isinstance(self.model, tasks.StereoSetEvaluation):
+            raise InputError("`predictions` is expected with StereoSet only. Leave it out.")
+        path = Path(name).expanduser()
+        if path.is_dir() or not path.parent.is_dir():
+            raise InputError(f"`predictions` is expected to be a file in a folder that exists, but got {name!r}.")
+        self.model.predictions = path
 
 
 def _estimate(config: Any) -> None:
@@ -170,9 +201,20 @@ def _of_the_result(config: dict[str, Any]) -> tuple[Any, ...]:
 
 def run(command: str) -> None:
     """Run "predict", "test", "fit" or "validate" with the arguments that follow it in ``sys.argv``."""
-    BiaslabCLI(
-        LightningModule, LightningDataModule, save_config_callback=_FirstConfig, subclass_mode_model=True,
-        subclass_mode_data=True, seed_everything_default=0,
-        parser_kwargs={"prog": "biaslab", command: {"prog": f"biaslab {command}"}},
-        trainer_defaults={"inference_mode": False},  # attribution needs gradients while it predicts
-    )  # fmt: skip
+    raises: dict[str, Any] = {"exit_on_error": False}
+    try:
+        BiaslabCLI(
+            LightningModule, LightningDataModule, save_config_callback=_FirstConfig, subclass_mode_model=True,
+            subclass_mode_data=True, seed_everything_default=0,
+            parser_kwargs={"prog": "biaslab", **raises, command: {"prog": f"biaslab {command}", **raises}},
+            trainer_defaults={"inference_mode": False},  # attribution needs gradients while it predicts
+        )  # fmt: skip
+    except ArgumentError as error:
+        raise InputError(usage(str(error), command)) from error
+    except MisconfigurationException as error:
+        raise InputError(_of_the_trainer(error)) from error
+
+
+def _of_the_trainer(error: Exception) -> str:
+    text = (" ".join(str(error).split()) or type(error).__name__).rstrip(".")
+    return f"`trainer` is expected to have options that fit together and to this machine, but: {text}."

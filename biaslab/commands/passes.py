@@ -86,7 +86,8 @@ def attribution_pass(
             neurons.save(folder / f"neurons_{slug(key)}.json")
         return {"sets": list(sets), "seconds": round(time.monotonic() - start, 1)}
 
-    more = {"options": options, "data": data, "files": files_of([data.get("contrast"), data.get("path")])}
+    files = files_of([data.get(name) for name in ("contrast", "path", "words")])
+    more = {"options": options, "data": data, "files": files}
     folder, done = once(cache, name, {**depends_on, **more}, attribute)
     sets = {key: NeuronSet.load(folder / f"neurons_{slug(key)}.json") for key in done["sets"]}
     return Pass(sets, folder, done["seconds"])

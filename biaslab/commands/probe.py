@@ -9,7 +9,7 @@ from rich.console import Console
 
 from biaslab.data.presets import Accelerator, Dtype
 from biaslab.data.words import ACTIONS, WORDINGS
-from biaslab.errors import require_positive
+from biaslab.errors import require_ranges
 from biaslab.evaluation.findings import OVERALL, Findings, write_csv
 from biaslab.neurons.neuron_set import NeuronSet, random_like
 from biaslab.report.tables import cell, new_table
@@ -59,7 +59,7 @@ def probe(
         trust_remote_code: let a checkpoint bring its own Python code.
     """
     settings = dict(locals())
-    require_positive(seeds=seeds)
+    require_ranges(settings)
     from pytorch_lightning.loggers import TensorBoardLogger
 
     from biaslab.commands.machine import start

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from biaslab.errors import require_one_of, require_positive
+from biaslab.errors import require_one_of, require_ranges
 
 
 def search_prompts(
@@ -41,7 +41,7 @@ def search_prompts(
         "pairs": pairs, "vocabulary": vocabulary, "beam": beam, "depth": depth, "divergence": divergence,
         "token_budget": token_budget,
     }  # fmt: skip
-    require_positive(vocabulary=vocabulary, beam=beam, depth=depth, token_budget=token_budget)
+    require_ranges(settings)
     require_one_of("pairs", pairs, ["gender", "race"])
     require_one_of("divergence", divergence, ["jensen_shannon", "reversed"])
     from biaslab.tasks.baselines.prompt_search import search

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from biaslab.data.presets import Accelerator, Dtype
-from biaslab.errors import InputError, did_you_mean, require_one_of, require_positive
+from biaslab.errors import InputError, did_you_mean, require_one_of, require_ranges
 from biaslab.evaluation.findings import METRICS, OVERALL, PAIRS_LOG_RATIO, SS_LOG_RATIO, Findings, Row, write_csv
 from biaslab.neurons.neuron_set import NeuronSet, random_like
 from biaslab.report.tables import new_table, perplexity_table
@@ -59,6 +59,7 @@ def side_effects(
     neurons: str,
     model: str | None = None,
     dimensions: Sequence[str] | None = None,
+    words: str | None = None,
     factor: float = 0.0,
     positions: Literal["all", "slot"] = "all",
     seeds: int = 2,
@@ -86,6 +87,7 @@ def side_effects(
         neurons: a file that an attribution run wrote.
         model: an asset's name, a folder or a hub id; by default the one that the file names.
         dimensions: some of the file's subsets; by default each dimension that it has one for.
+        words: a JSON or YAML file of own dimensions, whose gaps are measured beside those of the nine.
         factor: what the neurons are multiplied by: 0 switches them off.
         positions: "all", or "slot" (only where the model is asked; for masked models).
         seeds: how many random controls, with as many neurons in each layer as all of the file.
@@ -105,12 +107,14 @@ def side_effects(
         trust_remote_code: let a checkpoint bring its own Python code.
     """
     settings = dict(locals())
-    require_positive(seeds=seeds, sentences=sentences, every=every)
+    require_ranges(settings)
     require_one_of("positions", positions, ["all", "slot"])
     from biaslab.commands import judging
     from biaslab.commands.machine import start
     from biaslab.data.crows_pairs import CrowsPairsDataModule
+    from biaslab.data.own_words import read_words
     from biaslab.data.prompts import PromptDataModule
+    from biaslab.data.words import DIMENSIONS
     from biaslab.evaluation.evaluate import evaluate, require_judgeable
     from biaslab.evaluation.measures import CrowsPairs, Gaps
     from biaslab.evaluation.treatment import Treatment
@@ -123,8 +127,11 @@ def side_effects(
     # All that can be wrong with the data shows before the long work begins.
     arms = list(_arms(network, chosen, wanted, seeds, factor, positions))
     clusters = judging.stereoset(name, stereoset, trust_remote_code, every=every, bos=bos)
-    pairs = CrowsPairsDataModule(name, path=crows_pairs, every=every, bos=bos, trust_remote_code=trust_remote_code)
-    held_out = PromptDataModule(name, modifiers=MODIFIERS, part="held_out", trust_remote_code=trust_remote_code)
+    read: dict[str, Any] = {"every": every, "bos": bos, "trust_remote_code": trust_remote_code}
+    pairs = CrowsPairsDataModule(name, crows_pairs, categories="any", **read)
+    asked = {} if words is None else {"words": words, "dimensions": list(DIMENSIONS | read_words(words))}
+    part: dict[str, Any] = {"modifiers": MODIFIERS, "part": "held_out", **asked}
+    held_out = PromptDataModule(name, **part, trust_remote_code=trust_remote_code)
     held_out.setup("predict")
     ordinary = judging.perplexity(text, sentences, bos=bos)
     measures = [clusters, CrowsPairs(judging.ready(pairs)), Gaps(held_out), ordinary]

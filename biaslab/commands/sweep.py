@@ -18,7 +18,7 @@ from biaslab.data.presets import (
     Replacement,
     Selection,
 )
-from biaslab.errors import InputError, require_all_of, require_name_or_file, require_positive
+from biaslab.errors import NOT_NEGATIVE, InputError, require_all_of, require_name_or_file, require_ranges
 from biaslab.evaluation.findings import OVERALL, SS_LOG_RATIO, Findings, write_csv
 from biaslab.neurons.neuron_set import NeuronSet, random_like
 from biaslab.report.tables import LOG_RATIO_DIGITS, change_of, log_ratio_table, metric_table, new_table
@@ -190,12 +190,7 @@ def checked_grid(settings: Mapping[str, Any]) -> None:
     for name, known in _KNOWN.items():
         require_all_of(name, settings[name], known)
     _checked_names(settings)
-    for name in ("thresholds", "shares"):
-        if wrong := [value for value in settings[name] if not 0 < value <= 1]:
-            raise InputError(f"`{name}` is expected to hold numbers in (0, 1] but got {wrong[0]}.")
-    if wrong := [count for count in settings["counts"] if count is not None and count < 1]:
-        raise InputError(f"`counts` is expected to hold positive integers or null but got {wrong[0]}.")
-    require_positive(**{name: settings[name] for name in ("seeds", "sentences", "every")})
+    require_ranges(settings, perplexity_percent=NOT_NEGATIVE)
 
 
 def _checked_names(settings: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from biaslab.data.presets import Accelerator, Dtype, PresetName
-from biaslab.errors import require_all_of, require_positive
+from biaslab.errors import require_all_of, require_ranges
 from biaslab.evaluation.findings import METRICS, OVERALL, SS_LOG_RATIO, Findings, Row, write_csv
 from biaslab.report.tables import (
     LOG_RATIO_DIGITS,
@@ -75,6 +75,7 @@ def table(
         trust_remote_code: let a checkpoint bring its own Python code.
     """
     settings = dict(locals())
+    require_ranges(settings)
     from biaslab.commands import judging
     from biaslab.commands.machine import start
     from biaslab.commands.rows import TRAINED, Rows, paper_rows
@@ -120,7 +121,6 @@ def checked_rows(rows: Sequence[str] | None, seeds: int) -> list[str]:
 
     if rows is not None:
         require_all_of("rows", rows, ROWS)
-    require_positive(seeds=seeds)
     return [row for row in ROWS if rows is None or row in rows or row == BASE_ROW]
 
 

@@ -15,7 +15,8 @@ from transformers import PreTrainedTokenizerBase
 from biaslab.data.attribute_words import GENDER_PAIRS, TARGETS
 from biaslab.data.corpus import read_sentences
 from biaslab.data.module import TokenizedData, loader
-from biaslab.errors import InputError, require_positive
+from biaslab.errors import InputError
+from biaslab.models.positions import say_cut
 
 GROUPS = ("female", "male")
 TARGET = "target"
@@ -65,9 +66,11 @@ def encode(candidates: Sequence[Candidate], tokenizer: PreTrainedTokenizerBase, 
 
     Words that are cut off are dropped, and sentences without any.
     """
+    max_length = min(max_length, tokenizer.model_max_length)
     for start in range(0, len(candidates), _CHUNK):
         texts, spans = zip(*candidates[start : start + _CHUNK], strict=True)
         encoded = tokenizer(list(texts), truncation=True, max_length=max_length, return_offsets_mapping=True)
+        say_cut(tokenizer, texts, encoded["input_ids"], max_length)
         for ids, offsets, words in zip(encoded["input_ids"], encoded["offset_mapping"], spans, strict=True):
             if places := [whole for word in words if (whole := _pieces(offsets, word))]:
                 yield Example(ids, places)
@@ -164,7 +167,6 @@ class AttributeSentencesDataModule(TokenizedData):
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__(trust_remote_code)
-        require_positive(batch_size=batch_size, limit=limit, validation_limit=validation_limit)
 
     def setup(self, stage: str) -> None:
         """Read, sort and tokenize the sentences."""
@@ -178,7 +180,7 @@ class AttributeSentencesDataModule(TokenizedData):
         self.validation = self._batches("validation", self.hparams["validation_limit"])
 
     def _batches(self, split: str, limit: int | None) -> KindBatches:
-        sentences = [s for source in self.sources() for s in read_sentences(source, split)]
+        sentences = [s for source in self.sources() for s in read_sentences(source, split, "sources")]
         examples = {}
         for kind, candidates in sort_by_kind(sentences).items():
             random.Random(self.hparams["seed"]).shuffle(candidates)

@@ -65,6 +65,7 @@ def make_batches(
         InputError: if no sentence of a source can be used.
     """
     batches: list[dict[str, Any]] = []
+    longest = min(_LONGEST, tokenizer.model_max_length)
     first = number = 0
     for source in sources_of(contrast):
         found = _stereoset(tokenizer, terms) if source == "stereoset" else _plain_text(tokenizer, source)
@@ -74,7 +75,7 @@ def make_batches(
                 f"`contrast` is expected to hold words that are one token in their place, but {source!r} has none."
             )
         for section, pairs in _sections(source).items():
-            own = [e for e in examples if e.section == section and len(e.sentence.input_ids) <= _LONGEST]
+            own = [e for e in examples if e.section == section and len(e.sentence.input_ids) <= longest]
             for batch in by_length([len(example.sentence.input_ids) for example in own], tokens_per_batch):
                 chosen, numbers = [own[i] for i in batch], torch.tensor(batch) + number
                 inputs = {
@@ -99,7 +100,7 @@ def _stereoset(tokenizer: PreTrainedTokenizerBase, terms: Terms) -> Iterator[Exa
 
 def _plain_text(tokenizer: PreTrainedTokenizerBase, source: str) -> Iterator[Example | None]:
     """Hide a word of each sentence, and put beside it a random one of about the same frequency."""
-    sentences = [s for s in read_sentences(source, "contrast") if 6 <= len(s.split()) <= 30]
+    sentences = [s for s in read_sentences(source, "contrast", "contrast") if 6 <= len(s.split()) <= 30]
     random.Random(0).shuffle(sentences)
     counts = Counter(word for sentence in sentences for word in re.findall(r"[a-z]{3,}", sentence))
     by_count = [word for word, _ in counts.most_common()]
@@ -116,6 +117,8 @@ def _plain_text(tokenizer: PreTrainedTokenizerBase, source: str) -> Iterator[Exa
 
 def _example(tokenizer: PreTrainedTokenizerBase, section: str, text: str, words: Sequence[str]) -> Example | None:
     """Return a sentence whose words are different single tokens in the slot; a causal model's ends with the slot."""
+    if is_masked(tokenizer) and str(tokenizer.mask_token) in text:
+        return None  # which would be asked instead of the slot
     if not is_masked(tokenizer):
         before = text.partition(SLOT)[0]
         if len(before.split()) < 3:

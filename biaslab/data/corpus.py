@@ -16,8 +16,9 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from biaslab.data.module import TrainingData
-from biaslab.errors import InputError, reading, require_name_or_file
+from biaslab.errors import InputError, read_text, reading, require_name_or_file
 from biaslab.models import assets
+from biaslab.models.positions import cut_tokens
 from biaslab.models.tokens import by_length
 
 # A sentence's split is a hash of its text, in hundredths: nothing that is trained or chosen sees the evaluation part.
@@ -60,23 +61,23 @@ _READERS: dict[str, Callable[[Path], Iterator[str]]] = {"bug": _bug, "bold": _bo
 TEXTS = tuple(_READERS)  # sources by name
 
 
-def read_sentences(source: str, split: str) -> list[str]:
+def read_sentences(source: str, split: str, argument: str = "source") -> list[str]:
     """Return the sentences of one of SPLITS, each once, in the source's order.
 
     The source is "bug", "bold", "panda" (its originals), or a text file with one sentence a line. The split "contrast"
-    is for the guard, "evaluation" for pseudo-perplexity.
+    is for the guard, "evaluation" for pseudo-perplexity. ``argument`` is that which an error names.
 
     Raises:
         InputError: if the source is neither, or is not UTF-8 text.
     """
-    return [sentence for sentence in all_sentences(source) if in_split(sentence, split)]
+    return [sentence for sentence in all_sentences(source, argument) if in_split(sentence, split)]
 
 
-def all_sentences(source: str) -> list[str]:
+def all_sentences(source: str, argument: str = "source") -> list[str]:
     """Return the sentences of all splits, as :func:`read_sentences`; read once a process, unless a file changes."""
     require_name_or_file("source", source, TEXTS)
     path = assets.fetch(source) if source in _READERS else Path(source)
-    with reading("source", f"{', '.join(_READERS)} or a UTF-8 text file with one sentence a line", source):
+    with reading(argument, f"{', '.join(_READERS)} or a UTF-8 text file with one sentence a line", source):
         files = sorted(path.iterdir()) if path.is_dir() else [path]
         states = [(file, file.stat()) for file in files]
         identity = tuple((str(file.resolve()), state.st_mtime_ns, state.st_size) for file, state in states)
@@ -85,7 +86,7 @@ def all_sentences(source: str) -> list[str]:
 
 @lru_cache(maxsize=8)
 def _distinct_sentences(source: str, path: Path, identity: object) -> tuple[str, ...]:
-    texts = _READERS[source](path) if source in _READERS else path.read_text(encoding="utf-8").splitlines()
+    texts = _READERS[source](path) if source in _READERS else read_text(path).splitlines()
     return tuple(dict.fromkeys(sentence for sentence in map(tidy, texts) if len(sentence.split()) >= 4))
 
 
@@ -173,9 +174,9 @@ class CorpusDataModule(TrainingData):
         self.validation_batches = self._batches("validation", fixed=True)
 
     def _batches(self, split: str, fixed: bool = False) -> MaskedBatches:
-        sentences = [s for source in self.sources() for s in read_sentences(source, split)]
+        sentences = [s for source in self.sources() for s in read_sentences(source, split, "sources")]
         if not sentences:
             raise InputError(f"`sources` is expected to hold sentences of four words or more, but has none to {split}.")
-        tokens = self.tokenizer(sentences, truncation=True, max_length=self.hparams["max_length"])["input_ids"]
+        tokens = cut_tokens(self.tokenizer, sentences, self.hparams["max_length"])
         batches = equal_lengths(tokens, self.hparams["tokens_per_batch"])
         return MaskedBatches(batches, self.tokenizer, self.hparams["masked"], fixed)

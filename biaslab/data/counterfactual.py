@@ -13,6 +13,7 @@ from biaslab.data.attribute_words import GENDER_PAIRS
 from biaslab.data.module import TrainingData
 from biaslab.errors import InputError
 from biaslab.models import assets
+from biaslab.models.positions import cut_tokens
 from biaslab.models.tokens import require_masked
 
 _OTHER = {one: other for pair in GENDER_PAIRS for one, other in (pair, pair[::-1])}
@@ -160,11 +161,6 @@ class CounterfactualDataModule(TrainingData):
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__(trust_remote_code)
-        for name, number, least in (("max_length", max_length, 3), ("batch_size", batch_size, 1), ("limit", limit, 1)):
-            if number is not None and number < least:
-                raise InputError(f"`{name}` is expected to be an integer from {least} on but got {number}.")
-        if not 0 < masked < 1:
-            raise InputError(f"`masked` is expected to lie in (0, 1) but got {masked}.")
 
     def sources(self) -> list[str]:
         """Return the one source."""
@@ -187,4 +183,4 @@ class CounterfactualDataModule(TrainingData):
         self.validation_batches = corpus.MaskedBatches(fixed, self.tokenizer, h["masked"], fixed=True, varied=True)
 
     def _tokens(self, texts: list[str]) -> list[list[int]]:
-        return list(self.tokenizer(texts, truncation=True, max_length=self.hparams["max_length"])["input_ids"])
+        return cut_tokens(self.tokenizer, texts, self.hparams["max_length"])

@@ -20,10 +20,11 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from biaslab.data import pair_effects
-from biaslab.data.corpus import TEXTS, read_sentences
+from biaslab.data.corpus import SPLITS, TEXTS, read_sentences
 from biaslab.data.queries import causal_queries, group_queries, masked_queries
 from biaslab.data.stereoset import DOMAINS, Terms, candidate_word, half_of, read_clusters, spread
 from biaslab.errors import InputError
+from biaslab.models.positions import cut_tokens
 from biaslab.models.tokens import Bos, beginning, by_length, is_masked
 
 MASKED_SHARE = 0.15  # of a sentence's tokens are asked for at once: a pass serves them all
@@ -81,6 +82,7 @@ def make_batches(
             first = quantities_of(sources).index(pair_effects.QUANTITIES[source][0])
             batches += pair_effects.make_batches(tokenizer, source, limit, tokens_per_batch, first, bos)
         else:
+            _sentences(source, "train")  # on which a cost is measured at the end
             sentences = _tokens(tokenizer, source, limit, bos)
             batches += _text(tokenizer, sentences, tokens_per_batch, quantities_of(sources).index(TEXT), bos)
     return batches
@@ -145,10 +147,14 @@ def _causal(input_ids: Tensor, row: Tensor, weights: Tensor, quantity: Tensor, g
 
 def _sentences(source: str, split: str) -> list[str]:
     """Return a source's sentences of a split, at random."""
-    sentences = [s for s in read_sentences(source, split) if len(s.split()) >= _FEWEST_WORDS]
+    sentences = [s for s in read_sentences(source, split, "contrast") if len(s.split()) >= _FEWEST_WORDS]
     random.Random(0).shuffle(sentences)
     if not sentences:
-        raise InputError(f"`contrast` is expected to hold sentences of {_FEWEST_WORDS} words, but {source!r} has none.")
+        share = f"{len(SPLITS[split])} % of its lines that the {split} split is made from"
+        raise InputError(
+            f"`contrast` is expected to hold sentences of {_FEWEST_WORDS} words, but {source!r} has none among the "
+            f"{share}. Give a longer text."
+        )
     return sentences
 
 
@@ -168,9 +174,8 @@ def _tokens(
 ) -> list[list[int]]:
     """Return the tokens of a source's sentences; a causal model's after what is in front of each."""
     special, chosen = is_masked(tokenizer), _sentences(source, split)[: min(limit, _SENTENCES)]
-    encoded = tokenizer(chosen, truncation=True, max_length=_LONGEST, add_special_tokens=special)
     front = () if special else beginning(tokenizer, bos).front
-    return [[*front, *ids] for ids in encoded["input_ids"]]
+    return [[*front, *ids] for ids in cut_tokens(tokenizer, chosen, _LONGEST, special)]
 
 
 def plain_batches(

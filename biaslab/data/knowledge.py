@@ -13,7 +13,6 @@ from transformers import PreTrainedTokenizerBase
 
 from biaslab.data.module import EvaluationData
 from biaslab.data.queries import Queries, Query, whole_examples
-from biaslab.errors import require_positive
 from biaslab.models.tokens import SLOT, encode_slot, is_masked, tokens_in_place
 
 _LONGEST = 48  # tokens; a tokenizer that needs more for sentences this short spells their words
@@ -140,7 +139,7 @@ def known_facts(tokenizer: PreTrainedTokenizerBase, facts: Iterable[Fact] = FACT
 
 def _is_known(tokenizer: PreTrainedTokenizerBase, text: str, word: str) -> bool:
     filled = tokenizer(text.replace(SLOT, word), add_special_tokens=False)["input_ids"]
-    known = tokenizer.unk_token_id not in filled and len(filled) <= _LONGEST
+    known = tokenizer.unk_token_id not in filled and len(filled) <= min(_LONGEST, tokenizer.model_max_length - 2)
     return known and tokens_in_place(tokenizer, text, word) is not None
 
 
@@ -184,7 +183,6 @@ class KnowledgeDataModule(EvaluationData):
         self, model_name: str = "minilm-mlm", tokens_per_batch: int = 4096, trust_remote_code: bool = False
     ) -> None:
         super().__init__(trust_remote_code)
-        require_positive(tokens_per_batch=tokens_per_batch)
 
     def read(self) -> list[dict[str, Any]]:
         """Choose the sentences, and return their batches."""

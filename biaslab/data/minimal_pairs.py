@@ -12,7 +12,6 @@ from transformers import PreTrainedTokenizerBase
 from biaslab.data.crows_pairs import CrowsPair, shared_queries
 from biaslab.data.module import EvaluationData
 from biaslab.data.queries import Queries, group_places, token_queries, whole_examples
-from biaslab.errors import require_positive
 from biaslab.models.tokens import Bos, beginning, is_masked, require_bos
 
 _LONGEST = 48  # tokens; a tokenizer that needs more for sentences this short spells their words
@@ -167,7 +166,7 @@ def known_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Iterable[MinimalPair]
 
 def _is_known(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
     tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return tokenizer.unk_token_id not in tokens and len(tokens) <= _LONGEST
+    return tokenizer.unk_token_id not in tokens and len(tokens) <= min(_LONGEST, tokenizer.model_max_length - 2)
 
 
 def pair_queries(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[MinimalPair], bos: Bos = "tokenizer") -> Queries:
@@ -205,7 +204,6 @@ class MinimalPairsDataModule(EvaluationData):
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__(trust_remote_code)
-        require_positive(tokens_per_batch=tokens_per_batch)
         require_bos(bos)
 
     def read(self) -> list[dict[str, Any]]:

@@ -7,8 +7,10 @@ from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerBase
 
+from biaslab.errors import require_ranges
 from biaslab.models import assets
 from biaslab.models.loading import load_tokenizer
+from biaslab.models.positions import with_positions
 
 Batches = Sequence[Any] | Dataset[Any]
 
@@ -24,6 +26,7 @@ class TokenizedData(LightningDataModule):
         super().__init__()
         self._trust_remote_code = trust_remote_code
         self.save_hyperparameters(ignore=["trust_remote_code"])  # those of the subclass, from its frame
+        require_ranges(self.hparams)
 
     def sources(self) -> Sequence[str]:
         """Return what the texts come from: names of data sets, or files."""
@@ -36,8 +39,9 @@ class TokenizedData(LightningDataModule):
                 assets.fetch(source)
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
-        """Load the tokenizer of the model."""
-        return load_tokenizer(self.hparams["model_name"], trust_remote_code=self._trust_remote_code)
+        """Load the tokenizer of the model; its ``model_max_length`` is the number of the model's positions."""
+        name = self.hparams["model_name"]
+        return with_positions(load_tokenizer(name, trust_remote_code=self._trust_remote_code), name)
 
 
 class TrainingData(TokenizedData):

@@ -15,7 +15,7 @@ from biaslab.data import corpus
 from biaslab.data.crows_pairs import shared_places
 from biaslab.data.module import EvaluationData
 from biaslab.data.queries import Queries, Query, group_places, token_queries, whole_examples
-from biaslab.errors import InputError, require_positive
+from biaslab.errors import InputError
 from biaslab.models import assets
 from biaslab.models.tokens import Bos, beginning, is_masked, require_bos
 
@@ -92,8 +92,9 @@ def encoded_pairs(
     """Yield pairs and both sentences' tokens, those of which all words are known and that are not too long."""
     texts = [text for pair in pairs for text in pair]
     ids = tokenizer(texts, add_special_tokens=is_masked(tokenizer))["input_ids"] if texts else []
+    longest = min(_LONGEST, tokenizer.model_max_length - 2)
     for pair, first, second in zip(pairs, ids[::2], ids[1::2], strict=True):
-        known = all(tokenizer.unk_token_id not in own and 1 < len(own) <= _LONGEST for own in (first, second))
+        known = all(tokenizer.unk_token_id not in own and 1 < len(own) <= longest for own in (first, second))
         if known and first != second and (not is_masked(tokenizer) or shared_places(first, second)[0]):
             yield pair, first, second
 
@@ -147,7 +148,6 @@ class PandaPairsDataModule(EvaluationData):
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__(trust_remote_code)
-        require_positive(limit=limit, tokens_per_batch=tokens_per_batch)
         require_bos(bos)
 
     def read(self) -> list[dict[str, Any]]:

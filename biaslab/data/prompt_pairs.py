@@ -1,6 +1,5 @@
 """Auto-Debias' training data: "w PROMPT [MASK]." for every prompt and both words of every pair."""
 
-import json
 import logging
 import random
 from collections.abc import Sequence
@@ -13,7 +12,8 @@ from transformers import PreTrainedTokenizerBase
 
 from biaslab.data.attribute_words import GENDER_PAIRS, RACE_PAIRS
 from biaslab.data.module import TrainingData
-from biaslab.errors import InputError, reading, require_one_of, require_positive
+from biaslab.data.records import json_content
+from biaslab.errors import InputError, read_text, reading, require_one_of
 from biaslab.models.tokens import SLOT, Encoded, encode_slot, require_masked, token_in_place
 
 Pairs = Literal["gender", "race"]
@@ -52,7 +52,7 @@ def read_prompts(path: str | Path | None, model_name: str) -> list[str]:
     if path is None:
         raise InputError(f"`prompts` is expected to be a file with prompts but none is given. {make}")
     with reading("prompts", "a file with prompts", path, make):
-        text = Path(path).read_text(encoding="utf-8")
+        text = read_text(path, may_be_empty=True)
     lines = _json_prompts(text, path, model_name) if text.lstrip().startswith("{") else text.splitlines()
     prompts = list(dict.fromkeys(filter(None, (" ".join(prompt.split()) for prompt in lines))))
     if not prompts:
@@ -62,9 +62,9 @@ def read_prompts(path: str | Path | None, model_name: str) -> list[str]:
 
 def _json_prompts(text: str, path: str | Path, model_name: str) -> list[str]:
     try:
-        content: dict[str, Any] = json.loads(text)
+        content: dict[str, Any] = json_content(text)
         prompts = [str(prompt["text"]) for prompt in content["prompts"]]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f'`prompts` is expected to be JSON as {{"prompts": [{{"text": "..."}}]}}, or text with one prompt a line, '
             f"but {path} is neither: {type(error).__name__} {error}. Correct it."
@@ -98,7 +98,6 @@ class PromptPairDataModule(TrainingData):
     ) -> None:
         super().__init__(trust_remote_code)
         require_one_of("pairs", pairs, list(PAIRS))
-        require_positive(batch_size=batch_size)
 
     def setup(self, stage: str) -> None:
         """Read the prompts, and tokenize them with the words of each pair."""

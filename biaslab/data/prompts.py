@@ -16,7 +16,22 @@ from transformers import PreTrainedTokenizerBase
 
 from biaslab.data import contrast, effects, words
 from biaslab.data.module import TokenizedData, loader
-from biaslab.errors import InputError, reading, require_all_of, require_name_or_file, require_one_of, require_positive
+from biaslab.data.own_words import OwnDimension, read_words
+from biaslab.data.prompt_texts import Pair as Pair
+from biaslab.data.prompt_texts import Part as Part
+from biaslab.data.prompt_texts import Prompt as Prompt
+from biaslab.data.prompt_texts import make_prompts as make_prompts
+from biaslab.data.prompt_texts import read_prompts as read_prompts
+from biaslab.errors import (
+    InputError,
+    read_text,
+    reading,
+    require_all_of,
+    require_name_or_file,
+    require_one_of,
+    require_positive,
+)
+from biaslab.models.positions import require_room
 from biaslab.models.tokens import (
     SLOT,
     Bos,
@@ -30,20 +45,9 @@ from biaslab.models.tokens import (
     with_slots,
 )
 
-Part = Literal["find", "held_out"]
 Attributed = Literal["pairs", "demographics"]
 _MODIFIERS = 3  # of a kind, in the prompts whose effects are measured
 Batch = dict[str, Any]
-Pair = tuple[str, str]
-
-
-class Prompt(NamedTuple):
-    """A sentence with a slot."""
-
-    text: str  # with {slot} once
-    dimension: str  # whose demographics fill the slot
-    kind: str  # of the modifier
-    group: int  # the same for all wordings of one statement
 
 
 class Dimension(NamedTuple):
@@ -58,81 +62,6 @@ class Dimension(NamedTuple):
     def pair_names(self) -> list[str]:
         """``gender/female-male`` and so on."""
         return [f"{self.name}/{self.words[first]}-{self.words[second]}" for first, second in self.pairs]
-
-
-def make_prompts(
-    dimensions: Sequence[str],
-    kinds: Sequence[str],
-    modifiers: int,
-    part: Part,
-    masked: bool = True,
-    templates: Sequence[words.Template] | None = None,
-) -> list[Prompt]:
-    """Write the prompts of the given dimensions and kinds, keys of :mod:`biaslab.data.words`' tables.
-
-    Of each kind there are at most so many modifiers, spread over its list. The part "held_out" has other modifiers in
-    other wordings than "find". The slot stands last, unless they are for a masked language model.
-
-    Raises:
-        InputError: for an unknown dimension, kind or part.
-    """
-    for name, values, known in (("dimensions", dimensions, words.DIMENSIONS), ("kinds", kinds, words.MODIFIERS)):
-        require_all_of(name, values, known)
-    require_one_of("part", part, ["find", "held_out"])
-    require_positive(modifiers=modifiers)
-    held_out = part == "held_out"
-    if templates is None:
-        templates = [t for index, t in enumerate(words.TEMPLATES) if (index in words.HELD_OUT_TEMPLATES) == held_out]
-    texts = [template.masked if masked else template.causal for template in templates]
-    prompts = []
-    for dimension, kind in product(dimensions, kinds):
-        every = words.part_of_modifiers(kind, held_out)
-        step = max(1.0, len(every) / modifiers)
-        for group in (int(place * step) for place in range(min(modifiers, len(every)))):
-            fields = {"dimension": words.DIMENSION_NOUNS[dimension], "modifier": every[group], "slot": SLOT}
-            prompts += [Prompt(text.format(**fields), dimension, kind, group) for text in texts]
-    return prompts
-
-
-def read_prompts(path: str | Path) -> tuple[list[Prompt], dict[str, list[Pair]]]:
-    """Read the format of the paper's authors: a JSON list of groups, each a list of [sentence, demographic, id].
-
-    The slot is written [MASK]. The file becomes a dimension named after it, whose demographics are those that its
-    sentences are asked about; consecutive ones form the pairs.
-
-    Raises:
-        InputError: if the file is of another form, naming the group; or if a sentence has not exactly one slot.
-    """
-    path = Path(path)
-    with reading("path", "a JSON file of prompt groups", path):
-        groups = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(groups, list) or not groups:
-        raise InputError(f"`path` is expected to hold a list of groups, but {path} holds {type(groups).__name__}.")
-    prompts: dict[tuple[int, str], Prompt] = {}
-    demographics: dict[str, None] = {}
-    for number, group in enumerate(groups):
-        if not isinstance(group, list) or not all(map(_is_triple, group)):
-            raise InputError(
-                f"`path` is expected to hold groups of [sentence, demographic, id], but group {number} of {path} isn't."
-            )
-        for sentence, demographic, _ in group:
-            if sentence.count("[MASK]") != 1:
-                raise InputError(
-                    f"`prompt` is expected to have exactly one slot, [MASK], but group {number} of {path} has "
-                    f"{sentence.count('[MASK]')} in {sentence!r}."
-                )
-            text = sentence.replace("[MASK]", SLOT)
-            prompts.setdefault((number, text), Prompt(text, path.stem, path.stem, number))
-            demographics.setdefault(demographic)
-    if len(demographics) < 2:
-        raise InputError(
-            f"`path` is expected to ask about two demographics or more, but {path} has {', '.join(demographics)}."
-        )
-    return list(prompts.values()), {path.stem: list(pairwise(demographics))}
-
-
-def _is_triple(entry: Any) -> bool:
-    return isinstance(entry, list) and len(entry) == 3 and all(isinstance(value, str) for value in entry[:2])
 
 
 def resolve_dimension(
@@ -181,8 +110,10 @@ class PromptDataModule(TokenizedData):
 
     Args:
         model_name: whose tokenizer is used.
-        dimensions: some of the nine; all by default.
+        dimensions: some of the nine, or of ``words``; by default all of the nine, or of ``words``.
         pairs: demographic pairs a dimension; consecutive words by default.
+        words: a JSON or YAML file of own dimensions, see :func:`biaslab.data.own_words.read_words`; one that has the
+            name of one of the nine stands instead of it.
         kinds: of modifiers; all six by default.
         modifiers: how many of each kind.
         part: "find" or "held_out".
@@ -221,6 +152,7 @@ class PromptDataModule(TokenizedData):
         tokens_per_batch: int = 512,
         contrast_terms: Literal["all", "find"] = "all",
         contrast_positions: Literal["slot", "all"] = "slot",
+        words: str | None = None,
         bos: Bos = "tokenizer",
         chat_template: bool = False,
         trust_remote_code: bool = False,
@@ -232,7 +164,6 @@ class PromptDataModule(TokenizedData):
         require_bos(bos)
         for source in self.sources():
             require_name_or_file("contrast", source, effects.SOURCES)
-        require_positive(contrast_limit=contrast_limit, tokens_per_batch=tokens_per_batch)
 
     def sources(self) -> list[str]:
         """Return what the contrast set is made from."""
@@ -245,6 +176,10 @@ class PromptDataModule(TokenizedData):
         h = self.hparams
         self.tokenizer = self.load_tokenizer()
         prompts, pairs = self._prompts_and_pairs()
+        for prompt in prompts:
+            if is_masked(self.tokenizer) and str(self.tokenizer.mask_token) in prompt.text:
+                mask = self.tokenizer.mask_token
+                raise InputError(f"`prompt` is expected to have one slot but holds {mask}, too: {prompt.text!r}.")
         self.dimensions: dict[str, Dimension] = {}
         self.dropped: dict[str, str] = {}
         self.pair_names: list[str] = []
@@ -282,17 +217,23 @@ class PromptDataModule(TokenizedData):
 
     def _prompts_and_pairs(self) -> tuple[list[Prompt], dict[str, list[Pair]]]:
         h, given = self.hparams, self.hparams["pairs"] or {}
+        if h["path"] is not None and h["words"] is not None:
+            raise InputError("`words` is expected where prompts are written, but got a `path` of them, too. Give one.")
         if h["path"] is not None:
             prompts, pairs = read_prompts(h["path"])
         else:
-            dimensions = list(h["dimensions"] or given or words.DIMENSIONS)
-            kinds = h["kinds"] or list(words.MODIFIERS)
-            prompts = make_prompts(dimensions, kinds, h["modifiers"], h["part"], is_masked(self.tokenizer))
-            pairs = {name: list(pairwise(words.DIMENSIONS[name])) for name in dimensions}
+            self._own = read_words(h["words"]) if h["words"] is not None else {}
+            dimensions = list(h["dimensions"] or given or self._own or words.DIMENSIONS)
+            kinds, masked = h["kinds"] or list(words.MODIFIERS), is_masked(self.tokenizer)
+            prompts = make_prompts(dimensions, kinds, h["modifiers"], h["part"], masked, own=self._own)
+            every = {name: list(pairwise(known)) for name, known in words.DIMENSIONS.items()}
+            every |= {name: list(dimension.pairs) for name, dimension in self._own.items()}
+            pairs = {name: every[name] for name in dimensions}
         for name, wanted in given.items():
             if name not in pairs or any(len(pair) != 2 for pair in wanted):
                 raise InputError(
-                    f"`pairs` is expected to hold pairs of words for {', '.join(pairs)}, but got {name}: {wanted}."
+                    f"`pairs` is expected to hold pairs of words for {', '.join(pairs)}, but got {name}: {wanted}. "
+                    "Give own dimensions by a file, `words`."
                 )
             pairs[name] = [(first, second) for first, second in wanted]
         return prompts, pairs
@@ -309,7 +250,7 @@ class PromptDataModule(TokenizedData):
             names = [name for name, dimension in self.dimensions.items() if dimension.pairs]
             prompts, masked = [], is_masked(self.tokenizer)
             for templates in (None, words.FURTHER_TEMPLATES):
-                prompts += make_prompts(names, self.kind_names, _MODIFIERS, "find", masked, templates)
+                prompts += make_prompts(names, self.kind_names, _MODIFIERS, "find", masked, templates, self._own)
         counts, quantities = Counter(prompt.dimension for prompt in prompts), self.quantities()
         for batch in self._batches(prompts):
             name = prompts[int(batch["example"][0])].dimension
@@ -339,10 +280,17 @@ class PromptDataModule(TokenizedData):
             for batch in by_length([len(encoded[i].input_ids) for i in own], self.hparams["tokens_per_batch"]):
                 examples = [own[i] for i in batch]
                 inputs, *longer = self._inputs([encoded[i] for i in examples], dimension)
+                self._require_room([inputs, *longer], prompts[examples[0]])
                 own_labels = {name: label[examples] for name, label in labels.items()}
                 batches.append({**inputs, "longer": longer, **pair, **own_labels})
             first_pair += len(pairs)
         return batches
+
+    def _require_room(self, inputs: Sequence[Mapping[str, Tensor]], prompt: Prompt) -> None:
+        place = f"the prompt {prompt.text!r}, with its demographics"
+        if path := self.hparams["path"]:
+            place += f", in group {prompt.group} of {path},"
+        require_room(self.tokenizer, [each["input_ids"].shape[1] for each in inputs], lambda _: place)
 
     def _inputs(self, prompts: Sequence[Encoded], dimension: Dimension) -> list[dict[str, Tensor]]:
         """Return equally long prompts with their slots, once for all demographics that can share a sequence."""

@@ -1,5 +1,6 @@
 """What to ask a language model about a candidate: the tokenizer's side of scoring."""
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -7,7 +8,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from biaslab.errors import InputError
+from biaslab.errors import InputError, require_positive
+from biaslab.models.positions import say_unknown
 from biaslab.models.tokens import Beginning
 
 BLANK = "BLANK"
@@ -45,6 +47,9 @@ def masked_queries(
 def causal_queries(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str], start: Beginning) -> Queries:
     """Return the sentences to score under a causal language model, with what is in front of each, ``[sentence][1]``."""
     tokens = tokenizer(list(sentences), add_special_tokens=False)["input_ids"]
+    if [] in tokens:
+        text = sentences[tokens.index([])]
+        raise InputError(f"`sentences` is expected to hold texts that the tokenizer has tokens for but got {text!r}.")
     return [
         [Query((*start.front, *sentence), len(start.front) + len(sentence) - 1, sentence[-1])] for sentence in tokens
     ]
@@ -93,17 +98,37 @@ def _authors_queries(tokenizer: PreTrainedTokenizerBase, contexts: Sequence[str]
         context.replace(BLANK, f"{text.lstrip()}{tokenizer.mask_token}")  # the context has a space
         for (context, _), text in zip(places, before, strict=True)
     ]
-    inputs = map(tuple, tokenizer(texts)["input_ids"])
-    mask_id = tokenizer.mask_token_id
-    return [[Query(ids := next(inputs), ids.index(mask_id), piece) for piece in word] for word in words]
+    inputs = iter(zip(map(tuple, tokenizer(texts)["input_ids"]), (context for context, _ in places), strict=True))
+    queries: Queries = []
+    for word in words:
+        queries.append([])
+        for piece in word:
+            ids, context = next(inputs)
+            queries[-1].append(Query(ids, blanks(tokenizer, context, ids)[0], piece))
+    return queries
+
+
+def blanks(tokenizer: PreTrainedTokenizerBase, context: str, ids: Sequence[int]) -> list[int]:
+    """Return where the masks stand that have replaced BLANK, not those that are written in the context."""
+    marks = re.findall(f"{BLANK}|{re.escape(str(tokenizer.mask_token))}", context)
+    places = [place for place, token in enumerate(ids) if token == tokenizer.mask_token_id]
+    return [place for mark, place in zip(marks, places, strict=False) if mark == BLANK]
+
+
+def say_unknown_words(tokenizer: PreTrainedTokenizerBase, queries: Queries, what: str) -> None:
+    """Say how many of some words or sentences hold tokens that are asked for and unknown."""
+    unknown = sum(any(query.target_id == tokenizer.unk_token_id for query in each) for each in queries)
+    if tokenizer.unk_token_id not in (None, tokenizer.eos_token_id, tokenizer.bos_token_id):
+        say_unknown(what, unknown, len(queries), "are scored as the unknown token")
 
 
 def _pll_queries(tokenizer: PreTrainedTokenizerBase, contexts: Sequence[str], words: list[list[int]]) -> Queries:
     inputs = tokenizer([context.replace(BLANK, str(tokenizer.mask_token)) for context in contexts])["input_ids"]
     queries = []
-    for context, word in zip(inputs, words, strict=True):
-        start = context.index(tokenizer.mask_token_id)
-        filled = [piece for token in context for piece in (word if token == tokenizer.mask_token_id else [token])]
+    for text, context, word in zip(contexts, inputs, words, strict=True):
+        own = blanks(tokenizer, text, context)
+        start = own[0]
+        filled = [piece for at, token in enumerate(context) for piece in (word if at in own else [token])]
         queries.append(masked_in_turn(tokenizer, filled, range(start, start + len(word))))
     return queries
 
@@ -172,6 +197,7 @@ def whole_examples(
         For each batch ``inputs`` (of ``group``; a candidate's index counts within the batch, example by
         example) and ``examples`` (their numbers, ``[example]``).
     """
+    require_positive(tokens_per_batch=tokens_per_batch)
     examples = [queries[start : start + candidates] for start in range(0, len(queries), candidates)]
     inputs = [{query.input_ids for candidate in example for query in candidate} for example in examples]
     lengths = [[len(ids) for ids in each] for each in inputs]

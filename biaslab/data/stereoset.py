@@ -1,24 +1,27 @@
 """StereoSet: clusters from its files, and batches of inputs that score their candidates."""
 
 import hashlib
-import json
 import random
 import string
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+from torch import Tensor
 
 from biaslab.data.module import EvaluationData, problem
-from biaslab.data.queries import BLANK, causal_queries, masked_queries, whole_examples
-from biaslab.errors import InputError, reading, require_one_of, require_positive
+from biaslab.data.queries import BLANK, causal_queries, masked_queries, say_unknown_words, whole_examples
+from biaslab.data.records import json_content
+from biaslab.errors import InputError, read_text, reading, require_one_of
 from biaslab.models import assets
+from biaslab.models.positions import require_room, say_once
 from biaslab.models.tokens import Bos, beginning, is_masked, require_bos
 
 DOMAINS = ("gender", "profession", "race", "religion")
 TEST_TERMS = {"gender": 30, "profession": 90, "race": 113, "religion": 9}  # of the test split: how many in each domain
+_HUB_LABELS = ("anti-stereotype", "stereotype", "unrelated")  # that the hub's data set numbers
 LABELS = ("stereotype", "anti-stereotype", "unrelated")
 Terms = Literal["all", "find", "choose"]
 _HALVES = ("find", "choose")
@@ -39,20 +42,51 @@ class Cluster(NamedTuple):
 def read_clusters(source: str | Path = "dev", task: str = "intrasentence") -> list[Cluster]:
     """Return the clusters of a task of the asset ("dev" or "test"), or of a file of its form, in its order.
 
+    A file may have the hub's form, too: a list of clusters or a line each, their sentences as columns, numbered labels.
+
     Raises:
         InputError: if the file can't be read, is cut off or is no StereoSet; it names the cluster and what it lacks.
     """
     path = assets.fetch("stereoset") / f"{source}.json" if source in ("dev", "test") else Path(source)
     with reading("path", "a StereoSet file (JSON)", path):
-        content = json.loads(path.read_text(encoding="utf-8"))
-    data = content.get("data") if isinstance(content, dict) else None
-    records = data.get(task) if isinstance(data, dict) else None
+        content = json_content(read_text(path))
+    data = content.get("data", content) if isinstance(content, dict) else {task: content}
+    records = data.get(task) if isinstance(data, dict) else data
     if not isinstance(records, list) or not records:
         raise InputError(
             f"`path` is expected to be a StereoSet file, but {path} lacks a list of clusters under 'data', {task!r}. "
             "Give another file or task."
         )
-    return [_cluster(record, index, path, task) for index, record in enumerate(records)]
+    return [_cluster(_plain(record), index, path, task) for index, record in enumerate(records)]
+
+
+def _plain(record: Any) -> Any:
+    """Return a record of the hub's form in that of the file: its sentences are columns, and its labels numbers."""
+    sentences = record.get("sentences") if isinstance(record, dict) else None
+    if isinstance(sentences, dict):
+        columns = {key: values for key, values in sentences.items() if isinstance(values, list)}
+        sentences = [dict(zip(columns, values, strict=False)) for values in zip(*columns.values(), strict=False)]
+    if not isinstance(sentences, list) or not all(isinstance(sentence, dict) for sentence in sentences):
+        return record
+    labels = [sentence.get("gold_label") for sentence in sentences]
+    named = [_HUB_LABELS[n] if type(n) is int and 0 <= n < len(_HUB_LABELS) else n for n in labels]
+    return record | {"sentences": [s | {"gold_label": n} for s, n in zip(sentences, named, strict=True)]}
+
+
+def predictions(clusters: Sequence[Cluster], scores: Tensor, examples: Tensor) -> dict[str, list[dict[str, Any]]]:
+    """Return scores in the form of the StereoSet authors' predictions, which their and others' scorers read.
+
+    Args:
+        clusters: of a data module.
+        scores: of their sentences, ``[example, 3]``, in the order of LABELS.
+        examples: which cluster each row is of, ``[example]``.
+    """
+    found = [
+        {"id": sentence, "score": score}
+        for number, row in zip(examples.tolist(), scores.tolist(), strict=True)
+        for sentence, score in zip(clusters[number].sentence_ids, row, strict=True)
+    ]
+    return {"intrasentence": found, "intersentence": []}
 
 
 def half_of(term: str) -> str:
@@ -180,7 +214,17 @@ class StereoSetDataModule(EvaluationData):
         require_one_of("rule", rule, ["authors", "pll"])
         require_one_of("terms", terms, ["all", *_HALVES])
         require_bos(bos)
-        require_positive(tokens_per_batch=tokens_per_batch, limit=limit, every=every)
+
+    def _say_same(self, words: Sequence[str]) -> None:
+        same = sum(first == second for first, second in zip(words[::3], words[1::3], strict=True))
+        if same:
+            say_once(
+                f"{same} of {len(words) // 3} clusters have the same word in {BLANK}'s place of the stereotype and the "
+                "anti-stereotype, such as the first of several: they tie, and count as not preferred."
+            )
+
+    def _place(self, cluster: Cluster) -> str:
+        return f"the cluster {cluster.id!r} of {self.hparams['path'] or self.hparams['split']}"
 
     def read(self) -> list[dict[str, Any]]:
         """Read the clusters, and return their batches."""
@@ -195,11 +239,15 @@ class StereoSetDataModule(EvaluationData):
         if is_masked(tokenizer):
             words = [(context, candidate_word(context, sentence)) for context, sentence in candidates]
             queries = masked_queries(tokenizer, words, h["rule"])
+            say_unknown_words(tokenizer, queries, "candidate words")
+            self._say_same([word for _, word in words])
         else:
             require_one_of("rule", h["rule"], ["authors"])
             start = beginning(tokenizer, h["bos"])
             kind = {"rule": "causal", "start_id": start.start_id, "front": len(start.front)}
             queries = causal_queries(tokenizer, [sentence for _, sentence in candidates], start)
+        lengths = (max(len(query.input_ids) for query in candidate) for candidate in queries)
+        require_room(tokenizer, lengths, lambda number: self._place(self.clusters[number // 3]))
         labels = {
             "pieces": torch.tensor([len(candidate) for candidate in queries]).view(-1, 3),
             "terms": torch.tensor([self.term_names.index(cluster.target) for cluster in self.clusters]),

@@ -34,6 +34,8 @@ class Evaluation:
         cache: Artifacts | None,
     ) -> None:
         self.model, self.tokenizer, self.measures, self.cache = model, tokenizer, measures, cache
+        for measure in measures:
+            measure.read_by(tokenizer)
         self.rows: list[Row] = []
         self.answers: dict[tuple[str, str], list[Tensor]] = {}  # by row and measure: one, or one a seed
         self._keys = {measure.name: digest([measure.key, computed_by()]) for measure in measures}

@@ -155,7 +155,7 @@ class Findings:
                 parts = {field.name: content[field.name] for field in fields(cls)}
                 lines = {(line["row"], line["metric"], line["scope"]): _estimate(line) for line in parts["estimates"]}
                 return cls(**parts | {"rows": [Row(**row) for row in parts["rows"]], "estimates": lines})
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             fault = "lacks a part" if isinstance(error, KeyError | TypeError) else "can't be read"
             raise InputError(
                 f"`runs` is expected to hold whole files, but {path} {fault}: {error}. Run its command again."

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from biaslab.errors import require_ranges
 from biaslab.evaluation.scoring import target_log_probabilities
 from biaslab.statistics import Samples, draw_counts
 
@@ -66,6 +67,7 @@ def gap_samples(gaps: Tensor, resamples: int = 1000, seed: int = 0) -> Samples:
     ``gaps`` are of one kind, ``[pair, word, wording]``, as :func:`demographic_gaps` has them. The values are
     ``[pair]``, the resamples ``[resample, pair]``: the same seed draws the same words and wordings in each treatment.
     """
+    require_ranges({"resamples": resamples, "seed": seed})
     generator = torch.Generator().manual_seed(seed)
     of_words, of_wordings = (draw_counts(size, resamples, generator).to(gaps) for size in gaps.shape[1:])
     sums, sizes = (

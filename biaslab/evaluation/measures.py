@@ -13,9 +13,10 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from biaslab.errors import require_ranges
 from biaslab.evaluation.findings import OVERALL, PAIRS_LOG_RATIO, SS_LOG_RATIO
 from biaslab.evaluation.gaps import gap_samples, gap_table, prompt_gaps
-from biaslab.evaluation.perplexity import negative_log_likelihoods, perplexity_samples
+from biaslab.evaluation.perplexity import negative_log_likelihoods, perplexity_samples, unknown_tokens
 from biaslab.evaluation.scoring import score_clusters, score_pairs
 from biaslab.evaluation.templates import Answers, Probes, answers, judging_log_probabilities, template_samples
 from biaslab.metrics.crows_pairs import (
@@ -28,10 +29,12 @@ from biaslab.metrics.crows_pairs import (
 from biaslab.metrics.rows import Scale
 from biaslab.metrics.stereoset import NAMES, bootstrap, log_ratio, log_ratio_bootstrap, point
 from biaslab.models import ranks
+from biaslab.models.positions import say_once
 from biaslab.models.tokens import Bos
 from biaslab.statistics import Samples
 
 _T = TypeVar("_T")
+_MANY_TIES = 0.05  # of the examples: more than so many are said
 Figures = dict[tuple[str, str], Samples]  # by metric and scope
 
 
@@ -54,6 +57,10 @@ class Measure(ABC):
     def facts(self) -> dict[str, int]:
         """Return how much is asked, by name."""
         return self._facts
+
+    def read_by(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Learn by which tokenizer the questions will be read; most measures need not know."""
+        return
 
     @abstractmethod
     def ask(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, title: str) -> Tensor:
@@ -102,7 +109,14 @@ class Scored(Measure):
         examples = torch.cat([batch["examples"] for batch in self.batches])
         scores = torch.zeros(len(self.labels), self.columns, dtype=parts[0].dtype)
         scores[examples] = torch.cat(parts)
+        tied = int(self.tied(scores).sum())
+        if tied > _MANY_TIES * len(scores):
+            say_once(f"{title}: {tied} of {len(scores)} examples tie; neither sentence counts as preferred.")
         return scores
+
+    def tied(self, scores: Tensor) -> Tensor:
+        """Return where neither of two sentences counts as preferred since they are equally likely, ``[example]``."""
+        return torch.zeros(len(scores), dtype=torch.bool)
 
     def figures(self, answers: Tensor) -> Figures:
         """Return the metrics overall and in each scope that has examples."""
@@ -138,6 +152,10 @@ class StereoSet(Scored):
         """Return the scores of the candidates, ``[cluster, 3]``."""
         return score_clusters(model, batch).float()
 
+    def tied(self, scores: Tensor) -> Tensor:
+        """Return where the stereotype and the anti-stereotype are equally likely."""
+        return scores[:, 0] == scores[:, 1]
+
     def samples(self, scores: Tensor, examples: Tensor) -> Mapping[str, Samples]:
         """Return SS, LMS, ICAT and the log-ratio, macro over target terms and resampled over them."""
         terms = self.terms[examples]
@@ -159,6 +177,10 @@ class CrowsPairs(Scored):
     def score(self, model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
         """Return the scores of both sentences, ``[pair, 2]``."""
         return score_pairs(model, batch)
+
+    def tied(self, scores: Tensor) -> Tensor:
+        """Return which pairs are neutral, to three decimals."""
+        return ~decided(scores)
 
     def samples(self, scores: Tensor, examples: Tensor) -> Mapping[str, Samples]:
         """Return the score and the log-ratio, resampled over pairs."""
@@ -221,8 +243,14 @@ class Perplexity(Measure):
     name = "perplexity"
 
     def __init__(self, sentences: Sequence[str], seeds: int | None = None, bos: Bos = "tokenizer") -> None:
+        require_ranges({"seeds": seeds})
         self.sentences, self.seeds, self.bos = list(sentences), seeds, bos
         super().__init__([self.sentences, bos], sentences=len(self.sentences))
+
+    def read_by(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Count the tokens that are unknown, if there are any: they are not asked for."""
+        if unknown := unknown_tokens(tokenizer, self.sentences)[0]:
+            self._facts["unknown_tokens"] = unknown
 
     def ask(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, title: str) -> Tensor:
         """Return each sentence's negative log-likelihood and number of tokens, ``[sentence, 2]``."""

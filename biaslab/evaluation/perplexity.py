@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from biaslab.errors import InputError
+from biaslab.errors import InputError, require_positive
 from biaslab.evaluation.scoring import slot_log_probabilities
 from biaslab.evaluation.sentences import sequence_log2_probabilities
+from biaslab.models.positions import positions, say_cut, say_unknown
 from biaslab.models.tokens import Bos, beginning, by_length, is_masked
 from biaslab.statistics import Samples, draw
 
@@ -36,10 +37,14 @@ def negative_log_likelihoods(
     Reference:
         Salazar et al. 2020, equation 4.
     """
+    require_positive(tokens_per_batch=tokens_per_batch)
     if not sentences:
         raise InputError("`sentences` is expected to hold at least one sentence but is empty.")
     masked = is_masked(tokenizer)
-    encoded = tokenizer(list(sentences), truncation=True, max_length=_MAX_LENGTH, add_special_tokens=masked).input_ids
+    longest = min(_MAX_LENGTH, positions(model.config))
+    encoded = _encoded(tokenizer, sentences, longest)
+    say_cut(tokenizer, sentences, encoded, longest, masked)
+    say_unknown("tokens of the text", *unknown_tokens(tokenizer, sentences), "are not asked for")
     if not masked:
         front, start_id = beginning(tokenizer, bos)
         bits = sequence_log2_probabilities(model, [[*front, *ids] for ids in encoded], start_id, len(front))
@@ -61,6 +66,29 @@ def negative_log_likelihoods(
         nats = -log_probabilities[items, wanted].double()
         result.index_add_(0, rows, torch.stack([nats, torch.ones_like(nats)], dim=1))
     return result
+
+
+def _encoded(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str], longest: int) -> list[list[int]]:
+    options = {"truncation": True, "max_length": longest, "add_special_tokens": is_masked(tokenizer)}
+    tokens: list[list[int]] = tokenizer(list(sentences), **options)["input_ids"]
+    return tokens
+
+
+def unknown_tokens(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str]) -> tuple[int, int]:
+    """Return how many tokens of sentences the tokenizer knows none for, and how many there are.
+
+    Raises:
+        InputError: if it knows none of all.
+    """
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    tokens = [id for ids in _encoded(tokenizer, sentences, _MAX_LENGTH) for id in ids if id not in special]
+    unknown = tokens.count(tokenizer.unk_token_id)
+    if unknown == len(tokens):
+        raise InputError(
+            "`text` is expected to have words that the model's tokenizer knows, but it knows none. Give a text in the "
+            "model's language."
+        )
+    return unknown, len(tokens)
 
 
 def perplexity(likelihoods: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from biaslab.data.words import ACTIONS, GENDERS, NEGATIVE, POSITIVE, WORDINGS, Template
-from biaslab.errors import InputError
+from biaslab.errors import InputError, require_positive, require_ranges
 from biaslab.evaluation.scoring import slot_log_probabilities
 from biaslab.models.tokens import SLOT, as_chat, by_length, encode_slot, is_masked, token_in_place
 from biaslab.statistics import Samples, draw
@@ -90,6 +90,7 @@ def judging_log_probabilities(
 
     The probes were made with the same ``tokenizer``; a forward pass has at most ``tokens_per_batch`` tokens.
     """
+    require_positive(tokens_per_batch=tokens_per_batch)
     encoded = [encode_slot(tokenizer, text) for text in probes.texts]
     result = torch.empty(len(encoded), len(probes.words))
     of_wording = torch.arange(probes.wordings).repeat_interleave(len(encoded) // probes.wordings)
@@ -151,6 +152,7 @@ def spread(values: Tensor, deals: int = 1000, seed: int = 0) -> Spread:
     >>> spread(torch.tensor([[0.0, 0.0], [100.0, 100.0]]))[:3]
     (70.71067810058594, 0.0, 100.0)
     """
+    require_ranges({"seed": seed, "resamples": deals})
     means = values.mean(1)
     order = torch.rand(deals, *values.shape, generator=torch.Generator().manual_seed(seed)).argsort(1)
     dealt = values.expand(deals, -1, -1).gather(1, order).mean(2).std(1)  # [deal]

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from biaslab.errors import InputError
+from biaslab.errors import InputError, require_ranges
 from biaslab.metrics.rows import ExampleMetric, from_bits, log_probabilities, require_numbers, require_scores, to_bits
 from biaslab.statistics import Interval, draw, interval
 
@@ -43,6 +43,7 @@ def _log_ratios(scores: Tensor) -> Tensor:
 
 def _resampled_means(values: Tensor, resamples: int, seed: int) -> Tensor:
     """Return the mean of each resample of values, ``[pair]``, with replacement, ``[resample]``."""
+    require_ranges({"resamples": resamples, "seed": seed})
     if not len(values):
         raise InputError("`scores` is expected to hold at least one pair to resample but got none.")
     return values[draw(len(values), resamples, seed).to(values.device)].mean(-1)

@@ -5,14 +5,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from biaslab.errors import InputError
+from biaslab.metrics.rows import ShapedMetric
 
 _ONE = 2**40  # effects are summed as multiples of 1/2^40: exact in any order and on any number of processes
 
 
-class NeuronEffects(Metric):
+class NeuronEffects(ShapedMetric):
     """Collects effects of neurons by quantity; memory does not grow with the sequences.
 
     Args:
@@ -84,8 +84,7 @@ class NeuronEffects(Metric):
         Returns:
             ``[quantity, layer, neuron]``, on the CPU; nats, and nats² of text.
         """
-        sums = self.sums.view(len(self.quantities), *self.shape)  # torchmetrics makes a scalar of a single number
-        return sums.cpu().double() / _ONE / self.tokens.view(-1).cpu().double().clamp_min(1)[:, None, None]
+        return self.sums.cpu().double() / _ONE / self.tokens.cpu().double().clamp_min(1)[:, None, None]
 
     def effects(self, quantity: str) -> Tensor:
         """Return :meth:`compute`'s of one quantity, ``[layer, neuron]``."""

@@ -148,7 +148,7 @@ class NeuronSelection(RowMetric):
     def pair_scores(self) -> Tensor:
         """Return each pair's mean of score ÷ the prompt's largest |score|, ``[pair, layer, neuron]``; NaN if none."""
         scores: Tensor = self.compute()["scores"]
-        return scores.view(-1, *self.shape)  # torchmetrics makes a scalar of a single number
+        return scores
 
     def mean_scores(self) -> Tensor:
         """Return b(n), the mean of the pairs that have prompts, each weighing the same, ``[layer, neuron]``."""

@@ -1,11 +1,13 @@
 """What metrics share that collect rows: all processes gather them on any device, and an example counts once."""
 
+import functools
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
+from lightning_utilities import apply_to_collection
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
@@ -16,7 +18,29 @@ Scale: TypeAlias = Literal["probability", "log_probability"]  # of scores
 _ROUNDING = 1e-3  # so far above 1, or log-probabilities above 0, scores may be
 
 
-class RowMetric(Metric):
+class ShapedMetric(Metric):
+    """A metric whose results keep their shapes: torchmetrics makes a scalar of each tensor that holds one number."""
+
+    _shapes: list[torch.Size]
+
+    def _wrap_compute(self, compute: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            value, self._shapes = compute(*args, **kwargs), []
+            apply_to_collection(value, Tensor, lambda tensor: self._shapes.append(tensor.shape))
+            return value
+
+        wrapped = super()._wrap_compute(functools.wraps(compute)(noted))
+
+        @functools.wraps(compute)
+        def shaped(*args: Any, **kwargs: Any) -> Any:
+            value = wrapped(*args, **kwargs)  # the last result, if nothing was added since
+            shapes = iter(self._shapes)
+            return apply_to_collection(value, Tensor, lambda tensor: tensor.view(next(shapes)))
+
+        return shaped
+
+
+class RowMetric(ShapedMetric):
     """Collects rows in states that all processes gather; one that saw nothing takes part with empty states."""
 
     is_differentiable = False

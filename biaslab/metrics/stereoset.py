@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from biaslab.errors import InputError
+from biaslab.errors import InputError, require_ranges
 from biaslab.metrics.rows import ExampleMetric, Scale, log_probabilities, require_numbers, require_scores
 from biaslab.statistics import Interval, draw_counts, interval
 
@@ -65,6 +65,7 @@ def _percent_compute(values: Tensor, terms: Tensor, average: Average) -> Tensor:
 
 def _counts(means: Tensor, resamples: int, seed: int) -> Tensor:
     """Return how often each resample draws each term, ``[resample, term]``; ``means`` has a row a term."""
+    require_ranges({"resamples": resamples, "seed": seed})
     if not len(means):
         raise InputError("`scores` is expected to hold at least one cluster to resample but got none.")
     return draw_counts(len(means), resamples, torch.Generator().manual_seed(seed)).to(means)

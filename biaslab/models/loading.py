@@ -1,6 +1,7 @@
 """Models and tokenizers by name: an asset, a folder or a hub id; their fingerprint, dtype and device."""
 
 import hashlib
+import json
 import re
 import weakref
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ from biaslab.models.fit import embeddings_of, is_quantised, require_fit
 from biaslab.models.placement import DeviceMap, placement
 from biaslab.models.table import ARCHITECTURES
 
+_STORED = {torch.bfloat16: "BF16", torch.float16: "F16"}  # as safetensors names types
 DTYPES = ("float32", "float64", "bfloat16", "float16", "auto")
 
 
@@ -39,6 +41,7 @@ def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+_STORED = {torch.bfloat16: "BF16", torch.float16: "F16"}  # as safetensors names types
 _Weights = list[tuple["weakref.ref[nn.Parameter]", int]]  # with how often each was changed in place
 _fingerprints: weakref.WeakKeyDictionary[nn.Module, tuple[str, _Weights]] = weakref.WeakKeyDictionary()
 
@@ -139,7 +142,7 @@ def _load_weights(
         require_weights(source)
         wanted: Any = "auto" if is_quantised(model_name, config) or dtype is None else dtype
         # or the weights of the checkpoint are rounded
-        exact = wanted == "auto" or dtype in (config.dtype, torch.float32, torch.float64)
+        exact = wanted == "auto" or dtype in (torch.float32, torch.float64) or _is_stored_as(source, dtype, config)
         known = "" if exact else _digest(auto.from_pretrained(source, dtype=torch.float32, **options))
         options |= placement(device_map)
         answer: Any = auto.from_pretrained(source, config=config, dtype=wanted, output_loading_info=True, **options)
@@ -165,6 +168,19 @@ def load_on_best_device(
     model, tokenizer = load_model(model_name, dtype=dtype, trust_remote_code=trust_remote_code)
     nn.Module.to(model, best_device())
     return model, tokenizer
+
+
+def _is_stored_as(source: str, dtype: torch.dtype | None, config: Any) -> bool:
+    """Return whether a checkpoint's weights are all of a type: by its files, or else by what its configuration says."""
+    files = sorted(Path(source).glob("*.safetensors"))
+    if not files:
+        return bool(config.dtype == dtype)
+    types = set()
+    for path in files:
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        types |= {entry["dtype"] for name, entry in header.items() if name != "__metadata__"}
+    return dtype is not None and types <= {_STORED.get(dtype)}
 
 
 def has_weights(model_name: str) -> bool:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from biaslab.errors import InputError
+from biaslab.errors import InputError, read_text, require_ranges
 from biaslab.store import write_atomically
 
 if TYPE_CHECKING:  # neuron files are read without torch
@@ -295,8 +295,8 @@ class NeuronSet(Set[Neuron]):
         from biaslab.neurons.files import parsed
 
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            content = json.loads(read_text(path))
+        except (OSError, ValueError, RecursionError) as error:
             what = "is not JSON" if isinstance(error, ValueError) else "can't be read"
             raise InputError(f"`neurons` is expected to be a neuron file, but {path} {what}: {error}.") from error
         try:
@@ -351,6 +351,7 @@ def random_like(neurons: NeuronSet, seed: int, same_layers: bool = True) -> Neur
     """
     import torch
 
+    require_ranges({"seed": seed})
     if neurons.shape is None:
         raise InputError("`neurons` is expected to have a shape to draw from but has none. Give NeuronSet its `shape`.")
     layers, width = neurons.shape

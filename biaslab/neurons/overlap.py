@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional import spearman_corrcoef
 
-from biaslab.errors import InputError
+from biaslab.errors import InputError, require_ranges
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.statistics import OVERALL, SIGNIFICANT
 
@@ -167,6 +167,7 @@ def migration(
     some), and that only the second has, in another number of layers where the models differ. ``draws`` are those of the
     bootstrap, and the assignments of the test.
     """
+    require_ranges({"draws": draws, "seed": seed})
     layers, classes = (len(own_a), len(own_b)), len(own_a) + len(own_b)
     first, both, second = (  # the class of each neuron: see _measured
         torch.arange(start, start + len(counts)).repeat_interleave(torch.tensor(counts))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from biaslab.errors import InputError
+from biaslab.errors import InputError, require_ranges
 from biaslab.neurons.neuron_set import NeuronSet
 
 MIN_PROMPTS = 3  # of a group must keep a neuron
@@ -136,8 +136,7 @@ def guarded(scores: Tensor, guard: Tensor, count: int, weight: float = 1.0) -> N
     _check_scores("guard", guard)
     if guard.shape != scores.shape:
         raise InputError(f"`guard` is expected to be of shape {list(scores.shape)} but got {list(guard.shape)}.")
-    if not (math.isfinite(weight) and weight >= 0):
-        raise InputError(f"`weight` is expected to be finite and not negative but got {weight}.")
+    require_ranges({"weight": weight})
     if scores.max() <= 0:
         raise InputError(f"`scores` is expected to have a positive score but its largest is {float(scores.max())}.")
     need = guard.clamp_min(0)
@@ -246,13 +245,13 @@ def bias_for_cost(scores: Tensor, guard: Tensor, information: Tensor, weight: fl
         _check_scores(name, values)
         if values.shape != scores.shape:
             raise InputError(f"`{name}` is expected to be of shape {list(scores.shape)} but got {list(values.shape)}.")
+    require_ranges({"weight": weight})
     cost, worth = information / 2, scores - weight * guard
     return (worth if signed else worth.clamp_min(0)) / (cost + cost.median()).clamp_min(torch.finfo(cost.dtype).tiny)
 
 
 def _check_budget(perplexity_percent: float) -> None:
-    if not (math.isfinite(perplexity_percent) and perplexity_percent > 0):
-        raise InputError(f"`perplexity_percent` is expected to be positive but got {perplexity_percent}.")
+    require_ranges({"perplexity_percent": perplexity_percent})
 
 
 BY_SCORES: dict[str, Callable[..., NeuronSet]] = {"ranked": ranked, "guarded": guarded}  # of (scores, count=...)

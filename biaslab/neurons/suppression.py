@@ -1,6 +1,5 @@
 """Context managers on the activations of feed-forward neurons: suppressed, recorded."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from biaslab.errors import InputError
+from biaslab.errors import InputError, require_ranges
 from biaslab.models.architectures import (
     add_biases,
     architecture,
@@ -81,8 +80,7 @@ def suppressed(
     else:
         neurons = NeuronSet(neurons, shape)
     values = neurons.values
-    if not math.isfinite(factor):
-        raise InputError(f"`factor` is expected to be a finite number but got {factor}. 0 suppresses, 2 amplifies.")
+    require_ranges({"factor": factor})
     places = _checked(model, positions, mask_token_id)
     modules = ffn_modules(model)
     with ExitStack() as stack:
@@ -262,6 +260,7 @@ def scale_neurons(model: PreTrainedModel, neurons: NeuronSet, factor: float) -> 
     Raises:
         InputError: if the set has values and the down-projections no bias to hold them; then nothing is changed.
     """
+    require_ranges({"factor": factor})
     modules = ffn_modules(model)
     values = neurons.values
     if values is not None and not has_bias(model):

@@ -1,7 +1,6 @@
 """The attribution pass: prompts in, a file of bias neurons out."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from inspect import signature
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import safetensors.torch
+import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
@@ -119,14 +119,9 @@ class Attribution(LanguageModelTask):
         device_map: str | None = None,
     ) -> None:
         integration_rule(steps, quadrature, tolerance)  # refuses bad values before the model is loaded
-        if not (math.isfinite(perplexity_percent) and perplexity_percent > 0):
-            raise InputError(f"`perplexity_percent` is expected to be positive but got {perplexity_percent}.")
         require_one_of("replacement", replacement, [*get_args(Replacement), "auto"])
         require_one_of("of", of, get_args(Of))
         self.budget = TokenBudget(token_budget)
-        for name, value in (("threshold", threshold), ("share", share)):
-            if not 0 < value <= 1:
-                raise InputError(f"`{name}` is expected to lie in (0, 1] but got {value}.")
         super().__init__(model_name, dtype, trust_remote_code, device_map)
         self.save_hyperparameters()
         self.hparams["dtype"] = str(self.model.dtype).removeprefix("torch.")  # where it was "auto"
@@ -143,7 +138,8 @@ class Attribution(LanguageModelTask):
         return [_Interruption()]
 
     def prepare_data(self) -> None:
-        """Refuse a folder of another run, before the logger writes into it."""
+        """Refuse to use only some of the prompts; and a folder of another run, before the logger writes into it."""
+        require_all_batches(self.trainer)
         if not self.trainer.is_global_zero or self.trainer.logger is None:
             return
         folder = logger_folder(self.trainer) or Path(getattr(self.trainer.logger, "log_dir", ""))
@@ -158,6 +154,7 @@ class Attribution(LanguageModelTask):
 
     def setup(self, stage: str) -> None:
         """Prepare the selection for the pairs of the data."""
+        super().setup(stage)
         source = self.data.hparams["contrast"]
         require_known(self.hparams, source, self.data.hparams["contrast_positions"], self.data.pair_names)
         threshold = self.hparams["threshold"]
@@ -200,7 +197,9 @@ class Attribution(LanguageModelTask):
         self.ledger = Ledger(collectors, shards, self.hparams["save_every"])
 
     def on_predict_start(self) -> None:
-        """Measure the neurons' means, where suppression sets them to these; the main process for all."""
+        """Refuse inference mode; measure the means that suppression sets neurons to, in the main process for all."""
+        if torch.is_inference_mode_enabled():
+            raise InputError("`inference_mode` is expected to be false but got true: attribution needs gradients.")
         if self.hparams["replacement"] == "mean":
             means = mean_activations(self.model, self.data.plain_batches()) if self.trainer.is_global_zero else None
             self.means = self.trainer.strategy.broadcast(means)
@@ -369,6 +368,21 @@ class _Interruption(Callback):
                 f"\nStopped after {done} of {pl_module.total_batches} batches, kept in {pl_module.run_folder}. Run the "
                 "same command to resume."
             )
+
+
+def require_all_batches(trainer: Trainer) -> None:
+    """Refuse options by which neurons would be found with other prompts than their file says.
+
+    Raises:
+        InputError: if ``limit_predict_batches`` or ``fast_dev_run`` is set.
+    """
+    limit = trainer.limit_predict_batches
+    part = "fast_dev_run" if trainer.fast_dev_run else "limit_predict_batches"  # type: ignore[attr-defined]
+    if part == "fast_dev_run" or not (isinstance(limit, float) and limit == 1.0):
+        raise InputError(
+            f"`{part}` is expected to be left alone: a neuron file names all prompts of the data, and a run that goes "
+            "on reads each. Take fewer prompts by the data's `modifiers`, `kinds`, `dimensions` and `contrast_limit`."
+        )
 
 
 def layers_of(rank: int, processes: int, layers: int) -> list[int]:

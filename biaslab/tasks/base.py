@@ -8,8 +8,11 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 from transformers import PreTrainedModel
 
+from biaslab.errors import InputError, require_ranges
 from biaslab.models.loading import as_dtype, load_model
 from biaslab.models.placement import DeviceMap, is_dispatched
+
+DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 
 class LanguageModelTask(LightningModule):
@@ -33,12 +36,22 @@ class LanguageModelTask(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        require_ranges(self.hparams)
         options: Any = {"dtype": as_dtype(dtype), "device_map": device_map, "trust_remote_code": trust_remote_code}
         model, self.tokenizer = load_model(model_name, **options)
         if is_dispatched(model):
             object.__setattr__(self, "model", model)  # no submodule: Lightning would move it to one device
         else:
             self.model = model
+
+    def setup(self, stage: str) -> None:
+        """Refuse a precision of the trainer's by which other weights would run than those that the files name."""
+        chosen = str(self.trainer.precision)
+        if chosen != "32-true" and not (stage == "fit" and chosen.endswith("-mixed")):
+            raise InputError(
+                f"`precision` is expected to be left at 32-true but got {chosen!r}: results name the weights' type by "
+                "`dtype`. Choose that instead, such as --model.dtype bfloat16."
+            )
 
     @property
     def folder(self) -> Path:

@@ -1,14 +1,18 @@
 """Benchmarks as test jobs: StereoSet and CrowS-Pairs of a model, with or without suppressed neurons."""
 
+import json
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
+from biaslab.data.stereoset import predictions
 from biaslab.evaluation.findings import Findings, Row
 from biaslab.evaluation.measures import CrowsPairs, Figures, Scored, StereoSet
 from biaslab.metrics.crows_pairs import PairScores, decided
 from biaslab.metrics.stereoset import ClusterScores
 from biaslab.statistics import UNCHANGED, Estimate
+from biaslab.store import write_atomically
 from biaslab.tasks.base import LanguageModelTask
 
 
@@ -41,18 +45,19 @@ class BenchmarkEvaluation(LanguageModelTask):
     def on_test_epoch_end(self) -> None:
         """Gather each example's scores once; compute, log and write the metrics."""
         scores, *_, examples = (tensor.cpu() for tensor in self.collected.compute())
-        examples = examples.view(-1)  # torchmetrics makes a scalar of a single number
         self.collected.reset()
         self.evaluation = Scores(scores, examples)
         figures = {key: samples.interval() for key, samples in self.figures(scores, examples).items()}
         values = {f"{scope}/{metric}": figure.value for (metric, scope), figure in figures.items()}
         self.log_dict(values, rank_zero_only=True)
         folder = self.folder  # asks all ranks
-        if self.trainer.is_global_zero and self.trainer.logger is not None:
+        dry = self.trainer.fast_dev_run  # type: ignore[attr-defined]
+        if self.trainer.is_global_zero and self.trainer.logger is not None and not dry:
             folder.mkdir(parents=True, exist_ok=True)
             name = self.hparams["model_name"]
             estimates = {("model", *key): Estimate(figure, UNCHANGED) for key, figure in figures.items()}
-            rows, facts = [Row("model", name)], {**self.measure.facts(), **self.counts(scores, examples)}
+            asked = {**self.measure.facts(), self.measure.counted: len(examples)}  # fewer with limit_test_batches
+            rows, facts = [Row("model", name)], {**asked, **self.counts(scores, examples)}
             settings = {key: value for key, value in self.hparams.items() if not key.startswith("_")}
             settings |= {"bos": bos} if (bos := self.data.hparams.get("bos", "tokenizer")) != "tokenizer" else {}
             path = Findings(self.benchmark, name, settings, facts, rows, estimates).save(folder)
@@ -63,14 +68,26 @@ class BenchmarkEvaluation(LanguageModelTask):
         return self.measure.figures_of(scores, examples)
 
     def counts(self, scores: Tensor, examples: Tensor) -> dict[str, Any]:
-        """Return how many examples were scored, by scope."""
-        return {"scored": {scope: int(inside.sum()) for scope, inside in self.measure.scopes(examples).items()}}
+        """Return how many examples were scored, and in how many both sentences tie, by scope."""
+        scopes, tied = self.measure.scopes(examples), self.measure.tied(scores)
+        counts = {"scored": {scope: int(inside.sum()) for scope, inside in scopes.items()}}
+        return counts | {"tied": {scope: int((tied & inside).sum()) for scope, inside in scopes.items()}}
 
 
 class StereoSetEvaluation(BenchmarkEvaluation):
     """Score StereoSet's candidates; log SS, its log-ratio, LMS and ICAT, also by domain; write ``stereoset.json``."""
 
+    predictions: Path | None = None  # where the sentences' scores are written, in the authors' form
+
     benchmark, measured_by, collected_by, ids = "stereoset", StereoSet, ClusterScores, ("terms", "examples")
+
+    def on_test_epoch_end(self) -> None:
+        """Also write the scores of the sentences, where that is asked for."""
+        super().on_test_epoch_end()
+        if self.predictions is not None and self.trainer.is_global_zero and self.evaluation is not None:
+            content = json.dumps(predictions(self.data.clusters, *self.evaluation))
+            write_atomically(self.predictions, content.encode())
+            print(f"Scores of the sentences written to {self.predictions}.")
 
 
 class CrowsPairsEvaluation(BenchmarkEvaluation):

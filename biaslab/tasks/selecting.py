@@ -54,7 +54,7 @@ class Collected(NamedTuple):
         rule, bias = BY_SCORES[selection], self._bias(settings)
         if selection == "guarded":
             rule = partial(rule, guard=self._guard(settings["guard"]), weight=settings["guard_weight"])
-        count = settings["count"] or round(DEFAULT_SHARE_OF_NEURONS * bias.numel())
+        count = settings["count"] or max(1, round(DEFAULT_SHARE_OF_NEURONS * bias.numel()))
         return rule(bias, count=count), {name: rule(own, count=count) for name, own in named.items()}
 
     def weighing(self, selection: str, settings: Mapping[str, Any]) -> Weighing:
@@ -103,7 +103,7 @@ class Collected(NamedTuple):
         """Return the mean score of some pairs of the contrast set; each of their sentences weighs the same."""
         assert self.contrast is not None
         rows = [self.contrast.pairs.index(name) for name in names]
-        scores, sentences = self.contrast.pair_scores(), self.contrast.compute()["counts"].view(-1)
+        scores, sentences = self.contrast.pair_scores(), self.contrast.compute()["counts"]
         counts = sentences[rows].to(scores.device).to(scores.dtype)[:, None, None]
         return (scores[rows].nan_to_num() * counts).sum(0) / counts.sum()
 

@@ -30,9 +30,13 @@ def source_weights(settings: Mapping[str, Any]) -> dict[str, float]:
 
 
 def typical(scores: Tensor) -> Tensor:
-    """Return the mean of the largest scores, by which those of several sources become comparable."""
-    largest = scores.flatten().topk(min(_LARGEST, max(1, scores.numel() // 20))).values
-    return largest.mean().clamp_min(torch.finfo(scores.dtype).tiny)
+    """Return the mean of the largest scores, by which those of several sources become comparable.
+
+    Of scores among which hardly any is positive, as a model of few neurons may have: of their sizes.
+    """
+    count = min(_LARGEST, max(1, scores.numel() // 20))
+    sizes = (values.flatten().topk(count).values.mean() for values in (scores, scores.abs()))
+    return next((size for size in sizes if size > 0), scores.new_ones(()))
 
 
 class Weighing(NamedTuple):
@@ -48,7 +52,7 @@ class Weighing(NamedTuple):
 
     def of(self, bias: Tensor) -> NeuronSet:
         """Return the neurons of some bias scores, ``[layer, neuron]``, of any scale."""
-        count = self.settings["count"] or round(SHARES[self.selection] * bias.numel())
+        count = self.settings["count"] or self._usual_count(self.selection)
         return self._rule(bias)(self.settings["predicted_percent"], count)
 
     def dimensions(self) -> dict[str, NeuronSet]:
@@ -69,7 +73,7 @@ class Weighing(NamedTuple):
         estimate is corrected by that. "fisher" takes more or fewer neurons, "balanced" more or less of each.
         """
         budget, rule = math.log1p(self.settings["perplexity_percent"] / 100), self._rule(self._bias())
-        count = self.settings["count"] or round(SHARES["balanced"] * self.effects.compute()[0].numel())
+        count = self.settings["count"] or self._usual_count("balanced")
         wanted = count if self.selection == "balanced" else None
 
         def within(nats: float) -> NeuronSet:
@@ -85,6 +89,9 @@ class Weighing(NamedTuple):
             aim = predicted * min(4.0, max(0.05, _AIM * budget / max(found, 1e-9)))
         predicted, count = best if best[1] else (aim, len(within(aim)))
         return {"count": count, "predicted_percent": 100 * math.expm1(predicted)}
+
+    def _usual_count(self, selection: str) -> int:
+        return max(1, round(SHARES[selection] * math.prod(self.effects.shape)))
 
     def _rule(self, bias: Tensor) -> Callable[[float | None, int | None], NeuronSet]:
         """Return the selection as a function of the rise of perplexity to predict, and of the number of neurons."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from biaslab.data.attribute_sentences import GROUPS, TARGET
-from biaslab.errors import InputError, require_one_of
+from biaslab.errors import require_one_of
 from biaslab.tasks.baselines.training import DebiasingTask
 
 Layers = Literal["first", "last", "all"]
@@ -45,9 +45,6 @@ class DPCE(DebiasingTask):
         form: Form = "released",
         **options: Any,
     ) -> None:
-        for name, weight in (("alpha", alpha), ("beta", beta)):
-            if weight < 0:
-                raise InputError(f"`{name}` is expected not to be negative but got {weight}.")
         for name, value, known in (("layers", layers, Layers), ("unit", unit, Unit), ("form", form, Form)):
             require_one_of(name, value, get_args(known))
         super().__init__(**options)

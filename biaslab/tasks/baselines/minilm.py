@@ -3,6 +3,7 @@
 from torch import Tensor
 from torch.nn import functional as F
 
+from biaslab.errors import require_ranges
 from biaslab.models import minilm as adapter
 from biaslab.tasks.base import run_folder
 from biaslab.tasks.baselines.training import Training
@@ -21,6 +22,7 @@ class AdapterTraining(Training):
     def __init__(self, rank: int = 64, lr: float = 1e-3, weight_decay: float = 0.01, warmup: float = 0.05) -> None:
         super().__init__()
         self.save_hyperparameters()
+        require_ranges(self.hparams)
         # Eager attention is the quickest for short sentences. There is no dropout: the corpus is seen less than twice.
         self.model = adapter.untrained(rank, attention="eager")
 

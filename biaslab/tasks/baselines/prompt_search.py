@@ -232,7 +232,7 @@ class Space(NamedTuple):
 
 def frequent_words(sources: Sequence[str]) -> list[str]:
     """Return the lower-case words of ordinary text, the most frequent first, equally frequent ones by the alphabet."""
-    sentences = (sentence for source in sources for sentence in read_sentences(source, "train"))
+    sentences = (sentence for source in sources for sentence in read_sentences(source, "train", "sources"))
     counts = Counter(word for sentence in sentences for word in re.findall(r"(?<![\w'-])[a-z]+(?![\w'-])", sentence))
     return sorted(counts, key=lambda word: (-counts[word], word))
 

@@ -9,7 +9,6 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from biaslab.errors import InputError
 from biaslab.models.tokens import require_masked
 from biaslab.tasks.evaluation import StereoSetEvaluation
 
@@ -70,10 +69,6 @@ class DebiasingTask(Training, StereoSetEvaluation):
         decay: bool = True,
         **options: Any,
     ) -> None:
-        if not lr > 0:
-            raise InputError(f"`lr` is expected to be positive but got {lr}.")
-        if not 0 <= warmup < 1:
-            raise InputError(f"`warmup` is expected to lie in [0, 1) but got {warmup}.")
         super().__init__(model_name, **options)
         if self.masked_only:
             require_masked(self.tokenizer)
