@@ -10,7 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from biaslab.errors import InputError
 from biaslab.evaluation.scoring import slot_log_probabilities
 from biaslab.evaluation.sentences import sequence_log2_probabilities
-from biaslab.models.tokens import Bos, beginning, by_length, is_masked
+from biaslab.models.architectures import architecture
+from biaslab.models.tokens import Bos, beginning, by_length
 from biaslab.statistics import Samples, draw
 
 _MAX_LENGTH = 64  # tokens of a sentence; the rest is cut off
@@ -38,7 +39,7 @@ def negative_log_likelihoods(
     """
     if not sentences:
         raise InputError("`sentences` is expected to hold at least one sentence but is empty.")
-    masked = is_masked(tokenizer)
+    masked = architecture(model).masked  # a causal model's tokenizer may have a mask token
     encoded = tokenizer(list(sentences), truncation=True, max_length=_MAX_LENGTH, add_special_tokens=masked).input_ids
     if not masked:
         front, start_id = beginning(tokenizer, bos)
