@@ -101,10 +101,8 @@ class BiaslabCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Take class and settings from a checkpoint, but neither the model's name nor whether its code is trusted."""
         config = self.config[self.config.subcommand]
-        path = str(config.get("ckpt_path") or "")
-        is_file = path and Path(path).is_file()
-        if path and not Path(path).exists() and path not in ("best", "last", "hpc") and "://" not in path:
-            raise InputError(f"`ckpt_path` is expected to be a file, but there is none at {path!r}. Check the path.")
+        _require_checkpoint(config.get("ckpt_path"))
+        is_file = config.get("ckpt_path") and Path(config.ckpt_path).is_file()
         if not is_file or not (settings := dict(open_checkpoint(config.ckpt_path).get("hyper_parameters", {}))):
             return
         for unwanted in ("_instantiator", "trust_remote_code", "class_path", "init_args", "dict_kwargs"):
@@ -190,6 +188,20 @@ def _estimate(config: Any) -> None:
         module = prompts.PromptDataModule(**{**data.as_dict(), "model_name": settings.model_name})
         estimate(settings.model_name, settings.as_dict(), module, settings.trust_remote_code)
         sys.exit(0)
+
+
+def _require_checkpoint(path: str | None) -> None:
+    """Refuse a checkpoint that is not there, or is a model's folder (InputError); "last" and addresses pass."""
+    if path is None or path in ("last", "hpc") or ":" in path:
+        return
+    if path == "best":
+        raise InputError('`ckpt_path` is expected to be a file but got "best", which is known while training only.')
+    if not Path(path).exists():
+        raise InputError(
+            f"`ckpt_path` is expected to be a checkpoint that `biaslab fit` wrote, but {path!r} is not there."
+        )
+    if Path(path, "config.json").exists():
+        open_checkpoint(path)
 
 
 def _of_the_result(config: dict[str, Any]) -> tuple[Any, ...]:

@@ -1,6 +1,5 @@
 """The texts of prompts: written from words, or read from a file of the paper's authors."""
 
-import json
 from collections.abc import Mapping, Sequence
 from itertools import pairwise, product
 from pathlib import Path

@@ -4,8 +4,7 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain, count, pairwise, product
-from pathlib import Path
+from itertools import chain, count, pairwise
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -16,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from biaslab.data import contrast, effects, words
 from biaslab.data.module import TokenizedData, loader
-from biaslab.data.own_words import OwnDimension, read_words
+from biaslab.data.own_words import read_words
 from biaslab.data.prompt_texts import Pair as Pair
 from biaslab.data.prompt_texts import Part as Part
 from biaslab.data.prompt_texts import Prompt as Prompt
@@ -24,16 +23,11 @@ from biaslab.data.prompt_texts import make_prompts as make_prompts
 from biaslab.data.prompt_texts import read_prompts as read_prompts
 from biaslab.errors import (
     InputError,
-    read_text,
-    reading,
-    require_all_of,
     require_name_or_file,
     require_one_of,
-    require_positive,
 )
 from biaslab.models.positions import require_room
 from biaslab.models.tokens import (
-    SLOT,
     Bos,
     Encoded,
     as_chat,

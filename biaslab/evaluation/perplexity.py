@@ -10,8 +10,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from biaslab.errors import InputError, require_positive
 from biaslab.evaluation.scoring import slot_log_probabilities
 from biaslab.evaluation.sentences import sequence_log2_probabilities
+from biaslab.models.architectures import architecture
 from biaslab.models.positions import positions, say_cut, say_unknown
-from biaslab.models.tokens import Bos, beginning, by_length, is_masked
+from biaslab.models.tokens import Bos, beginning, by_length
 from biaslab.statistics import Samples, draw
 
 _MAX_LENGTH = 64  # tokens of a sentence; the rest is cut off
@@ -40,9 +41,9 @@ def negative_log_likelihoods(
     require_positive(tokens_per_batch=tokens_per_batch)
     if not sentences:
         raise InputError("`sentences` is expected to hold at least one sentence but is empty.")
-    masked = is_masked(tokenizer)
+    masked = architecture(model).masked  # a causal model's tokenizer may have a mask token
     longest = min(_MAX_LENGTH, positions(model.config))
-    encoded = _encoded(tokenizer, sentences, longest)
+    encoded = _encoded(tokenizer, sentences, longest, masked)
     say_cut(tokenizer, sentences, encoded, longest, masked)
     say_unknown("tokens of the text", *unknown_tokens(tokenizer, sentences), "are not asked for")
     if not masked:
@@ -68,8 +69,10 @@ def negative_log_likelihoods(
     return result
 
 
-def _encoded(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str], longest: int) -> list[list[int]]:
-    options = {"truncation": True, "max_length": longest, "add_special_tokens": is_masked(tokenizer)}
+def _encoded(
+    tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str], longest: int, special: bool
+) -> list[list[int]]:
+    options = {"truncation": True, "max_length": longest, "add_special_tokens": special}
     tokens: list[list[int]] = tokenizer(list(sentences), **options)["input_ids"]
     return tokens
 
@@ -81,7 +84,7 @@ def unknown_tokens(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str])
         InputError: if it knows none of all.
     """
     special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
-    tokens = [id for ids in _encoded(tokenizer, sentences, _MAX_LENGTH) for id in ids if id not in special]
+    tokens = [id for ids in _encoded(tokenizer, sentences, _MAX_LENGTH, False) for id in ids if id not in special]
     unknown = tokens.count(tokenizer.unk_token_id)
     if unknown == len(tokens):
         raise InputError(

@@ -9,7 +9,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
+from biaslab.errors import InputError
 from biaslab.models.architectures import takes_own_mask, without_cache
+from biaslab.models.fit import embeddings_of
 from biaslab.models.heads import places_only
 
 _ROW = 96  # tokens that sentences share a row up to: what is left of it is padded, and attention grows with its square
@@ -67,7 +69,15 @@ def sequence_log2_probabilities(
 
     Returns:
         Of each sentence ``[token]``, float64 on the CPU.
+
+    Raises:
+        InputError: if the model has no embedding of the start token.
     """
+    if start_id is not None and start_id >= (rows := embeddings_of(model)):
+        raise InputError(
+            f"`start_id` is expected to be one of the model's {rows} tokens but got {start_id}. Give the tokenizer of "
+            "this very model, or one whose `bos_token` is among its tokens."
+        )
     if start_id is None:
         return [after[front - 1 :] / math.log(2) for after in _later_log_probabilities(model, sentences)]
     starts = list(dict.fromkeys((start_id, sentence[0]) for sentence in sentences))

@@ -207,6 +207,8 @@ def origin(model_name: str, weights: str) -> dict[str, str]:
 
 def _source(model_name: str) -> str:
     """Return the folder or the hub id of a name; tell a folder that is not there from a hub id."""
+    if not model_name:
+        raise InputError("`model_name` is expected to be an asset, a folder or a hub id, but is empty. Give its name.")
     if model_name == minilm.NAME:
         return str(model_folder(minilm.ENCODER))
     if model_name in assets.MODELS:
@@ -217,7 +219,7 @@ def _source(model_name: str) -> str:
     if path.is_file():
         advice = "a Lightning checkpoint is given as --ckpt_path" if path.suffix == ".ckpt" else "give its folder"
         raise InputError(f"`model_name` is expected to be a folder, but {model_name!r} is a file: {advice}.")
-    if not model_name or path.is_absolute() or model_name.startswith((".", "~")) or model_name.count("/") > 1:
+    if path.is_absolute() or model_name.startswith((".", "~")) or model_name.count("/") > 1:
         raise InputError(f"`model_name` is expected to be an existing folder, but there is none at {model_name!r}.")
     known = [minilm.NAME, *assets.MODELS]
     if "/" not in model_name and (hint := did_you_mean(model_name, known)):

@@ -206,3 +206,12 @@ def weighed(model, batches):
 def test_a_rule_that_is_none(module):
     with pytest.raises(InputError, match=r"`bos` is expected to be tokenizer or authors but got 'author'\. Did"):
         module("minilm-mlm", bos="author")
+
+
+def test_a_causal_model_is_not_masked_for_its_tokenizer_s_mask_token():
+    """The kind comes from the architecture, not from the tokenizer."""
+    tokenizer = tokenizer_with(())
+    model = make_model("gpt2", len(tokenizer) + 1)
+    expected = negative_log_likelihoods(model, tokenizer, SENTENCES)
+    tokenizer.mask_token = "<mask>"
+    torch.testing.assert_close(negative_log_likelihoods(model, tokenizer, SENTENCES), expected)

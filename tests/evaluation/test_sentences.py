@@ -7,6 +7,7 @@ from conftest import CAUSAL, make_model
 from reference import stereoset as reference
 from transformers import GPT2LMHeadModel
 
+from biaslab.errors import InputError
 from biaslab.evaluation.sentences import _rows, sequence_log2_probabilities
 from biaslab.models.architectures import ffn_shape, takes_own_mask
 from biaslab.neurons.neuron_set import NeuronSet
@@ -165,3 +166,8 @@ def test_no_hook_is_left_after_an_error():
     with pytest.raises(IndexError):
         sequence_log2_probabilities(model, [[1000, 1]], START)
     assert hooks() == before
+
+
+def test_a_start_token_that_the_model_lacks():
+    with pytest.raises(InputError, match="`start_id` is expected to be one of the model's 100 tokens but got 100"):
+        sequence_log2_probabilities(make_model("gpt2"), SENTENCES, 100)

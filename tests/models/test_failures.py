@@ -233,6 +233,11 @@ def test_checkpoints_that_are_none(folder):
         ["test", "-c", "stereoset", "--model.model_name={folder}"],
         ["test", "-c", "stereoset", "--model.model_name={whole}", "--ckpt_path={folder}/model.safetensors"],
         ["test", "-c", "stereoset", "--model.model_name={whole}", "--model.dtype=bf16"],
+        ["test", "-c", "crows_pairs", "--model.model_name={whole}", "--ckpt_path={folder}"],
+        ["test", "-c", "stereoset", "--model.model_name={whole}", "--ckpt_path=nothing.ckpt"],
+        ["test", "-c", "stereoset", "--model.model_name={whole}", "--ckpt_path=best"],
+        ["test", "-c", "stereoset", "--model.model_name="],
+        ["fit", "-c", "dpce", "--model.model_name={whole}", "--ckpt_path=nothing.ckpt"],
         ["predict", "-c", "attribute", "--model.model_name={folder}"],
         ["debias", "--model={folder}"],
         ["table", "--model={folder}"],
@@ -243,7 +248,7 @@ def test_checkpoints_that_are_none(folder):
         ["search-prompts", "--model={folder}"],
         ["compare", "{folder}", "{folder}"],
     ],
-    ids=lambda arguments: " ".join(arguments[:2]),
+    ids=lambda arguments: " ".join([arguments[0], arguments[-1].partition("/")[0]]),
 )
 def test_no_command_ends_in_a_traceback(arguments, folder, tmp_path_factory, monkeypatch, capsys):
     whole = tmp_path_factory.mktemp("whole")
