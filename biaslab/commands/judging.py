@@ -65,8 +65,10 @@ def perplexity(
     require_name_or_file("text", text, TEXTS)
     ordinary = read_sentences(text, split, "text")[:sentences]
     if not ordinary:
-        share = f"{split} sentences (one line in {100 // len(SPLITS[split])}, of four words or more)"
-        raise InputError(f"`text` is expected to have {share} but {text} has none. Give a longer one.")
+        raise InputError(
+            f"`text` is expected to have {split} sentences but {text} has none: they are one line in "
+            f"{100 // len(SPLITS[split])}, of four words or more. Give a longer one."
+        )
     return Perplexity(ordinary, seeds, bos)
 
 

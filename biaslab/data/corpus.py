@@ -86,7 +86,7 @@ def all_sentences(source: str, argument: str = "source") -> list[str]:
 
 @lru_cache(maxsize=8)
 def _distinct_sentences(source: str, path: Path, identity: object) -> tuple[str, ...]:
-    texts = _READERS[source](path) if source in _READERS else read_text(path).splitlines()
+    texts = _READERS[source](path) if source in _READERS else read_text(path, may_be_empty=True).splitlines()
     return tuple(dict.fromkeys(sentence for sentence in map(tidy, texts) if len(sentence.split()) >= 4))
 
 

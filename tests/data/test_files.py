@@ -10,7 +10,7 @@ import pytest
 from conftest import bpe_tokenizer, main, make_model, stereoset, wordpiece_tokenizer
 
 from biaslab.commands import judging
-from biaslab.data.corpus import CorpusDataModule, read_sentences
+from biaslab.data.corpus import CorpusDataModule
 from biaslab.data.crows_pairs import CrowsPairsDataModule, read_pairs
 from biaslab.data.prompt_pairs import read_prompts as read_trained_prompts
 from biaslab.data.prompts import PromptDataModule, read_prompts
@@ -37,7 +37,7 @@ READERS = {
     "pairs": (read_pairs, lambda path: PAIRS, "`path`"),
     "prompts": (read_prompts, lambda path: PROMPTS, "`path`"),
     "trained prompts": (lambda path: read_trained_prompts(path, "m"), lambda path: "is very\nwas not\n", "`prompts`"),
-    "text": (lambda path: read_sentences(str(path), "train", "text"), lambda path: TEXT, "`text`"),
+    "text": (lambda path: judging.perplexity(str(path), 10).sentences, lambda path: TEXT, "`text`"),
     "neurons": (NeuronSet.load, neurons, "`neurons`"),
 }
 
@@ -73,7 +73,7 @@ def test_marks_and_line_ends_change_nothing(kind):
 def test_damage_is_named(kind, damage, why):
     read, path, content, argument = kind
     path.write_bytes(damage(content))
-    with pytest.raises(InputError, match=rf"^{argument} is expected to .*file.*({why})"):
+    with pytest.raises(InputError, match=rf"^{argument} is expected to .*({why})"):
         read(path)
 
 
