@@ -1,6 +1,6 @@
 """Whether a model and its tokenizer belong together, and whether its weights are numbers that can be written again."""
 
-import warnings
+import logging
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -14,7 +14,7 @@ _PADDED = 0.9  # of the embeddings have tokens, at least: vocabularies are padde
 def require_fit(model_name: str, tokenizer: PreTrainedTokenizerBase, rows: int | None) -> None:
     """Check that a tokenizer's tokens are those that a model has embeddings for.
 
-    Far fewer tokens than embeddings are warned of: a file may be cut off, or be another model's.
+    Far fewer tokens than embeddings are logged as a warning: a file may be cut off, or be another model's.
 
     Args:
         model_name: as the user gave it.
@@ -45,7 +45,7 @@ def require_fit(model_name: str, tokenizer: PreTrainedTokenizerBase, rows: int |
             "or resize its embeddings."
         )
     if len(ids) < _PADDED * rows:
-        warnings.warn(f"{start}: check that its tokenizer is this model's, and whole.", stacklevel=2)
+        logging.getLogger(__name__).warning("%s: check that its tokenizer is this model's, and whole.", start)
 
 
 def embeddings_of(model: PreTrainedModel) -> int:
