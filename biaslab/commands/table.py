@@ -105,6 +105,7 @@ def checked_rows(rows: Sequence[str] | None, seeds: int) -> list[str]:
     unknown = [row for row in rows or () if row not in ROWS]
     if unknown or (rows is not None and not rows):
         raise InputError(f"`rows` is expected to be of {', '.join(ROWS)} but got {', '.join(unknown) or 'none'}.")
+    require_ranges({"seeds": seeds})
     return [row for row in ROWS if rows is None or row in rows or row == BASE_ROW]
 
 
