@@ -121,6 +121,7 @@ def checked_rows(rows: Sequence[str] | None, seeds: int) -> list[str]:
 
     if rows is not None:
         require_all_of("rows", rows, ROWS)
+    require_ranges({"seeds": seeds})
     return [row for row in ROWS if rows is None or row in rows or row == BASE_ROW]
 
 
