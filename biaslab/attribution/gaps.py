@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from biaslab.attribution.integration import GapAttribution, Integration, TokenBudget, out_of_memory, wanted_sums
+from biaslab.attribution.budget import TokenBudget, out_of_memory
+from biaslab.attribution.integration import GapAttribution, Integration, wanted_sums
 from biaslab.attribution.quadrature import Steps, integration_rule
 from biaslab.attribution.replay import Inputs
 from biaslab.errors import InputError, require_one_of

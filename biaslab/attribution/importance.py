@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from biaslab.errors import InputError
-from biaslab.models.architectures import ffn_modules, ffn_shape, without_cache
+from biaslab.models.architectures import by_token, ffn_modules, ffn_shape, without_cache
 
 
 class Asked(NamedTuple):
@@ -64,7 +64,8 @@ def first_order_effects(
     def multiplied(leaf: Tensor, zero: Tensor) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
             there, base = leaf.to(args[0].device), zero.to(args[0].device)
-            return (base + (args[0] - base) * there).to(args[0].dtype), *args[1:]
+            scaled = base + (by_token(args[0], size) - base) * there
+            return scaled.to(args[0].dtype).view_as(args[0]), *args[1:]
 
         return hook
 
@@ -113,7 +114,7 @@ def mean_activations(model: PreTrainedModel, batches: Iterable[Tensor]) -> Tenso
     total, tokens = torch.zeros(ffn_shape(model), dtype=torch.float64), 0
 
     def add(layer: int, module: nn.Module, args: tuple[Any, ...]) -> None:
-        total[layer] += args[0].float().sum((0, 1)).cpu().double()
+        total[layer] += args[0].float().sum(tuple(range(args[0].ndim - 1))).cpu().double()
 
     with ExitStack() as stack:
         for layer, module in enumerate(ffn_modules(model)):

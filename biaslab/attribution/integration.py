@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,37 +9,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from biaslab.attribution.budget import TokenBudget
+from biaslab.attribution.paths import Sums
+from biaslab.attribution.proof import paths_of
 from biaslab.attribution.quadrature import INTERPOLATORY, MOST_NODES, Rule
-from biaslab.attribution.replay import Inputs, go_on, record
-from biaslab.errors import InputError, require_positive
-from biaslab.models.architectures import down_weight, ffn_modules, ffn_shape, loaded
+from biaslab.attribution.replay import Inputs
+from biaslab.models.architectures import ffn_shape
 
 _NOISE = 16  # times the resolution of the values: a residual below it says nothing
-_log = logging.getLogger("biaslab")
-
-
-class TokenBudget:
-    """How many tokens, times the layers that they pass through, are computed at once; 8,192: 400 MB for BERT-base."""
-
-    def __init__(self, tokens: int = 8192) -> None:
-        require_positive(token_budget=tokens)
-        self.tokens = tokens
-
-    def halve(self, least: int) -> None:
-        """Continue with half of it after memory ran out, unless that was on a single sequence of ``least`` tokens."""
-        if self.tokens <= least:
-            raise InputError(
-                f"Out of memory on a single sequence of {least} tokens. Use a smaller model, a lower-precision dtype, "
-                "shorter prompts or another machine."
-            )
-        self.tokens = max(least, self.tokens // 2)
-        _log.warning("Out of memory. Continuing with half the token budget, %d.", self.tokens)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Return whether an exception says that memory ran out, on any device."""
-    words = ("can't allocate memory", "not enough memory", "ALLOC_FAILED", "bad_alloc", "could not create a primitive")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)
 
 
 class GapAttribution(NamedTuple):
@@ -50,13 +26,6 @@ class GapAttribution(NamedTuple):
     gap: Tensor  # that is attributed, with the neurons as they are, [batch, pair]
     residual: Tensor  # a layer's sum of scores - (gap at α = 1 - gap at α = 0), [batch, pair, layer]; 0 if exact
     nodes: Tensor  # of the quadrature, [batch, layer]
-
-
-class Sums(NamedTuple):
-    """What is attributed of the targets of some inputs, as sums of what is differentiated: -1, 0 and 1, float64."""
-
-    directions: Tensor  # sums of targets that are differentiated, [direction, target]
-    pairs: Tensor  # each pair's part of these targets as a sum of directions, [pair, direction]
 
 
 def wanted_sums(pairs: Tensor, targets: Sequence[int]) -> list[Sums]:
@@ -90,75 +59,6 @@ def _independent(gaps: Tensor) -> list[int]:
     return chosen
 
 
-class _Paths:
-    """The paths of each layer of a batch with one number of slots; ``with_one``: record the gradients at α = 1."""
-
-    def __init__(
-        self, model: PreTrainedModel, inputs: Inputs, sums: Sums, budget: TokenBudget, with_one: bool, logarithms: bool
-    ) -> None:
-        self.budget, self.target_ids = budget, inputs.target_ids
-        dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
-        self.directions, self.pairs = (tensor.to(dtype).to(inputs.input_ids.device) for tensor in sums)
-        directions = self.directions if with_one else None
-        self.recording, self.at_one, self.gradients_at_one = record(model, inputs, directions, logarithms)
-        self.weights: list[Tensor] = []
-        biases: list[Tensor] = []
-        for module in ffn_modules(model):
-            with loaded(module):
-                weight, bias = down_weight(module).detach(), getattr(module, "bias", None)
-            self.weights.append(weight)
-            biases.append(weight.new_zeros(len(weight)) if bias is None else bias)
-        outputs = [values @ weight.T for values, weight in zip(self.recording.activations, self.weights, strict=True)]
-        self.outputs = torch.stack(outputs, 1)  # of the neurons at α = 1, [batch, layer, slot, hidden]
-        self.biases = torch.stack(biases)  # [layer, hidden]
-
-    def evaluate(self, row: Tensor, layer: Tensor, alpha: Tensor, gradients: bool = True) -> tuple[Tensor, Tensor]:
-        """Evaluate at the same values of α, ``[node]``, on several paths, each a row and a layer, ``[path]``.
-
-        Returns:
-            The targets' values ``[path, node, target]``, and the gradients of each direction with respect to the
-            layer's feed-forward output at the slots, ``[path, node, direction, slot, hidden]`` (empty if not wanted).
-        """
-        known = [len(self.gradients_at_one) > 0 and value == 1 for value in alpha.tolist()]
-        found = self.at_one.new_empty(len(row), len(alpha), self.target_ids.shape[1])
-        directions = self.directions if gradients else None
-        shape = (len(row), len(alpha), len(self.directions), *self.outputs.shape[2:])
-        slopes = self.at_one.new_empty(shape if gradients else 0)
-        if any(known):
-            one = known.index(True)
-            found[:, one] = self.at_one[row]
-            if gradients:
-                slopes[:, one] = self.gradients_at_one[:, row, layer].transpose(0, 1)
-        nodes = torch.tensor([not value for value in known]).nonzero()[:, 0].to(row.device)
-        alpha = alpha.to(self.outputs.dtype).to(row.device)  # in this order: not every device has float64
-        path = torch.arange(len(row), device=row.device).repeat_interleave(len(nodes))
-        node = nodes.repeat(len(row))
-        for part in self._parts(layer[path]):
-            at = path[part], node[part]
-            rows, place = row[at[0]], layer[at[0]]
-            values = alpha[at[1], None, None] * self.outputs[rows, place] + self.biases[place][:, None]
-            asked = place.cpu(), rows, values, self.target_ids[rows]
-            found[at], gradient = go_on(self.recording, *asked, directions)
-            if gradients:
-                slopes[at] = gradient.transpose(0, 1)
-        return found, slopes
-
-    def _parts(self, layer: Tensor) -> list[Tensor]:
-        """Divide evaluations into parts that keep the budget, each in the order of the layers."""
-        if not len(layer):
-            return []
-        cost = (len(self.weights) - layer.cpu()) * self.recording.states[0].shape[1]
-        part = (cost.cumsum(0) - cost) // self.budget.tokens
-        order = torch.argsort(part * len(self.weights) + layer.cpu(), stable=True)
-        sizes = torch.unique_consecutive(part, return_counts=True)[1]
-        return list(order.to(layer.device).split(sizes.tolist()))
-
-    def scores(self, integrals: Tensor, row: Tensor, layer: int) -> Tensor:
-        """Return w̄·W₂ᵀ(integral), ``[path, pair, neuron]``, of a layer's integrals, ``[path, pair, slot, hidden]``."""
-        activations = self.recording.activations[layer][row].to(integrals.dtype)  # [path, slot, neuron]
-        return (activations[:, None] * (integrals @ self.weights[layer].to(integrals.dtype))).sum(2)
-
-
 class Integration:
     """The integrals of a batch, whose ``parts`` have one number of slots each; a path is one prompt and layer.
 
@@ -179,7 +79,7 @@ class Integration:
         self.rule, self.absolute = rule, absolute
         asked = [(inputs, sums) for inputs, sums in parts if len(sums.directions)]
         with_one = 1.0 in rule.nodes
-        self.paths = [_Paths(model, inputs, sums, budget, with_one, logarithms) for inputs, sums in asked]
+        self.paths = [paths_of(model, inputs, sums, budget, with_one, logarithms) for inputs, sums in asked]
         self.of_targets = torch.cat([p.pairs @ p.directions for p in self.paths], 1)  # [pair, target]
         at_one = torch.cat([p.at_one for p in self.paths], 1)  # [batch, target]
         batch = len(at_one)
@@ -237,7 +137,7 @@ class Integration:
             residual[here], size[here] = scores.sum(-1) - change[here], scores.abs().sum(-1)
         self.residual[row, :, layer] = residual
         self.nodes[row, layer] = len(rule.nodes)
-        resolution = torch.finfo(self.paths[0].outputs.dtype).eps
+        resolution = torch.finfo(self.paths[0].weights[0].dtype).eps
         noise = _NOISE * resolution * (values.abs().amax(1) @ self.of_targets.abs().T)
         coarse = residual.abs() > torch.maximum(rule.tolerance * size, noise)
         if not rule.adaptive:

@@ -35,8 +35,14 @@ def read_slots(
     With z = Wh + b, logits f(z) (f is the identity, or caps them) and p = softmax(f(z)) at each slot, P is the product
     of the target's tokens' probabilities, and its gradient at a slot whose token is t is
     P·(f'(z_t)·W_t - Σ_v p_v·f'(z_v)·W_v): the sum over the vocabulary is the same for every target. That of log P is
-    the same without the factor P.
+    the same without the factor P. DeBERTa's own head goes on after what it calls its output embeddings: autograd then
+    says what the gradient before them is.
     """
+    embeddings = model.get_output_embeddings()
+    with loaded(embeddings):
+        weight: Tensor = embeddings.weight
+    if len(weight) != model.config.vocab_size:
+        return _read_through(embeddings, run, position, target_ids, directions, logarithms)
     seen: list[Tensor] = []
 
     def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor]:
@@ -48,7 +54,6 @@ def read_slots(
         seen.append(output.detach().requires_grad_(directions is not None))
         return seen[1]
 
-    embeddings = model.get_output_embeddings()
     with embeddings.register_forward_pre_hook(before), embeddings.register_forward_hook(after):
         logits: Tensor = run().logits
     hidden, scores = seen
@@ -60,8 +65,6 @@ def read_slots(
         values, factors = exact.detach().log_softmax(2).gather(2, ids).sum(1), torch.ones_like(values)
     if directions is None:
         return Readout(values, [hidden], [])
-    with loaded(embeddings):
-        weight: Tensor = embeddings.weight
     slope = None if logits is scores else torch.autograd.grad(logits.sum(), scores)[0].to(every.dtype)
     mean = (every if slope is None else every * slope).to(weight.dtype) @ weight  # [item, slot, hidden]
     rows = weight[ids].to(every.dtype)  # [item, slot, target, hidden]
@@ -69,6 +72,40 @@ def read_slots(
         rows = rows * slope.gather(2, ids)[..., None]
     gradients = torch.einsum("et,bt,bsth->ebsh", directions, factors, rows - mean.to(every.dtype)[:, :, None])
     return Readout(values, [hidden], [gradients])
+
+
+def _read_through(
+    module: nn.Module,
+    run: Callable[[], Any],
+    position: Tensor,
+    target_ids: Tensor,
+    directions: Tensor | None,
+    logarithms: bool,
+) -> Readout:
+    """As :func:`read_slots`, by autograd, with whatever follows ``module``."""
+    seen: list[Tensor] = []
+
+    def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor]:
+        hidden: Tensor = args[0]
+        seen.append(hidden[torch.arange(len(hidden), device=hidden.device)[:, None], position])
+        return (seen[0].detach().requires_grad_(directions is not None),)
+
+    with (
+        module.register_forward_pre_hook(before),
+        module.register_forward_pre_hook(lambda _, args: seen.append(args[0])),
+    ):
+        logits: Tensor = run().logits
+    hidden, leaf = seen
+    exact = logits if logits.dtype == torch.float64 else logits.float()
+    logs = exact.log_softmax(2).gather(2, target_ids.transpose(1, 2)).sum(1)
+    values = logs if logarithms else logs.exp()
+    if directions is None:
+        return Readout(values, [hidden], [])
+    # float16 can't hold the gradient of a probability of 1e-6: each item's travels as a number near 1
+    scale = 2.0 ** -values.detach().abs().amax(1).clamp_min(1e-30).log2().floor()
+    sums = [((values @ direction) * scale).sum() for direction in directions]
+    found = [torch.autograd.grad(s, leaf, retain_graph=s is not sums[-1])[0].to(values.dtype) for s in sums]
+    return Readout(values.detach(), [hidden], [torch.stack(found) / scale[:, None, None]])
 
 
 def backward(readout: Readout, leaves: Sequence[Tensor]) -> list[Tensor]:

@@ -6,22 +6,30 @@ Only paths are known of an architecture. A layer is called with the very argumen
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
+from biaslab.attribution.prefix import Prefix
 from biaslab.attribution.readout import Readout, backward, read_slots
-from biaslab.models.architectures import architecture, attention_modules, ffn_modules, layers, without_cache
+from biaslab.models.architectures import (
+    architecture,
+    attention_modules,
+    by_token,
+    ffn_modules,
+    layers,
+    window,
+    without_cache,
+)
 from biaslab.models.heads import replaced_forward
 
 _LOGITS_AT_ONCE = 2**23  # 32 MB in float32: a few dozen slots of a large vocabulary
-_LAST_TOKENS = "biaslab_last_tokens"  # name of an attention function
 
 
 class Inputs(NamedTuple):
@@ -50,21 +58,24 @@ class Recording(NamedTuple):
     model: PreTrainedModel
     states: list[Tensor]  # what each layer got, [batch, sequence, hidden] a layer
     arguments: list[tuple[tuple[Any, ...], dict[str, Any]]]  # the further ones of each layer, positional and by name
-    attended: list[Tensor]  # output of each layer's attention at the slots, [batch, slot, hidden]
+    attended: list[
+        Any
+    ]  # what each layer's attention returned, at the slots: [batch, slot, hidden], or first in a tuple
     activations: list[Tensor]  # of the neurons at the slots, [batch, slot, neuron] a layer
     position: Tensor  # of the slots, [batch, slot]
     prefix: list[tuple[Tensor, Tensor]]  # keys and values of the tokens before, [batch, head, token, size] a layer
-    tuples: bool  # whether the layers return tuples
+    output: Any  # the form of what a layer returns: a tensor, or a tuple that begins with one
     logarithms: bool  # whether the targets' values are logarithms of their probabilities
 
 
 def record(
-    model: PreTrainedModel, inputs: Inputs, directions: Tensor | None, logarithms: bool = False
+    model: PreTrainedModel, inputs: Inputs, directions: Tensor | None, logarithms: bool = False, keys: bool = True
 ) -> tuple[Recording, Tensor, Tensor]:
     """Run the model once and keep what :func:`go_on` needs to go on from any layer.
 
     The targets' values are probabilities, or with ``logarithms`` their logarithms; ``directions`` are sums of them to
-    be differentiated, ``[direction, target]``; None for no gradients.
+    be differentiated, ``[direction, target]``; None for no gradients. With ``keys``, keys and values of the tokens
+    before the slots are computed once, where :func:`reuses_keys`.
 
     Returns:
         The recording, the values ``[batch, target]``, and each direction's gradient with respect to each layer's
@@ -73,7 +84,7 @@ def record(
     input_ids, position, target_ids, attention_mask = inputs
     options: dict[str, Any] = without_cache(model)
     slots = position.shape[1]
-    if _slots_are_last(model, input_ids, position, attention_mask):
+    if keys and reuses_keys(model, inputs):
         with torch.no_grad():
             before = model.base_model(input_ids=input_ids[:, :-slots], use_cache=True)
         options = {"past_key_values": before.past_key_values, "use_cache": True}
@@ -81,7 +92,8 @@ def record(
     arguments: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
     outputs: list[Any] = []
     states, attended, activations, leaves = ([], [], [], [])
-    rows = torch.arange(len(input_ids), device=input_ids.device)[:, None]
+    sequences = len(input_ids)
+    rows = torch.arange(sequences, device=input_ids.device)[:, None]
 
     def keep_call(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         kwargs = dict(kwargs)
@@ -91,16 +103,23 @@ def record(
     def add_leaf(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         if directions is None:
             return None
-        leaves.append(torch.zeros_like(output[rows, position]).requires_grad_())
-        return output.index_put((rows, position), leaves[-1], accumulate=True)
+        tokens = by_token(output, sequences)
+        leaves.append(torch.zeros_like(tokens[rows, position]).requires_grad_())
+        return tokens.index_put((rows, position), leaves[-1], accumulate=True).view_as(output)
+
+    def keep_attended(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        attended.append(_with_first(output, _first(output)[rows, position].detach()))
+
+    def keep_activations(module: nn.Module, args: tuple[Any, ...]) -> None:
+        activations.append(by_token(args[0], sequences)[rows, position].detach())
 
     with ExitStack() as stack, torch.set_grad_enabled(directions is not None):
         enter = stack.enter_context
         for layer, attention, ffn in zip(layers(model), attention_modules(model), ffn_modules(model), strict=True):
             enter(layer.register_forward_pre_hook(keep_call, with_kwargs=True))
-            enter(attention.register_forward_hook(lambda _, __, out: attended.append(out[0][rows, position].detach())))
+            enter(attention.register_forward_hook(keep_attended))
             # after every other pre-hook, so that a suppressed neuron is recorded as suppressed
-            enter(ffn.register_forward_pre_hook(lambda _, args: activations.append(args[0][rows, position].detach())))
+            enter(ffn.register_forward_pre_hook(keep_activations))
             enter(ffn.register_forward_hook(add_leaf))
         enter(layers(model)[-1].register_forward_hook(lambda _, __, output: outputs.append(output)))
         run = partial(model, input_ids=input_ids, attention_mask=attention_mask, **options)
@@ -109,17 +128,32 @@ def record(
         gradients = empty if directions is None else torch.stack(backward(readout, leaves), 2)
     cached: Any = options["past_key_values"].layers if "past_key_values" in options else []
     prefix = [(layer.keys[:, :, :-slots], layer.values[:, :, :-slots]) for layer in cached]
-    tuples = isinstance(outputs[0], tuple)
-    recording = Recording(model, states, arguments, attended, activations, position, prefix, tuples, logarithms)
+    output = _with_first(outputs[0], position)  # its form alone
+    recording = Recording(model, states, arguments, attended, activations, position, prefix, output, logarithms)
     return recording, readout.values, gradients
 
 
-def _slots_are_last(model: PreTrainedModel, input_ids: Tensor, position: Tensor, attention_mask: Tensor | None) -> bool:
+def reuses_keys(model: PreTrainedModel, inputs: Inputs) -> bool:
+    """Return whether the slots are a causal model's last tokens, and it can be handed the keys of those before."""
+    input_ids, position, _, attention_mask = inputs
     length, slots = input_ids.shape[1], position.shape[1]
-    window = getattr(model.config, "sliding_window", None) or length
-    fits = attention_mask is None and slots < length <= window
+    paths = architecture(model)
+    fits = (
+        not paths.masked and paths.keys and attention_mask is None and slots < length < window(model)
+    )  # a cache keeps one less
     last = torch.arange(length - slots, length, device=position.device)
-    return not architecture(model).masked and fits and bool((position == last).all())
+    return fits and bool((position == last).all())
+
+
+def _first(output: Any) -> Tensor:
+    """Return what an attention or a layer returned, without what comes with it."""
+    first: Tensor = output if isinstance(output, Tensor) else output[0]
+    return first
+
+
+def _with_first(output: Any, first: Tensor) -> Any:
+    """Return another first part, in the form that the output has, with nothing else in it."""
+    return first if isinstance(output, Tensor) else (first, *[None] * (len(output) - 1))
 
 
 def go_on(
@@ -175,11 +209,10 @@ def _slot_states(recording: Recording, counts: Sequence[int], row: Tensor, leave
 
 def _run_layer(recording: Recording, index: int, hidden: Tensor, rows: Tensor) -> Tensor:
     """Call a layer with new hidden states ``[item, sequence, hidden]`` and the recorded arguments of their rows."""
-    prefix = _Prefix(*recording.prefix[index], rows) if recording.prefix else None
+    prefix = Prefix(*recording.prefix[index], rows) if recording.prefix else None
     args, kwargs = _select(recording.arguments[index], rows, len(recording.position), prefix)
-    with nullcontext() if prefix is None else prefix.attended(recording.model, kwargs):
-        output = layers(recording.model)[index](hidden, *args, **kwargs)
-    return output if isinstance(output, Tensor) else output[0]
+    with nullcontext() if prefix is None else prefix.attended(recording.model):
+        return _first(layers(recording.model)[index](hidden, *args, **kwargs))
 
 
 class _AttentionDone(Exception):  # noqa: N818  it is no error
@@ -192,10 +225,10 @@ def _run_layer_at_slot(recording: Recording, index: int, hidden: Tensor, rows: T
     if hidden.shape[1] == position.shape[1]:
         return _run_layer(recording, index, hidden, rows)
     paths, attention = architecture(recording.model), attention_modules(recording.model)[index]
-    attended: list[Tensor] = []
+    attended: list[Any] = []
 
     def stop(module: nn.Module, args: Any, output: Any) -> None:
-        attended.append(output[0][items, position])
+        attended.append(_with_first(output, _first(output)[items, position]))
         raise _AttentionDone
 
     with ExitStack() as stack:
@@ -204,7 +237,7 @@ def _run_layer_at_slot(recording: Recording, index: int, hidden: Tensor, rows: T
         for path in filter(None, (paths.query, paths.output)):
             stack.enter_context(_at_slots(attention.get_submodule(path), items, position))
         _run_layer(recording, index, hidden, rows)
-    with _bypassed([attention], (attended[0], None)):
+    with _bypassed([attention], attended[0]):
         return _run_layer(recording, index, hidden[items, position], rows)
 
 
@@ -230,35 +263,52 @@ def _after_ffn(recording: Recording, index: int, values: Tensor, rows: Tensor) -
     inside = {*attention.modules(), down}
     modules = [module for module in layers(recording.model)[index].modules() if module not in inside]
     up = [module for module in modules if getattr(module, "weight", state).ndim == 2]
-    attended = recording.attended[index][rows], None
-    nothing = state.new_zeros(1).expand(*values.shape[:2], recording.activations[index].shape[2])
-    with _bypassed([attention], attended), _bypassed(up, nothing), _bypassed([down], values.to(state.dtype)):
+    attended = _with_first(recording.attended[index], _first(recording.attended[index])[rows])
+    nothing, width = state.new_zeros(1), recording.activations[index].shape[2]
+
+    def no_neurons(hidden: Tensor) -> Tensor:
+        return nothing.expand(*hidden.shape[:-1], width)
+
+    def new_values(neurons: Tensor) -> Tensor:  # not a leaf, which a layer may not add to in place
+        return values.to(state.dtype).reshape(*neurons.shape[:-1], -1).clone()
+
+    with ExitStack() as stack:
+        stack.enter_context(_bypassed([attention], attended))
+        for module in up:
+            stack.enter_context(replaced_forward(module, no_neurons))
+        stack.enter_context(replaced_forward(down, new_values))
         return _run_layer(recording, index, state, rows)
 
 
-def _select(value: Any, rows: Tensor, batch: int, prefix: _Prefix | None) -> Any:
+def _select(value: Any, rows: Tensor, batch: int, prefix: Prefix | None, name: str = "") -> Any:
     """Pick ``rows`` of each tensor with a batch axis, within tuples, lists and dicts too; for a cache ``prefix``."""
     if isinstance(value, Tensor):
+        if name == "alibi" and value.ndim == 3:  # its first axis joins sequences and heads
+            return value.unflatten(0, (batch, -1)).index_select(0, rows).flatten(0, 1)
+        if name == "rel_embeddings" or (
+            name == "position_bias" and value.ndim == 3
+        ):  # all sequences have them in common
+            return value
         return value.index_select(0, rows) if batch > 1 and value.ndim > 1 and len(value) == batch else value
     if isinstance(value, Cache):
         return prefix
     if isinstance(value, tuple | list):
         return type(value)(_select(part, rows, batch, prefix) for part in value)
     if isinstance(value, dict):
-        return {key: _select(part, rows, batch, prefix) for key, part in value.items()}
+        return {key: _select(part, rows, batch, prefix, key) for key, part in value.items()}
     return value
 
 
 def _head(recording: Recording, slot: Tensor, target_ids: Tensor, directions: Tensor | None) -> Readout:
     """Run the model's own final norm and language-model head on ``slot`` ``[item, slot, hidden]``."""
     model = recording.model
-    size = max(1, _LOGITS_AT_ONCE // (model.get_output_embeddings().weight.shape[0] * slot.shape[1]))
+    size = max(1, _LOGITS_AT_ONCE // (model.config.vocab_size * slot.shape[1]))
     parts = []
     for hidden, ids in zip(slot.split(size), target_ids.split(size), strict=True):
         placeholder = torch.zeros(hidden.shape[:2], dtype=torch.long, device=hidden.device)
         position = torch.arange(hidden.shape[1], device=hidden.device).expand(len(hidden), -1)
         run = partial(model, input_ids=placeholder, **without_cache(model))
-        with _bypassed(layers(model), (hidden,) if recording.tuples else hidden):
+        with _bypassed(layers(model), _with_first(recording.output, hidden)):
             parts.append(read_slots(model, run, position, ids, directions, recording.logarithms))
     return Readout(
         torch.cat([part.values for part in parts]),
@@ -273,75 +323,3 @@ def _bypassed(modules: Iterable[nn.Module], output: Any) -> ExitStack:
         for module in modules:
             stack.enter_context(replaced_forward(module, lambda *_, **__: output))
         return stack.pop_all()
-
-
-class _Prefix:
-    """A layer of a cache: keys and values, ``[row, head, token, size]``, of the tokens before; items share a row's."""
-
-    def __init__(self, keys: Tensor, values: Tensor, rows: Tensor) -> None:
-        used, number, counts = rows.unique(return_inverse=True, return_counts=True)
-        self.keys, self.values = (x if len(used) == len(x) else x[used] for x in (keys, values))
-        # items as a grid [row, place]; where a row has fewer than others, any item fills it
-        self.width = int(counts.max())
-        order = number.argsort(stable=True)
-        place = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[number[order]]
-        cell = number[order] * self.width + place
-        self.item = cell.new_zeros(len(used) * self.width).index_put((cell,), order)
-        self.cell = cell.new_empty(len(rows)).index_put((order,), cell)
-
-    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Return the new tokens' keys and values alone: :func:`_attend` knows the others."""
-        return keys, values
-
-    def times(self, items: Tensor, matrices: Tensor) -> Tensor:
-        """Return ``[item, head, query, a]`` times its row's ``[row, head, a, b]``: ``[item, head, query, b]``."""
-        queries = items.shape[2]
-        grid = items[self.item].unflatten(0, (-1, self.width)).transpose(1, 2).flatten(2, 3)
-        product: Tensor = (grid @ matrices).unflatten(2, (self.width, queries)).transpose(1, 2)
-        return product.flatten(0, 1)[self.cell]
-
-    @contextmanager
-    def attended(self, model: PreTrainedModel, arguments: dict[str, Any]) -> Iterator[None]:
-        """Within the block, the model's attention is :func:`_attend`, which finds this object among the arguments."""
-        before, model.config._attn_implementation = model.config._attn_implementation, _LAST_TOKENS
-        arguments["recorded"] = self
-        try:
-            yield
-        finally:
-            model.config._attn_implementation = before
-
-
-def _attend(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    scaling: float,
-    recorded: _Prefix,
-    softcap: float | None = None,
-    **__: Any,
-) -> tuple[Tensor, None]:
-    """Attention of the last tokens, as transformers calls it: each sees all tokens before, which need no gradient.
-
-    ``query`` is ``[item, head, token, size]``, ``key`` and ``value`` have the key/value heads; the output is
-    ``[item, token, head, size]``.
-    """
-    items, tokens, size = len(query), *query.shape[2:]
-    query = query.reshape(items, key.shape[1], -1, size)  # [item, key/value head, group · token, size]
-    among = (query[..., None, :] * key[:, :, None]).sum(-1)  # [item, key/value head, group · token, token]
-    scores = torch.cat([recorded.times(query, recorded.keys.transpose(2, 3)), among], -1) * scaling
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    if tokens > 1:
-        later = torch.ones(tokens, tokens, dtype=torch.bool, device=query.device).triu(1)
-        later = later.repeat(query.shape[2] // tokens, 1)
-        scores[..., -tokens:] = scores[..., -tokens:].masked_fill(later, -torch.inf)
-    weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(scores.dtype)
-    output = recorded.times(weights[..., :-tokens], recorded.values)
-    output = output + (weights[..., -tokens:, None] * value[:, :, None]).sum(-2)
-    return output.reshape(items, -1, tokens, size).transpose(1, 2), None
-
-
-AttentionInterface.register(_LAST_TOKENS, _attend)

@@ -1,42 +1,15 @@
-"""The table of supported architectures, and the modules that it names."""
+"""The modules that the table of architectures names, and what it says of a model."""
 
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from biaslab.errors import InputError
-
-
-class Architecture(NamedTuple):
-    """Where a model keeps its feed-forward neurons, and which kind of language model it is: paths of modules."""
-
-    ffn: str  # of a layer's FFN down-projection under ``model.base_model``, with ``{}`` for the layer
-    attention: str  # of its attention, within the layer
-    query: str = ""  # of a masked language model's query projection within the attention; empty for a causal one
-    output: str = ""  # of a masked one's output projection within the attention
-
-    @property
-    def masked(self) -> bool:
-        """Whether it is a masked language model, not a causal one."""
-        return bool(self.query)
-
-
-# Full paths, never suffixes: "output.dense" also names BERT's attention output.
-ARCHITECTURES = {
-    "bert": Architecture("encoder.layer.{}.output.dense", "attention", "self.query", "output.dense"),
-    "roberta": Architecture("encoder.layer.{}.output.dense", "attention", "self.query", "output.dense"),
-    "mpnet": Architecture("encoder.layer.{}.output.dense", "attention", "attn.q", "attn.o"),
-    "distilbert": Architecture("transformer.layer.{}.ffn.lin2", "attention", "q_lin", "out_lin"),
-    "gpt2": Architecture("h.{}.mlp.c_proj", "attn"),
-    "llama": Architecture("layers.{}.mlp.down_proj", "self_attn"),
-    "mistral": Architecture("layers.{}.mlp.down_proj", "self_attn"),
-    "qwen2": Architecture("layers.{}.mlp.down_proj", "self_attn"),
-    "gemma2": Architecture("layers.{}.mlp.down_proj", "self_attn"),
-    "gpt_neox": Architecture("layers.{}.mlp.dense_4h_to_h", "attention"),
-}
-_REFUSED = {"opt": "it flattens its feed-forward input to two dimensions, so that a token's position is lost"}
+from biaslab.models.table import ARCHITECTURES, REFUSED, Architecture
 
 
 def architecture(model_or_config: Any) -> Architecture:
@@ -48,10 +21,11 @@ def architecture(model_or_config: Any) -> Architecture:
     config = getattr(model_or_config, "config", model_or_config)
     kind = config.model_type
     if kind not in ARCHITECTURES:
-        why = _REFUSED.get(kind, "it is not in the table of architectures")
+        why = f": {REFUSED[kind]}" if kind in REFUSED else ""
         raise InputError(
-            f"`model_name` is expected to be a model of type {', '.join(ARCHITECTURES)}, but got type {kind!r}: {why}. "
-            "Choose another model, or add a line to biaslab/models/architectures.py."
+            "`model_name` is expected to be a model of a type that `biaslab models` lists, but got type "
+            f"{kind!r}: it is not in the table of architectures{why}. Choose another model, or add a line to "
+            "biaslab/models/table.py."
         )
     if getattr(config, "chunk_size_feed_forward", 0):
         raise InputError(
@@ -69,13 +43,33 @@ def layers(model: PreTrainedModel) -> nn.ModuleList:
 
 
 def ffn_modules(model: PreTrainedModel) -> list[nn.Module]:
-    """Return each layer's FFN down-projection; its input holds the layer's neurons, ``[batch, sequence, neuron]``."""
+    """Return each layer's FFN down-projection; its input holds the layer's neurons, ``[batch, sequence, neuron]``.
+
+    Some join the first two axes: see :func:`by_token`.
+    """
     path = architecture(model).ffn
     return [model.base_model.get_submodule(path.format(layer)) for layer in range(len(layers(model)))]
 
 
+def by_token(values: Tensor, sequences: int) -> Tensor:
+    """Return a down-projection's input or output as ``[batch, sequence, feature]``, where two axes were joined."""
+    return values if values.ndim == 3 else values.unflatten(0, (sequences, -1))
+
+
+@contextmanager
+def sequences_of(model: PreTrainedModel) -> Iterator[Callable[[], int]]:
+    """Within the block, the function says how many sequences the forward pass that runs has: for :func:`by_token`."""
+    seen = [0]
+
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen[0] = len(args[0] if args else kwargs["hidden_states"])
+
+    with layers(model)[0].register_forward_pre_hook(note, with_kwargs=True):
+        yield lambda: seen[0]
+
+
 def attention_modules(model: PreTrainedModel) -> list[nn.Module]:
-    """Return each layer's attention; its output is a tuple that begins with ``[batch, sequence, hidden]``."""
+    """Return each layer's attention; its output is or begins with ``[batch, sequence, hidden]``."""
     path = architecture(model).attention
     return [layer.get_submodule(path) for layer in layers(model)]
 
@@ -129,12 +123,17 @@ def without_cache(model: PreTrainedModel) -> dict[str, bool]:
     return {} if architecture(model).masked else {"use_cache": False}
 
 
+def window(model: PreTrainedModel) -> float:
+    """Return how many tokens a token of any layer sees, itself among them; infinite without a sliding window."""
+    sizes = [getattr(model.config, name, None) for name in ("sliding_window", "window_size")]
+    return min((size for size in sizes if isinstance(size, int) and size > 0), default=math.inf)
+
+
 def takes_own_mask(model: PreTrainedModel, length: int) -> bool:
     """Return whether a causal model attends just as a 4-D mask says, in a sequence whose positions end at ``length``.
 
     Code that came with a checkpoint, or other attention kernels, may take their own view of it, and a sliding window
     that is shorter is none of it.
     """
-    native = type(model).__module__.startswith("transformers.models.")
-    window = getattr(model.config, "sliding_window", None)
-    return native and model.config._attn_implementation in ("eager", "sdpa") and (window is None or length <= window)
+    native = architecture(model).own_mask and type(model).__module__.startswith("transformers.models.")
+    return native and model.config._attn_implementation in ("eager", "sdpa") and length <= window(model)

@@ -19,7 +19,8 @@ from transformers import (
 
 from biaslab.errors import InputError
 from biaslab.models import assets, minilm
-from biaslab.models.architectures import ARCHITECTURES, architecture
+from biaslab.models.architectures import architecture
+from biaslab.models.table import ARCHITECTURES
 
 
 def best_device() -> torch.device:

@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from biaslab.errors import InputError, require_positive
-from biaslab.models.architectures import ffn_modules, ffn_shape, without_cache
+from biaslab.models.architectures import by_token, ffn_modules, ffn_shape, without_cache
 from biaslab.models.heads import slot_only
 from biaslab.models.tokens import SLOT, by_length, is_masked, token_in_place
 from biaslab.neurons.neuron_set import Neuron
@@ -201,7 +201,8 @@ def _differentiate(
     added = torch.zeros(len(prompts), dtype=model.dtype, device=model.device, requires_grad=True)
 
     def add(places: Tensor, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (args[0].index_put(tuple(places), added[places[0]], accumulate=True), *args[1:])
+        tokens = by_token(args[0], len(prompts)).index_put(tuple(places), added[places[0]], accumulate=True)
+        return (tokens.view_as(args[0]), *args[1:])
 
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())

@@ -13,7 +13,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from biaslab.errors import InputError
-from biaslab.models.architectures import add_biases, architecture, down_weight, ffn_modules, ffn_shape, has_bias
+from biaslab.models.architectures import (
+    add_biases,
+    architecture,
+    by_token,
+    down_weight,
+    ffn_modules,
+    ffn_shape,
+    has_bias,
+    sequences_of,
+)
 from biaslab.neurons.neuron_set import NeuronSet
 
 Positions: TypeAlias = "Literal['all', 'slot'] | Tensor"
@@ -80,6 +89,8 @@ def suppressed(
         if isinstance(places, _Slots):
             stack.enter_context(model.register_forward_pre_hook(places.read, with_kwargs=True))
             stack.enter_context(model.register_forward_hook(places.forget, always_call=True))
+        if places is not None and architecture(model).joined:
+            places = partial(_unjoined, places, stack.enter_context(sequences_of(model)))
         for layer, (indices, multipliers) in _multipliers(neurons, factor).items():
             own = None if values is None else values[layer]
             hook = _scaling(indices, multipliers, shape[1], places, own)
@@ -150,6 +161,11 @@ def _given(positions: Tensor) -> _Places:
         return positions[:, None] == torch.arange(sequence, device=activations.device)
 
     return places
+
+
+def _unjoined(places: _Places, sequences: Callable[[], int], activations: Tensor) -> Tensor:
+    """Return the places among activations ``[batch · sequence, neuron]``, ``[batch · sequence]``."""
+    return places(by_token(activations, sequences())).flatten()
 
 
 def _multipliers(neurons: NeuronSet, factor: float) -> dict[int, tuple[list[int], list[float]]]:
@@ -226,10 +242,12 @@ def recorded(model: PreTrainedModel) -> Iterator[dict[int, Tensor]]:
     """
     activations: dict[int, Tensor] = {}
 
-    def keep(layer: int, module: nn.Module, args: tuple[Any, ...]) -> None:
-        activations[layer] = args[0]
-
     with ExitStack() as stack:
+        sequences = stack.enter_context(sequences_of(model)) if architecture(model).joined else int
+
+        def keep(layer: int, module: nn.Module, args: tuple[Any, ...]) -> None:
+            activations[layer] = by_token(args[0], sequences())
+
         for layer, module in enumerate(ffn_modules(model)):
             stack.enter_context(module.register_forward_pre_hook(partial(keep, layer)))
         yield activations

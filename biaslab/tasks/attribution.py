@@ -12,9 +12,10 @@ import safetensors.torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from biaslab.attribution.budget import TokenBudget
 from biaslab.attribution.gaps import Gap, Of, attribute_gaps
 from biaslab.attribution.importance import mean_activations
-from biaslab.attribution.integration import GapAttribution, TokenBudget
+from biaslab.attribution.integration import GapAttribution
 from biaslab.attribution.quadrature import Steps, integration_rule
 from biaslab.attribution.replay import Inputs
 from biaslab.data import contrast

@@ -218,6 +218,8 @@ def test_keys_and_values_before_the_slot_are_reused(model_type):
     """The same scores as without, which an attention mask asks for; and the layers see one token only."""
     model, (ids, _, targets) = make_model(model_type).double(), a_batch()
     position, tokens = torch.full((4,), 6), []
+    for mask in (None, torch.ones_like(ids)):  # the first time, the engine proves itself
+        attribute_gaps(model, ids, position, targets, PAIRS, mask, steps=3)
     hook = ffn_modules(model)[-1].register_forward_pre_hook(lambda _, args: tokens.append(args[0].shape[1]))
     reused = attribute_gaps(model, ids, position, targets, PAIRS, steps=3)
     assert tokens[0] == 6  # the prefix, once

@@ -24,9 +24,13 @@ def test_down_weight_maps_neurons_to_hidden(any_model):
     torch.testing.assert_close(neurons @ down_weight(module).T, expected)
 
 
-def test_opt_is_refused_with_the_reason():
-    with pytest.raises(InputError, match="got type 'opt': it flattens"):
-        architecture(AutoConfig.for_model("opt"))
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [("albert", "its layers share"), ("mixtral", "it is a mixture of experts"), ("bart", "it is an encoder-decoder")],
+)
+def test_types_are_refused_with_the_reason(kind, reason):
+    with pytest.raises(InputError, match=f"got type '{kind}': it is not in the table of architectures: {reason}"):
+        architecture(AutoConfig.for_model(kind))
 
 
 def test_other_types_are_refused():

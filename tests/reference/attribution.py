@@ -15,7 +15,8 @@ def target_probabilities(model: nn.Module, ids: Tensor, position: int, targets: 
 
     def change(module, args):
         activation = args[0].clone()
-        activation[0, position] = scale(activation[0, position])
+        tokens = activation.view(-1, activation.shape[-1])  # of one sequence
+        tokens[position] = scale(tokens[position])
         return (activation,)
 
     handle = ffn_modules(model)[layer].register_forward_pre_hook(change)
@@ -28,7 +29,7 @@ def target_probabilities(model: nn.Module, ids: Tensor, position: int, targets: 
 def neurons_of(model: nn.Module, ids: Tensor, position: int, layer: int) -> Tensor:
     seen = []
     handle = ffn_modules(model)[layer].register_forward_pre_hook(
-        lambda _, args: seen.append(args[0][0, position].detach())
+        lambda _, args: seen.append(args[0].view(-1, args[0].shape[-1])[position].detach())
     )
     model(input_ids=ids[None])
     handle.remove()
@@ -53,7 +54,7 @@ def word_probability(
 
     def change(module, args):
         activation = args[0].clone()
-        activation[0, slots] = scaled
+        activation.view(-1, activation.shape[-1])[slots] = scaled  # of one sequence
         return (activation,)
 
     with ExitStack() as stack:

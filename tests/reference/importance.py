@@ -21,5 +21,5 @@ def query_effects(model: nn.Module, ids: Tensor, position: int, target: int) -> 
         with module.register_forward_pre_hook(cut):
             log = model(input_ids=ids[None]).logits[0, position].log_softmax(-1)[target]
         (gradient,) = torch.autograd.grad(log, leaves)
-        effects.append((leaves[0] * gradient)[0].sum(0).detach())
+        effects.append((leaves[0] * gradient).flatten(0, -2).sum(0).detach())
     return torch.stack(effects), log.detach()
