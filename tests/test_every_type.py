@@ -12,7 +12,7 @@ from conftest import CAUSAL, MASKED, bpe_tokenizer, wordpiece_tokenizer
 from reference import stereoset as reference
 from reference.attribution import integrated, target_probabilities
 from reference.importance import query_effects
-from torch.overrides import TorchFunctionMode
+from reference.precision import NoSingle
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
 
 from biaslab.attribution.gaps import attribute_gaps
@@ -122,17 +122,6 @@ def make(model_type: str, extra: dict[str, Any], vocab_size: int) -> PreTrainedM
     config = AutoConfig.for_model(model_type, vocab_size=vocab_size, **{**sizes, **special, **extra})
     auto = AutoModelForMaskedLM if ARCHITECTURES[model_type].masked else AutoModelForCausalLM
     return auto.from_config(config).double().eval().requires_grad_(False)
-
-
-class NoSingle(TorchFunctionMode):
-    """What computes in float32 whatever the weights' type, such as norms, does so in float64."""
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function is torch.Tensor.float:
-            return args[0].double()
-        args = [torch.float64 if value is torch.float32 else value for value in args]
-        named = {key: torch.float64 if value is torch.float32 else value for key, value in (kwargs or {}).items()}
-        return function(*args, **named)
 
 
 @pytest.fixture(scope="module")
