@@ -35,6 +35,7 @@ COMMANDS = {
     "report": Command("one page that tells what runs found, without a network", "report:report"),
     "search-prompts": Command("find the prompts that AutoDebias trains on", "search_prompts:search_prompts"),
     "bake": Command("write what was suppressed or trained as a checkpoint", "bake:bake"),
+    "models": Command("list the supported types of models, and why others are not", "models:models"),
     "fetch": Command("download a model or data set by name", "fetch:fetch"),
 }
 _LIGHTNING = """usage: biaslab {command} -c CONFIG [-c CONFIG ...] [--ckpt_path PATH]

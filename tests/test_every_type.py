@@ -22,7 +22,8 @@ from biaslab.data.stereoset import StereoSetDataModule, read_clusters
 from biaslab.evaluation.scoring import score_clusters
 from biaslab.models.architectures import add_biases, architecture, down_weight, ffn_modules, ffn_shape, has_bias
 from biaslab.models.table import ARCHITECTURES, REFUSED
-from biaslab.neurons.neuron_set import NeuronSet
+from biaslab.neurons.cards import PromptRun, word_changes
+from biaslab.neurons.neuron_set import Neuron, NeuronSet
 from biaslab.neurons.suppression import recorded, scale_neurons, suppressed
 
 _RELATIVE = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}
@@ -104,6 +105,11 @@ OTHERS = [  # configs of a type that take another way
     ("falcon", {"multi_query": False, "parallel_attn": False, "alibi": True}),
     ("deberta-v2", {**_RELATIVE, "position_buckets": 2, "legacy": False}),
     ("deberta", {**_RELATIVE, "max_relative_positions": 2, "legacy": False}),
+    (
+        "llama",
+        {**_GROUPED, "mlp_bias": True, "rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}},
+    ),
+    ("gpt_neox", {"use_parallel_residual": False}),
     ("stablelm", {"num_key_value_heads": 4}),
     ("gemma3_text", {**_GROUPED, "layer_types": ["full_attention", "full_attention"], "query_pre_attn_scalar": 4}),
 ]
@@ -158,6 +164,7 @@ def test_whatever_is_done_equals_code_that_reruns_the_model(model_type, extra, s
     with NoSingle():
         gaps_equal_reruns(model, ids, torch.randint(5, 100, (4, 2), generator=generator))
         effects_and_means_equal_loops(model, ids)
+        words_equal_differences(model, ids[0])
     assert not [record for record in caplog.records if record.name == "biaslab"]  # the engine's fast ways hold
     scores_equal_one_sentence_at_a_time(model, tokenizer, data, clusters)
     suppression_equals_zeroed_columns(model, ids, tmp_path)
@@ -203,6 +210,17 @@ def effects_and_means_equal_loops(model, ids):
     torch.testing.assert_close(means, torch.cat(seen).mean(0), atol=1e-8, rtol=0)
 
 
+def words_equal_differences(model, ids):
+    """What a neuron promotes, against a small step of its activation at the slot."""
+    (found,) = word_changes(model, [Neuron(0, 5)], [[PromptRun(None, ids, 3, torch.empty(0))]])
+    words, step = torch.arange(len(found)), 1e-5 * torch.eye(ffn_shape(model)[1])[5].double()
+    high, low = (target_probabilities(model, ids, 3, words, 0, lambda w, s=sign: w + s * step) for sign in (1, -1))
+    likely = found.abs() > 0
+    assert likely.sum() > 10
+    expected = (high.log() - low.log()) / 2e-5
+    torch.testing.assert_close(found[likely].double(), expected[likely], atol=1e-6, rtol=1e-4)
+
+
 def scores_equal_one_sentence_at_a_time(model, tokenizer, data, clusters):
     (batch,) = data.test_dataloader()
     masked = architecture(model).masked
@@ -231,6 +249,11 @@ def suppression_equals_zeroed_columns(model, ids, folder):
     position = torch.tensor([1, 4, 2, 3])
     with suppressed(model, [(1, 5)], positions=position):
         at_one = logits(model)
+    if not architecture(model).masked:
+        with suppressed(model, [(1, 5)], positions=torch.full((4,), 5)):
+            at_last = logits(model)
+        with suppressed(model, [(1, 5)], positions="slot"):
+            assert torch.equal(logits(model), at_last)
     for row, place in enumerate(position.tolist()):
 
         def zeroed(values):

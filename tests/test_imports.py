@@ -52,6 +52,7 @@ NEVER = {
     # results are read, and a report is written, without torch
     "evaluation.findings": HEAVY,
     "neurons.neuron_set": HEAVY,
+    "models.table": HEAVY,
     "report.runs": HEAVY,
     "report.page": ("torch", "transformers", "pytorch_lightning"),
 }
