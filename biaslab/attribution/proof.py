@@ -14,7 +14,7 @@ from biaslab.attribution.budget import TokenBudget, out_of_memory
 from biaslab.attribution.paths import Paths, ReplayedPaths, Sums, WholePaths
 from biaslab.attribution.replay import Inputs, reuses_keys
 from biaslab.errors import InputError
-from biaslab.models.architectures import ffn_shape
+from biaslab.models.architectures import architecture, ffn_shape
 
 # Largest errors seen: 4e-7 in float64 (norms in float32), and of a model of 30 layers 4e-6, 6e-3 and 5e-2; of a wrong
 # replay: 0.8.
@@ -45,7 +45,7 @@ def paths_of(
     Each way is proven once a model, attention and dtype, for one slot and for several, on the first prompts that it
     meets. Where it fails, a line is logged.
     """
-    for keys, said in _WAYS:
+    for keys, said in _WAYS if architecture(model).replay else ():
         if (not keys or reuses_keys(model, inputs)) and _is_proven(model, inputs, keys, said):
             return ReplayedPaths(model, inputs, sums, budget, with_one, logarithms, keys)
     return WholePaths(model, inputs, sums, budget, logarithms)

@@ -15,9 +15,9 @@ def models() -> None:
 
     table = new_table("Supported types", "type", "kind", "find", "suppress", "bake", "keys", "beginnings")
     for name, entry in ARCHITECTURES.items():
-        causal = [] if entry.masked else [entry.keys, entry.own_mask]
-        cells = ["yes" if works else "no" for works in (True, True, True, *causal)]
-        table.add_row(name, "masked" if entry.masked else "causal", *cells, *([] if causal else ["", ""]))
+        causal = ["yes" if works else "no" for works in (entry.keys, entry.own_mask)]
+        find, kind = "yes" if entry.replay else "slow", "masked" if entry.masked else "causal"
+        table.add_row(name, kind, find, "yes", "yes", *(["", ""] if entry.masked else causal))
     console = Console(highlight=False)
     console.print(table)
     print()
@@ -32,8 +32,9 @@ def models() -> None:
 
 
 _LEGEND = (
-    "find: attribution, effects at all positions. suppress: by hooks, to 0 or to means. bake: written as an ordinary "
-    "checkpoint; means need a down-projection with a bias.",
+    "find: attribution, effects at all positions; slow: by whole forward passes, one for each layer and node.",
+    "suppress: by hooks, to 0, to a multiple or to means.",
+    "bake: written as an ordinary checkpoint; means need a down-projection with a bias.",
     "keys: a causal prompt's keys and values before the slot are computed once (attribution is faster).",
     "beginnings: what a causal model's sentences begin with is computed once (StereoSet and CrowS-Pairs are faster).",
     "On the first prompts of each model, attribution compares its result with whole forward passes. If they differ, it "

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from biaslab.errors import InputError
-from biaslab.models.table import ARCHITECTURES, REFUSED, Architecture
+from biaslab.models.table import ARCHITECTURES, EXPERTS, REFUSED, Architecture
 
 
 def architecture(model_or_config: Any) -> Architecture:
@@ -27,6 +27,8 @@ def architecture(model_or_config: Any) -> Architecture:
             f"{kind!r}: it is not in the table of architectures{why}. Choose another model, or add a line to "
             "biaslab/models/table.py."
         )
+    if getattr(config, "enable_moe_block", False):  # Gemma 4's larger ones
+        raise InputError(f"`model_name` is expected to be a dense model, but got a {kind}: {EXPERTS}. Choose another.")
     if getattr(config, "chunk_size_feed_forward", 0):
         raise InputError(
             "`chunk_size_feed_forward` is expected to be 0 but got "

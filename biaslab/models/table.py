@@ -14,6 +14,7 @@ class Architecture(NamedTuple):
     keys: bool = True  # whether a causal one attends by transformers' AttentionInterface, which can be handed its keys
     own_mask: bool = True  # whether a causal one takes any 4-D mask and any position of a token
     joined: bool = False  # whether its FFN joins sequences and tokens to one axis
+    replay: bool = True  # whether attribution can go on from any layer; else it runs whole forward passes
 
 
 # Full paths, never suffixes: "output.dense" also names BERT's attention output.
@@ -89,6 +90,8 @@ ARCHITECTURES = {
     "modernbert-decoder": Architecture("layers.{}.mlp.Wo", "attn"),
     "nanochat": _LLAMA._replace(ffn="layers.{}.mlp.fc2"),
     "ctrl": Architecture("h.{}.ffn.2", "multi_head_attention"),
+    "gemma4_text": _LLAMA._replace(keys=False, replay=False),  # its layers get further inputs for each token
+    "qwen3_5_text": _LLAMA._replace(keys=False, own_mask=False, replay=False),  # some attend by a recurrence
     "bloom": Architecture("h.{}.mlp.dense_4h_to_h", "self_attention", keys=False, own_mask=False),
     "falcon": Architecture("h.{}.mlp.dense_4h_to_h", "self_attention", keys=False, own_mask=False),
     "gptj": Architecture("h.{}.mlp.fc_out", "attn", keys=False),
@@ -97,17 +100,16 @@ ARCHITECTURES = {
     "diffllama": _LLAMA._replace(keys=False),  # its attention asks for other values than it keeps
     "mpt": Architecture("blocks.{}.ffn.down_proj", "attn", keys=False, own_mask=False),
 }
-_EXPERTS = "it is a mixture of experts: a feed-forward neuron is not (layer, index), and only some experts see a token"
+EXPERTS = "it is a mixture of experts: a feed-forward neuron is not (layer, index), and only some experts see a token"
 _SEQUENCES = "it is an encoder-decoder, neither a masked nor a causal language model"
 _STATES = "not all of its layers are attention followed by a feed-forward layer"
 _PICTURES = "it reads pictures or sound, too; its text-only type, where it has one, may be supported"
 _REFUSED = {
     "its layers share one set of weights: a neuron can't be suppressed in one layer alone": "albert",
-    "its layers get further inputs for each token": "gemma4_text",
-    _EXPERTS: "mixtral qwen2_moe qwen3_moe gpt_oss olmoe phimoe granitemoe deepseek_v2 deepseek_v3 glm4_moe jetmoe "
+    EXPERTS: "mixtral qwen2_moe qwen3_moe gpt_oss olmoe phimoe granitemoe deepseek_v2 deepseek_v3 glm4_moe jetmoe "
     "dbrx llama4_text ernie4_5_moe hunyuan_v1_moe minimax_m2",
     _SEQUENCES: "t5 mt5 umt5 bart mbart pegasus m2m_100 marian t5gemma led",
-    _STATES: "mamba mamba2 jamba bamba rwkv recurrent_gemma falcon_mamba lfm2 zamba2 qwen3_5_text",
+    _STATES: "mamba mamba2 jamba bamba rwkv recurrent_gemma falcon_mamba lfm2 zamba2",
     _PICTURES: "gemma3 gemma3n gemma4 llava mistral3 llama4 qwen2_vl qwen2_5_vl qwen3_vl qwen3_5",
 }
 REFUSED = {kind: why for why, kinds in _REFUSED.items() for kind in kinds.split()}

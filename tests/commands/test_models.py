@@ -18,7 +18,9 @@ def test_each_type_has_a_line_that_says_what_works(printed):
     lines = {line.split()[0]: line.split()[1:] for line in printed if line.strip()}
     assert lines["type"] == ["kind", "find", "suppress", "bake", "keys", "beginnings"]
     for name, entry in ARCHITECTURES.items():
-        assert lines[name][:4] == ["masked" if entry.masked else "causal", "yes", "yes", "yes"]
+        find = "yes" if entry.replay else "slow"
+        assert lines[name][:4] == ["masked" if entry.masked else "causal", find, "yes", "yes"]
+    assert lines["gemma4_text"][1] == "slow"
     assert lines["bert"][4:] == []
     assert lines["qwen3"][4:] == ["yes", "yes"]
     assert lines["gptj"][4:] == ["no", "yes"]

@@ -38,6 +38,12 @@ def test_other_types_are_refused():
         architecture(T5Config())
 
 
+def test_a_config_that_adds_experts_is_refused():
+    config = AutoConfig.for_model("gemma4_text", enable_moe_block=True)
+    with pytest.raises(InputError, match="a dense model, but got a gemma4_text: it is a mixture of experts"):
+        architecture(config)
+
+
 def test_chunked_feed_forward_is_refused():
     with pytest.raises(InputError, match="`chunk_size_feed_forward` is expected to be 0 but got 4"):
         architecture(BertConfig(chunk_size_feed_forward=4))
