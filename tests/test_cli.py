@@ -295,9 +295,9 @@ def headless(folder: Path) -> str:
     return str(folder)
 
 
-def opt(folder: Path) -> str:
+def albert(folder: Path) -> str:
     folder.mkdir()
-    (folder / "config.json").write_text('{"model_type": "opt"}')
+    (folder / "config.json").write_text('{"model_type": "albert"}')
     wordpiece_tokenizer().save_pretrained(folder)
     return str(folder)
 
@@ -316,7 +316,7 @@ def two_slots(path: Path) -> str:
 BAD: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "unknown model": (lambda lab, tmp: debias(lab, "--model", "no-such-model"), "`model_name`.*'no-such-model'"),
     "no head": (lambda lab, tmp: debias(lab, "--model", headless(tmp / "m")), r"`model_name`.*lacks cls\.predictions"),
-    "opt": (lambda lab, tmp: debias(lab, "--model", opt(tmp / "o")), "`model_name`.*'opt'"),
+    "albert": (lambda lab, tmp: debias(lab, "--model", albert(tmp / "o")), "`model_name`.*'albert'"),
     "unknown asset": (lambda lab, tmp: main(["fetch", "stereoste"]), "`name`.*'stereoste'"),
     "unknown command": (lambda lab, tmp: main(["debais"]), "`COMMAND`.*'debais'"),
     "truncated StereoSet": (
