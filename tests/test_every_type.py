@@ -18,9 +18,18 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM,
 from biaslab.attribution.gaps import attribute_gaps
 from biaslab.attribution.importance import Asked, first_order_effects, mean_activations
 from biaslab.attribution.quadrature import nodes_and_weights
+from biaslab.attribution.replay import Inputs, reuses_keys
 from biaslab.data.stereoset import StereoSetDataModule, read_clusters
 from biaslab.evaluation.scoring import score_clusters
-from biaslab.models.architectures import add_biases, architecture, down_weight, ffn_modules, ffn_shape, has_bias
+from biaslab.models.architectures import (
+    add_biases,
+    architecture,
+    down_weight,
+    ffn_modules,
+    ffn_shape,
+    has_bias,
+    takes_own_mask,
+)
 from biaslab.models.table import ARCHITECTURES, REFUSED
 from biaslab.neurons.cards import PromptRun, word_changes
 from biaslab.neurons.neuron_set import Neuron, NeuronSet
@@ -183,18 +192,22 @@ def test_whatever_is_done_equals_code_that_reruns_the_model(model_type, extra, s
         words_equal_differences(model, ids[0])
     assert not [record for record in caplog.records if record.name == "biaslab"]  # the engine's fast ways hold
     scores_equal_one_sentence_at_a_time(model, tokenizer, data, clusters)
+    for name in {"sliding_window", "local_attention", "window_size"} & set(extra):  # one that holds all sentences
+        wide = make(model_type, {**extra, name: 64}, len(tokenizer))
+        scores_equal_one_sentence_at_a_time(wide, tokenizer, data, clusters)
+        assert architecture(model).masked or takes_own_mask(wide, 24) is architecture(model).own_mask
     suppression_equals_zeroed_columns(model, ids, tmp_path)
 
 
 def gaps_equal_reruns(model, every, targets):
     """At inner slots, and at last tokens beyond and within a sliding window, where a causal model's keys are reused."""
     nodes, weights = nodes_and_weights("gauss_legendre", 2)
-    pair = torch.tensor([[0, 1]])
-    for ids, position in (
-        (every, torch.tensor([1, 4, 2, 3])),
-        (every, torch.full((4,), 5)),
-        (every[:, :4], torch.full((4,), 3)),
-    ):
+    pair, entry = torch.tensor([[0, 1]]), architecture(model)
+    inner, long = (every, torch.tensor([1, 4, 2, 3])), (every, torch.full((4,), 5))
+    short = every[:, :4], torch.full((4,), 3)
+    reused = reuses_keys(model, Inputs(*short, targets).rows(slice(None)))
+    assert reused is (entry.keys and not entry.masked)
+    for ids, position in (inner, long, short):
         found = attribute_gaps(model, ids, position, targets, pair, steps=2, gap="signed").scores[:, 0]
         for row, layer in ((0, 0), (1, 1), (3, 0)):
             slot = int(position[row])

@@ -42,8 +42,8 @@ def paths_of(
 ) -> Paths:
     """Return the paths of a batch, the fastest way that agrees with whole passes on this model.
 
-    Each way is proven once a model, attention and dtype, for one slot and for several, on the first prompts that it
-    meets. Where it fails, a line is logged.
+    Each way is proven once a model, attention and dtype, for one slot and for several, with padding and without, on
+    the first prompts that it meets. Where it fails, a line is logged.
     """
     for keys, said in _WAYS if architecture(model).replay else ():
         if (not keys or reuses_keys(model, inputs)) and _is_proven(model, inputs, keys, said):
@@ -53,7 +53,8 @@ def paths_of(
 
 def _is_proven(model: PreTrainedModel, inputs: Inputs, keys: bool, said: str) -> bool:
     known = _known.setdefault(model, {})
-    way = keys, inputs.position.shape[1] > 1, model.config._attn_implementation, model.dtype
+    shape = inputs.position.shape[1] > 1, inputs.attention_mask is not None
+    way = keys, shape, model.config._attn_implementation, model.dtype
     if way not in known:
         difference = replay_error(model, inputs, keys)
         known[way] = difference <= TOLERANCE.get(model.dtype, TOLERANCE[torch.float32])
