@@ -70,7 +70,7 @@ def options_of_commands() -> list[tuple[str, str]]:
             called = getattr(import_module(f"biaslab.commands.{file}"), function)
             parameters = inspect.signature(called).parameters.values()
             found += [(name, p.name) for p in parameters if p.default is not inspect.Parameter.empty]
-    return [option for option in found if option[1] != "model"]
+    return [option for option in found if option[1] not in ("model", "devices")]  # a sound number starts processes
 
 
 def options_of_lightning() -> list[tuple[str, str, str]]:
