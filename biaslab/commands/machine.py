@@ -89,7 +89,7 @@ def start(accelerator: Accelerator = "auto", devices: int = 1, device_map: str |
         (gpus, "the GPUs that torch finds") if kind == "cuda" else (os.cpu_count() or 1, "the CPU cores here")
     )
     if devices > most:
-        raise InputError(f"`devices` is expected to be at most {most}, {of_what}, but got {devices}.")
+        raise InputError(f"`devices` is expected to be at most {most}, what there is here, but got {devices}.")
     devices = max(devices, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))  # torchrun's
     nodes = max(1, int(os.environ.get("GROUP_WORLD_SIZE", os.environ.get("SLURM_NNODES", 1))))
     if devices == 1 and nodes == 1:
