@@ -85,9 +85,7 @@ def start(accelerator: Accelerator = "auto", devices: int = 1, device_map: str |
     if accelerator == "gpu" and not gpus:
         raise InputError("`accelerator` is expected to be cpu or auto where torch finds no GPU, but got gpu.")
     kind = "cuda" if gpus and accelerator != "cpu" else "cpu"
-    most, of_what = (
-        (gpus, "the GPUs that torch finds") if kind == "cuda" else (os.cpu_count() or 1, "the CPU cores here")
-    )
+    most = gpus if kind == "cuda" else os.cpu_count() or 1
     if devices > most:
         raise InputError(f"`devices` is expected to be at most {most}, what there is here, but got {devices}.")
     devices = max(devices, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))  # torchrun's
