@@ -132,9 +132,7 @@ def test_devices_that_are_not_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(InputError, match="`devices` is expected to be at most 2"):
         start("auto", 3)
-    with pytest.raises(
-        InputError, match=r"`devices` is expected to be at most \d+, what there is here, but got 100000"
-    ):
+    with pytest.raises(InputError, match=r"`devices` is expected to be at most \d+, .*, but got 100000"):
         start("cpu", 100_000)
     with pytest.raises(InputError, match="`devices` is expected to be a positive integer"):
         start("cpu", 0)
