@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 import textwrap
 import threading
@@ -59,11 +58,6 @@ options:
                           every option of a model or a data module"""
 _PREDICTIONS = "\n  --predictions FILE      write StereoSet's scores in its authors' form"
 _PLAN = "\n  --plan                  print what the run would take, and exit"
-_TYPES = {
-    "<class 'int'>": "an integer", "<class 'float'>": "a number", "<class 'bool'>": "true or false",
-    "<class 'str'>": "text", "<class 'NoneType'>": "null", "<class 'dict'>": "a mapping", "<class 'list'>": "a list",
-    "<class 'collections.abc.Sequence'>": "a list",
-}  # fmt: skip
 _MORE = {"predict": _PLAN, "test": _PREDICTIONS}
 
 
@@ -84,7 +78,7 @@ def run(command: str) -> None:
         return
     from jsonargparse import ArgumentError, auto_cli
 
-    from biaslab.errors import InputError
+    from biaslab.errors import InputError, usage
 
     module, _, name = function.partition(":")
     commands = import_module(f"biaslab.commands.{module}")
@@ -98,25 +92,6 @@ def run(command: str) -> None:
         raise InputError(usage(str(error), command)) from error
 
 
-def usage(error: str, command: str) -> str:
-    r"""Return in a line what jsonargparse says in several about an option of a command.
-
-    >>> usage('Parser key "limit":\n  Expected a <class \'int\'>. Got value: abc', "debias")
-    "`limit` is expected to be an integer but got 'abc'. See biaslab debias --help."
-    """
-    if unknown := re.search(r"Option '([^']+)' is not accepted", error):
-        return f"`{unknown[1]}` is expected to be an option but is none here. See biaslab {command} --help."
-    keys = re.findall(r'[Kk]ey "([^"]+)"', error)
-    types = dict.fromkeys(re.findall(r"Expected an? (.+?)(?:\. Got value.*)?$", error, re.MULTILINE))
-    given = re.findall(r"G(?:iven|ot) value: (.*)", error)
-    if not (keys and types and given):
-        return f"{' '.join(error.split()).rstrip('.')}. See biaslab {command} --help."
-    wanted = [_TYPES.get(name, name.removeprefix("typing.Literal").strip("[]")) for name in types]
-    value = re.sub(r"^NestedArg\(key='.*?', val=(.*)\)$", r"\1", given[0]).strip("'\"")
-    wanted = [name for name in wanted if name != "null" or len(wanted) == 1]
-    return f"`{keys[-1]}` is expected to be {' or '.join(wanted)} but got {value!r}. See biaslab {command} --help."
-
-
 def _lightning_help(command: str) -> str:
     """Return the help of a command of Lightning's, without loading it."""
     from biaslab.commands.configs import names
@@ -128,7 +103,8 @@ def _lightning_help(command: str) -> str:
 
 def quiet() -> None:
     """Silence advice and deprecations that come from Lightning's own code: a user can't act on them."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
     warnings.filterwarnings("ignore", ".*predict returned None.*")  # of a batch that an earlier run has finished

@@ -4,12 +4,19 @@ import csv
 import difflib
 import math
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
+
+_TYPES = {
+    "<class 'int'>": "an integer", "<class 'float'>": "a number", "<class 'bool'>": "true or false",
+    "<class 'str'>": "text", "<class 'NoneType'>": "null", "<class 'dict'>": "a mapping", "<class 'list'>": "a list",
+    "<class 'collections.abc.Sequence'>": "a list",
+}  # fmt: skip
 
 
 class InputError(ValueError):
@@ -215,3 +222,22 @@ def read_text(path: str | PathLike[str], may_be_empty: bool = False) -> str:
     if not text.strip() and not may_be_empty:
         raise ValueError("it is empty")
     return text
+
+
+def usage(error: str, command: str) -> str:
+    r"""Return in a line what jsonargparse says in several about an option of a command.
+
+    >>> usage('Parser key "limit":\n  Expected a <class \'int\'>. Got value: abc', "debias")
+    "`limit` is expected to be an integer but got 'abc'. See biaslab debias --help."
+    """
+    if unknown := re.search(r"Option '([^']+)' is not accepted", error):
+        return f"`{unknown[1]}` is expected to be an option but is none here. See biaslab {command} --help."
+    keys = re.findall(r'[Kk]ey "([^"]+)"', error)
+    types = dict.fromkeys(re.findall(r"Expected an? (.+?)(?:\. Got value.*)?$", error, re.MULTILINE))
+    given = re.findall(r"G(?:iven|ot) value: (.*)", error)
+    if not (keys and types and given):
+        return f"{' '.join(error.split()).rstrip('.')}. See biaslab {command} --help."
+    wanted = [_TYPES.get(name, name.removeprefix("typing.Literal").strip("[]")) for name in types]
+    value = re.sub(r"^NestedArg\(key='.*?', val=(.*)\)$", r"\1", given[0]).strip("'\"")
+    wanted = [name for name in wanted if name != "null" or len(wanted) == 1]
+    return f"`{keys[-1]}` is expected to be {' or '.join(wanted)} but got {value!r}. See biaslab {command} --help."

@@ -46,7 +46,11 @@ def test_commands_are_understood(command, tmp_path, monkeypatch, capsys):
     assert exit_info.value.code in (0, None)
     printed = capsys.readouterr().out
     assert isinstance(yaml.safe_load(printed), dict)
-    assert "model" in printed or command.split()[1] in ("compare", "report")  # which are given models or runs as such
+    assert "model" in printed or command.split()[1] in (
+        "compare",
+        "report",
+        "models",
+    )  # which are given models or runs as such
 
 
 @pytest.mark.assets

@@ -13,12 +13,11 @@ from pytorch_lightning import Callback, LightningDataModule, LightningModule, Tr
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from biaslab import callbacks, tasks  # noqa: F401  short class names in the configs resolve to what is imported
-from biaslab.cli import usage
 from biaslab.commands.configs import config_file, read_config
 from biaslab.commands.passes import LogNeurons
 from biaslab.commands.plan import plan
 from biaslab.data import attribute_sentences, corpus, counterfactual, crows_pairs, prompt_pairs, prompts, stereoset  # noqa: F401
-from biaslab.errors import RANGES, InputError, require_ranges
+from biaslab.errors import RANGES, InputError, require_ranges, usage
 from biaslab.models.checkpoints import open_checkpoint
 from biaslab.models.loading import has_weights
 from biaslab.store import locked, training_in

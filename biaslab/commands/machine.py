@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from biaslab.data.presets import Accelerator, Dtype
 from biaslab.errors import InputError, require_one_of, require_positive
-from biaslab.models import ranks
+from biaslab.models import loading, ranks
 from biaslab.models.loading import as_dtype, load_model
 from biaslab.models.placement import is_dispatched
 
@@ -54,14 +54,14 @@ class Machine(NamedTuple):
 
     def trainer(self, logger: TensorBoardLogger | bool, *callbacks: Callback) -> Trainer:
         """Return a trainer of the same processes and devices, which keeps no checkpoint, and where gradients work."""
-        from biaslab.tasks.base import job_trainer
+        from biaslab.tasks.base import single_trainer
 
-        accelerator = "cpu" if self.device.type == "cpu" else "gpu"
+        accelerator = "gpu" if self.device.type == "cuda" else "cpu"
         options: dict[str, Any] = {"accelerator": accelerator, "devices": 1}
         if ranks.size() > 1:
             options |= {"devices": ranks.size() // self.nodes, "num_nodes": self.nodes}
             options["strategy"] = DDPStrategy(timeout=_PATIENCE)
-        return job_trainer(logger, *callbacks, **options)
+        return single_trainer(logger, *callbacks, **options)
 
 
 def start(accelerator: Accelerator = "auto", devices: int = 1, device_map: str | None = None) -> Machine:
@@ -84,14 +84,15 @@ def start(accelerator: Accelerator = "auto", devices: int = 1, device_map: str |
     gpus = torch.cuda.device_count()
     if accelerator == "gpu" and not gpus:
         raise InputError("`accelerator` is expected to be cpu or auto where torch finds no GPU, but got gpu.")
-    kind = "cuda" if gpus and accelerator != "cpu" else "cpu"
+    device = torch.device("cpu") if accelerator == "cpu" else loading.best_device()
+    kind = device.type
     most = gpus if kind == "cuda" else os.cpu_count() or 1
     if devices > most:
         raise InputError(f"`devices` is expected to be at most {most}, what there is here, but got {devices}.")
     devices = max(devices, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))  # torchrun's
     nodes = max(1, int(os.environ.get("GROUP_WORLD_SIZE", os.environ.get("SLURM_NNODES", 1))))
     if devices == 1 and nodes == 1:
-        return Machine(torch.device(kind), device_map=device_map)
+        return Machine(device, device_map=device_map)
     if device_map is not None:
         raise InputError(
             f"`device_map` is expected to be left out where several processes have a model each, but got {device_map}. "

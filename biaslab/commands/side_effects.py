@@ -127,8 +127,8 @@ def side_effects(
     # All that can be wrong with the data shows before the long work begins.
     arms = list(_arms(network, chosen, wanted, seeds, factor, positions))
     clusters = judging.stereoset(name, stereoset, trust_remote_code, every=every, bos=bos)
-    read: dict[str, Any] = {"every": every, "bos": bos, "trust_remote_code": trust_remote_code}
-    pairs = CrowsPairsDataModule(name, crows_pairs, categories="any", **read)
+    read: dict[str, Any] = {"every": every, "categories": "any", "bos": bos}
+    pairs = CrowsPairsDataModule(name, crows_pairs, **read, trust_remote_code=trust_remote_code)
     asked = {} if words is None else {"words": words, "dimensions": list(DIMENSIONS | read_words(words))}
     part: dict[str, Any] = {"modifiers": MODIFIERS, "part": "held_out", **asked}
     held_out = PromptDataModule(name, **part, trust_remote_code=trust_remote_code)

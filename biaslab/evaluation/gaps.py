@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from biaslab.errors import require_ranges
 from biaslab.evaluation.scoring import target_log_probabilities
+from biaslab.models import ranks
 from biaslab.statistics import Samples, draw_counts
 
 
@@ -18,7 +19,7 @@ def demographic_gaps(model: PreTrainedModel, batches: Iterable[Mapping[str, Any]
 
     Args:
         model: a masked or causal language model of the table.
-        batches: of :class:`biaslab.data.prompts.PromptDataModule`, on the model's device.
+        batches: of :class:`biaslab.data.prompts.PromptDataModule`, on the model's device; each process has its own.
         pairs: how many there are.
 
     Returns:
@@ -28,7 +29,7 @@ def demographic_gaps(model: PreTrainedModel, batches: Iterable[Mapping[str, Any]
     Reference:
         "The Devil is in the Neurons" (ICLR 2024), section 4.3.
     """
-    return gap_table([prompt_gaps(model, batch) for batch in batches], pairs)
+    return gap_table(ranks.gathered([prompt_gaps(model, batch) for batch in batches]), pairs)
 
 
 class PromptGaps(NamedTuple):

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from biaslab.errors import require_ranges
 from biaslab.evaluation.findings import OVERALL, PAIRS_LOG_RATIO, SS_LOG_RATIO
-from biaslab.evaluation.gaps import gap_samples, gap_table, prompt_gaps
+from biaslab.evaluation.gaps import demographic_gaps, gap_samples
 from biaslab.evaluation.perplexity import negative_log_likelihoods, perplexity_samples, unknown_tokens
 from biaslab.evaluation.scoring import score_clusters, score_pairs
 from biaslab.evaluation.templates import Answers, Probes, answers, judging_log_probabilities, template_samples
@@ -219,8 +219,7 @@ class Gaps(Measure):
     def ask(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, title: str) -> Tensor:
         """Return both gaps prompt by prompt, ``[2, pair, word, wording]``."""
         on_device = (send_to_device(batch, model.device) for batch in progress(self.data.batches, title))
-        own = [prompt_gaps(model, batch) for batch in on_device]
-        return gap_table(ranks.gathered(own), len(self.data.pair_names))
+        return demographic_gaps(model, on_device, len(self.data.pair_names))
 
     def figures(self, answers: Tensor) -> Figures:
         """Return the mean gap of each pair, and of the pairs of each dimension and of all."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-DeviceMap = str | dict[str, int | str]
+DeviceMap = str | dict[str, Any]  # a device, "cpu" or "disk" of each module
 
 
 def is_dispatched(model: nn.Module) -> bool:

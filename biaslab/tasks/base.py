@@ -77,7 +77,13 @@ def logger_folder(trainer: Trainer) -> Path | None:
     return Path(logger.save_dir or trainer.default_root_dir, str(logger.name or "run"), str(logger.version or 0))
 
 
-def job_trainer(logger: TensorBoardLogger | bool, *callbacks: Callback, **options: Any) -> Trainer:
-    """Return a trainer for jobs beside the LightningCLI; it keeps no checkpoint, and gradients work."""
-    options |= {"enable_checkpointing": False, "enable_model_summary": False, "inference_mode": False}
+def single_trainer(logger: TensorBoardLogger | bool, *callbacks: Callback, **options: Any) -> Trainer:
+    """Return a trainer, on one device unless told, for jobs beside the LightningCLI; gradients work in it."""
+    options = {
+        "devices": 1,
+        **options,
+        "enable_checkpointing": False,
+        "enable_model_summary": False,
+        "inference_mode": False,
+    }
     return Trainer(logger=logger, callbacks=[TQDMProgressBar(), *callbacks], **options)

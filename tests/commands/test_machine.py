@@ -22,7 +22,7 @@ from biaslab.models.placement import is_dispatched
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.neurons.suppression import suppressed
 from biaslab.tasks.attribution import Attribution
-from biaslab.tasks.base import job_trainer
+from biaslab.tasks.base import single_trainer
 
 SMALL = ["--dimensions", "[gender, age]", "--modifiers", "1", "--steps", "2", "--seeds", "2", "--sentences", "5"]
 
@@ -46,7 +46,7 @@ def run(nursery: Nursery, folder: Path, command: list[str], ranks: int) -> str:
     )
     end = nursery.run(folder, [*command, "--accelerator", "cpu", "--devices", ranks], ranks=ranks, code=code)
     assert end.codes == [0] * ranks, end.output
-    return end.output
+    return " ".join(end.output.split())
 
 
 def without_times(path: Path) -> object:
@@ -109,7 +109,7 @@ def test_layers_on_the_disk_change_nothing(tmp_path, kind):
     for device_map in (None, LAYERS[kind]):
         task = Attribution(str(tmp_path), steps=3, count=4, device_map=device_map)
         data = PromptDataModule(str(tmp_path), ["gender"], kinds=["negative"], modifiers=1)
-        scores = job_trainer(False, accelerator="cpu").predict(task, data)
+        scores = single_trainer(False, accelerator="cpu").predict(task, data)
         assert is_dispatched(task.model) is any(p.is_meta for p in task.model.parameters()) is (device_map is not None)
         batch = data.batches[0]
         neurons = NeuronSet([(1, 3), (2, 5)], ffn_shape(task.model))

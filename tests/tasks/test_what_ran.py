@@ -70,7 +70,7 @@ def test_the_same_precision_is_not(lab, workdir):
 
 
 def test_an_unknown_type():
-    with pytest.raises(InputError, match=r"`dtype` is expected to be float32, .* or float16 but got 'int'"):
+    with pytest.raises(InputError, match=r"`dtype` is expected to be float32, .* or auto but got 'int'"):
         StereoSetEvaluation("/nowhere", dtype="int")
 
 
