@@ -46,7 +46,7 @@ def found(model: str, dtype: str, limit: int) -> tuple[dict[str, torch.Tensor], 
     sets = {
         "paper": task.select("paper"),
         "fisher, 2 %": task.select("fisher", count=scores["Fisher information"].numel() // 50),
-        "balanced, 5 %": task.select("balanced", **weighed, predicted_percent=3.0),
+        "balanced, 5 %": task.select("balanced", **weighed, predicted_percent=3.0, count=None),
     }
     return scores, sets
 
