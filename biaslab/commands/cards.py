@@ -64,14 +64,15 @@ def cards(
     """
     command = dict(locals())
     require_ranges(command)
+    from tqdm import tqdm
+
     from biaslab.commands.judging import model_of
     from biaslab.commands.machine import start
     from biaslab.data.prompts import PromptDataModule
     from biaslab.models.loading import fingerprint
     from biaslab.neurons.cards import METHOD, neuron_cards
 
-    given = {"dimensions": dimensions, "kinds": kinds, "modifiers": modifiers, "path": path}
-    given["words"] = words
+    given = {"dimensions": dimensions, "kinds": kinds, "modifiers": modifiers, "path": path, "words": words}
     chosen, folder = NeuronSet.load(neurons), Path(neurons).parent
     name = model or model_of(chosen, neurons)
     if not chosen:
@@ -83,7 +84,8 @@ def cards(
     chosen.require_model(network)
     data = PromptDataModule(name, **settings, trust_remote_code=trust_remote_code)
     data.setup("predict")
-    described = neuron_cards(network, tokenizer, data.prompts, data.batches, chosen, scores, pair_names, count)
+    batches = tqdm(data.batches, desc="cards", leave=False, disable=not machine.writes)
+    described = neuron_cards(network, tokenizer, data.prompts, batches, chosen, scores, pair_names, count)
     if not machine.writes:
         return
     target = folder / FILES["cards"] if output is None else Path(output)

@@ -18,8 +18,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from biaslab.data.presets import Accelerator, Dtype
 from biaslab.errors import InputError, require_one_of, require_positive
 from biaslab.models import loading, ranks
-from biaslab.models.loading import as_dtype, load_model
 from biaslab.models.placement import is_dispatched
+from biaslab.tasks.base import single_trainer
 
 _PATIENCE = timedelta(days=7)  # the first process may train a row while the others wait
 
@@ -33,8 +33,8 @@ class Machine(NamedTuple):
 
     def load(self, model_name: str, dtype: Dtype, trust: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """Return a model on the device and its tokenizer, as :func:`biaslab.models.loading.load_model`."""
-        options: Any = {"dtype": as_dtype(dtype), "device_map": self.device_map, "trust_remote_code": trust}
-        model, tokenizer = load_model(model_name, **options)
+        options: Any = {"dtype": loading.as_dtype(dtype), "device_map": self.device_map, "trust_remote_code": trust}
+        model, tokenizer = loading.load_model(model_name, **options)
         self.take(model)
         return model, tokenizer
 
@@ -54,8 +54,6 @@ class Machine(NamedTuple):
 
     def trainer(self, logger: TensorBoardLogger | bool, *callbacks: Callback) -> Trainer:
         """Return a trainer of the same processes and devices, which keeps no checkpoint, and where gradients work."""
-        from biaslab.tasks.base import single_trainer
-
         accelerator = "gpu" if self.device.type == "cuda" else "cpu"
         options: dict[str, Any] = {"accelerator": accelerator, "devices": 1}
         if ranks.size() > 1:

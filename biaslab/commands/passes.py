@@ -75,7 +75,7 @@ def attribution_pass(
     def attribute(folder: Path) -> dict[str, Any]:
         if ranks.is_first() and (folder / "neurons.json").exists():  # killed after the pass, its sets not written
             shutil.rmtree(folder)
-        start = time.monotonic()
+        started = time.monotonic()
         task, trust = Attribution(model_name, **options), bool(options.get("trust_remote_code"))
         module = PromptDataModule(model_name, **data, trust_remote_code=trust)
         logger = TensorBoardLogger(folder.parent, name=folder.name, version="", default_hp_metric=False)
@@ -84,7 +84,7 @@ def attribution_pass(
         sets = select(task, module)
         for key, neurons in sets.items() if ranks.is_first() else ():
             neurons.save(folder / f"neurons_{slug(key)}.json")
-        return {"sets": list(sets), "seconds": round(time.monotonic() - start, 1)}
+        return {"sets": list(sets), "seconds": round(time.monotonic() - started, 1)}
 
     files = files_of([data.get(name) for name in ("contrast", "path", "words")])
     more = {"options": options, "data": data, "files": files}

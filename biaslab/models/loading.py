@@ -161,11 +161,9 @@ def _converted(model: PreTrainedModel, dtype: torch.dtype | None) -> PreTrainedM
     return model
 
 
-def load_on_best_device(
-    model_name: str, trust_remote_code: bool, dtype: torch.dtype | None = torch.float32
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_on_best_device(model_name: str, trust_remote_code: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """As :func:`load_model`, on :func:`best_device`."""
-    model, tokenizer = load_model(model_name, dtype=dtype, trust_remote_code=trust_remote_code)
+    model, tokenizer = load_model(model_name, trust_remote_code=trust_remote_code)
     nn.Module.to(model, best_device())
     return model, tokenizer
 
