@@ -138,6 +138,16 @@ def require_one_of(name: str, value: object, known: Sequence[str]) -> None:
         raise InputError(f"`{name}` is expected to be {names} but got {value!r}.{did_you_mean(value, known)}")
 
 
+def require_device_map(device_map: str | None) -> None:
+    """Check how layers are put on devices.
+
+    Raises:
+        InputError: if it is none of accelerate's ways.
+    """
+    if device_map is not None:
+        require_one_of("device_map", device_map, ["auto", "balanced", "sequential"])
+
+
 def require_all_of(name: str, values: Iterable[object], known: Iterable[str]) -> None:
     """Check that a list is not empty, and holds known values alone.
 

@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 
 from biaslab.attribution.budget import TokenBudget
 from biaslab.attribution.replay import Inputs, go_on, record
-from biaslab.models.architectures import by_token, down_weight, ffn_modules, loaded, without_cache
+from biaslab.models.architectures import by_token, down_matrix, ffn_modules, without_cache
+from biaslab.models.placement import loaded
 
 _LOGITS_AT_ONCE = 2**25  # of a whole pass: 128 MB in float32
 
@@ -38,7 +39,7 @@ class Paths(ABC):
         self.weights: list[Tensor] = []
         for module in ffn_modules(model):
             with loaded(module):
-                self.weights.append(down_weight(module).detach())
+                self.weights.append(down_matrix(module))
 
     @abstractmethod
     def evaluate(self, row: Tensor, layer: Tensor, alpha: Tensor, gradients: bool = True) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from biaslab.models.architectures import loaded
+from biaslab.models.placement import loaded
 
 
 class Readout(NamedTuple):

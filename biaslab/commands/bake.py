@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from biaslab.data.presets import Dtype
-from biaslab.errors import InputError, require_ranges
+from biaslab.errors import InputError, require_device_map, require_ranges
 
 
 def bake(
@@ -16,6 +16,7 @@ def bake(
     factor: float = 0.0,
     positions: Literal["all", "slot"] = "all",
     dtype: Dtype = "auto",
+    device_map: str | None = None,
     trust_remote_code: bool = False,
 ) -> None:
     """Write a model with its neurons suppressed, or a trained model, or both, as an ordinary checkpoint folder.
@@ -33,12 +34,23 @@ def bake(
         factor: what the neurons are multiplied by: 0 suppresses. Strengths of the file say how much of it each gets.
         positions: "all"; weights do the same everywhere, so "slot" can't be baked.
         dtype: of the weights that are written: "auto", the checkpoint's own, or "float32", "bfloat16" and so on.
+        device_map: "auto" for a model that main memory has no room for: the layers lie on several devices, or on the
+            disk, and are read and written one after another.
         trust_remote_code: let a checkpoint bring its own Python code.
+
+    Raises:
+        InputError: if an argument is not as described, or the neurons are not the model's.
     """
     if positions != "all":
         raise InputError(
             f'`positions` is expected to be "all" but got {positions!r}: a weight acts on every token alike. What is '
             "suppressed at the slot alone needs the callback NeuronSuppression (configs/suppress.yaml)."
+        )
+    require_device_map(device_map)
+    if ckpt_path is not None and device_map is not None:
+        raise InputError(
+            f"`device_map` is expected to be left out for a Lightning checkpoint, which is read whole, but got "
+            f"{device_map}. Leave it out."
         )
     if (model is None) is (ckpt_path is None):
         given = "neither" if model is None else "both"
@@ -59,7 +71,8 @@ def bake(
     if model is None:
         language_model, tokenizer, facts = trained_model(str(ckpt_path), trust_remote_code)
     else:
-        language_model, tokenizer = load_model(model, dtype=as_dtype(dtype), trust_remote_code=trust_remote_code)
+        options: Any = {"dtype": as_dtype(dtype), "device_map": device_map, "trust_remote_code": trust_remote_code}
+        language_model, tokenizer = load_model(model, **options)
         facts = {"model": {"name": model, "fingerprint": fingerprint(language_model)}}
     require_full_weights(language_model)
     figures = Figures()

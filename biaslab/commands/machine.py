@@ -16,7 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from biaslab.data.presets import Accelerator, Dtype
-from biaslab.errors import InputError, require_one_of, require_positive
+from biaslab.errors import InputError, require_device_map, require_one_of, require_positive
 from biaslab.models import loading, ranks
 from biaslab.models.placement import is_dispatched
 from biaslab.tasks.base import single_trainer
@@ -77,8 +77,7 @@ def start(accelerator: Accelerator = "auto", devices: int = 1, device_map: str |
     """
     require_one_of("accelerator", accelerator, ["auto", "cpu", "gpu"])
     require_positive(devices=devices)
-    if device_map is not None:
-        require_one_of("device_map", device_map, ["auto", "balanced", "sequential"])
+    require_device_map(device_map)
     gpus = torch.cuda.device_count()
     if accelerator == "gpu" and not gpus:
         raise InputError("`accelerator` is expected to be cpu or auto where torch finds no GPU, but got gpu.")

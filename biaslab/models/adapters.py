@@ -4,13 +4,16 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import snapshot_download
 from transformers import PreTrainedModel
+from transformers.utils import find_adapter_config_file
 
 from biaslab.errors import InputError
 from biaslab.models.failures import ADAPTER, loading, read_object
 from biaslab.models.fit import embeddings_of
 
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+_FILES = ["adapter_*", "*.json", "*.model", "*.txt", "*.jinja"]  # with the tokenizer's
 
 
 def adapter_base(source: str) -> str | None:
@@ -32,6 +35,16 @@ def adapter_base(source: str) -> str | None:
         )
     beside = folder / base
     return str(beside) if not Path(base).expanduser().is_dir() and beside.is_dir() else base
+
+
+def adapter_folder(name: str, offline: bool) -> str | None:
+    """Return the folder in the hub's cache of the adapter with a hub id; None if it is no adapter's."""
+    options: Any = {"local_files_only": offline}
+    config = find_adapter_config_file(name, **options)
+    if config is None:
+        return None
+    with loading(name, name, "an adapter of PEFT"):
+        return snapshot_download(name, allow_patterns=_FILES, **options)
 
 
 def merged(model: PreTrainedModel, source: str, tokens: int) -> PreTrainedModel:

@@ -1,14 +1,17 @@
 """The modules that the table of architectures names, and what it says of a model."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from biaslab.errors import InputError
+from biaslab.models.placement import changed
 from biaslab.models.table import ARCHITECTURES, EXPERTS, REFUSED, Architecture
 
 
@@ -83,6 +86,27 @@ def down_weight(module: nn.Module) -> Tensor:
     return weight if isinstance(module, nn.Linear) else weight.T  # GPT-2's Conv1D stores [neuron, hidden]
 
 
+def ffn_width(module: nn.Module) -> int:
+    """Return how many neurons a down-projection takes; a quantised one's weight may be packed."""
+    width = getattr(module, "in_features", None)
+    return width if isinstance(width, int) else down_weight(module).shape[1]
+
+
+def down_matrix(module: nn.Module) -> Tensor:
+    """Return what a down-projection multiplies by, ``[hidden, neuron]``: its weight, or what a quantised one means.
+
+    The latter is read off the outputs of the single neurons, however its method packs them.
+    """
+    weight = getattr(module, "weight", None)
+    if isinstance(weight, Tensor) and weight.is_floating_point() and weight.ndim == 2:
+        return down_weight(module).detach()
+    with torch.no_grad():
+        dtype = getattr(module, "compute_dtype", None) or torch.float32
+        device = next(itertools.chain(module.parameters(), module.buffers())).device
+        single = torch.eye(ffn_width(module), dtype=dtype, device=device)
+        return (module(single) - module(single[:1] * 0)).T
+
+
 def has_bias(model: PreTrainedModel) -> bool:
     """Return whether the down-projections have a bias, which can hold what replaced neurons add, or can be given one.
 
@@ -101,23 +125,14 @@ def add_biases(model: PreTrainedModel) -> None:
     for layer in range(len(layers(model))):
         for module in model.base_model.get_submodule(path.format(layer)).children():
             if isinstance(module, nn.Linear):
-                module.bias = nn.Parameter(module.weight.new_zeros(module.out_features))
-
-
-def loaded(module: nn.Module) -> AbstractContextManager[Any]:
-    """Within the block, weights that accelerate offloads lie on the device that the module runs on."""
-    if not hasattr(module, "_hf_hook"):
-        return nullcontext()
-    from accelerate.utils import align_module_device  # type: ignore[import-untyped]
-
-    block: AbstractContextManager[Any] = align_module_device(module)
-    return block
+                with changed(module):
+                    module.bias = nn.Parameter(module.weight.new_zeros(module.out_features))
 
 
 def ffn_shape(model: PreTrainedModel) -> tuple[int, int]:
     """Return (layers, neurons a layer)."""
     modules = ffn_modules(model)
-    return len(modules), down_weight(modules[0]).shape[1]
+    return len(modules), ffn_width(modules[0])
 
 
 def without_cache(model: PreTrainedModel) -> dict[str, bool]:

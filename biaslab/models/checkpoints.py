@@ -1,6 +1,7 @@
 """Checkpoints: those of debiasing baselines read without running anything in them, and ordinary folders written."""
 
 import tempfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from biaslab.errors import InputError
 from biaslab.models.failures import unreadable
 from biaslab.models.loading import as_dtype, fingerprint, load_model
+from biaslab.models.placement import is_dispatched
 
 _PREFIX = "model."  # of a task's language model in its checkpoint
 
@@ -97,7 +99,10 @@ def write_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
     beside = next(parent for parent in folder.parents if parent.exists())
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=beside) as temporary:
         whole = Path(temporary, folder.name)
-        model.save_pretrained(whole)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Attempting to save a model with offloaded modules")
+            # what is offloaded is read file by file
+            model.save_pretrained(whole, **({"max_shard_size": "4GB"} if is_dispatched(model) else {}))
         tokenizer.save_pretrained(whole)
         if card:
             (whole / "README.md").write_text(card, encoding="utf-8")

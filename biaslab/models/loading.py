@@ -25,14 +25,13 @@ from transformers.utils import logging
 
 from biaslab.errors import InputError, did_you_mean, require_one_of
 from biaslab.models import assets, minilm
-from biaslab.models.adapters import adapter_base, merged
-from biaslab.models.architectures import architecture, layers, loaded
+from biaslab.models.adapters import adapter_base, adapter_folder, merged
+from biaslab.models.architectures import architecture, layers
 from biaslab.models.failures import loading, require_config, require_weights
 from biaslab.models.fit import embeddings_of, is_quantised, require_fit
-from biaslab.models.placement import DeviceMap, placement
+from biaslab.models.placement import DeviceMap, loaded, placement
 from biaslab.models.table import ARCHITECTURES
 
-_STORED = {torch.bfloat16: "BF16", torch.float16: "F16"}  # as safetensors names types
 DTYPES = ("float32", "float64", "bfloat16", "float16", "auto")
 
 
@@ -125,6 +124,11 @@ def load_model(
     else:
         tokenizer = load_tokenizer(model_name, trust_remote_code=trust_remote_code)
         own = _config(_source(base), trust_remote_code) if dtype is None else None
+        if device_map is not None:
+            raise InputError(
+                f"`device_map` is expected to be left out for an adapter of PEFT, which is merged in main memory, but "
+                f"got {device_map}. Write it merged with `biaslab bake`, and give that folder."
+            )
         bare, _ = load_model(base, trust_remote_code=trust_remote_code)
         model = _converted(merged(bare, source, len(tokenizer)), dtype or getattr(own, "dtype", None))
         require_fit(model_name, tokenizer, embeddings_of(model))
@@ -204,7 +208,10 @@ def origin(model_name: str, weights: str) -> dict[str, str]:
 
 
 def _source(model_name: str) -> str:
-    """Return the folder or the hub id of a name; tell a folder that is not there from a hub id."""
+    """Return the folder or the hub id of a name; of an adapter with a hub id, its folder in the cache.
+
+    A folder that is not there is told from a hub id.
+    """
     if not model_name:
         raise InputError("`model_name` is expected to be an asset, a folder or a hub id, but is empty. Give its name.")
     if model_name == minilm.NAME:
@@ -225,7 +232,7 @@ def _source(model_name: str) -> str:
             f"`model_name` is expected to be an asset ({', '.join(known)}), a folder or a hub id, but got "
             f"{model_name!r}.{hint}"
         )
-    return model_name
+    return adapter_folder(model_name, not assets.hub_reachable()) or model_name
 
 
 def _options(source: str, trust_remote_code: bool) -> dict[str, Any]:

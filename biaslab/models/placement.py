@@ -1,10 +1,13 @@
-"""Where the layers of a model lie, if one device has no room for them all."""
+"""Where the layers of a model lie, if one device has no room for them all; weights there read and changed."""
 
 import atexit
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from accelerate.utils import align_module_device, offload_weight  # type: ignore[import-untyped]
 from torch import nn
 
 DeviceMap = str | dict[str, Any]  # a device, "cpu" or "disk" of each module
@@ -25,3 +28,30 @@ def _offload_folder() -> str:
     folder = TemporaryDirectory(prefix="biaslab-", ignore_cleanup_errors=True)
     atexit.register(folder.cleanup)
     return folder.name
+
+
+def loaded(module: nn.Module) -> AbstractContextManager[Any]:
+    """Within the block, weights that accelerate offloads lie on the device that the module runs on."""
+    if not hasattr(module, "_hf_hook"):
+        return nullcontext()
+    block: AbstractContextManager[Any] = align_module_device(module)
+    return block
+
+
+@contextmanager
+def changed(module: nn.Module) -> Iterator[None]:
+    """Within the block, weights of a module itself can be changed or added; accelerate keeps offloaded ones so."""
+    with loaded(module):
+        yield
+        hook: Any = getattr(module, "_hf_hook", None)
+        if not getattr(hook, "offload", False):
+            return
+        store, prefix = hook.weights_map.dataset, hook.weights_map.prefix
+        for name, parameter in module.named_parameters(recurse=False):
+            value = parameter.detach().cpu()
+            if prefix + name in store.index:  # on the disk: beside the checkpoint's own file, which stays as it is
+                store.index = offload_weight(value, prefix + name, store.save_folder, store.index)
+            else:
+                store.state_dict[prefix + name] = value
+                if prefix + name not in store.all_keys:
+                    store.all_keys.append(prefix + name)

@@ -22,6 +22,7 @@ from biaslab.models.architectures import (
     has_bias,
     sequences_of,
 )
+from biaslab.models.placement import changed
 from biaslab.neurons.neuron_set import NeuronSet
 
 Positions: TypeAlias = "Literal['all', 'slot'] | Tensor"
@@ -271,8 +272,8 @@ def scale_neurons(model: PreTrainedModel, neurons: NeuronSet, factor: float) -> 
         )
     if values is not None:
         add_biases(model)
-    with torch.no_grad():
-        for layer, (indices, multipliers) in _multipliers(neurons, factor).items():
+    for layer, (indices, multipliers) in _multipliers(neurons, factor).items():
+        with torch.no_grad(), changed(modules[layer]):
             weight = down_weight(modules[layer])
             scale = torch.tensor(multipliers, dtype=torch.float64, device=weight.device)
             if values is not None:

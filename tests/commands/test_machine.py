@@ -9,16 +9,19 @@ import pytest
 import torch
 from conftest import bpe_tokenizer, make_model, wordpiece_tokenizer
 from nursery import Nursery
+from safetensors.torch import load_file
 
 from biaslab.attribution.importance import Asked, first_order_effects
+from biaslab.commands.bake import bake
 from biaslab.commands.machine import start
 from biaslab.data.prompts import PromptDataModule
 from biaslab.errors import InputError
 from biaslab.evaluation.findings import Findings
 from biaslab.evaluation.scoring import target_log_probabilities
+from biaslab.models import loading
 from biaslab.models.architectures import ffn_shape
-from biaslab.models.loading import fingerprint, load_model
-from biaslab.models.placement import is_dispatched
+from biaslab.models.loading import fingerprint, load_model, origin
+from biaslab.models.placement import is_dispatched, placement
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.neurons.suppression import suppressed
 from biaslab.tasks.attribution import Attribution
@@ -123,6 +126,32 @@ def test_layers_on_the_disk_change_nothing(tmp_path, kind):
     assert weights == same
     for one, other in zip(plain, offloaded, strict=True):
         torch.testing.assert_close(other, one, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("replacement", ["zero", "mean"])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_bake_reads_and_writes_layers_on_the_disk(tmp_path, kind, replacement, monkeypatch):
+    """The folder is that of a model in main memory, bit for bit, and the checkpoint's own files stay as they are."""
+    source, tokenizer = tmp_path / "model", wordpiece_tokenizer() if kind == "bert" else bpe_tokenizer(masked=False)
+    make_model(kind, len(tokenizer)).save_pretrained(source)
+    tokenizer.save_pretrained(source)
+    before = (source / "model.safetensors").read_bytes()
+    model, _ = load_model(str(source))
+    shape = ffn_shape(model)
+    values = torch.rand(shape, generator=torch.Generator().manual_seed(0)).numpy() if replacement == "mean" else None
+    neurons = NeuronSet([(0, 1), (1, 3), (2, 5), (2, 7)], shape).with_values(values)
+    neurons = neurons.with_details(provenance={"model": origin(str(source), fingerprint(model))})
+    neurons.save(tmp_path / "neurons.json")
+    for name, device_map in ("whole", None), ("parts", "auto"):
+        if device_map:
+            monkeypatch.setattr(loading, "placement", lambda _: placement(LAYERS[kind]))
+        bake(str(source), neurons=str(tmp_path / "neurons.json"), output=str(tmp_path / name), device_map=device_map)
+    whole, parts = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    cards = [(tmp_path / name / "README.md").read_text() for name in ("whole", "parts")]
+    assert cards[0] == cards[1]
+    assert (source / "model.safetensors").read_bytes() == before
 
 
 def test_devices_that_are_not_there(monkeypatch):
