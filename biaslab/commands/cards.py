@@ -85,7 +85,7 @@ def cards(
     data = PromptDataModule(name, **settings, trust_remote_code=trust_remote_code)
     data.setup("predict")
     batches = tqdm(data.batches, desc="cards", leave=False, disable=not machine.writes)
-    described = neuron_cards(network, tokenizer, data.prompts, batches, chosen, scores, pair_names, count)
+    described = neuron_cards(network, tokenizer, data.prompts, batches, chosen, scores, pair_names, count, dealt=True)
     if not machine.writes:
         return
     target = folder / FILES["cards"] if output is None else Path(output)

@@ -82,11 +82,13 @@ def compare(
     require_ranges(settings)
     from biaslab.commands.machine import start
     from biaslab.data.contrast import sources_of
+    from biaslab.models.loading import as_dtype
     from biaslab.neurons.overlap import compare_scopes, rank_correlations
 
     machine = start(accelerator, devices, device_map)
     artifacts = Artifacts(output)
-    sides = [_side(artifacts, name, path, trust_remote_code) for name, path in (("a", a), ("b", b))]
+    load: Any = {"dtype": as_dtype(dtype), "device_map": device_map, "trust_remote_code": trust_remote_code}
+    sides = [_side(artifacts, name, path, load) for name, path in (("a", a), ("b", b))]
     if a != b and sides[0].name == sides[1].name:  # two trainings of a model by one method
         sides = [side._replace(name=f"{side.name}, {path}") for side, path in zip(sides, (a, b), strict=True)]
     same, why = _same_neurons(*sides)
@@ -152,19 +154,24 @@ class Side(NamedTuple):
         }  # fmt: skip
 
 
-def _side(artifacts: Artifacts, name: str, argument: str, trust_remote_code: bool) -> Side:
+def _side(artifacts: Artifacts, name: str, argument: str, load: dict[str, Any]) -> Side:
     """Tell a checkpoint, a neuron file and a model apart; of the former two, read them."""
+    from biaslab.models import ranks
     from biaslab.models.architectures import ffn_shape
     from biaslab.models.checkpoints import trained_model, write_checkpoint
     from biaslab.models.loading import fingerprint, load_model
 
     path = Path(argument).expanduser()
     if path.suffix == ".ckpt":  # its model becomes an ordinary folder, unless it was, so that it loads by name
-        network, tokenizer, facts = trained_model(str(path), trust_remote_code)
+        network, tokenizer, facts = trained_model(str(path), load["trust_remote_code"])
         base, training = facts["model"], facts["training"]
         folder = artifacts.path("child", {"of": base, "weights": training["fingerprint"]})
-        if not folder.exists():
-            write_checkpoint(network, tokenizer, folder)
+
+        def write() -> None:
+            if not folder.exists():
+                write_checkpoint(network, tokenizer, folder)
+
+        ranks.of_first(write)
         task = training["settings"].get("class_path", "training").rpartition(".")[2]  # none if it comes from Python
         weights = (training["fingerprint"], base["fingerprint"])
         return Side(f"{base['name']} + {task}", weights, ffn_shape(network), str(folder), network)
@@ -174,7 +181,7 @@ def _side(artifacts: Artifacts, name: str, argument: str, trust_remote_code: boo
             raise InputError(f"`{name}` is expected to be a neuron file with a `shape`, but {path} has none. Add it.")
         known = neurons.provenance.get("model", {}).get("fingerprint")
         return Side(argument, (known,) if known else (), neurons.shape, file=path, neurons=neurons)
-    network, _ = load_model(argument, trust_remote_code=trust_remote_code)
+    network, _ = load_model(argument, **load)
     return Side(argument, (fingerprint(network),), ffn_shape(network), argument, network)
 
 
@@ -253,13 +260,17 @@ def likeness(first: PreTrainedModel, second: PreTrainedModel) -> float:
     """
     import torch
 
-    from biaslab.models.architectures import down_weight, ffn_modules
+    from biaslab.models.architectures import down_matrix, ffn_modules
+    from biaslab.models.placement import loaded
 
-    columns = ([down_weight(module).detach().float() for module in ffn_modules(model)] for model in (first, second))
-    pairs = list(zip(*columns, strict=True))
-    if any(a.shape != b.shape for a, b in pairs):
-        return 0.0
-    return float(torch.cat([torch.cosine_similarity(a, b, dim=0) for a, b in pairs]).median())
+    cosines = []
+    for one, other in zip(ffn_modules(first), ffn_modules(second), strict=True):
+        with loaded(one), loaded(other):  # one layer after another, where they are offloaded
+            a, b = (down_matrix(module).float().cpu() for module in (one, other))
+        if a.shape != b.shape:
+            return 0.0
+        cosines.append(torch.cosine_similarity(a, b, dim=0))
+    return float(torch.cat(cosines).median())
 
 
 def _differences(first: NeuronSet, second: NeuronSet) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 from transformers import PreTrainedModel
-from transformers.utils import find_adapter_config_file
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from biaslab.errors import InputError
 from biaslab.models.failures import ADAPTER, loading, read_object
@@ -44,7 +44,7 @@ def adapter_folder(name: str, offline: bool) -> str | None:
     if config is None:
         return None
     with loading(name, name, "an adapter of PEFT"):
-        return snapshot_download(name, allow_patterns=_FILES, **options)
+        return str(snapshot_download(name, allow_patterns=_FILES, **options))
 
 
 def merged(model: PreTrainedModel, source: str, tokens: int) -> PreTrainedModel:

@@ -104,7 +104,8 @@ def down_matrix(module: nn.Module) -> Tensor:
         dtype = getattr(module, "compute_dtype", None) or torch.float32
         device = next(itertools.chain(module.parameters(), module.buffers())).device
         single = torch.eye(ffn_width(module), dtype=dtype, device=device)
-        return (module(single) - module(single[:1] * 0)).T
+        matrix: Tensor = module(single) - module(single[:1] * 0)
+        return matrix.T
 
 
 def has_bias(model: PreTrainedModel) -> bool:

@@ -15,6 +15,7 @@ from biaslab.models.failures import unreadable
 from biaslab.models.loading import as_dtype, fingerprint, load_model
 from biaslab.models.placement import is_dispatched
 
+_PART, _WHOLE = "4GB", "50GB"  # of a file of weights; the latter is transformers' own choice
 _PREFIX = "model."  # of a task's language model in its checkpoint
 
 
@@ -101,8 +102,8 @@ def write_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
         whole = Path(temporary, folder.name)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Attempting to save a model with offloaded modules")
-            # what is offloaded is read file by file
-            model.save_pretrained(whole, **({"max_shard_size": "4GB"} if is_dispatched(model) else {}))
+            # what is offloaded is read for one file after another
+            model.save_pretrained(whole, max_shard_size=_PART if is_dispatched(model) else _WHOLE)
         tokenizer.save_pretrained(whole)
         if card:
             (whole / "README.md").write_text(card, encoding="utf-8")

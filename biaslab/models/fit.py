@@ -63,6 +63,19 @@ def quantisation(model_or_config: Any) -> str | None:
     return str(getattr(method, "value", method))
 
 
+def precision(model: PreTrainedModel) -> str:
+    """Return what a model's weights are: their type, or how they are quantised.
+
+    >>> import torch
+    >>> from transformers import BertConfig, BertForMaskedLM
+    >>> tiny = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, vocab_size=9)
+    >>> precision(BertForMaskedLM(tiny).to(torch.bfloat16))
+    'bfloat16'
+    """
+    method = quantisation(model)
+    return str(model.dtype).removeprefix("torch.") if method is None else f"quantised ({method})"
+
+
 def is_quantised(model_name: str, config: Any) -> bool:
     """Return whether a checkpoint is quantised.
 

@@ -1,5 +1,6 @@
 """Neuron cards: for each of the best neurons of a set, the prompts that excite it and the words that it promotes."""
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from biaslab.errors import InputError, require_positive
+from biaslab.models import ranks
 from biaslab.models.architectures import by_token, ffn_modules, ffn_shape, without_cache
 from biaslab.models.heads import slot_only
 from biaslab.models.tokens import SLOT, by_length, is_masked, token_in_place
@@ -83,6 +85,7 @@ def neuron_cards(
     scores: Tensor,
     pair_names: Sequence[str],
     count: int = 20,
+    dealt: bool = False,
 ) -> list[Card]:
     """Describe the neurons of a set that have the largest mean score over the pairs, the best first.
 
@@ -95,6 +98,7 @@ def neuron_cards(
         scores: attribution scores, ``[pair, layer, neuron]``; NaN for a pair that has none.
         pair_names: of each pair.
         count: at most so many cards.
+        dealt: whether the processes of a command deal the batches out, where all of them call this.
 
     Raises:
         InputError: if ``count`` is not positive, or the scores are not those of these pairs and this model.
@@ -111,7 +115,9 @@ def neuron_cards(
     best = sorted(sorted(Neuron(*n) for n in neurons), key=lambda n: -float(means[n.layer, n.index]))[:count]
     if not best:
         return []
-    runs = _run(model, prompts, batches, best)
+    own = itertools.islice(batches, ranks.rank(), None, ranks.size()) if dealt else batches
+    found = list(_run(model, prompts, own, best).items())
+    runs = [run for _, run in sorted(dict(ranks.gathered(found) if dealt else found).items())]
     texts, activations = [run.prompt for run in runs], torch.stack([run.activations for run in runs])
     excited = [[runs[row] for row in exciting(texts, values)] for values in activations.T.tolist()]
     word_of = _reader(tokenizer, texts[0].text)
@@ -130,7 +136,7 @@ def neuron_cards(
 
 def _run(
     model: PreTrainedModel, prompts: Sequence[_Prompt], batches: Iterable[Mapping[str, Any]], neurons: Sequence[Neuron]
-) -> list[PromptRun]:
+) -> dict[int, PromptRun]:
     """Run each prompt once, without the head, and keep the neurons' activations at the slot."""
     runs: dict[int, PromptRun] = {}
     with recorded(model) as seen:
@@ -141,7 +147,7 @@ def _run(
             values = torch.stack([seen[n.layer][rows, slots, n.index] for n in neurons], 1).float().cpu()
             for row, example in enumerate(batch["example"].tolist()):
                 runs[example] = PromptRun(prompts[example], ids[row], int(position[row]), values[row])
-    return [runs[example] for example in sorted(runs)]
+    return runs
 
 
 def exciting(prompts: Sequence[_Prompt], activations: Sequence[float], count: int = PROMPTS) -> list[int]:

@@ -26,6 +26,7 @@ from biaslab.metrics.effects import NeuronEffects
 from biaslab.metrics.neuron_selection import NeuronSelection
 from biaslab.metrics.quality import IntegrationQuality
 from biaslab.models.architectures import ffn_shape, has_bias
+from biaslab.models.fit import precision
 from biaslab.models.loading import fingerprint, origin
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.store import computed_by, versions, write_atomically
@@ -124,7 +125,7 @@ class Attribution(LanguageModelTask):
         self.budget = TokenBudget(token_budget)
         super().__init__(model_name, dtype, trust_remote_code, device_map)
         self.save_hyperparameters()
-        self.hparams["dtype"] = str(self.model.dtype).removeprefix("torch.")  # where it was "auto"
+        self.hparams["dtype"] = precision(self.model)  # where it was "auto", or the weights are quantised
         if replacement == "auto":
             self.hparams["replacement"] = "mean" if has_bias(self.model) else "zero"
         self.shape = ffn_shape(self.model)

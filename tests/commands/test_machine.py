@@ -82,6 +82,27 @@ def test_two_processes_fill_a_table_as_one(nursery, arguments, tmp_path):
     assert "Predicting" not in again  # all is kept
 
 
+def test_two_processes_describe_neurons_and_compare_a_child_as_one(nursery, arguments, tmp_path, lab):
+    """Each prompt is run by one of them, and the trained model's folder is written by the first."""
+    model, _ = load_model(str(lab / "model"))
+    weights = {f"model.{name}": tensor * 1.01 for name, tensor in model.state_dict().items()}
+    settings = {"model_name": str(lab / "model"), "dtype": "float32"}
+    torch.save({"hyper_parameters": settings, "state_dict": weights}, tmp_path / "child.ckpt")
+    run(nursery, tmp_path / "found", arguments["debias"], 1)
+    neurons = tmp_path / "found/runs/debias/version_0/neurons.json"
+    for ranks in (1, 2):
+        command = ["cards", str(neurons), "--output", "cards.json", "--count", "2"]
+        run(nursery, tmp_path / f"cards_{ranks}", command, ranks)
+        few = ["--selection", "paper", "--dimensions", "[gender]", "--modifiers", "1"]
+        command = ["compare", str(lab / "model"), str(tmp_path / "child.ckpt"), *few]
+        run(nursery, tmp_path / f"compare_{ranks}", command, ranks)
+    one, two = (without_times(tmp_path / f"cards_{ranks}" / "cards.json") for ranks in (1, 2))
+    assert one == two
+    one, two = (next((tmp_path / f"compare_{ranks}").glob("runs/compare/*/comparison.json")) for ranks in (1, 2))
+    assert without_times(one) == without_times(two)
+    assert len(list(two.parent.parent.glob("child-*"))) == 1
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_neurons_of_another_type_of_weights_are_accepted(nursery, arguments, tmp_path, lab, dtype):
     run(nursery, tmp_path / "a", [*arguments["debias"], "--dtype", dtype], 1)

@@ -7,7 +7,10 @@ import pytest
 import torch
 from conftest import bpe_tokenizer, main, make_model, wordpiece_tokenizer
 
+from biaslab.commands.bake import bake
 from biaslab.errors import InputError
+from biaslab.models import assets
+from biaslab.models.adapters import adapter_folder
 from biaslab.models.loading import fingerprint, load_model, load_tokenizer
 
 pytestmark = [  # what PEFT warns of while the tests make adapters
@@ -162,3 +165,49 @@ def test_an_adapter_without_weights(bare_adapter):
     (bare_adapter / "adapter_model.safetensors").unlink()
     with pytest.raises(InputError, match="has neither adapter_model"):
         load_model(str(bare_adapter))
+
+
+def test_an_adapter_with_a_hub_id(adapted, monkeypatch, tmp_path):
+    """As the hub's cache holds it, without a network."""
+    folder, _, _ = adapted
+    cached, commit = tmp_path / "hub" / "models--org--adapter", "0" * 40
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text(commit)
+    (cached / "snapshots").mkdir()
+    (folder / "README.md").write_text("its card")
+    folder.rename(cached / "snapshots" / commit)
+    monkeypatch.setattr(assets, "hub_reachable", lambda: False)
+    for module in ("huggingface_hub.constants", "transformers.utils.hub"):
+        for name in ("HF_HUB_CACHE", "TRANSFORMERS_CACHE"):
+            monkeypatch.setattr(f"{module}.{name}", str(tmp_path / "hub"), raising=False)
+    monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    model, _ = load_model("org/adapter")
+    expected, _ = load_model(str(cached / "snapshots" / commit))
+    assert fingerprint(model) == fingerprint(expected)
+    assert adapter_folder("org/model", True) is None
+
+
+def test_layers_of_an_adapter_lie_on_one_device(adapted):
+    with pytest.raises(InputError, match=r"`device_map` is expected to be left out for an adapter.*got auto"):
+        load_model(str(adapted[0]), device_map="auto")
+
+
+def test_an_adapter_of_a_quantised_model(tmp_path, peft):
+    """QLoRA's: PEFT merges it into what the quantised weights stand for, and quantises again."""
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    base, tokenizer = save_base(tmp_path / "base", "llama")
+    config = BitsAndBytesConfig(load_in_8bit=True)
+    AutoModelForCausalLM.from_pretrained(tmp_path / "base", quantization_config=config).save_pretrained(tmp_path / "q")
+    tokenizer.save_pretrained(tmp_path / "q")
+    settings = peft.LoraConfig(r=3, lora_alpha=5, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    model = peft.get_peft_model(base, settings).eval()
+    model.peft_config["default"].base_model_name_or_path = str(tmp_path / "q")
+    model.save_pretrained(tmp_path / "adapter")
+    found, _ = load_model(str(tmp_path / "adapter"))
+    ids = torch.tensor([tokenizer("the person is old")["input_ids"]])
+    wanted, untouched = model(ids).logits, load_model(str(tmp_path / "base"))[0](ids).logits
+    assert (found(ids).logits - wanted).norm() < 0.2 * (untouched - wanted).norm()
+    with pytest.raises(InputError, match="full weights"):
+        bake(str(tmp_path / "adapter"), output=str(tmp_path / "baked"))
