@@ -70,7 +70,7 @@ def encode(candidates: Sequence[Candidate], tokenizer: PreTrainedTokenizerBase, 
     for start in range(0, len(candidates), _CHUNK):
         texts, spans = zip(*candidates[start : start + _CHUNK], strict=True)
         encoded = tokenizer(list(texts), truncation=True, max_length=max_length, return_offsets_mapping=True)
-        say_cut(tokenizer, texts, encoded["input_ids"], max_length)
+        say_cut(tokenizer, texts, encoded["input_ids"], max_length, "sentences with attribute words")
         for ids, offsets, words in zip(encoded["input_ids"], encoded["offset_mapping"], spans, strict=True):
             if places := [whole for word in words if (whole := _pieces(offsets, word))]:
                 yield Example(ids, places)

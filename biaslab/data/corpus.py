@@ -177,6 +177,6 @@ class CorpusDataModule(TrainingData):
         sentences = [s for source in self.sources() for s in read_sentences(source, split, "sources")]
         if not sentences:
             raise InputError(f"`sources` is expected to hold sentences of four words or more, but has none to {split}.")
-        tokens = cut_tokens(self.tokenizer, sentences, self.hparams["max_length"])
+        tokens = cut_tokens(self.tokenizer, sentences, self.hparams["max_length"], f"sentences of the {split} split")
         batches = equal_lengths(tokens, self.hparams["tokens_per_batch"])
         return MaskedBatches(batches, self.tokenizer, self.hparams["masked"], fixed)

@@ -183,4 +183,4 @@ class CounterfactualDataModule(TrainingData):
         self.validation_batches = corpus.MaskedBatches(fixed, self.tokenizer, h["masked"], fixed=True, varied=True)
 
     def _tokens(self, texts: list[str]) -> list[list[int]]:
-        return cut_tokens(self.tokenizer, texts, self.hparams["max_length"])
+        return cut_tokens(self.tokenizer, texts, self.hparams["max_length"], "sentences and their rewrites")

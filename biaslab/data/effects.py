@@ -175,7 +175,8 @@ def _tokens(
     """Return the tokens of a source's sentences; a causal model's after what is in front of each."""
     special, chosen = is_masked(tokenizer), _sentences(source, split)[: min(limit, _SENTENCES)]
     front = () if special else beginning(tokenizer, bos).front
-    return [[*front, *ids] for ids in cut_tokens(tokenizer, chosen, _LONGEST, special)]
+    called = f"sentences of {source} ({split} split)"
+    return [[*front, *ids] for ids in cut_tokens(tokenizer, chosen, _LONGEST, called, special)]
 
 
 def plain_batches(

@@ -44,7 +44,7 @@ def negative_log_likelihoods(
     masked = architecture(model).masked  # a causal model's tokenizer may have a mask token
     longest = min(_MAX_LENGTH, positions(model.config))
     encoded = _encoded(tokenizer, sentences, longest, masked)
-    say_cut(tokenizer, sentences, encoded, longest, masked)
+    say_cut(tokenizer, sentences, encoded, longest, "sentences of the text", masked)
     say_unknown("tokens of the text", *unknown_tokens(tokenizer, sentences), "are not asked for")
     if not masked:
         front, start_id = beginning(tokenizer, bos)

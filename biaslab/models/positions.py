@@ -71,7 +71,7 @@ def require_room(
 
 
 def cut_tokens(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], longest: int, special: bool = True
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], longest: int, what: str, special: bool = True
 ) -> list[list[int]]:
     """Return texts as tokens, at most ``longest`` and as many as the model has positions; what is cut is said once."""
     longest = min(longest, tokenizer.model_max_length)
@@ -79,7 +79,7 @@ def cut_tokens(
         return []
     options: dict[str, Any] = {"truncation": True, "max_length": longest, "add_special_tokens": special}
     tokens: list[list[int]] = tokenizer(list(texts), **options)["input_ids"]
-    say_cut(tokenizer, texts, tokens, longest, special)
+    say_cut(tokenizer, texts, tokens, longest, what, special)
     return tokens
 
 
@@ -88,13 +88,14 @@ def say_cut(
     texts: Sequence[str],
     tokens: Sequence[Sequence[int]],
     longest: int,
+    what: str,
     special: bool = True,
 ) -> None:
-    """Say how many of some texts were cut to so many tokens, once a process."""
+    """Say how many of some texts, which are called ``what``, were cut to so many tokens, once a process."""
     full = [text for text, ids in zip(texts, tokens, strict=True) if len(ids) >= longest]
     whole = tokenizer(full, add_special_tokens=special, verbose=False)["input_ids"] if full else []
     if cut := sum(len(ids) > longest for ids in whole):
-        say_once(f"{cut} of {len(texts)} texts are longer than {longest} tokens; their rest is left out.")
+        say_once(f"{cut} of {len(texts)} {what} are longer than {longest} tokens; the rest of them is not used.")
 
 
 def say_unknown(what: str, unknown: int, total: int, consequence: str) -> None:

@@ -161,11 +161,11 @@ def test_ordinary_text_is_cut_and_that_is_said_once(model, tmp_path, caplog):
         for _ in range(2):
             likelihoods = negative_log_likelihoods(loaded, tokenizer, texts)
     limit = 64 - model.name.startswith("roberta")
-    said = [f"1 of 2 texts are longer than {limit} tokens; their rest is left out."]
+    said = [f"1 of 2 sentences of the text are longer than {limit} tokens; the rest of them is not used."]
     assert [record.message for record in caplog.records] == said
     assert (likelihoods[:, 1] >= 3).all()
-    assert {len(ids) for ids in cut_tokens(tokenizer, texts[:1], 10**9)} == {limit}
-    assert len(cut_tokens(tokenizer, texts, 8)[0]) == 8
+    assert {len(ids) for ids in cut_tokens(tokenizer, texts[:1], 10**9, "texts")} == {limit}
+    assert len(cut_tokens(tokenizer, texts, 8, "texts")[0]) == 8
     lines = (f"the doctor {number} " + "loves water " * 60 for number in range(300))
     (tmp_path / "text.txt").write_text("\n".join(lines))
     if not model.name.startswith("gpt2"):
