@@ -141,3 +141,22 @@ def draw(size: int, resamples: int = 2000, seed: int = 0) -> Tensor:
     import torch
 
     return torch.randint(size, (resamples, size), generator=torch.Generator().manual_seed(seed))
+
+
+def clustered_samples(values: Tensor, clusters: Tensor) -> Samples:
+    """Return the mean over clusters of the mean of each one's values, and its bootstrap over the clusters.
+
+    Args:
+        values: ``[example]``.
+        clusters: the number of each one's cluster, ``[example]``.
+
+    >>> import torch
+    >>> clustered_samples(torch.tensor([1.0, 3.0, 4.0]), torch.tensor([5, 5, 7])).value
+    tensor([3.])
+    """
+    import torch
+
+    ids, own = clusters.unique(return_inverse=True)
+    sums = values.new_zeros(len(ids)).index_add_(0, own, values)
+    means = sums / torch.bincount(own).to(values)
+    return Samples(means.mean()[None], means[draw(len(means))].mean(1)[:, None])

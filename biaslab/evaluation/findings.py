@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from biaslab.errors import InputError
+from biaslab.evaluation.benchmarks import BENCHMARKS
 from biaslab.statistics import OVERALL as OVERALL
 from biaslab.statistics import Estimate, Interval, Unit
 from biaslab.store import write_atomically
@@ -25,9 +26,7 @@ FILES = {  # the file of each command's findings
     "probe": "probe.json",
     "compare": "comparison.json",
     "cards": "cards.json",
-    "stereoset": "stereoset.json",
-    "crows-pairs": "crows_pairs.json",
-}
+} | {name: f"{name.replace('-', '_')}.json" for name in BENCHMARKS}
 
 
 SS_LOG_RATIO, PAIRS_LOG_RATIO = "SS log-ratio", "CrowS-Pairs log-ratio"
@@ -39,11 +38,12 @@ class Metric(NamedTuple):
     unit: Unit  # of its change: points (the metric is in percent), nats, or percent of what it was before
     ideal: float
     text: str  # for a legend
+    signed: bool = False  # points that lie below and above an ideal of 0
 
     @property
     def has_sides(self) -> bool:
         """Whether values lie below and above the ideal: what is nearer to it is better, and changes can go past it."""
-        return self.ideal == 50 or self.unit == "nats"
+        return self.ideal == 50 or self.unit == "nats" or self.signed
 
 
 METRICS = {

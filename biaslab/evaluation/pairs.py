@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from biaslab.attribution.importance import Asked, log_probabilities
 from biaslab.evaluation.findings import OVERALL
 from biaslab.evaluation.measures import Scored
-from biaslab.statistics import Samples, draw
+from biaslab.statistics import Samples, clustered_samples
 
 
 @torch.no_grad()
@@ -74,19 +74,3 @@ class PandaPairs(Scored):
     def samples(self, scores: Tensor, examples: Tensor) -> Mapping[str, Samples]:
         """Return the mean absolute difference, resampled over pairs."""
         return {"panda": clustered_samples((scores[:, 0] - scores[:, 1]).abs(), examples)}
-
-
-def clustered_samples(values: Tensor, clusters: Tensor) -> Samples:
-    """Return the mean over clusters of the mean of each one's values, and its bootstrap over the clusters.
-
-    Args:
-        values: ``[example]``.
-        clusters: the number of each one's cluster, ``[example]``.
-
-    >>> clustered_samples(torch.tensor([1.0, 3.0, 4.0]), torch.tensor([5, 5, 7])).value
-    tensor([3.])
-    """
-    ids, own = clusters.unique(return_inverse=True)
-    sums = values.new_zeros(len(ids)).index_add_(0, own, values)
-    means = sums / torch.bincount(own).to(values)
-    return Samples(means.mean()[None], means[draw(len(means))].mean(1)[:, None])

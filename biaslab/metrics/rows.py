@@ -82,6 +82,44 @@ class ExampleMetric(RowMetric):
         return [*(value[first] for value in values), ids]
 
 
+class ExampleScores(ExampleMetric):
+    """Scores of numbered examples, gathered from all processes: what intervals are resampled from.
+
+    An example that comes again (as under a distributed sampler) counts once. The scores lie on the metric's device as
+    the bits of float64, so that every device can gather them.
+
+    Args:
+        columns: how many scores an example has.
+        kwargs: of torchmetrics' Metric.
+
+    >>> metric = ExampleScores(1)
+    >>> metric.update(torch.tensor([[0.5], [0.25]]), torch.tensor([7, 3]))
+    >>> scores, examples = metric.compute()
+    >>> scores.tolist(), examples.tolist()
+    ([[0.25], [0.5]], [3, 7])
+    """
+
+    def __init__(self, columns: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.names = [f"score {column}" for column in range(columns)]
+        self.add_rows(scores=torch.zeros(0, columns, dtype=torch.long), examples=torch.zeros(0, dtype=torch.long))
+
+    def update(self, scores: Tensor, examples: Tensor) -> None:
+        """Add examples: scores ``[example, column]``, and integer ids, ``[example]``.
+
+        Raises:
+            InputError: if an argument has another shape or type, or if a score is NaN.
+        """
+        require_scores("example", self.names, scores, examples=examples)
+        require_numbers(scores, examples)
+        self.add(to_bits(scores).to(self.device), examples.to(self.device))
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """Return each example once, in the order of the ids: scores, float64, and ids, on the CPU."""
+        scores, examples = self.distinct_rows()
+        return from_bits(scores), examples.cpu()
+
+
 def to_bits(values: Tensor) -> Tensor:
     """Return values in float64 as the integers of its bits, on the CPU: then they go to any device and lose nothing.
 

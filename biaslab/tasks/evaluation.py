@@ -1,4 +1,4 @@
-"""Benchmarks as test jobs: StereoSet and CrowS-Pairs of a model, with or without suppressed neurons."""
+"""Benchmarks as test jobs, of a model with or without suppressed neurons."""
 
 import json
 from pathlib import Path
@@ -7,9 +7,11 @@ from typing import Any, ClassVar, NamedTuple
 from torch import Tensor
 
 from biaslab.data.stereoset import predictions
+from biaslab.evaluation.benchmarks import benchmark_of
 from biaslab.evaluation.findings import Findings, Row
-from biaslab.evaluation.measures import CrowsPairs, Figures, Scored, StereoSet
+from biaslab.evaluation.measures import CrowsPairs, Figures, Scored
 from biaslab.metrics.crows_pairs import PairScores, decided
+from biaslab.metrics.rows import ExampleScores
 from biaslab.metrics.stereoset import ClusterScores
 from biaslab.statistics import UNCHANGED, Estimate
 from biaslab.store import write_atomically
@@ -24,18 +26,24 @@ class Scores(NamedTuple):
 
 
 class BenchmarkEvaluation(LanguageModelTask):
-    """Score a benchmark's examples; log its metrics overall and by scope, and write them with their intervals."""
+    """Score the examples of the data's benchmark; log its metrics overall and by scope, and write them with intervals.
 
-    benchmark: ClassVar[str]  # the findings' command
-    measured_by: ClassVar[type[Any]]  # makes the measure from the run's data
-    collected_by: ClassVar[type[ClusterScores] | type[PairScores]]  # gathers the scores of all processes
+    The data is a module of one of :data:`biaslab.evaluation.benchmarks.BENCHMARKS`.
+    """
+
+    # gathers the scores of all processes; by default whatever the measure's columns are
+    collected_by: ClassVar[type[ClusterScores] | type[PairScores] | None] = None
     ids: ClassVar[tuple[str, ...]] = ("examples",)  # of a batch, what is collected too; the examples' numbers last
+    benchmark: str  # the findings' command
     measure: Scored
     evaluation: Scores | None = None  # known after the test
 
     def on_test_start(self) -> None:
         """Make the measure of the run's data."""
-        self.measure, self.collected = self.measured_by(self.data), self.collected_by().to(self.device)
+        self.benchmark, measured_by = benchmark_of(self.data)
+        self.measure = measured_by(self.data)
+        own = ExampleScores(self.measure.columns) if self.collected_by is None else self.collected_by()
+        self.collected = own.to(self.device)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Score the examples of a batch."""
@@ -79,7 +87,7 @@ class StereoSetEvaluation(BenchmarkEvaluation):
 
     predictions: Path | None = None  # where the sentences' scores are written, in the authors' form
 
-    benchmark, measured_by, collected_by, ids = "stereoset", StereoSet, ClusterScores, ("terms", "examples")
+    collected_by, ids = ClusterScores, ("terms", "examples")
 
     def on_test_epoch_end(self) -> None:
         """Also write the scores of the sentences, where that is asked for."""
@@ -96,7 +104,7 @@ class CrowsPairsEvaluation(BenchmarkEvaluation):
     The stereotype and the anti-stereotype score, of the pairs of one direction without the neutral ones, come beside.
     """
 
-    benchmark, measured_by, collected_by = "crows-pairs", CrowsPairs, PairScores
+    collected_by = PairScores
     measure: CrowsPairs
 
     def figures(self, scores: Tensor, examples: Tensor) -> Figures:

@@ -13,11 +13,10 @@ from biaslab.data.crows_pairs import CrowsPairsDataModule
 from biaslab.data.minimal_pairs import PAIRS, known_pairs
 from biaslab.evaluation.evaluate import evaluate
 from biaslab.evaluation.measures import Perplexity
-from biaslab.evaluation.pairs import clustered_samples
 from biaslab.evaluation.scoring import score_pairs
 from biaslab.evaluation.treatment import Arm, Treatment
 from biaslab.neurons.neuron_set import NeuronSet, random_like
-from biaslab.statistics import draw
+from biaslab.statistics import clustered_samples, draw
 
 KINDS = {
     "bert": wordpiece_tokenizer, "roberta": bpe_tokenizer, "gpt2": lambda: bpe_tokenizer(False),
