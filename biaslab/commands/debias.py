@@ -25,7 +25,16 @@ from biaslab.data.presets import (
 from biaslab.errors import require_name_or_file, require_one_of, require_ranges
 from biaslab.evaluation.findings import OVERALL, Findings, gap_rows, write_csv
 from biaslab.neurons.neuron_set import NeuronSet, random_like
-from biaslab.report.tables import STEREOSET, cell, cost_table, log_ratio_table, metric_table, new_table, signed
+from biaslab.report.tables import (
+    STEREOSET,
+    benchmark_tables,
+    cell,
+    cost_table,
+    log_ratio_table,
+    metric_table,
+    new_table,
+    signed,
+)
 from biaslab.store import make_folder
 
 if TYPE_CHECKING:
@@ -66,6 +75,7 @@ def debias(
     sentences: int = 100,
     limit: int | None = None,
     stereoset: str | None = None,
+    measures: Sequence[str] = (),
     output: str = "runs",
     dtype: Dtype = "float32",
     accelerator: Accelerator = "auto",
@@ -117,6 +127,8 @@ def debias(
         sentences: how many sentences of it.
         limit: only so many clusters of StereoSet; all by default.
         stereoset: a file of StereoSet's form instead of its dev split.
+        measures: benchmarks to judge by as well: of crows-pairs, bbq, winobias, winogender, bec-pro, honest,
+            redditbias and stereoset-intersentence.
         output: the folder that runs lie in.
         dtype: of the weights: "float32", "bfloat16", "float16", "float64", or "auto": the checkpoint's own.
         accelerator: "cpu", "gpu", or "auto": a GPU where there is one.
@@ -142,6 +154,7 @@ def debias(
     from biaslab.data.effects import SOURCES
     from biaslab.data.own_words import read_words
     from biaslab.data.prompts import PromptDataModule
+    from biaslab.evaluation.benchmarks import measures_of
     from biaslab.evaluation.evaluate import evaluate, require_judgeable
     from biaslab.evaluation.measures import Gaps
     from biaslab.evaluation.treatment import Treatment
@@ -183,8 +196,10 @@ def debias(
     # perplexity takes long: of the random controls one is measured
     ordinary = judging.perplexity(text, sentences, seeds=1, bos=bos)
     knowledge = judging.knowledge(model, trust_remote_code)
-    measures = [clusters, Gaps(held_out), ordinary, *knowledge]
-    require_judgeable(task.model, Treatment(factor=factor, positions=positions), measures)
+    core = [clusters, Gaps(held_out), ordinary, *knowledge]
+    options: dict[str, Any] = {"without": ["stereoset"], "seeds": judging.SEEDS, "bos": bos}
+    asked_too = measures_of(measures, model, trust_remote_code=trust_remote_code, **options)
+    require_judgeable(task.model, Treatment(factor=factor, positions=positions), [*core, *asked_too])
 
     folder = ranks.of_first(lambda: make_folder(TensorBoardLogger(output, name="debias").log_dir))
     logger = TensorBoardLogger(output, name="debias", version=folder.name, default_hp_metric=False)
@@ -196,9 +211,9 @@ def debias(
     console.print("\n[bold]1 Find[/]: attribute the gap between demographics to neurons (IG²)")
     sets = _find(machine, task, find, logger)
     console.print("\n[bold]2 Judge[/]: StereoSet, held-out prompts, text and knowledge, before and after")
-    arms = list(_arms(selection, sets, factor, positions, seeds))
+    arms = list(_arms(selection, sets, factor, positions, seeds, [measure.name for measure in core]))
     machine.take(task.model)
-    evaluation = evaluate(task.model, task.tokenizer, arms, measures)
+    evaluation = evaluate(task.model, task.tokenizer, arms, [*core, *asked_too])
     facts = {
         "attribution": task.summary(), "dropped": find.dropped, "prompts": len(find.prompts),
         "residual": dict(zip(("mean", "worst"), task.quality.compute()[:2], strict=True)),
@@ -284,11 +299,13 @@ def _write(
     return card_table(cards, len(neurons))
 
 
-def _arms(selection: str, sets: _Sets, factor: float, positions: Literal["all", "slot"], seeds: int) -> Iterator[Arm]:
+def _arms(
+    selection: str, sets: _Sets, factor: float, positions: Literal["all", "slot"], seeds: int, core: Sequence[str]
+) -> Iterator[Arm]:
     """Yield what is done to the model: nothing, suppression, softer, by the paper's votes, random, amplification.
 
     What moves StereoSet need not move the prompts' preference: of neurons that were found by prompts alone, as many,
-    the gaps are measured beside.
+    the gaps are measured beside. Further measures than ``core`` are asked of no softer suppression and no votes.
     """
     from biaslab.evaluation.treatment import BASE, Arm, Treatment, random_name
 
@@ -299,9 +316,9 @@ def _arms(selection: str, sets: _Sets, factor: float, positions: Literal["all", 
     yield Arm(BASE)
     yield Arm(name, [treated(sets.chosen)])
     if factor == 0:
-        yield Arm(f"{name} ×½", [treated(sets.chosen, HALF)])
+        yield Arm(f"{name} ×½", [treated(sets.chosen, HALF)], measures=core)
     if selection != "paper":
-        yield Arm("BNS, paper", [treated(sets.votes)])
+        yield Arm("BNS, paper", [treated(sets.votes)], measures=core)
     yield Arm(random_name(seeds), [treated(random_like(sets.chosen, seed)) for seed in range(seeds)], like=name)
     yield Arm(f"{name} ×{AMPLIFY:g}", [treated(sets.chosen, AMPLIFY)], measures=["gaps"])
     if sets.by_prompts is not None:
@@ -314,7 +331,8 @@ def _print(console: Console, findings: Findings) -> None:
     facts = findings.facts
     title = f"StereoSet dev, {facts['clusters']} clusters: value [95 %], change [95 %]"
     tables = [metric_table(findings, title, with_size=True), _domain_table(findings), log_ratio_table(findings)]
-    for table in [*tables, cost_table(findings), _gap_table(findings), _mean_gap_table(findings)]:
+    tables += [cost_table(findings), *benchmark_tables(findings), _gap_table(findings), _mean_gap_table(findings)]
+    for table in tables:
         console.print(table)
     layers = ", ".join(f"{layer}: {count}" for layer, count in facts["neurons"]["by_layer"].items())
     console.print(f"\n{facts['neurons']['count']} neurons; by layer {layers}.\n{facts['attribution']}.")

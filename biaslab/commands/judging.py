@@ -17,6 +17,7 @@ from biaslab.models.tokens import Bos
 from biaslab.neurons.neuron_set import NeuronSet
 
 Data = TypeVar("Data", bound=EvaluationData)
+SEEDS = 2  # of the random controls that further benchmarks are asked of
 
 
 def model_of(neurons: NeuronSet, path: str) -> str:

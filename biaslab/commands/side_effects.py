@@ -17,7 +17,7 @@ from biaslab.data.presets import Accelerator, Dtype
 from biaslab.errors import InputError, did_you_mean, require_one_of, require_ranges
 from biaslab.evaluation.findings import METRICS, OVERALL, PAIRS_LOG_RATIO, SS_LOG_RATIO, Findings, Row, write_csv
 from biaslab.neurons.neuron_set import NeuronSet, random_like
-from biaslab.report.tables import new_table, perplexity_table
+from biaslab.report.tables import benchmark_tables, new_table, perplexity_table
 from biaslab.statistics import Estimate
 from biaslab.store import Artifacts
 
@@ -68,6 +68,7 @@ def side_effects(
     every: int = 1,
     stereoset: str | None = None,
     crows_pairs: str | None = None,
+    measures: Sequence[str] = (),
     output: str | None = None,
     dtype: Dtype = "float32",
     accelerator: Accelerator = "auto",
@@ -96,6 +97,8 @@ def side_effects(
         every: use every N-th cluster of StereoSet and pair of CrowS-Pairs (faster, less precise).
         stereoset: a file of StereoSet's form instead of its dev split.
         crows_pairs: a file of CrowS-Pairs' form instead of CrowS-Pairs itself.
+        measures: benchmarks to judge by as well: of crows-pairs, bbq, winobias, winogender, bec-pro, honest,
+            redditbias and stereoset-intersentence.
         output: the folder of the results; by default the one that the neuron file is in.
         dtype: of the weights: "float32", "bfloat16", "float16", "float64", or "auto": the checkpoint's own.
         accelerator: "cpu", "gpu", or "auto": a GPU where there is one.
@@ -115,6 +118,7 @@ def side_effects(
     from biaslab.data.own_words import read_words
     from biaslab.data.prompts import PromptDataModule
     from biaslab.data.words import DIMENSIONS
+    from biaslab.evaluation.benchmarks import measures_of
     from biaslab.evaluation.evaluate import evaluate, require_judgeable
     from biaslab.evaluation.measures import CrowsPairs, Gaps
     from biaslab.evaluation.treatment import Treatment
@@ -134,8 +138,10 @@ def side_effects(
     held_out = PromptDataModule(name, **part, trust_remote_code=trust_remote_code)
     held_out.setup("predict")
     ordinary = judging.perplexity(text, sentences, bos=bos)
-    measures = [clusters, CrowsPairs(judging.ready(pairs)), Gaps(held_out), ordinary]
-    require_judgeable(network, Treatment(positions=positions), measures)
+    options: dict[str, Any] = {"without": ["stereoset", "crows-pairs"], "seeds": judging.SEEDS, "bos": bos}
+    further = measures_of(measures, name, trust_remote_code=trust_remote_code, **options)
+    asked_by = [clusters, CrowsPairs(judging.ready(pairs)), Gaps(held_out), ordinary, *further]
+    require_judgeable(network, Treatment(positions=positions), asked_by)
     home = Path(neurons).parent if output is None else Path(output)
     cache, console = Artifacts(home / "side_effects"), machine.console()
     console.print(f"biaslab side-effects: {name}. What is measured is kept in {cache.folder}", markup=False)
@@ -144,7 +150,7 @@ def side_effects(
     def tell(row: Row) -> None:
         console.print(f"{row.title:22}{row.size:>6} neurons{time.monotonic() - started:>8.0f} s", markup=False)
 
-    evaluation = evaluate(network, tokenizer, arms, measures, cache, tell)
+    evaluation = evaluate(network, tokenizer, arms, asked_by, cache, tell)
     if not machine.writes:
         return
     own = {}
@@ -215,6 +221,8 @@ def print_tables(console: Console, findings: Findings) -> None:
         console.print(_matrix(findings, metric, _TITLES[metric].format(**findings.facts)))
     console.print(f"\n{_LEGEND}", markup=False)
     console.print(perplexity_table(findings))
+    for table in benchmark_tables(findings, without=["crows-pairs"]):
+        console.print(table)
     console.print(_summary(findings))
 
 

@@ -21,7 +21,14 @@ from biaslab.data.presets import (
 from biaslab.errors import NOT_NEGATIVE, InputError, require_all_of, require_name_or_file, require_ranges
 from biaslab.evaluation.findings import OVERALL, SS_LOG_RATIO, Findings, write_csv
 from biaslab.neurons.neuron_set import NeuronSet, random_like
-from biaslab.report.tables import LOG_RATIO_DIGITS, change_of, log_ratio_table, metric_table, new_table
+from biaslab.report.tables import (
+    LOG_RATIO_DIGITS,
+    benchmark_tables,
+    change_of,
+    log_ratio_table,
+    metric_table,
+    new_table,
+)
 from biaslab.store import Artifacts
 
 if TYPE_CHECKING:
@@ -65,6 +72,7 @@ def sweep(
     every: int = 3,
     choose_on: str | None = None,
     report_on: str | None = None,
+    measures: Sequence[str] = (),
     output: str = "runs/sweep",
     dtype: Dtype = "float32",
     accelerator: Accelerator = "auto",
@@ -106,6 +114,8 @@ def sweep(
         every: of what settings are chosen on, every N-th cluster (faster, less precise).
         choose_on: a file of StereoSet's form instead of the test split's second half.
         report_on: a file of StereoSet's form instead of the dev split.
+        measures: benchmarks to report beside, on which nothing is chosen: of crows-pairs, bbq, winobias, winogender,
+            bec-pro, honest, redditbias and stereoset-intersentence.
         output: the folder that the sweeps of all models lie in.
         dtype: of the weights: "float32", "bfloat16", "float16", "float64", or "auto": the checkpoint's own.
         accelerator: "cpu", "gpu", or "auto": a GPU where there is one.
@@ -118,8 +128,9 @@ def sweep(
     """
     settings = dict(locals())
     checked_grid(settings)
-    from biaslab.commands.judging import perplexity, stereoset
+    from biaslab.commands.judging import SEEDS, perplexity, stereoset
     from biaslab.commands.machine import start
+    from biaslab.evaluation.benchmarks import measures_of
     from biaslab.evaluation.evaluate import evaluate, require_judgeable
     from biaslab.evaluation.treatment import BASE, Arm, Treatment, random_name
     from biaslab.models.loading import fingerprint
@@ -135,9 +146,11 @@ def sweep(
     chosen_on = stereoset(model, choose_on, trust_remote_code, every=every, limit=limit, bos=bos, **part)
     choosing = [chosen_on, perplexity(text, sentences, "validation", bos=bos)]
     reported_on = stereoset(model, report_on, trust_remote_code, limit=limit, bos=bos)
-    reporting = [reported_on, perplexity(text, sentences, bos=bos)]
+    options: dict[str, Any] = {"without": ["stereoset"], "seeds": SEEDS, "bos": bos}
+    further = measures_of(measures, model, trust_remote_code=trust_remote_code, **options)
+    reporting = [reported_on, perplexity(text, sentences, bos=bos), *further]
     for place in positions:
-        require_judgeable(network, Treatment(positions=place), choosing)  # type: ignore[arg-type]
+        require_judgeable(network, Treatment(positions=place), [*choosing, *further])  # type: ignore[arg-type]
     console = machine.console()
     console.print(f"biaslab sweep: {model}, {len(points)} settings. Results go to {cache.folder}", markup=False)
     common = {"dtype": dtype, "device_map": device_map, "trust_remote_code": trust_remote_code}
@@ -352,7 +365,8 @@ def _print(console: Console, findings: Findings) -> None:
         estimates.append(findings.get(row.name, "perplexity"))
         cells = ("" if estimate is None else f"{estimate.figure.value:.1f}" for estimate in estimates)
         table.add_row(row.title, *cells, change_of(findings, row, "perplexity"))
-    console.print(table)
+    for each in (table, *benchmark_tables(findings)):
+        console.print(each)
 
 
 def _short(selection: str, positions: str) -> str:

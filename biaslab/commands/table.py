@@ -11,10 +11,12 @@ from biaslab.evaluation.findings import METRICS, OVERALL, SS_LOG_RATIO, Findings
 from biaslab.report.tables import (
     LOG_RATIO_DIGITS,
     STEREOSET,
+    benchmark_tables,
     cell,
     change_of,
     cost_metrics,
     cost_table,
+    digits_of,
     latex,
     log_ratio_table,
     markdown,
@@ -36,6 +38,7 @@ def table(
     sentences: int = 500,
     limit: int | None = None,
     stereoset: str | None = None,
+    measures: Sequence[str] = (),
     output: str = "runs/table",
     dtype: Dtype = "float32",
     accelerator: Accelerator = "auto",
@@ -64,6 +67,8 @@ def table(
         sentences: how many sentences of it.
         limit: only so many clusters of StereoSet; all by default.
         stereoset: a file of StereoSet's form instead of its dev split.
+        measures: benchmarks to judge by as well: of crows-pairs, bbq, winobias, winogender, bec-pro, honest,
+            redditbias and stereoset-intersentence.
         output: the folder that the tables of all models lie in.
         dtype: of the weights: "float32", "bfloat16", "float16", "float64", or "auto": the checkpoint's own.
         accelerator: "cpu", "gpu", or "auto": a GPU where there is one.
@@ -79,6 +84,7 @@ def table(
     from biaslab.commands import judging
     from biaslab.commands.machine import start
     from biaslab.commands.rows import TRAINED, Rows, paper_rows
+    from biaslab.evaluation.benchmarks import measures_of
     from biaslab.evaluation.evaluate import evaluate, require_judgeable
     from biaslab.evaluation.treatment import Treatment
     from biaslab.models.architectures import architecture
@@ -90,8 +96,10 @@ def table(
     masked = architecture(network).masked
     left_out = {name: "needs a masked language model" for name in wanted if name in TRAINED and not masked}
     clusters = judging.stereoset(model, stereoset, trust_remote_code, limit=limit, bos=bos)
-    measures = [clusters, judging.perplexity(text, sentences, bos=bos), *judging.knowledge(model, trust_remote_code)]
-    require_judgeable(network, Treatment(factor=factor, positions=positions), measures)
+    core = [clusters, judging.perplexity(text, sentences, bos=bos), *judging.knowledge(model, trust_remote_code)]
+    options: dict[str, Any] = {"without": ["stereoset"], "seeds": judging.SEEDS, "bos": bos}
+    asked = [*core, *measures_of(measures, model, trust_remote_code=trust_remote_code, **options)]
+    require_judgeable(network, Treatment(factor=factor, positions=positions), asked)
     cache = Artifacts(output, model)
     how = (preset, configs, seeds, factor, positions, bos, trust_remote_code, dtype, machine)
     arms = Rows(cache, model, fingerprint(network), *how)
@@ -102,7 +110,7 @@ def table(
         console.print(f"{row.title:20}{row.size:>12,}{row.seconds:>8.0f} s", markup=False)
 
     made = (arms.arm(name) for name in wanted if name not in left_out)
-    evaluation = evaluate(network, tokenizer, made, measures, cache, tell)
+    evaluation = evaluate(network, tokenizer, made, asked, cache, tell)
     if not machine.writes:
         return
     findings = evaluation.findings("table", model, settings, details={"left_out": left_out, "paper": paper_rows(model)})
@@ -140,6 +148,8 @@ def _print(console: Console, findings: Findings) -> None:
     console.print(metric_table(findings, title))
     console.print(log_ratio_table(findings))
     console.print(cost_table(findings, with_size=True))
+    for table in benchmark_tables(findings):
+        console.print(table)
     paper, domains = findings.details["paper"], findings.scopes("ICAT")[1:]
     title = f"ICAT by domain, and its change;\noverall in the paper, for {paper['model']}"
     by_domain = new_table(title, "", *domains, "paper")
@@ -159,6 +169,7 @@ def _print(console: Console, findings: Findings) -> None:
 def _cells(findings: Findings) -> tuple[list[str], list[list[str]]]:
     """Return the headings and the rows of the Markdown and the LaTeX table."""
     paper, domains, metrics = findings.details["paper"], findings.scopes("ICAT")[1:], cost_metrics(findings)
+    further = [metric for metrics in findings.by_benchmark().values() for metric in metrics]
     rows = []
     for row in findings.rows:
         of_row = {name: cell(findings.estimates[row.name, name, OVERALL]) for name in (*STEREOSET, *metrics)}
@@ -166,13 +177,18 @@ def _cells(findings: Findings) -> tuple[list[str], list[list[str]]]:
         figures.append(cell(findings.estimates[row.name, SS_LOG_RATIO, OVERALL], digits=LOG_RATIO_DIGITS))
         figures.append(change_of(findings, row, SS_LOG_RATIO, LOG_RATIO_DIGITS))
         costs = [text for name in metrics for text in (of_row[name], change_of(findings, row, name))]
+        for name in further:
+            digits = digits_of(name)
+            costs += [cell(findings.estimates[row.name, name, OVERALL], digits=digits)]
+            costs += [change_of(findings, row, name, digits)]
         by_domain = [f"{findings.estimates[row.name, 'ICAT', domain].figure.value:.1f}" for domain in domains]
         printed = "/".join(f"{value:.1f}" for value in paper["rows"].get(row.name, {}).values())
         start = [row.title, f"{row.size:,}", f"{row.seconds:.0f}"]
         rows.append([*start, *figures, *by_domain, *costs, printed])
     header = ["", "size", "s", *STEREOSET, "ICAT change", SS_LOG_RATIO, "change, nats"]
     header += [f"ICAT {domain}" for domain in domains]
-    header += [text for name in metrics for text in (name, f"change, {METRICS[name].unit.replace('percent', '%')}")]
+    for name in (*metrics, *further):
+        header += [name, f"change, {METRICS[name].unit.replace('percent', '%')}"]
     return [*header, f"paper, {paper['model']}: SS/LMS/ICAT"], rows
 
 

@@ -54,12 +54,21 @@ def benchmark_of(data: Any) -> tuple[str, Any]:
     return places[place], BENCHMARKS[places[place]].measure_class()
 
 
-def measures_of(names: Iterable[str], model_name: str, trust_remote_code: bool = False, **options: Any) -> list[Scored]:
+def measures_of(
+    names: Iterable[str],
+    model_name: str,
+    without: Iterable[str] = (),
+    seeds: int | None = None,
+    trust_remote_code: bool = False,
+    **options: Any,
+) -> list[Scored]:
     """Return the measures of some benchmarks, whose data was fetched and read, each with its default settings.
 
     Args:
         names: keys of BENCHMARKS.
         model_name: whose tokenizer is used.
+        without: those that are measured anyway.
+        seeds: at most so many treatments of a row are measured; None for all.
         trust_remote_code: let a checkpoint bring its own Python code.
         options: further ones of all data modules, such as ``bos``.
 
@@ -70,9 +79,11 @@ def measures_of(names: Iterable[str], model_name: str, trust_remote_code: bool =
     if names:
         require_all_of("measures", names, BENCHMARKS)
     found = []
-    for name in names:
+    for name in [name for name in names if name not in without]:
         data = BENCHMARKS[name].data_class()(model_name, trust_remote_code=trust_remote_code, **options)
         data.prepare_data()
         data.setup("test")
-        found.append(BENCHMARKS[name].measure_class()(data))
+        measure = BENCHMARKS[name].measure_class()(data)
+        measure.seeds = seeds
+        found.append(measure)
     return found

@@ -39,6 +39,7 @@ class Metric(NamedTuple):
     ideal: float
     text: str  # for a legend
     signed: bool = False  # points that lie below and above an ideal of 0
+    benchmark: str = ""  # of biaslab.evaluation.benchmarks, in whose table the metric stands
 
     @property
     def has_sides(self) -> bool:
@@ -51,8 +52,10 @@ METRICS = {
     SS_LOG_RATIO: Metric("nats", 0, "mean of log P(stereotype) − log P(anti-stereotype), nats"),
     "LMS": Metric("points", 100, "language modelling score, %"),
     "ICAT": Metric("points", 100, "idealized CAT score, %"),
-    "CrowS-Pairs": Metric("points", 50, "CrowS-Pairs score, %"),
-    PAIRS_LOG_RATIO: Metric("nats", 0, "mean of log P(more stereotyping) − log P(less stereotyping), nats"),
+    "CrowS-Pairs": Metric("points", 50, "CrowS-Pairs score, %", benchmark="crows-pairs"),
+    PAIRS_LOG_RATIO: Metric(
+        "nats", 0, "mean of log P(more stereotyping) − log P(less stereotyping), nats", benchmark="crows-pairs"
+    ),
     "stereotype": Metric("points", 50, "CrowS-Pairs score of the stereotyping pairs, %"),
     "anti-stereotype": Metric("points", 50, "CrowS-Pairs score of the anti-stereotyping pairs, %"),
     "gap": Metric("percent", 0, "|P(d1) − P(d2)|"),
@@ -122,6 +125,14 @@ class Findings:
         """Return the rows that a metric was measured of."""
         measured = {row for row, name, _ in self.estimates if name == metric}
         return [row for row in self.rows if row.name in measured]
+
+    def by_benchmark(self) -> dict[str, list[str]]:
+        """Return the metrics that were measured of each benchmark with a table of its own."""
+        found: dict[str, list[str]] = {}
+        for name, metric in METRICS.items():
+            if metric.benchmark and self.rows_of(name):
+                found.setdefault(metric.benchmark, []).append(name)
+        return found
 
     def lines(self, metrics: Iterable[str] | None = None) -> list[dict[str, Any]]:
         """Return a line for each estimate, of some metrics or all: the form in files; an unknown number is None."""

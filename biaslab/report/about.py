@@ -30,6 +30,12 @@ _WORKS = {  # of data sets; method and pitfalls stand on the page itself, around
         ("bold", "BOLD", "Dhamala et al., 2021", "https://arxiv.org/abs/2101.11718"),
         ("bug", "BUG", "Levy, Lazar and Stanovsky, 2021", "https://arxiv.org/abs/2109.03858"),
         ("panda", "PANDA", "Qian et al., 2022", "https://arxiv.org/abs/2205.12586"),
+        ("bbq", "BBQ", "Parrish et al., 2022", "https://arxiv.org/abs/2110.08193"),
+        ("winobias", "WinoBias", "Zhao et al., 2018", "https://arxiv.org/abs/1804.06876"),
+        ("winogender", "Winogender", "Rudinger et al., 2018", "https://arxiv.org/abs/1804.09301"),
+        ("bec-pro", "BEC-Pro", "Bartl, Nissim and Gatt, 2020", "https://arxiv.org/abs/2010.14534"),
+        ("honest", "HONEST", "Nozza, Bianchi and Hovy, 2021", "https://aclanthology.org/2021.naacl-main.191"),
+        ("redditbias", "RedditBias", "Barikeri et al., 2021", "https://arxiv.org/abs/2106.03521"),
     )
 }
 
@@ -122,7 +128,7 @@ def sources(runs: Sequence[Run]) -> list[Source]:
     for command, findings in (item for run in runs for item in run.findings.items()):
         settings = findings.settings
         used |= {"crows-pairs"} if command == "side-effects" else set()
-        used |= {name for key in ("contrast", "text") for name in _listed(settings.get(key))}
+        used |= {name for key in ("contrast", "text", "measures") for name in _listed(settings.get(key))}
         used |= {name for guard in _listed(settings.get("guards")) for name in guard.split("+")}
         used |= {"bold", "bug"} if settings.get("preset") else set()
     works = [_WORKS[name] for name in _WORKS if name in used]

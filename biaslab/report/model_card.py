@@ -2,14 +2,14 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
 from biaslab.errors import InputError
 from biaslab.evaluation.findings import FILES, METRICS, OVERALL, SS_LOG_RATIO, Findings, Row
 from biaslab.neurons.neuron_set import NeuronSet
-from biaslab.report.tables import LOG_RATIO_DIGITS, cell, markdown, signed, stereoset_metrics
+from biaslab.report.tables import LOG_RATIO_DIGITS, cell, digits_of, markdown, signed, stereoset_metrics
 from biaslab.report.words import template
 
 NOT_MEASURED = (
@@ -139,6 +139,7 @@ def _table(findings: Findings, row: Row) -> str:
         label = f"knowledge, % right of {findings.facts['knowledge_sentences']} sentences"
         random = [signed(each.change) + _deviation(each.spread) for each in treated]
         rows.append([label, cell(base), cell(treated[0]), *random])
+    rows += _benchmarks(findings, names)
     header = ["", "before", "after", "change", "random neurons' change"][: 2 + len(names)]
     legend = "There is no random control of this very treatment."
     if control is not None:
@@ -148,6 +149,18 @@ def _table(findings: Findings, row: Row) -> str:
             legend += "; ± is the deviation over seeds"
         legend += "."
     return f"{legend}\n\n{markdown(header, rows)}"
+
+
+def _benchmarks(findings: Findings, names: Sequence[str]) -> list[list[str]]:
+    """Return a line for each metric of a benchmark with a table of its own; of the untouched row, and of two others."""
+    rows = []
+    for metric in (metric for metrics in findings.by_benchmark().values() for metric in metrics):
+        before, *after = (findings.estimates[name, metric, OVERALL] for name in names)
+        digits = digits_of(metric)
+        changes = [signed(each.change, digits) + _deviation(each.spread, digits) for each in after]
+        values = [cell(each, digits=digits) for each in (before, after[0])]
+        rows.append([f"{metric}: {METRICS[metric].text}", *values, *changes])
+    return rows
 
 
 def _gaps(findings: Findings, row: Row) -> str:

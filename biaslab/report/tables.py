@@ -5,13 +5,14 @@ from collections.abc import Iterable, Sequence
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from biaslab.evaluation.findings import OVERALL, SS_LOG_RATIO, Findings, Row
+from biaslab.evaluation.findings import METRICS, OVERALL, SS_LOG_RATIO, Findings, Row
 from biaslab.statistics import Estimate, Interval
 
 STEREOSET = ("SS", "LMS", "ICAT")
 COSTS = ("perplexity", "knowledge")
 LOG_RATIO_DIGITS = 3
 CHANGED = "*"
+_METRICS_A_TABLE, _METRIC_WIDTH = 2, 24  # of a benchmark's tables
 _LATEX = str.maketrans({
     **{character: rf"\{character}" for character in "%&_#${}"},
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "±": r"$\pm$", "×": r"$\times$",
@@ -55,6 +56,31 @@ def metric_table(findings: Findings, title: str, metrics: Sequence[str] = STEREO
 
 def _with_rule(findings: Findings, title: str) -> str:
     return "\n".join(filter(None, (title, findings.rule.strip())))
+
+
+def digits_of(metric: str) -> int:
+    """Return how many decimals a metric is printed with."""
+    return LOG_RATIO_DIGITS if METRICS[metric].unit == "nats" else 1
+
+
+def benchmark_tables(findings: Findings, without: Sequence[str] = ()) -> list[Table]:
+    """Return tables of the benchmarks that were measured beside StereoSet, at most two metrics each."""
+    tables = []
+    for benchmark, metrics in findings.by_benchmark().items():
+        if benchmark in without:
+            continue
+        for start in range(0, len(metrics), _METRICS_A_TABLE):
+            chosen = metrics[start : start + _METRICS_A_TABLE]
+            legend = "\n".join(f"{name}: {METRICS[name].text}; ideal {METRICS[name].ideal:g}" for name in chosen)
+            table = new_table(f"Benchmark {benchmark}: value [95 %], change [95 %]\n{legend}", "", *chosen)
+            for column in table.columns[1:]:
+                column.no_wrap, column.max_width = False, _METRIC_WIDTH
+            for row in findings.rows_of(chosen[0]):
+                of_row = {name: findings.estimates[row.name, name, OVERALL] for name in chosen}
+                cells = [cell(each, row is not findings.base, digits_of(name)) for name, each in of_row.items()]
+                table.add_row(row.title, *cells)
+            tables.append(table)
+    return tables
 
 
 def stereoset_metrics(findings: Findings) -> list[str]:

@@ -95,8 +95,9 @@ def log_samples(writer: SummaryWriter, samples: Mapping[str, Sequence[Sample]]) 
 
 def log_findings(writer: SummaryWriter, findings: Findings, samples: Mapping[str, Sequence[Sample]]) -> None:
     """Write what a debias run found: figures as scalars and drawn, :func:`log_samples`, its line in HPARAMS."""
+    further = [metric for metrics in findings.by_benchmark().values() for metric in metrics]
     for (row, metric, scope), estimate in findings.estimates.items():
-        if metric in (*STEREOSET, SS_LOG_RATIO, *COSTS):
+        if metric in (*STEREOSET, SS_LOG_RATIO, *COSTS, *further):
             tag = f"{metric}/{row}" if metric == "perplexity" else f"{metric}/{scope}/{row}"
             writer.add_scalar(tag, estimate.figure.value)
     for metric, name in FILE_NAMES.items():

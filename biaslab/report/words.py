@@ -9,8 +9,8 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template, select_autoescape
 
 from biaslab import __version__
-from biaslab.evaluation.findings import METRICS, PAIRS_LOG_RATIO, SS_LOG_RATIO
-from biaslab.report.tables import LOG_RATIO_DIGITS
+from biaslab.evaluation.findings import METRICS, SS_LOG_RATIO
+from biaslab.report.tables import digits_of
 from biaslab.statistics import Estimate, Interval
 
 Verdict = Literal["", "better", "worse", "unclear", "past"]
@@ -18,9 +18,9 @@ LABELS: dict[Verdict, str] = {
     "better": "better", "worse": "worse", "unclear": "not significant", "past": "past the ideal",
 }  # fmt: skip
 NOT_SIGNIFICANT = "not significant (95 % CI includes 0)"
-_DIGITS = dict.fromkeys(METRICS, (1, 1)) | {  # of a figure and of its change
+_DIGITS = {  # of a figure and of its change
+    **{name: (digits_of(name), digits_of(name)) for name in METRICS},
     "gap": (5, 0), "log gap": (2, 0), "pairs": (2, 2), "panda": (2, 0),
-    **dict.fromkeys((SS_LOG_RATIO, PAIRS_LOG_RATIO), (LOG_RATIO_DIGITS, LOG_RATIO_DIGITS)),
 }  # fmt: skip
 
 

@@ -38,6 +38,7 @@ def chapter(run: Run) -> Chapter:
         shared.domain_section(findings),
         _held_out(findings),
         shared.cost_section(findings, [text], costs),
+        *shared.benchmark_sections(findings),
         _neurons(run),
     ]
     missing = [(what, f"biaslab {command} {file}") for command, what in _MORE.items() if command not in run.findings]

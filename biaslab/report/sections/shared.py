@@ -191,6 +191,25 @@ def cost_section(findings: Findings, text: Sequence[str], table: Table) -> Secti
     return Section("cost", "Cost", [*text, meaning], tables=[table], folded=[by_dimension])
 
 
+def benchmark_sections(findings: Findings, without: Sequence[str] = ()) -> list[Section]:
+    """Return the section of the benchmarks that were measured beside StereoSet; none where there are none."""
+    by_benchmark = {name: own for name, own in findings.by_benchmark().items() if name not in without}
+    if not by_benchmark:
+        return []
+    tables, folded = [], []
+    for benchmark, metrics in by_benchmark.items():
+        rows = []
+        for row in findings.rows_of(metrics[0]):
+            rows.append((title_of(row), [estimate_cell(findings, row.name, metric) for metric in metrics]))
+        note = " ".join(f"{name}: {METRICS[name].text} (ideal {METRICS[name].ideal:g})." for name in metrics)
+        tables.append(Table(f"benchmark-{benchmark}", benchmark, ["", *metrics], rows, note))
+        for place, metric in enumerate(metrics):
+            if len(scopes := findings.scopes(metric)) > 1:
+                key, caption = f"benchmark-{benchmark}-{place}", f"{metric} by part of {benchmark}"
+                folded.append(scope_table(findings, key, caption, metric, scopes))
+    return [Section("benchmarks", "Other benchmarks", tables=tables, folded=folded)]
+
+
 def tiles(findings: Findings) -> list[tuple[str, str, Cell]]:
     """Return the figures that a reader sees first, of the first row after the untouched model."""
     titles = {

@@ -6,7 +6,15 @@ from biaslab.evaluation.findings import OVERALL, PAIRS_LOG_RATIO, SS_LOG_RATIO, 
 from biaslab.report.plots.stereoset import effects_matrix
 from biaslab.report.plots.style import Drawing
 from biaslab.report.runs import Run
-from biaslab.report.sections.shared import Chapter, Section, cost_table, domains, scope_table, title_of
+from biaslab.report.sections.shared import (
+    Chapter,
+    Section,
+    benchmark_sections,
+    cost_table,
+    domains,
+    scope_table,
+    title_of,
+)
 from biaslab.report.words import figure_text, listed, number, signed
 
 _COUNTS = {
@@ -30,8 +38,9 @@ def chapter(run: Run) -> Chapter:
     for row in findings.rows[1:]:
         icat = findings.estimates[row.name, "ICAT", OVERALL]
         answer.append(f"{title_of(row)}: ICAT {figure_text('ICAT', icat)} ({signed(icat.change.value)}).")
+    sections = [_effects(findings), *benchmark_sections(findings, without=["crows-pairs"])]
     question = f"What do the neurons of one dimension do to the others in {findings.model}?"
-    return Chapter(f"Side effects in {findings.model}", question, answer, [_effects(findings)])
+    return Chapter(f"Side effects in {findings.model}", question, answer, sections)
 
 
 def _effects(findings: Findings) -> Section:

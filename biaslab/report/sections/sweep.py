@@ -27,7 +27,7 @@ def chapter(run: Run) -> Chapter:
     held_out = shared.stereoset_section(findings, "On data that it was not chosen on", "StereoSet dev")
     tables = [*held_out.tables, shared.cost_table(findings, "Perplexity, and its change")]
     held_out = held_out._replace(tables=tables, folded=[shared.domain_table(findings, "icat-domains", "ICAT")])
-    sections = [held_out, _tried(findings.details)]
+    sections = [held_out, *shared.benchmark_sections(findings), _tried(findings.details)]
     sentences = shared.answer(findings, "on ordinary sentences")
     return Chapter(f"Sweep of {findings.model}", question, sentences, sections, tiles=shared.tiles(findings))
 

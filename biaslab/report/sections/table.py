@@ -23,6 +23,7 @@ def chapter(run: Run) -> Chapter:
         shared.stereoset_section(findings, "All rows", "StereoSet: all rows"),
         shared.cost_section(findings, [], costs),
         shared.domain_section(findings, drawn, folded=()),
+        *shared.benchmark_sections(findings),
         _paper(findings),
     ]
     if left_out := findings.details["left_out"]:
