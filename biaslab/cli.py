@@ -18,6 +18,7 @@ class Command(NamedTuple):
 
     summary: str
     function: str = ""
+    own_options: bool = True  # False: the function takes what follows the command's name as it is
 
 
 COMMANDS = {
@@ -35,6 +36,7 @@ COMMANDS = {
     "report": Command("one page that tells what runs found, without a network", "report:report"),
     "search-prompts": Command("find the prompts that AutoDebias trains on", "search_prompts:search_prompts"),
     "bake": Command("write what was suppressed or trained as a checkpoint", "bake:bake"),
+    "lm-eval": Command("lm-evaluation-harness's tasks, with neurons suppressed", "lm_eval:lm_eval", own_options=False),
     "models": Command("list the supported types of models, and why others are not", "models:models"),
     "fetch": Command("download a model or data set by name", "fetch:fetch"),
 }
@@ -76,12 +78,15 @@ def run(command: str) -> None:
         quiet()
         import_module("biaslab.commands.lightning").run(command)
         return
+    module, _, name = function.partition(":")
+    commands = import_module(f"biaslab.commands.{module}")
+    if not COMMANDS[command].own_options:
+        getattr(commands, name)(sys.argv[2:])
+        return
     from jsonargparse import ArgumentError, auto_cli
 
     from biaslab.errors import InputError, usage
 
-    module, _, name = function.partition(":")
-    commands = import_module(f"biaslab.commands.{module}")
     arguments = commands.joined(sys.argv[2:]) if command == "report" else sys.argv[2:]
     quiet()
     called = getattr(commands, name)

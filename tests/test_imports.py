@@ -28,7 +28,8 @@ MAY_NAME = {
     "report": {"errors", "statistics", "store", "neurons", "evaluation", "models"},
     "tasks": CORE,
     "callbacks": CORE,
-    "commands": {*CORE, "report", "tasks", "callbacks"},
+    "lm_eval": {"errors", "models", "neurons"},
+    "commands": {*CORE, "report", "tasks", "callbacks", "lm_eval"},
     "cli": {"errors", "commands"},
     "__main__": {"errors", "cli"},
 }
@@ -48,6 +49,7 @@ NEVER = {
     "data": ("biaslab.report",),
     "tasks": ("biaslab.report",),
     "callbacks": ("biaslab.report",),
+    "lm_eval": ("pytorch_lightning", "biaslab.report"),
     "report": ("pytorch_lightning",),
     # results are read, and a report is written, without torch
     "evaluation.findings": HEAVY,

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,13 @@ def test_everything_ships(installed):
     assert files(installed / "biaslab") == files(ROOT / "biaslab") | configs
     assert {f"configs/{name}.yaml" for name in names()} == configs
     assert {"py.typed", "models/minilm_mlm.safetensors", "report/templates/report.html"} <= files(ROOT / "biaslab")
+
+
+def test_lm_eval_finds_the_model_by_the_entry_point(installed):
+    (distribution,) = metadata.distributions(path=[str(installed)])
+    (point,) = distribution.entry_points.select(group="lm_eval.models")
+    assert (point.name, point.value) == ("biaslab", "biaslab.lm_eval:SuppressedLM")
+    assert point.load().__name__ == "SuppressedLM"
 
 
 def test_commands_run_without_the_checkout(installed, lab, workdir, tiny_cache):
