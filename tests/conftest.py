@@ -30,6 +30,7 @@ from transformers import (
 
 from biaslab.data.presets import PRESETS
 from biaslab.data.words import TEMPLATES
+from biaslab.models.loading import attention_of
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # as the program does: the same bits in each process
@@ -65,7 +66,7 @@ def make_model(model_type: str, vocab_size: int = 100, seed: int = 0) -> PreTrai
         model_type, vocab_size=vocab_size, max_position_embeddings=64, **sizes, **extra, **special
     )
     auto = AutoModelForMaskedLM if model_type in MASKED else AutoModelForCausalLM
-    return auto.from_config(config).eval().requires_grad_(False)
+    return auto.from_config(config, **attention_of(config)).eval().requires_grad_(False)
 
 
 @pytest.fixture(params=MASKED + CAUSAL)

@@ -148,13 +148,22 @@ def _load_weights(
         # or the weights of the checkpoint are rounded
         exact = wanted == "auto" or dtype in (torch.float32, torch.float64) or _is_stored_as(source, dtype, config)
         known = "" if exact else _digest(auto.from_pretrained(source, dtype=torch.float32, **options))
-        options |= placement(device_map)
+        options |= placement(device_map) | attention_of(config)
         answer: Any = auto.from_pretrained(source, config=config, dtype=wanted, output_loading_info=True, **options)
         model: PreTrainedModel = answer[0]
         _require_complete(model_name, model, answer[1])
         if known:
             _remember(model, known)
     return model
+
+
+def attention_of(config: Any) -> dict[str, str]:
+    """Return the attention of a model whose logits are capped: others than eager leave the cap out.
+
+    Releases of transformers differ in whether they take another one for such a model by themselves.
+    """
+    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
+    return {} if capped is None else {"attn_implementation": "eager"}
 
 
 def _converted(model: PreTrainedModel, dtype: torch.dtype | None) -> PreTrainedModel:
