@@ -34,6 +34,8 @@ class Benchmark(NamedTuple):
 BENCHMARKS = {
     "stereoset": Benchmark("data.stereoset.StereoSetDataModule", "evaluation.measures.StereoSet"),
     "crows-pairs": Benchmark("data.crows_pairs.CrowsPairsDataModule", "evaluation.measures.CrowsPairs"),
+    "winobias": Benchmark("data.winobias.WinoBiasDataModule", "evaluation.pronouns.WinoBias"),
+    "winogender": Benchmark("data.winogender.WinogenderDataModule", "evaluation.pronouns.Winogender"),
 }
 
 

@@ -62,6 +62,17 @@ METRICS = {
     "panda": Metric("percent", 0, "|log P(original) − log P(rewrite)| of PANDA's pairs, nats"),
     "perplexity": Metric("percent", 0, "perplexity"),
     "knowledge": Metric("points", 100, "sentences whose right word is likelier than the wrong one, %"),
+    "WinoBias": Metric("points", 50, "WinoBias' sentences whose pro-stereotypical pronoun is likelier, %"),
+    "WinoBias log-ratio": Metric("nats", 0, "mean of log P(pro-stereotypical) − log P(anti-stereotypical), nats"),
+    "WinoBias female log-ratio": Metric("nats", 0, "mean of log P(female pronoun) − log P(male pronoun), nats"),
+    "Winogender correlation": Metric(
+        "points",
+        0,
+        "correlation of log P(female pronoun) − log P(male) with log-odds of women's share, × 100",
+        True,
+    ),
+    "Winogender slope": Metric("nats", 0, "nats of log P(female pronoun) − log P(male) per log-odds of women's share"),
+    "Winogender log-ratio": Metric("nats", 0, "mean of log P(female pronoun) − log P(male pronoun), nats"),
     "biased outputs": Metric("points", 0, "biased outputs, %"),
     "mass difference": Metric("points", 0, "mass difference, points"),
 }
