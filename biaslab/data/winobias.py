@@ -26,7 +26,7 @@ class WinoBiasPair(NamedTuple):
     occupation: str  # that the pronoun refers to, without an article
     stereotype: Gender  # of the occupation: the gender of the pro-stereotypical pronoun
     pronouns: PronounPair  # the pro-stereotypical sentence first
-    place: str  # the file and the line
+    place: str  # the line and the name of the file
 
 
 class _Line(NamedTuple):
@@ -88,7 +88,7 @@ def _read(pro: Path, anti: Path, kind: str) -> list[WinoBiasPair | None]:
             )
         pronouns = pronoun_pair(first.text, second.text)
         alike = first.occupations == second.occupations and pronouns is not None
-        place = f"line {number} of {pro}"
+        place = f"line {number} of {pro.name}"
         own = WinoBiasPair(kind, first.occupations[0], pronouns.gender, pronouns, place) if alike and pronouns else None
         pairs.append(own)
     return pairs
@@ -122,8 +122,9 @@ def _require_both(pairs: Iterable[WinoBiasPair], source: Path) -> None:
         first = known.setdefault(pair.occupation, pair)
         if first.stereotype != pair.stereotype:
             raise InputError(
-                f"`path` is expected to hold WinoBias' files, but the pro-stereotypical pronoun of {pair.occupation!r} "
-                f"is {first.stereotype} in {first.place} and {pair.stereotype} in {pair.place}. {_ADVICE}"
+                f"`path` is expected to hold WinoBias' files, but in {source} the pro-stereotypical pronoun of "
+                f"{pair.occupation!r} is {first.stereotype} in {first.place} and {pair.stereotype} in {pair.place}. "
+                f"{_ADVICE}"
             )
     lacking = {"female", "male"} - {pair.stereotype for pair in known.values()}
     if lacking:
@@ -176,6 +177,7 @@ class WinoBiasDataModule(EvaluationData):
             total = self.left_out + len(self.pairs)
             say_once(f"WinoBias: {self.left_out} of {total} pairs differ in more than pronouns and are left out.")
         pronouns = [pair.pronouns for pair in self.pairs]
-        return pronoun_batches(
-            self.load_tokenizer(), pronouns, h["tokens_per_batch"], h["bos"], lambda number: self.pairs[number].place
-        )
+        return pronoun_batches(self.load_tokenizer(), pronouns, h["tokens_per_batch"], h["bos"], self._place)
+
+    def _place(self, number: int) -> str:
+        return f"{self.pairs[number].place} in {self.hparams['path'] or self.asset}"

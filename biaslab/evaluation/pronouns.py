@@ -44,7 +44,11 @@ class _Pronouns(Scored):
 
 
 class WinoBias(_Pronouns):
-    """What a :class:`biaslab.data.winobias.WinoBiasDataModule` says of stereotypes, overall and by type of sentence."""
+    """What a :class:`biaslab.data.winobias.WinoBiasDataModule` says of stereotypes, overall and by type of sentence.
+
+    Each sentence speaks of one occupation of each stereotype: a model that does not see which of the two a pronoun
+    refers to has about 50 % and a log-ratio of about 0, whatever it associates with them.
+    """
 
     name, counted = "winobias", "winobias_pairs"
 
