@@ -172,7 +172,7 @@ def test_unknown_pronouns_and_long_sentences_are_said(files, tmp_path, caplog):
     for side, he in (("pro", "he"), ("anti", "she")):
         long = f"2 The girl loves [the boy] because [{he}] is{' very' * 80} kind."
         change(files / f"{side}_stereotyped_type2.txt.test", 2, long)
-    with pytest.raises(InputError, match=r"at most 64 tokens, .* but line 2 of .*type2.txt.test has \d+"):
+    with pytest.raises(InputError, match=r"at most 64 tokens, .* but line 2 of .*type2.txt.test in .* has \d+"):
         data_of(tmp_path, wordpiece_tokenizer(), files)
 
 
