@@ -2,20 +2,12 @@
 
 import re
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from transformers import PreTrainedTokenizerBase
 
-from biaslab.data.queries import (
-    BLANK,
-    Queries,
-    Query,
-    blanks,
-    causal_queries,
-    say_unknown_words,
-    whole_examples,
-    word_pieces,
-)
+from biaslab.data.queries import BLANK, Queries, Query, causal_queries, say_unknown_words, whole_examples, word_pieces
 from biaslab.models.positions import require_room
 from biaslab.models.tokens import Bos, beginning, is_masked
 
@@ -76,20 +68,22 @@ def pronoun_queries(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[PronounP
     pronouns of a sentence, are asked for one after the other: those before the asked one stand in the sentence, later
     pronouns are masked, and of the asked pronoun one mask stands. So no pronoun tells the gender of another.
     """
-    contexts = [BLANK.join(pair.parts) for pair in pairs]
-    inputs = tokenizer([text.replace(BLANK, str(tokenizer.mask_token)) for text in contexts])["input_ids"]
+    mask_id, mask = tokenizer.mask_token_id, str(tokenizer.mask_token)
+    inputs = tokenizer([mask.join(pair.parts) for pair in pairs])["input_ids"]
     asked = [
-        (part + BLANK, word)
+        (part[-1:] + BLANK, word)
         for pair in pairs
         for words in pair.pronouns
         for part, word in zip(pair.parts[:-1], words, strict=True)
     ]
     pieces = iter(word_pieces(tokenizer, asked))
     queries = []
-    for pair, context, ids in zip(pairs, contexts, inputs, strict=True):
-        places = blanks(tokenizer, context, ids)
+    for pair, ids in zip(pairs, inputs, strict=True):
+        masks = [place for place, token in enumerate(ids) if token == mask_id]
+        written = accumulate(part.count(mask) for part in pair.parts[:-1])  # masks of the sentence itself
+        places = [masks[number + before] for number, before in enumerate(written)]
         for words in pair.pronouns:
-            queries.append(_one_by_one(tokenizer.mask_token_id, ids, places, [next(pieces) for _ in words]))
+            queries.append(_one_by_one(mask_id, ids, places, [next(pieces) for _ in words]))
     return queries
 
 

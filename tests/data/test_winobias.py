@@ -139,6 +139,16 @@ def test_pronouns_are_masked_one_after_the_other(masked_tokenizer):
         assert len(asked) > 2  # a pronoun of several pieces
 
 
+def test_a_sentence_may_hold_a_mask_or_a_blank_of_its_own(masked_tokenizer):
+    mask = masked_tokenizer.mask_token
+    pair = pronoun_pair(f"the {mask} said BLANK he was kind to {mask}", f"the {mask} said BLANK she was kind to {mask}")
+    own, _ = pronoun_queries(masked_tokenizer, [pair])
+    assert masked_tokenizer.decode(own[0].input_ids[own[0].position + 1 :]).split()[:2] == ["was", "kind"]
+    filled = list(own[0].input_ids)
+    filled[own[0].position] = own[0].target_id
+    assert filled == masked_tokenizer.encode(pair.text(0))
+
+
 def data_of(folder, tokenizer, files, **options):
     make_model("bert" if tokenizer.mask_token else "gpt2", len(tokenizer)).config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
