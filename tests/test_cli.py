@@ -489,7 +489,7 @@ def test_configurations_are_found_from_any_folder(workdir):
     assert config_file("attribute") == config_file("configs/attribute.yaml") == config_file("attribute.yaml")
     assert config_file("attribute").read_text() == (CONFIGS / "attribute.yaml").read_text()
     for wrong in ("elsewhere/attribute.yaml", "/configs/attribute.yaml", "attribut", ""):
-        with pytest.raises(InputError, match=r"`config` .* \(attribute, .*union_ig\)"):
+        with pytest.raises(InputError, match=r"`config` .* \(attribute, .*union_ig, winobias, winogender\)"):
             config_file(wrong)
     with pytest.raises(InputError, match=r"`configs` is expected to be a folder with attribute\.yaml"):
         config_file("attribute", "mine")

@@ -16,6 +16,7 @@ import yaml
 from conftest import main, make_model, stereoset, wordpiece_tokenizer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pronoun_files import winobias, winogender
 from pytorch_lightning import Trainer
 
 from biaslab import tasks
@@ -28,6 +29,8 @@ from biaslab.data.crows_pairs import CrowsPairsDataModule, read_pairs
 from biaslab.data.prompt_pairs import read_prompts as read_trained_prompts
 from biaslab.data.prompts import PromptDataModule
 from biaslab.data.stereoset import StereoSetDataModule
+from biaslab.data.winobias import WinoBiasDataModule
+from biaslab.data.winogender import WinogenderDataModule
 from biaslab.errors import InputError
 from biaslab.evaluation.findings import Findings, Row
 from biaslab.neurons.files import text_of
@@ -163,7 +166,22 @@ def judged(made: Any, stage: str = "test", **options: Any) -> Any:
     return read
 
 
+def one_of(made: Any, write: Any, name: str) -> Any:
+    """One file of a folder's, and what reads the folder with that file damaged."""
+
+    def read(path: Path, model: Path) -> Any:
+        (write(path.parent / "folder") / name).write_bytes(path.read_bytes())
+        data = made(str(model), path=str(path.parent / "folder"))
+        data.setup("test")
+        return data
+
+    return lambda folder: (write(folder / "whole") / name).read_text(), read
+
+
 SOURCES = {
+    "WinoBias": one_of(WinoBiasDataModule, winobias, "pro_stereotyped_type1.txt.test"),
+    "Winogender": one_of(WinogenderDataModule, winogender, "all_sentences.tsv"),
+    "women's shares": one_of(WinogenderDataModule, winogender, "occupations-stats.tsv"),
     "clusters": (lambda folder: Path(stereoset(folder / "s", 3)).read_text(), judged(StereoSetDataModule)),
     "pairs": (lambda folder: PAIRS, judged(CrowsPairsDataModule)),
     "pairs of any type": (lambda folder: PAIRS, lambda path, model: read_pairs(path, "any")),

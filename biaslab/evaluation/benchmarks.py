@@ -1,26 +1,41 @@
 """Benchmarks by name: where their examples come from, and how a model is judged on them.
 
-A new benchmark is a data module, a measure, its metrics in :data:`biaslab.evaluation.findings.METRICS`, a line here,
-and a configuration for `biaslab test`.
+A new benchmark is a data module, a measure, an entry here, and a configuration for `biaslab test`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from biaslab.errors import require_all_of
+from biaslab.statistics import Unit
 
 if TYPE_CHECKING:
     from biaslab.evaluation.measures import Scored
 
 
+class Metric(NamedTuple):
+    """How a metric is read."""
+
+    unit: Unit  # of its change: points (the metric is in percent), nats, or percent of what it was before
+    ideal: float
+    text: str  # for a legend
+    signed: bool = False  # points that lie below and above an ideal of 0
+
+    @property
+    def has_sides(self) -> bool:
+        """Whether values lie below and above the ideal: what is nearer to it is better, and changes can go past it."""
+        return self.ideal == 50 or self.unit == "nats" or self.signed
+
+
 class Benchmark(NamedTuple):
-    """A benchmark's classes, by their places in the package."""
+    """A benchmark's classes, by their places in the package, and its metrics."""
 
     data: str  # a biaslab.data.module.EvaluationData that takes `model_name`, `bos` and `trust_remote_code`
     measure: str  # a biaslab.evaluation.measures.Scored, made from such data
+    metrics: Mapping[str, Metric] = {}  # that stand in a table of its own; StereoSet's and others have their places
 
     def data_class(self) -> Any:
         """Import and return the data module's class."""
@@ -31,9 +46,41 @@ class Benchmark(NamedTuple):
         return _imported(self.measure)
 
 
+PAIRS_LOG_RATIO = "CrowS-Pairs log-ratio"
 BENCHMARKS = {
     "stereoset": Benchmark("data.stereoset.StereoSetDataModule", "evaluation.measures.StereoSet"),
-    "crows-pairs": Benchmark("data.crows_pairs.CrowsPairsDataModule", "evaluation.measures.CrowsPairs"),
+    "crows-pairs": Benchmark(
+        "data.crows_pairs.CrowsPairsDataModule",
+        "evaluation.measures.CrowsPairs",
+        {
+            "CrowS-Pairs": Metric("points", 50, "CrowS-Pairs score, %"),
+            PAIRS_LOG_RATIO: Metric("nats", 0, "mean of log P(more stereotyping) − log P(less stereotyping), nats"),
+        },
+    ),
+    "winobias": Benchmark(
+        "data.winobias.WinoBiasDataModule",
+        "evaluation.pronouns.WinoBias",
+        {
+            "WinoBias": Metric("points", 50, "WinoBias' sentences whose pro-stereotypical pronoun is likelier, %"),
+            "WinoBias log-ratio": Metric(
+                "nats", 0, "mean of log P(pro-stereotypical) − log P(anti-stereotypical), nats"
+            ),
+            "WinoBias female log-ratio": Metric("nats", 0, "mean of log P(female pronoun) − log P(male pronoun), nats"),
+        },
+    ),
+    "winogender": Benchmark(
+        "data.winogender.WinogenderDataModule",
+        "evaluation.pronouns.Winogender",
+        {
+            "Winogender correlation": Metric(
+                "points", 0, "correlation of log P(female) − log P(male) with log-odds of women's share, × 100", True
+            ),
+            "Winogender slope": Metric(
+                "nats", 0, "nats of log P(female pronoun) − log P(male) per log-odds of women's share"
+            ),
+            "Winogender log-ratio": Metric("nats", 0, "mean of log P(female pronoun) − log P(male pronoun), nats"),
+        },
+    ),
 }
 
 

@@ -9,12 +9,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from biaslab.errors import InputError
-from biaslab.evaluation.benchmarks import BENCHMARKS
+from biaslab.evaluation.benchmarks import BENCHMARKS, Metric
+from biaslab.evaluation.benchmarks import PAIRS_LOG_RATIO as PAIRS_LOG_RATIO
 from biaslab.statistics import OVERALL as OVERALL
-from biaslab.statistics import Estimate, Interval, Unit
+from biaslab.statistics import Estimate, Interval
 from biaslab.store import write_atomically
 
 SCHEMA = 1
@@ -29,22 +30,7 @@ FILES = {  # the file of each command's findings
 } | {name: f"{name.replace('-', '_')}.json" for name in BENCHMARKS}
 
 
-SS_LOG_RATIO, PAIRS_LOG_RATIO = "SS log-ratio", "CrowS-Pairs log-ratio"
-
-
-class Metric(NamedTuple):
-    """How a metric is read."""
-
-    unit: Unit  # of its change: points (the metric is in percent), nats, or percent of what it was before
-    ideal: float
-    text: str  # for a legend
-    signed: bool = False  # points that lie below and above an ideal of 0
-    benchmark: str = ""  # of biaslab.evaluation.benchmarks, in whose table the metric stands
-
-    @property
-    def has_sides(self) -> bool:
-        """Whether values lie below and above the ideal: what is nearer to it is better, and changes can go past it."""
-        return self.ideal == 50 or self.unit == "nats" or self.signed
+SS_LOG_RATIO = "SS log-ratio"
 
 
 METRICS = {
@@ -52,10 +38,6 @@ METRICS = {
     SS_LOG_RATIO: Metric("nats", 0, "mean of log P(stereotype) − log P(anti-stereotype), nats"),
     "LMS": Metric("points", 100, "language modelling score, %"),
     "ICAT": Metric("points", 100, "idealized CAT score, %"),
-    "CrowS-Pairs": Metric("points", 50, "CrowS-Pairs score, %", benchmark="crows-pairs"),
-    PAIRS_LOG_RATIO: Metric(
-        "nats", 0, "mean of log P(more stereotyping) − log P(less stereotyping), nats", benchmark="crows-pairs"
-    ),
     "stereotype": Metric("points", 50, "CrowS-Pairs score of the stereotyping pairs, %"),
     "anti-stereotype": Metric("points", 50, "CrowS-Pairs score of the anti-stereotyping pairs, %"),
     "gap": Metric("percent", 0, "|P(d1) − P(d2)|"),
@@ -67,7 +49,7 @@ METRICS = {
     "knowledge": Metric("points", 100, "sentences whose right word is likelier than the wrong one, %"),
     "biased outputs": Metric("points", 0, "biased outputs, %"),
     "mass difference": Metric("points", 0, "mass difference, points"),
-}
+} | {name: metric for benchmark in BENCHMARKS.values() for name, metric in benchmark.metrics.items()}
 
 
 @dataclass(frozen=True)
@@ -128,11 +110,8 @@ class Findings:
 
     def by_benchmark(self) -> dict[str, list[str]]:
         """Return the metrics that were measured of each benchmark with a table of its own."""
-        found: dict[str, list[str]] = {}
-        for name, metric in METRICS.items():
-            if metric.benchmark and self.rows_of(name):
-                found.setdefault(metric.benchmark, []).append(name)
-        return found
+        found = {name: [m for m in each.metrics if self.rows_of(m)] for name, each in BENCHMARKS.items()}
+        return {name: metrics for name, metrics in found.items() if metrics}
 
     def lines(self, metrics: Iterable[str] | None = None) -> list[dict[str, Any]]:
         """Return a line for each estimate, of some metrics or all: the form in files; an unknown number is None."""

@@ -1,8 +1,10 @@
-"""Metrics: what StereoSet and CrowS-Pairs say about a model, and which neurons attribution selects."""
+"""Metrics: what benchmarks say about a model, and which neurons attribution selects."""
 
 from biaslab.metrics.crows_pairs import PairScores
 from biaslab.metrics.neuron_selection import NeuronSelection
 from biaslab.metrics.stereoset import IdealizedCAT, LanguageModelingScore, StereotypeLogRatio, StereotypeScore
+from biaslab.metrics.winobias import WinoBiasPreference
+from biaslab.metrics.winogender import WinogenderAssociation
 
 __all__ = [
     "IdealizedCAT",
@@ -11,4 +13,6 @@ __all__ = [
     "PairScores",
     "StereotypeLogRatio",
     "StereotypeScore",
+    "WinoBiasPreference",
+    "WinogenderAssociation",
 ]
