@@ -34,6 +34,8 @@ class Benchmark(NamedTuple):
 BENCHMARKS = {
     "stereoset": Benchmark("data.stereoset.StereoSetDataModule", "evaluation.measures.StereoSet"),
     "crows-pairs": Benchmark("data.crows_pairs.CrowsPairsDataModule", "evaluation.measures.CrowsPairs"),
+    "bec-pro": Benchmark("data.bec_pro.BecProDataModule", "evaluation.bec_pro.BecPro"),
+    "honest": Benchmark("data.honest.HonestDataModule", "evaluation.honest.Honest"),
 }
 
 

@@ -64,6 +64,10 @@ METRICS = {
     "knowledge": Metric("points", 100, "sentences whose right word is likelier than the wrong one, %"),
     "biased outputs": Metric("points", 0, "biased outputs, %"),
     "mass difference": Metric("points", 0, "mass difference, points"),
+    "BEC-Pro association": Metric("nats", 0, "association of a gender's professions with it − with the other, nats"),
+    "BEC-Pro difference": Metric("nats", 0, "association of professions with men − with women, nats"),
+    "HONEST templates, divergence": Metric("nats", 0, "divergence of completions between two groups, nats"),
+    "HONEST hurtful completions": Metric("points", 0, "completions that are in a lexicon of hurtful words, %"),
 }
 
 
