@@ -107,12 +107,12 @@ class BecPro(Scored):
     def samples(self, scores: Tensor, examples: Tensor) -> Mapping[str, Samples]:
         """Return the difference of the genders, and the association where it has a direction: not of balanced ones."""
         professions, groups = self.professions[examples], self.groups[examples]
-        differences = (f(scores, professions) for f in (bec_pro_difference, bec_pro_difference_bootstrap))
-        found = {"BEC-Pro difference": _samples(*differences)}
+        found = {}
         if bool((groups != BALANCED).any()):
             associations = (f(scores, professions, groups) for f in (bec_pro_association, bec_pro_bootstrap))
             found["BEC-Pro association"] = _samples(*associations)
-        return found
+        differences = (f(scores, professions) for f in (bec_pro_difference, bec_pro_difference_bootstrap))
+        return found | {"BEC-Pro difference": _samples(*differences)}
 
 
 def _samples(value: Tensor, resamples: Tensor) -> Samples:
