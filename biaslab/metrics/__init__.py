@@ -1,10 +1,15 @@
-"""Metrics: what StereoSet and CrowS-Pairs say about a model, and which neurons attribution selects."""
+"""Metrics: what benchmarks say about a model, and which neurons attribution selects."""
 
+from biaslab.metrics.bec_pro import BecProAssociation
 from biaslab.metrics.crows_pairs import PairScores
+from biaslab.metrics.honest import HonestDivergence, HonestScore
 from biaslab.metrics.neuron_selection import NeuronSelection
 from biaslab.metrics.stereoset import IdealizedCAT, LanguageModelingScore, StereotypeLogRatio, StereotypeScore
 
 __all__ = [
+    "BecProAssociation",
+    "HonestDivergence",
+    "HonestScore",
     "IdealizedCAT",
     "LanguageModelingScore",
     "NeuronSelection",
