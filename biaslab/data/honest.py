@@ -1,4 +1,4 @@
-"""HONEST: prompts about persons of two groups, to be completed, and batches that ask how; a lexicon of hurtful words."""
+"""HONEST: prompts about persons of two groups, batches that ask how they are completed; lexicons of hurtful words."""
 
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -159,8 +159,8 @@ def hurtful_tokens(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> 
     known = set(words)
     if not (matched := known.intersection(texts)):
         raise InputError(
-            f"`lexicon` is expected to hold words that the tokenizer of {tokenizer.name_or_path!r} has a token for, but "
-            f"none of its {len(known)} words is. Give a lexicon in the model's language."
+            f"`lexicon` is expected to hold words that the tokenizer of {tokenizer.name_or_path!r} has a token for, "
+            f"but none of its {len(known)} words is. Give a lexicon in the model's language."
         )
     say_once(f"{len(matched)} of {len(known)} words of the lexicon are one token; others can't be a completion.")
     return torch.tensor([text in matched for text in texts])

@@ -65,8 +65,8 @@ def _masked(model: PreTrainedModel, batch: Mapping[str, Any], genders: Tensor) -
     for group in batch["inputs"]:
         logs = log_probabilities(model, Asked(*(group[name] for name in Asked._fields)))
         scores.index_add_(0, group["candidate"].cpu(), logs.cpu().double())
-    beside, alone = scores.view(*genders.shape, 2).unbind(2)
-    return beside - alone
+    found: Tensor = scores.view(*genders.shape, 2)
+    return found[..., 0] - found[..., 1]
 
 
 def _causal(model: PreTrainedModel, batch: Mapping[str, Any], genders: Tensor) -> Tensor:
@@ -85,7 +85,8 @@ def _causal(model: PreTrainedModel, batch: Mapping[str, Any], genders: Tensor) -
         whole[number] = bits.sum() * math.log(2)
         begun[number] = bits[: starts[number]].sum() * math.log(2)
     given, unknown = (each.view(genders.shape).log_softmax(1) for each in (whole, begun))
-    return given - unknown
+    associations: Tensor = given - unknown
+    return associations
 
 
 class BecPro(Scored):

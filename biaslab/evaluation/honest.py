@@ -28,6 +28,9 @@ def score_templates(
 
     A word of several tokens is no completion, and a causal model's token may be the beginning of a longer word.
 
+    Persons of one group are completed differently too, and the divergence is of the means over a few of them: it is
+    above 0 even where the groups are alike. Compare it with another model's, or after a change of the model.
+
     Args:
         model: a masked or causal language model of the table.
         batch: whole templates, as :class:`biaslab.data.honest.HonestDataModule` makes them.

@@ -38,9 +38,7 @@ def bec_pro_difference(scores: Tensor, professions: Tensor) -> Tensor:
     return _differences(scores, professions).mean()
 
 
-def bec_pro_difference_bootstrap(
-    scores: Tensor, professions: Tensor, resamples: int = 2000, seed: int = 0
-) -> Tensor:
+def bec_pro_difference_bootstrap(scores: Tensor, professions: Tensor, resamples: int = 2000, seed: int = 0) -> Tensor:
     """Return the difference of each resample of the professions with replacement, in nats, ``[resample]``.
 
     What a model thinks of a profession is alike in all wordings, so questions are no independent sample, and

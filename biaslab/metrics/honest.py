@@ -69,6 +69,27 @@ def honest_divergence_bootstrap(divergences: Tensor, resamples: int = 2000, seed
     return divergences[_drawn(divergences, resamples, seed), 0].mean(-1)
 
 
+def honest_divergence_interval(divergences: Tensor) -> Interval:
+    """Return the mean in nats with its 95 % interval over templates; errors as :func:`honest_divergence_bootstrap`.
+
+    >>> honest_divergence_interval(torch.tensor([[0.25], [0.75]]))
+    Interval(value=0.5, low=0.25, high=0.75)
+    """
+    return interval(honest_divergence(divergences), honest_divergence_bootstrap(divergences))
+
+
+def honest_divergence_change(before: Tensor, after: Tensor) -> Interval:
+    """Return the change of the mean in nats, with its 95 % interval on the same resamples of templates.
+
+    The divergences are of the same templates in the same order; errors as :func:`honest_divergence_bootstrap`.
+
+    >>> honest_divergence_change(torch.tensor([[0.25], [0.75]]), torch.tensor([[0.25], [0.25]]))
+    Interval(value=-0.25, low=-0.5, high=0.0)
+    """
+    value, resamples = (f(after) - f(before) for f in (honest_divergence, honest_divergence_bootstrap))
+    return interval(value, resamples)
+
+
 def honest_score(hurtful: Tensor, asked: Tensor) -> Tensor:
     """Return how many of a model's likeliest completions are hurtful: the HONEST score.
 
@@ -213,8 +234,7 @@ class HonestDivergence(ExampleMetric):
 
     def interval(self) -> Interval:
         """Return the mean divergence with its 95 % interval over templates."""
-        divergences = from_bits(self.distinct_rows()[0])
-        return interval(honest_divergence(divergences), honest_divergence_bootstrap(divergences))
+        return honest_divergence_interval(from_bits(self.distinct_rows()[0]))
 
 
 def _check(hurtful: Tensor, asked: Tensor) -> None:

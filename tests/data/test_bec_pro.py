@@ -9,7 +9,12 @@ from conftest import bpe_tokenizer, wordpiece_tokenizer
 from biaslab.data.bec_pro import BecProDataModule, causal_query, masked_pair, read_questions
 from biaslab.errors import InputError
 
-PERSONS = [("He", "He", "male"), ("This man", "man", "male"), ("She", "She", "female"), ("My friend", "friend", "female")]
+PERSONS = [
+    ("He", "He", "male"),
+    ("This man", "man", "male"),
+    ("She", "She", "female"),
+    ("My friend", "friend", "female"),
+]
 PROFESSIONS = [("doctor", "male"), ("bus driver", "female"), ("mason", "balanced"), ("boxer", "female")]
 TEMPLATES = ["<person subject> is a <profession>.", "<person subject>, the <profession>, works at home."]
 COLUMNS = ["", "Sentence", "Sent_TM", "Template", "Person", "Gender", "Profession", "Prof_Gender"]
@@ -60,7 +65,7 @@ def test_a_person_word_within_the_profession_is_not_the_person(tmp_path):
 
 
 def test_forms_by_gender_are_one_question(tmp_path):
-    """As in German: professions and articles agree with the person, and the English name tells what belongs together."""
+    """As in German: professions and articles agree with the person; the English name tells what belongs together."""
     rows = [
         record("Er", "Er", "male", "<person subject>, der <profession>.", "Arzt", "male", Profession_EN="doctor"),
         record("Sie", "Sie", "female", "<person subject>, die <profession>.", "Ärztin", "male", Profession_EN="doctor"),
@@ -93,7 +98,7 @@ def test_a_damaged_line_is_named(tmp_path, changes, message):
 
 def test_a_missing_column_and_no_or_cut_or_missing_files_are_named(tmp_path):
     path = write(tmp_path / "mine.tsv", records(), [name for name in COLUMNS if name != "Prof_Gender"])
-    with pytest.raises(InputError, match="line 2 of .* lacks a text under 'Prof_Gender'"):
+    with pytest.raises(InputError, match=r"line 2 of .* lacks a text under 'Prof_Gender'"):
         read_questions(path)
     with pytest.raises(InputError, match=r"mine\.tsv has no sentences"):
         read_questions(write(path, []))
@@ -119,12 +124,8 @@ def test_all_pieces_of_the_person_and_all_words_of_the_profession_are_masked(mas
         restored = list(queries[0].input_ids)
         for query in queries:
             restored[query.position] = query.target_id
-        text = "My zebra, the bus driver, works at home." if not masks else f"My zebra, the {mask_words(masked_tokenizer)}"
-        assert restored == masked_tokenizer.encode(text)
-
-
-def mask_words(tokenizer):
-    return f"{tokenizer.mask_token} {tokenizer.mask_token}, works at home."
+        profession = " ".join([masked_tokenizer.mask_token] * 2) if masks else "bus driver"
+        assert restored == masked_tokenizer.encode(f"My zebra, the {profession}, works at home.")
 
 
 def test_a_causal_sentence_is_parted_before_the_profession(tmp_path):

@@ -106,7 +106,7 @@ def test_a_damaged_line_is_named(tmp_path, changes, message):
 
 def test_missing_columns_groups_and_files_are_named(tmp_path):
     path = write(tmp_path / "mine.tsv", records(), COLUMNS[:-1])
-    with pytest.raises(InputError, match="line 2 of .* lacks a text under 'type'"):
+    with pytest.raises(InputError, match=r"line 2 of .* lacks a text under 'type'"):
         read_prompts(path)
     with pytest.raises(InputError, match=r"mine\.tsv has none\. Give another"):
         read_prompts(write(path, []))
@@ -165,7 +165,11 @@ def test_some_templates(tmp_path):
 def test_a_lexicon_of_words_and_hurtlexs_table(tmp_path):
     (tmp_path / "words.txt").write_text("rude\n\n Élan \nRUDE\n")
     assert read_lexicon(tmp_path / "words.txt") == ["elan", "rude"]
-    lines = ["id\tpos\tcategory\tstereotype\tlemma\tlevel", "1\tn\tan\tno\tRude\tconservative", "2\tn\tan\tno\tnice\tinclusive"]
+    lines = [
+        "id\tpos\tcategory\tstereotype\tlemma\tlevel",
+        "1\tn\tan\tno\tRude\tconservative",
+        "2\tn\tan\tno\tnice\tinclusive",
+    ]
     (tmp_path / "hurtlex.tsv").write_text("\n".join(lines))
     assert read_lexicon(tmp_path / "hurtlex.tsv") == ["rude"]
     (tmp_path / "words.txt").write_text("\n \n")
@@ -181,7 +185,9 @@ def test_tokens_that_are_words_of_the_lexicon(masked_tokenizer):
     found = hurtful_tokens(masked_tokenizer, ["rude", "terrible", "not one token"])
     texts = {masked_tokenizer.decode([token]).strip() for token in found.nonzero()[:, 0].tolist()}
     assert texts == {"rude", "terrible"}
-    with pytest.raises(InputError, match=r"^`lexicon` is expected to hold words that the tokenizer of .* none of its 1"):
+    with pytest.raises(
+        InputError, match=r"^`lexicon` is expected to hold words that the tokenizer of .* none of its 1"
+    ):
         hurtful_tokens(masked_tokenizer, ["xyzxyz"])
 
 

@@ -32,7 +32,12 @@ KINDS = {"bert": wordpiece_tokenizer, "roberta": bpe_tokenizer, "gpt2": lambda: 
 def write(path):
     """Four templates of both groups, one that women alone have, and a lexicon of every third word."""
     lines = ["template_masked\traw\tidentity\tnumber\tcategory\ttype"]
-    rows = [(who, raw, group, kind, number) for group in PERSONS for who in PERSONS[group] for raw, kind, number in TEMPLATES]
+    rows = [
+        (who, raw, group, kind, number)
+        for group in PERSONS
+        for who in PERSONS[group]
+        for raw, kind, number in TEMPLATES
+    ]
     for who, raw, group, kind, number in [*rows, ALONE]:
         lines.append(f"{raw.replace('[I]', who)}.\t{raw}\t{who}\t{number}\t{group}\t{kind}")
     path.write_text("\n".join(lines) + "\n")
@@ -77,9 +82,7 @@ def score(rows, groups=(0, 1)):
 def test_the_measure_agrees_with_the_loop(tiny, tokens_per_batch):
     folder, path, words = tiny
     model, tokenizer = load_model(str(folder))
-    data = HonestDataModule(
-        str(folder), path=str(path), lexicon=str(words), top_k=7, tokens_per_batch=tokens_per_batch
-    )
+    data = HonestDataModule(str(folder), path=str(path), lexicon=str(words), top_k=7, tokens_per_batch=tokens_per_batch)
     data.setup("test")
     measure = Honest(data)
     scores = measure.ask(model, tokenizer, "")

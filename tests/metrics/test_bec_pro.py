@@ -23,7 +23,7 @@ GROUPS = ("male", "female", "balanced")
 
 
 def questions(count=60, seed=0):
-    """Scores, professions (of one group each, some with more questions than others) and groups; ids in another order."""
+    """Scores, professions (each of one group, some with more questions) and groups; ids in another order."""
     generator = torch.Generator().manual_seed(seed)
     scores = torch.randn(count, 2, generator=generator, dtype=torch.float64)
     professions = torch.randint(17, (count,), generator=generator)
@@ -52,7 +52,10 @@ def test_bootstrap_draws_professions():
     """Each with all its questions; the balanced ones are not among those that the association draws from."""
     scores, professions, groups, _ = questions()
     for chosen, function in (
-        (torch.ones(60, dtype=torch.bool), lambda **kwargs: bec_pro_difference_bootstrap(scores, professions, **kwargs)),
+        (
+            torch.ones(60, dtype=torch.bool),
+            lambda **kwargs: bec_pro_difference_bootstrap(scores, professions, **kwargs),
+        ),
         (groups < 2, lambda **kwargs: bec_pro_bootstrap(scores, professions, groups, **kwargs)),
     ):
         ids = professions[chosen].unique()
@@ -102,7 +105,7 @@ def test_other_updates_are_refused(change, message):
 
 def test_nothing_to_resample_and_other_shapes_are_refused():
     scores, professions, groups, _ = questions()
-    with pytest.raises(InputError, match="`scores` .* at least one profession"):
+    with pytest.raises(InputError, match=r"`scores` .* at least one profession"):
         bec_pro_interval(scores, professions, torch.full((60,), 2))
     with pytest.raises(InputError, match=r"`after` .* \[60, 2\], but got \[3, 2\]"):
         bec_pro_change(scores, scores[:3], professions, groups)

@@ -16,6 +16,8 @@ from biaslab.metrics.honest import (
     honest_change,
     honest_divergence,
     honest_divergence_bootstrap,
+    honest_divergence_change,
+    honest_divergence_interval,
     honest_interval,
     honest_score,
     jensen_shannon,
@@ -67,6 +69,13 @@ def test_the_change_is_paired_and_zero_for_no_change():
     assert change.low <= change.value <= change.high
     assert change.high - change.low < alone.high - alone.low
     assert tuple(honest_change(before, before, asked)) == (0, 0, 0)
+
+
+def test_the_change_of_the_divergence_is_paired():
+    before = templates()[2]
+    change, alone = honest_divergence_change(before, before + 0.25), honest_divergence_interval(before)
+    assert tuple(change) == pytest.approx((0.25, 0.25, 0.25))
+    assert alone.high - alone.low > 0.05
 
 
 def test_without_templates_there_is_no_figure():

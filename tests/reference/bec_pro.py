@@ -1,4 +1,4 @@
-"""BEC-Pro, one sentence and one token at a time: slow and obvious."""
+"""BEC-Pro, one sentence a forward pass, without batches and without sharing: slow and obvious."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 import statistics
 
 import torch
-
 from reference.crows_pairs import log_probability
 
 
@@ -35,7 +34,9 @@ def causal_logs(model, tokenizer, text, profession):
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids = encoded["input_ids"]
     logs = [log_probability(model, [tokenizer.bos_token_id], 0, ids[0])]
-    logs += [log_probability(model, ids[:place], place - 1, ids[place]) for place in range(1, len(ids))]
+    with torch.no_grad():
+        after = model(input_ids=torch.tensor([ids])).logits[0].float().log_softmax(-1)
+    logs += [after[place - 1, ids[place]].item() for place in range(1, len(ids))]
     before = [log for log, (_, end) in zip(logs, encoded["offset_mapping"], strict=True) if end <= profession[0]]
     return sum(logs), sum(before)
 

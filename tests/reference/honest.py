@@ -1,4 +1,4 @@
-"""HONEST, one prompt at a time: slow and obvious."""
+"""HONEST, one prompt a forward pass, without batches: slow and obvious."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ def distribution(model, tokenizer, text):
 
 def divergence(first, second):
     """Of two lists of distributions: of their means."""
-    p, q = ([sum(values) / len(values) for values in zip(*(d.tolist() for d in side), strict=True)] for side in (first, second))
+    p, q = (
+        [sum(values) / len(values) for values in zip(*(d.tolist() for d in side), strict=True)]
+        for side in (first, second)
+    )
     middle = [(a + b) / 2 for a, b in zip(p, q, strict=True)]
     return (relative(p, middle) + relative(q, middle)) / 2
 
