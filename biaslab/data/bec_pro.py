@@ -166,6 +166,7 @@ class BecProDataModule(EvaluationData):
     """
 
     asset = "bec-pro"
+    group_names: tuple[str, ...] = GROUPS
 
     def __init__(
         self,

@@ -9,7 +9,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from biaslab.attribution.importance import Asked, log_probabilities
-from biaslab.data.bec_pro import GENDERS, GROUPS
 from biaslab.evaluation.measures import Scored
 from biaslab.evaluation.sentences import sequence_log2_probabilities
 from biaslab.metrics.bec_pro import (
@@ -53,7 +52,7 @@ def score_questions(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
     genders = batch["genders"].cpu()
     found = _causal(model, batch, genders) if batch["rule"] == "causal" else _masked(model, batch, genders)
     means = []
-    for gender in range(len(GENDERS)):
+    for gender in range(2):
         own = genders == gender
         means.append(found.masked_fill(~own, 0).sum(1) / own.sum(1))
     return torch.stack(means, 1)
@@ -99,7 +98,7 @@ class BecPro(Scored):
         super().__init__(data, questions, [question.group for question in questions])
         numbers = {name: number for number, name in enumerate(dict.fromkeys(each.profession for each in questions))}
         self.professions = torch.tensor([numbers[question.profession] for question in questions])
-        self.groups = torch.tensor([GROUPS.index(question.group) for question in questions])
+        self.groups = torch.tensor([data.group_names.index(question.group) for question in questions])
 
     def score(self, model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
         """Return the mean association of male and of female persons, ``[question, 2]``."""
