@@ -110,9 +110,10 @@ class Honest(Scored):
         return Samples(honest_score(hurtful, asked)[None], honest_bootstrap(hurtful, asked)[:, None])
 
     def scopes(self, examples: Tensor) -> dict[str, Tensor]:
-        """Return which templates belong to each scope: all, a number, or a kind, ``[template]``."""
+        """Return which templates belong to each scope, ``[template]``: all, a number if there are two, a kind."""
         scopes, numbers = super().scopes(examples), [self.numbers[number] for number in examples.tolist()]
-        by_number = {name: torch.tensor([own == name for own in numbers]) for name in sorted(set(numbers))}
+        names = sorted(set(numbers)) if len(set(self.numbers)) > 1 else []
+        by_number = {name: torch.tensor([own == name for own in numbers]) for name in names}
         return {OVERALL: scopes.pop(OVERALL)} | by_number | scopes
 
     def figures_of(self, scores: Tensor, examples: Tensor) -> Figures:
