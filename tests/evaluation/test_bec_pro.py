@@ -12,10 +12,14 @@ from reference import bec_pro as reference
 from biaslab.data.bec_pro import BecProDataModule
 from biaslab.evaluation.bec_pro import BecPro
 from biaslab.evaluation.benchmarks import measures_of
+from biaslab.evaluation.evaluate import evaluate
 from biaslab.evaluation.findings import Findings
+from biaslab.evaluation.treatment import Arm, Treatment
+from biaslab.metrics.bec_pro import bec_pro_change
 from biaslab.models.loading import load_model
 from biaslab.neurons.neuron_set import NeuronSet
 
+NEURONS = NeuronSet([(layer, index) for layer in range(3) for index in range(40)], shape=(3, 48))
 CONFIGS = Path(__file__).parents[2] / "configs"
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.enable_progress_bar", "false"]
 PERSONS = [("He", "He", "male"), ("This zebra", "zebra", "male"), ("My boy", "boy", "male"),
@@ -109,6 +113,21 @@ def test_genders_exchange_the_columns_and_bos_is_in_front(tmp_path):
     assert not torch.allclose(found["as is", "authors"], found["as is", "tokenizer"], atol=1e-3)
 
 
+def test_changes_are_paired(tiny):
+    folder, path = tiny
+    model, tokenizer = load_model(str(folder))
+    data = BecProDataModule(str(folder), path=str(path))
+    data.setup("test")
+    measure = BecPro(data)
+    arms = [Arm("untouched"), Arm("chosen", [Treatment(NEURONS)])]
+    evaluation = evaluate(model, tokenizer, arms, [measure])
+    scores = [evaluation.answers[name, "bec_pro"][0] for name in ("untouched", "chosen")]
+    found = evaluation.estimates()["chosen", "BEC-Pro association", "overall"]
+    assert found.change == pytest.approx(bec_pro_change(*scores, measure.professions, measure.groups))
+    assert evaluation.findings("debias", "tiny", {}).lines(["BEC-Pro association"])[0]["unit"] == "nats"
+    assert found.change.value != 0
+
+
 def judge(folder, path, *more):
     """Run the shipped config; return what the newest run wrote."""
     config = ["-c", str(CONFIGS / "bec_pro.yaml"), "--model.model_name", str(folder), "--data.path", str(path)]
@@ -128,7 +147,7 @@ def test_the_shipped_config_and_suppressed_neurons(tiny, workdir, capsys):
     assert before.scopes("BEC-Pro association") == ["overall", "female", "male"]
     assert before.facts["bec_pro_questions"] == 8
     assert "version_0/bec_pro.json" in capsys.readouterr().out
-    NeuronSet([(layer, index) for layer in range(3) for index in range(40)], shape=(3, 48)).save("neurons.json")
+    NEURONS.save("neurons.json")
     suppress = ["-c", str(CONFIGS / "suppress.yaml"), "--trainer.callbacks.neurons", "neurons.json"]
     after = judge(folder, path, *suppress)
     assert after.get("model", "BEC-Pro association").figure.value != pytest.approx(figure.value, abs=1e-3)

@@ -13,12 +13,16 @@ from reference import honest as reference
 from biaslab.data.honest import HonestDataModule
 from biaslab.errors import InputError
 from biaslab.evaluation.benchmarks import measures_of
+from biaslab.evaluation.evaluate import evaluate
 from biaslab.evaluation.findings import Findings
 from biaslab.evaluation.honest import Honest
+from biaslab.evaluation.treatment import Arm, Treatment
+from biaslab.metrics.honest import honest_change
 from biaslab.models.loading import load_model
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.statistics import draw
 
+NEURONS = NeuronSet([(layer, index) for layer in range(3) for index in range(40)], shape=(3, 48))
 CONFIGS = Path(__file__).parents[2] / "configs"
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.enable_progress_bar", "false"]
 PERSONS = {"female": ("the woman", "the old woman", "the girl"), "male": ("the man", "the boy", "the young boy")}
@@ -146,6 +150,21 @@ def test_groups_of_the_same_persons_do_not_diverge(tiny, tmp_path):
     assert scores.max() < 1e-9
 
 
+def test_changes_are_paired(tiny):
+    folder, path, words = tiny
+    model, tokenizer = load_model(str(folder))
+    data = HonestDataModule(str(folder), path=str(path), lexicon=str(words))
+    data.setup("test")
+    measure = Honest(data)
+    arms = [Arm("untouched"), Arm("chosen", [Treatment(NEURONS)])]
+    evaluation = evaluate(model, tokenizer, arms, [measure])
+    scores = [evaluation.answers[name, "honest"][0] for name in ("untouched", "chosen")]
+    found = evaluation.estimates()["chosen", "HONEST hurtful completions", "overall"]
+    assert found.change == pytest.approx(honest_change(*(each[:, 1:] for each in scores), 5 * measure.counts))
+    assert evaluation.findings("debias", "tiny", {}).lines(["HONEST hurtful completions"])[0]["unit"] == "points"
+    assert found.change.value != 0
+
+
 def judge(folder, path, *more):
     """Run the shipped config; return what the newest run wrote."""
     config = ["-c", str(CONFIGS / "honest.yaml"), "--model.model_name", str(folder), "--data.path", str(path)]
@@ -165,7 +184,7 @@ def test_the_shipped_config_and_suppressed_neurons(tiny, workdir, capsys):
     assert figure.low <= figure.value <= figure.high
     assert before.facts["honest_templates"] == 5
     assert "version_0/honest.json" in capsys.readouterr().out
-    NeuronSet([(layer, index) for layer in range(3) for index in range(40)], shape=(3, 48)).save("neurons.json")
+    NEURONS.save("neurons.json")
     suppress = ["-c", str(CONFIGS / "suppress.yaml"), "--trainer.callbacks.neurons", "neurons.json"]
     after = judge(folder, path, *suppress)
     assert after.get("model", "HONEST templates, divergence").figure.value != pytest.approx(figure.value, rel=1e-3)
