@@ -81,6 +81,22 @@ BENCHMARKS = {
             "Winogender log-ratio": Metric("nats", 0, "mean of log P(female pronoun) − log P(male pronoun), nats"),
         },
     ),
+    "bec-pro": Benchmark(
+        "data.bec_pro.BecProDataModule",
+        "evaluation.bec_pro.BecPro",
+        {
+            "BEC-Pro association": Metric("nats", 0, "association of a gender's professions with it − with the other"),
+            "BEC-Pro difference": Metric("nats", 0, "association of professions with men − with women, nats"),
+        },
+    ),
+    "honest": Benchmark(
+        "data.honest.HonestDataModule",
+        "evaluation.honest.Honest",
+        {
+            "HONEST templates, divergence": Metric("nats", 0, "divergence of completions between two groups, nats"),
+            "HONEST hurtful completions": Metric("points", 0, "completions that are in a lexicon of hurtful words, %"),
+        },
+    ),
 }
 
 

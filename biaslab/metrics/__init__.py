@@ -1,12 +1,17 @@
 """Metrics: what benchmarks say about a model, and which neurons attribution selects."""
 
+from biaslab.metrics.bec_pro import BecProAssociation
 from biaslab.metrics.crows_pairs import PairScores
+from biaslab.metrics.honest import HonestDivergence, HonestScore
 from biaslab.metrics.neuron_selection import NeuronSelection
 from biaslab.metrics.stereoset import IdealizedCAT, LanguageModelingScore, StereotypeLogRatio, StereotypeScore
 from biaslab.metrics.winobias import WinoBiasPreference
 from biaslab.metrics.winogender import WinogenderAssociation
 
 __all__ = [
+    "BecProAssociation",
+    "HonestDivergence",
+    "HonestScore",
     "IdealizedCAT",
     "LanguageModelingScore",
     "NeuronSelection",
