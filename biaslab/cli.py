@@ -26,7 +26,7 @@ COMMANDS = {
     "table": Command("the paper's results table: baselines, suppression, controls", "table:table"),
     "sweep": Command("choose how neurons are selected and suppressed", "sweep:sweep"),
     "predict": Command("attribute prompts to neurons   (-c attribute)"),
-    "test": Command("judge a model   (-c stereoset, -c crows_pairs)"),
+    "test": Command("judge a model   (-c stereoset, -c crows_pairs, -c bbq, …)"),
     "fit": Command("train           (-c dpce, -c cda, …)"),
     "validate": Command("measure the validation loss of what fit trains"),
     "probe": Command("black-box template probing, before and after suppression", "probe:probe"),

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from pronoun_files import winobias, winogender
 from pytorch_lightning import Trainer
 
-from biaslab import tasks
 from biaslab.cli import COMMANDS
 from biaslab.commands import lightning
 from biaslab.commands.configs import config_file
@@ -34,6 +33,7 @@ from biaslab.data.stereoset import StereoSetDataModule
 from biaslab.data.winobias import WinoBiasDataModule
 from biaslab.data.winogender import WinogenderDataModule
 from biaslab.errors import InputError
+from biaslab.evaluation.benchmarks import BENCHMARKS
 from biaslab.evaluation.findings import Findings, Row
 from biaslab.neurons.files import text_of
 from biaslab.neurons.neuron_set import NeuronSet
@@ -52,8 +52,9 @@ NONSENSE = st.one_of(
 )  # fmt: skip
 GIVEN = {"cards": ["/nowhere/n"], "side-effects": ["/nowhere/n"], "compare": ["/nowhere/a", "/nowhere/b"],
          "report": ["/nowhere/r"], "fetch": ["nothing"]}  # fmt: skip
-CONFIGS = {"predict": ["attribute", "balanced"], "test": ["stereoset", "crows_pairs"], "validate": ["cda_small"],
-           "fit": ["cda_small", "dpce_small", "autodebias_small"]}  # fmt: skip
+CONFIGS = {"predict": ["attribute", "balanced"], "validate": ["cda_small"],
+           "fit": ["cda_small", "dpce_small", "autodebias_small"],
+           "test": [name.replace("-", "_") for name in BENCHMARKS]}  # fmt: skip
 
 
 def ends_in_one_line(arguments: list[str]) -> None:
@@ -84,11 +85,9 @@ def options_of_lightning() -> list[tuple[str, str, str]]:
         for name in names:
             content = yaml.safe_load(config_file(name).read_text())
             for part in ("model", "data"):
-                made = getattr(tasks, content[part]["class_path"], None) or next(
-                    getattr(each, content[part]["class_path"])
-                    for each in vars(lightning).values()
-                    if inspect.ismodule(each) and hasattr(each, content[part]["class_path"])
-                )
+                module, _, made_by = content[part]["class_path"].rpartition(".")
+                places = [import_module(module)] if module else filter(inspect.ismodule, vars(lightning).values())
+                made = next(getattr(each, made_by) for each in places if hasattr(each, made_by))
                 names_of = [p for p in inspect.signature(made).parameters if p not in ("options", "model_name")]
                 found += [(command, name, f"--{part}.{option}") for option in names_of]
     return found
