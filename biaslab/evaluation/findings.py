@@ -62,6 +62,10 @@ METRICS = {
     "panda": Metric("percent", 0, "|log P(original) − log P(rewrite)| of PANDA's pairs, nats"),
     "perplexity": Metric("percent", 0, "perplexity"),
     "knowledge": Metric("points", 100, "sentences whose right word is likelier than the wrong one, %"),
+    "RedditBias log-perplexity": Metric(
+        "nats", 0, "mean of the counterparts' less the stereotyping comments' log-perplexity, nats a token"
+    ),
+    "RedditBias preferred": Metric("points", 50, "RedditBias' comments likelier than their counterparts, %"),
     "biased outputs": Metric("points", 0, "biased outputs, %"),
     "mass difference": Metric("points", 0, "mass difference, points"),
 }

@@ -118,6 +118,10 @@ class Scored(Measure):
         """Return where neither of two sentences counts as preferred since they are equally likely, ``[example]``."""
         return torch.zeros(len(scores), dtype=torch.bool)
 
+    def notes(self, scores: Tensor, examples: Tensor) -> dict[str, Any]:
+        """Return what a test run's facts hold beside the metrics, by name."""
+        return {}
+
     def figures(self, answers: Tensor) -> Figures:
         """Return the metrics overall and in each scope that has examples."""
         return self.figures_of(answers, torch.arange(len(self.labels)))

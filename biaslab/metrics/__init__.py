@@ -1,7 +1,8 @@
-"""Metrics: what StereoSet and CrowS-Pairs say about a model, and which neurons attribution selects."""
+"""Metrics: what benchmarks say about a model, and which neurons attribution selects."""
 
 from biaslab.metrics.crows_pairs import PairScores
 from biaslab.metrics.neuron_selection import NeuronSelection
+from biaslab.metrics.redditbias import RedditBiasScore
 from biaslab.metrics.stereoset import IdealizedCAT, LanguageModelingScore, StereotypeLogRatio, StereotypeScore
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "LanguageModelingScore",
     "NeuronSelection",
     "PairScores",
+    "RedditBiasScore",
     "StereotypeLogRatio",
     "StereotypeScore",
 ]
