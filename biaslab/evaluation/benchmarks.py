@@ -34,6 +34,9 @@ class Benchmark(NamedTuple):
 BENCHMARKS = {
     "stereoset": Benchmark("data.stereoset.StereoSetDataModule", "evaluation.measures.StereoSet"),
     "crows-pairs": Benchmark("data.crows_pairs.CrowsPairsDataModule", "evaluation.measures.CrowsPairs"),
+    "stereoset-intersentence": Benchmark(
+        "data.intersentence.IntersentenceDataModule", "evaluation.intersentence.Intersentence"
+    ),
     "redditbias": Benchmark("data.redditbias.RedditBiasDataModule", "evaluation.redditbias.RedditBias"),
 }
 

@@ -94,7 +94,7 @@ class StereoSetEvaluation(BenchmarkEvaluation):
         """Also write the scores of the sentences, where that is asked for."""
         super().on_test_epoch_end()
         if self.predictions is not None and self.trainer.is_global_zero and self.evaluation is not None:
-            content = json.dumps(predictions(self.data.clusters, *self.evaluation))
+            content = json.dumps(predictions(self.data.clusters, *self.evaluation, self.data.task))
             write_atomically(self.predictions, content.encode())
             print(f"Scores of the sentences written to {self.predictions}.")
 
