@@ -139,6 +139,7 @@ class RedditBiasDataModule(EvaluationData):
     """
 
     asset = "redditbias"
+    dimension_names = tuple(DIMENSIONS)
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from biaslab.data.redditbias import DIMENSIONS
+from biaslab.evaluation.findings import OVERALL
 from biaslab.evaluation.measures import Scored
 from biaslab.evaluation.scoring import score_pairs
 from biaslab.metrics.redditbias import NAMES, redditbias_bootstrap, redditbias_score, redditbias_t_test
@@ -34,11 +34,11 @@ def score_comments(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
 class RedditBias(Scored):
     """Both metrics of a :class:`biaslab.data.redditbias.RedditBiasDataModule`, over dimensions and by dimension."""
 
-    name, columns, counted = "redditbias", 2, "comments"
+    name, columns, counted = "redditbias", 2, "comment_pairs"
 
     def __init__(self, data: Any) -> None:
         super().__init__(data, data.pairs, [pair.dimension for pair in data.pairs])
-        self.dimensions = torch.tensor([list(DIMENSIONS).index(pair.dimension) for pair in data.pairs])
+        self.dimensions = torch.tensor([data.dimension_names.index(pair.dimension) for pair in data.pairs])
         numbers: dict[tuple[str, str], int] = {}
         self.comments = torch.tensor([numbers.setdefault((p.dimension, p.comment), len(numbers)) for p in data.pairs])
 
@@ -59,5 +59,5 @@ class RedditBias(Scored):
 
     def notes(self, scores: Tensor, examples: Tensor) -> dict[str, Any]:
         """Return the paper's t-test of each dimension."""
-        scopes = {scope: inside for scope, inside in self.scopes(examples).items() if scope in DIMENSIONS}
+        scopes = {scope: inside for scope, inside in self.scopes(examples).items() if scope != OVERALL}
         return {"t_test": {scope: redditbias_t_test(scores[inside])._asdict() for scope, inside in scopes.items()}}

@@ -272,6 +272,14 @@ def test_batches_were_made_for_a_kind_of_model(pretrained, clusters, tmp_path):
         score_continuations(make_model("gpt2"), data.batches[0], data.head)
 
 
+def test_there_are_no_slots_for_suppression(pretrained, clusters):
+    (measure,) = measures_of(["stereoset-intersentence"], str(pretrained), path=str(clusters))
+    model, tokenizer = load_model(str(pretrained))
+    arms = [Arm("untouched"), Arm("chosen", [Treatment(NEURONS, positions="slot")])]
+    with pytest.raises(InputError, match='`positions` is expected to be "all" where layers run outside'):
+        evaluate(model, tokenizer, arms, [measure])
+
+
 def test_some_clusters(pretrained, clusters):
     _, data = asked(pretrained, clusters, limit=7, every=3)
     assert [cluster.id for cluster in data.clusters] == ["c0", "c3", "c6"]

@@ -91,7 +91,7 @@ def test_the_shipped_config_agrees_with_the_loop(lab, comments, capsys):
     model, tokenizer = load_model(str(lab / "model"))
     pairs = read_reddit_pairs(comments)
     agree(findings, [reference.masked_scores(model, tokenizer, p.more, p.less) for p in pairs], pairs)
-    assert findings.facts["comments"] == findings.facts["scored"]["overall"] == 15
+    assert findings.facts["comment_pairs"] == findings.facts["scored"]["overall"] == 15
     printed = capsys.readouterr().out
     for word in ("race/RedditBias preferred", "overall/RedditBias log-perplexity", "version_0/redditbias.json"):
         assert word in printed
