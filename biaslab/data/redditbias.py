@@ -127,7 +127,7 @@ class RedditBiasDataModule(EvaluationData):
     Args:
         model_name: whose tokenizer is used.
         path: a folder with files of RedditBias' form instead of RedditBias itself: see :func:`read_reddit_pairs`.
-        limit: only the first so many pairs.
+        limit: only the first so many pairs, which are of the first dimensions.
         tokens_per_batch: batches are as large as this allows.
         every: of the pairs only every so many-th, which leaves some of each dimension.
         bos: of a causal model, what its sentences are conditioned on, as of

@@ -39,7 +39,7 @@ def score_continuations(
         InputError: if the batch was made for the other kind of model.
 
     Reference:
-        Nadeem et al. 2021, section 5 and appendix, and the authors' scripts.
+        Nadeem et al. 2021, section 5, and the authors' scripts.
     """
     require_kind(model, "causal" if batch["rule"] == "ratio" else "masked")
     device = batch["terms"].device

@@ -58,6 +58,7 @@ class RedditBias(Scored):
         return {f"RedditBias {name}": Samples(one[None], many[:, None]) for name, one, many in parts}
 
     def notes(self, scores: Tensor, examples: Tensor) -> dict[str, Any]:
-        """Return the paper's t-test of each dimension."""
+        """Return the paper's t-test of each dimension; without a figure, t and p-value are None."""
         scopes = {scope: inside for scope, inside in self.scopes(examples).items() if scope != OVERALL}
-        return {"t_test": {scope: redditbias_t_test(scores[inside])._asdict() for scope, inside in scopes.items()}}
+        tests = {scope: redditbias_t_test(scores[inside])._asdict() for scope, inside in scopes.items()}
+        return {"t_test": {scope: {k: None if v != v else v for k, v in one.items()} for scope, one in tests.items()}}

@@ -97,6 +97,20 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
         read_reddit_pairs(tmp_path)
 
 
+def test_a_cut_file_is_refused_in_one_line(tmp_path):
+    """Where it is cut before the counterpart's last text, which nothing else says the length of."""
+    write(tmp_path)
+    for place in range(2):
+        path = tmp_path / name("gender", place)
+        whole = path.read_bytes()
+        for end in range(0, whole.rindex(b",") if place else len(whole) - 2, 7):
+            path.write_bytes(whole[:end])
+            with pytest.raises(InputError) as caught:
+                read_reddit_pairs(tmp_path)
+            assert "\n" not in str(caught.value)
+        path.write_bytes(whole)
+
+
 def prepare(folder, tokenizer, **options):
     tokenizer.save_pretrained(folder)
     data = RedditBiasDataModule(str(folder), path=str(folder), **options)

@@ -144,6 +144,14 @@ def test_suppressed_neurons_make_a_difference_and_changes_are_paired(lab, commen
     assert {line["unit"] for line in findings.lines(["RedditBias log-perplexity"])} == {"nats"}
 
 
+def test_one_pair_has_figures_but_no_test(lab, comments):
+    findings = judge(lab / "model", comments, "--data.limit", "1")
+    figure = findings.get("model", "RedditBias log-perplexity", "gender").figure
+    assert figure.low == figure.value == figure.high != 0
+    assert findings.scopes("RedditBias preferred") == ["overall", "gender"]
+    assert findings.facts["t_test"] == {"gender": {"t": None, "p_value": None, "pairs": 1, "outliers": 0}}
+
+
 def test_a_damaged_file_is_one_line(lab, comments, capfd):
     path = comments / "reddit_comments_race_white_biased_test_reduced.csv"
     path.write_text(path.read_text().replace("the black", "the blue", 1))
