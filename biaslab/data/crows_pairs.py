@@ -95,6 +95,24 @@ def _plain(record: Any) -> dict[str, Any]:
     return named
 
 
+def sentence_queries(
+    tokenizer: PreTrainedTokenizerBase, pairs: list[CrowsPair], bos: Bos = "tokenizer"
+) -> tuple[dict[str, Any], Queries]:
+    """Return what to ask about each sentence, ``[2 · pair + column][query]``, and what a batch says of how to ask.
+
+    A masked model is asked as :func:`shared_queries`, a causal one for whole sentences. A batch says ``rule`` ("masked"
+    or "causal"), and of a causal model ``start_id`` and ``front`` (as of
+    :func:`biaslab.evaluation.sentences.sequence_log2_probabilities`).
+    """
+    if is_masked(tokenizer):
+        queries = shared_queries(tokenizer, pairs)
+        say_unknown_words(tokenizer, queries, "sentences")
+        return {"rule": "masked"}, queries
+    start = beginning(tokenizer, bos)
+    kind = {"rule": "causal", "start_id": start.start_id, "front": len(start.front)}
+    return kind, causal_queries(tokenizer, [text for pair in pairs for text in (pair.more, pair.less)], start)
+
+
 def shared_queries(tokenizer: PreTrainedTokenizerBase, pairs: list[CrowsPair]) -> Queries:
     """Return what to ask a masked language model about each sentence: each token that the pair shares, masked in turn.
 
@@ -171,14 +189,7 @@ class CrowsPairsDataModule(EvaluationData):
         found = {pair.category for _, pair in lines}
         self.category_names = (*CATEGORIES, *sorted(found - set(CATEGORIES)))
         tokenizer = self.load_tokenizer()
-        kind: dict[str, Any] = {"rule": "masked"}
-        if is_masked(tokenizer):
-            queries = shared_queries(tokenizer, self.pairs)
-            say_unknown_words(tokenizer, queries, "sentences")
-        else:
-            start = beginning(tokenizer, h["bos"])
-            kind = {"rule": "causal", "start_id": start.start_id, "front": len(start.front)}
-            queries = causal_queries(tokenizer, [text for pair in self.pairs for text in (pair.more, pair.less)], start)
+        kind, queries = sentence_queries(tokenizer, self.pairs, h["bos"])
         lengths = (max((len(query.input_ids) for query in sentence), default=0) for sentence in queries)
         file = h["path"] or self.asset
         require_room(tokenizer, lengths, lambda number: f"line {lines[number // 2][0]} of {file}")

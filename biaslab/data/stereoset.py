@@ -6,7 +6,7 @@ import string
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ DOMAINS = ("gender", "profession", "race", "religion")
 TEST_TERMS = {"gender": 30, "profession": 90, "race": 113, "religion": 9}  # of the test split: how many in each domain
 _HUB_LABELS = ("anti-stereotype", "stereotype", "unrelated")  # that the hub's data set numbers
 LABELS = ("stereotype", "anti-stereotype", "unrelated")
+Task = Literal["intrasentence", "intersentence"]
 Terms = Literal["all", "find", "choose"]
 _HALVES = ("find", "choose")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -73,20 +74,23 @@ def _plain(record: Any) -> Any:
     return record | {"sentences": [s | {"gold_label": n} for s, n in zip(sentences, named, strict=True)]}
 
 
-def predictions(clusters: Sequence[Cluster], scores: Tensor, examples: Tensor) -> dict[str, list[dict[str, Any]]]:
+def predictions(
+    clusters: Sequence[Cluster], scores: Tensor, examples: Tensor, task: Task = "intrasentence"
+) -> dict[str, list[dict[str, Any]]]:
     """Return scores in the form of the StereoSet authors' predictions, which their and others' scorers read.
 
     Args:
         clusters: of a data module.
         scores: of their sentences, ``[example, 3]``, in the order of LABELS.
         examples: which cluster each row is of, ``[example]``.
+        task: of the clusters; the other one's list is empty.
     """
     found = [
         {"id": sentence, "score": score}
         for number, row in zip(examples.tolist(), scores.tolist(), strict=True)
         for sentence, score in zip(clusters[number].sentence_ids, row, strict=True)
     ]
-    return {"intrasentence": found, "intersentence": []}
+    return {"intrasentence": [], "intersentence": []} | {task: found}
 
 
 def half_of(term: str) -> str:
@@ -159,7 +163,42 @@ def candidate_word(context: str, sentence: str) -> str:
     return word
 
 
-class StereoSetDataModule(EvaluationData):
+class ClusterData(EvaluationData):
+    """What both tasks share: clusters of the asset or of a file, chosen by ``limit``, ``every`` and ``terms``."""
+
+    asset = "stereoset"
+    domain_names = DOMAINS
+    task: ClassVar[Task]
+    term_names: tuple[str, ...]
+    clusters: list[Cluster]
+
+    def require_options(self) -> None:
+        """Refuse what is not one of an option's choices (InputError)."""
+        require_one_of("split", self.hparams["split"], ["dev", "test"])
+        require_one_of("terms", self.hparams["terms"], ["all", *_HALVES])
+        require_bos(self.hparams["bos"])
+
+    def choose(self) -> None:
+        """Read the clusters."""
+        h = self.hparams
+        clusters = read_clusters(h["path"] or h["split"], self.task)
+        self.term_names = tuple(sorted({cluster.target for cluster in clusters}))  # of all: `limit` changes no id
+        chosen = [cluster for cluster in clusters if h["terms"] in ("all", half_of(cluster.target))]
+        self.clusters = chosen[: h["limit"] : h["every"]]
+
+    def place(self, cluster: Cluster) -> str:
+        """Return where a cluster is, for messages."""
+        return f"the cluster {cluster.id!r} of {self.hparams['path'] or self.hparams['split']}"
+
+    def labels(self) -> dict[str, Tensor]:
+        """Return the indices of terms and domains, ``[cluster]``."""
+        return {
+            "terms": torch.tensor([self.term_names.index(cluster.target) for cluster in self.clusters]),
+            "domains": torch.tensor([DOMAINS.index(cluster.domain) for cluster in self.clusters]),
+        }
+
+
+class StereoSetDataModule(ClusterData):
     """StereoSet's clusters as batches of inputs for the kind of model that the tokenizer belongs to.
 
     A batch is made of whole clusters: ``inputs`` and ``examples`` as of :func:`biaslab.data.queries.whole_examples`,
@@ -170,7 +209,7 @@ class StereoSetDataModule(EvaluationData):
 
     Args:
         model_name: whose tokenizer is used.
-        task: "intrasentence". ("intersentence" needs a next-sentence head, which the supported models lack.)
+        task: "intrasentence"; "intersentence" is :class:`biaslab.data.intersentence.IntersentenceDataModule`'s.
         split: "dev" or "test".
         path: a file of StereoSet's form instead.
         rule: of a masked model: "authors" (mean of the probabilities of a word's pieces, left to right) or "pll" (mean
@@ -185,14 +224,12 @@ class StereoSetDataModule(EvaluationData):
         trust_remote_code: let a checkpoint bring its own Python code.
     """
 
-    asset = "stereoset"
-    domain_names = DOMAINS
-    term_names: tuple[str, ...]
+    task = "intrasentence"
 
     def __init__(
         self,
         model_name: str = "minilm-mlm",
-        task: Literal["intrasentence", "intersentence"] = "intrasentence",
+        task: Task = "intrasentence",
         split: Literal["dev", "test"] = "dev",
         path: str | None = None,
         rule: Literal["authors", "pll"] = "authors",
@@ -206,14 +243,12 @@ class StereoSetDataModule(EvaluationData):
         super().__init__(trust_remote_code)
         if task == "intersentence":
             raise InputError(
-                '`task` is expected to be "intrasentence" but got "intersentence", which needs a next-sentence head: '
-                "no supported model has one, so it is skipped. Choose the other task."
+                '`task` is expected to be "intrasentence" but got "intersentence", a benchmark of its own (a masked '
+                "model needs a next-sentence head for it). Run `biaslab test -c stereoset_intersentence`."
             )
         require_one_of("task", task, ["intrasentence"])
-        require_one_of("split", split, ["dev", "test"])
         require_one_of("rule", rule, ["authors", "pll"])
-        require_one_of("terms", terms, ["all", *_HALVES])
-        require_bos(bos)
+        self.require_options()
 
     def _say_same(self, words: Sequence[str]) -> None:
         same = sum(first == second for first, second in zip(words[::3], words[1::3], strict=True))
@@ -223,16 +258,10 @@ class StereoSetDataModule(EvaluationData):
                 "anti-stereotype, such as the first of several: they tie, and count as not preferred."
             )
 
-    def _place(self, cluster: Cluster) -> str:
-        return f"the cluster {cluster.id!r} of {self.hparams['path'] or self.hparams['split']}"
-
     def read(self) -> list[dict[str, Any]]:
         """Read the clusters, and return their batches."""
         h = self.hparams
-        clusters = read_clusters(h["path"] or h["split"], h["task"])
-        self.term_names = tuple(sorted({cluster.target for cluster in clusters}))  # of all: `limit` changes no id
-        chosen = [cluster for cluster in clusters if h["terms"] in ("all", half_of(cluster.target))]
-        self.clusters = chosen[: h["limit"] : h["every"]]
+        self.choose()
         candidates = [(cluster.context, sentence) for cluster in self.clusters for sentence in cluster.sentences]
         tokenizer = self.load_tokenizer()
         kind: dict[str, Any] = {"rule": h["rule"]}
@@ -247,11 +276,7 @@ class StereoSetDataModule(EvaluationData):
             kind = {"rule": "causal", "start_id": start.start_id, "front": len(start.front)}
             queries = causal_queries(tokenizer, [sentence for _, sentence in candidates], start)
         lengths = (max(len(query.input_ids) for query in candidate) for candidate in queries)
-        require_room(tokenizer, lengths, lambda number: self._place(self.clusters[number // 3]))
-        labels = {
-            "pieces": torch.tensor([len(candidate) for candidate in queries]).view(-1, 3),
-            "terms": torch.tensor([self.term_names.index(cluster.target) for cluster in self.clusters]),
-            "domains": torch.tensor([DOMAINS.index(cluster.domain) for cluster in self.clusters]),
-        }
+        require_room(tokenizer, lengths, lambda number: self.place(self.clusters[number // 3]))
+        labels = {"pieces": torch.tensor([len(candidate) for candidate in queries]).view(-1, 3)} | self.labels()
         batches = whole_examples(queries, 3, h["tokens_per_batch"], max)
         return [kind | batch | {name: each[batch["examples"]] for name, each in labels.items()} for batch in batches]

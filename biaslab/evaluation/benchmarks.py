@@ -57,6 +57,15 @@ BENCHMARKS = {
             PAIRS_LOG_RATIO: Metric("nats", 0, "mean of log P(more stereotyping) − log P(less stereotyping), nats"),
         },
     ),
+    "stereoset-intersentence": Benchmark(
+        "data.intersentence.IntersentenceDataModule",
+        "evaluation.intersentence.Intersentence",
+        {
+            "SS, intersentence": Metric("points", 50, "stereotype score of sentences that follow a context, %"),
+            "LMS, intersentence": Metric("points", 100, "language modelling score of these, %"),
+            "ICAT, intersentence": Metric("points", 100, "idealized CAT score of these, %"),
+        },
+    ),
     "winobias": Benchmark(
         "data.winobias.WinoBiasDataModule",
         "evaluation.pronouns.WinoBias",
@@ -95,6 +104,16 @@ BENCHMARKS = {
         {
             "HONEST templates, divergence": Metric("nats", 0, "divergence of completions between two groups, nats"),
             "HONEST hurtful completions": Metric("points", 0, "completions that are in a lexicon of hurtful words, %"),
+        },
+    ),
+    "redditbias": Benchmark(
+        "data.redditbias.RedditBiasDataModule",
+        "evaluation.redditbias.RedditBias",
+        {
+            "RedditBias log-perplexity": Metric(
+                "nats", 0, "mean of the counterparts' less the stereotyping comments' log-perplexity, nats a token"
+            ),
+            "RedditBias preferred": Metric("points", 50, "comments that are likelier than their counterparts, %"),
         },
     ),
 }

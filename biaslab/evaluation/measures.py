@@ -118,6 +118,10 @@ class Scored(Measure):
         """Return where neither of two sentences counts as preferred since they are equally likely, ``[example]``."""
         return torch.zeros(len(scores), dtype=torch.bool)
 
+    def notes(self, scores: Tensor, examples: Tensor) -> dict[str, Any]:
+        """Return what a test run's facts hold beside the metrics, by name."""
+        return {}
+
     def figures(self, answers: Tensor) -> Figures:
         """Return the metrics overall and in each scope that has examples."""
         return self.figures_of(answers, torch.arange(len(self.labels)))
@@ -146,7 +150,7 @@ class StereoSet(Scored):
         super().__init__(data, data.clusters, [cluster.domain for cluster in data.clusters])
         ids = {term: number for number, term in enumerate(data.term_names)}
         self.terms = torch.tensor([ids[cluster.target] for cluster in data.clusters])
-        self.scale: Scale = "log_probability" if data.hparams["rule"] == "pll" else "probability"
+        self.scale: Scale = "log_probability" if data.hparams.get("rule") == "pll" else "probability"
 
     def score(self, model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
         """Return the scores of the candidates, ``[cluster, 3]``."""
@@ -158,11 +162,13 @@ class StereoSet(Scored):
 
     def samples(self, scores: Tensor, examples: Tensor) -> Mapping[str, Samples]:
         """Return SS, LMS, ICAT and the log-ratio, macro over target terms and resampled over them."""
-        terms = self.terms[examples]
-        both = [function(scores, terms) for function in (point, bootstrap)]
-        shares = {name: Samples(*(part[..., [column]] for part in both)) for column, name in enumerate(NAMES)}
-        ratios = [function(scores, terms, self.scale) for function in (log_ratio, log_ratio_bootstrap)]
-        return shares | {SS_LOG_RATIO: Samples(*(ratio[..., None] for ratio in ratios))}
+        ratios = [function(scores, self.terms[examples], self.scale) for function in (log_ratio, log_ratio_bootstrap)]
+        return self.shares(scores, examples) | {SS_LOG_RATIO: Samples(*(ratio[..., None] for ratio in ratios))}
+
+    def shares(self, scores: Tensor, examples: Tensor) -> dict[str, Samples]:
+        """Return SS, LMS and ICAT."""
+        both = [function(scores, self.terms[examples]) for function in (point, bootstrap)]
+        return {name: Samples(*(part[..., [column]] for part in both)) for column, name in enumerate(NAMES)}
 
 
 class CrowsPairs(Scored):

@@ -85,9 +85,9 @@ def score_clusters(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
     Reference:
         Nadeem et al. 2021, section 5, and the authors' scripts; for "pll", Salazar et al. 2020.
     """
-    _require_kind(model, batch["rule"])
+    require_kind(model, batch["rule"])
     if batch["rule"] == "causal":
-        scores = torch.stack([bits.mean().exp2() for bits in _bits(model, batch)])
+        scores = torch.stack([bits.mean().exp2() for bits in sentence_bits(model, batch)])
         return scores.view(-1, 3).float().to(batch["pieces"].device)
     scores = torch.zeros(batch["pieces"].numel(), device=batch["pieces"].device)
     for group in batch["inputs"]:
@@ -117,9 +117,9 @@ def score_pairs(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
     Reference:
         Nangia et al. 2020, section 3, and the authors' script.
     """
-    _require_kind(model, batch["rule"])
+    require_kind(model, batch["rule"])
     if batch["rule"] == "causal":
-        return torch.stack([bits.sum() * math.log(2) for bits in _bits(model, batch)]).view(-1, 2)
+        return torch.stack([bits.sum() * math.log(2) for bits in sentence_bits(model, batch)]).view(-1, 2)
     scores = torch.zeros(2 * len(batch["examples"]), dtype=torch.float64)
     for group in batch["inputs"]:
         nats = _at_slots(model, group).cpu().double()
@@ -145,7 +145,8 @@ def score_words(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
     return torch.div(scores.view(-1, 2), pieces)
 
 
-def _require_kind(model: PreTrainedModel, rule: str) -> None:
+def require_kind(model: PreTrainedModel, rule: str) -> None:
+    """Check that a model is causal for the rule "causal", and masked for any other (InputError)."""
     if architecture(model).masked is (rule == "causal"):
         wanted = "causal" if rule == "causal" else "masked"
         raise InputError(
@@ -154,8 +155,8 @@ def _require_kind(model: PreTrainedModel, rule: str) -> None:
         )
 
 
-def _bits(model: PreTrainedModel, batch: Mapping[str, Any]) -> list[Tensor]:
-    """Return :func:`sequence_log2_probabilities` of each candidate."""
+def sentence_bits(model: PreTrainedModel, batch: Mapping[str, Any]) -> list[Tensor]:
+    """Return :func:`sequence_log2_probabilities` of each candidate of a causal model's batch."""
     sentences: dict[int, list[int]] = {}
     for group in batch["inputs"]:
         input_ids = group["input_ids"].tolist()

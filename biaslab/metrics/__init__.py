@@ -4,6 +4,7 @@ from biaslab.metrics.bec_pro import BecProAssociation
 from biaslab.metrics.crows_pairs import PairScores
 from biaslab.metrics.honest import HonestDivergence, HonestScore
 from biaslab.metrics.neuron_selection import NeuronSelection
+from biaslab.metrics.redditbias import RedditBiasScore
 from biaslab.metrics.stereoset import IdealizedCAT, LanguageModelingScore, StereotypeLogRatio, StereotypeScore
 from biaslab.metrics.winobias import WinoBiasPreference
 from biaslab.metrics.winogender import WinogenderAssociation
@@ -16,6 +17,7 @@ __all__ = [
     "LanguageModelingScore",
     "NeuronSelection",
     "PairScores",
+    "RedditBiasScore",
     "StereotypeLogRatio",
     "StereotypeScore",
     "WinoBiasPreference",

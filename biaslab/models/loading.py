@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    AutoModelForNextSentencePrediction,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -45,7 +46,7 @@ _Weights = list[tuple["weakref.ref[nn.Parameter]", int]]  # with how often each 
 _fingerprints: weakref.WeakKeyDictionary[nn.Module, tuple[str, _Weights]] = weakref.WeakKeyDictionary()
 
 
-def fingerprint(model: PreTrainedModel) -> str:
+def fingerprint(model: nn.Module) -> str:
     """Return 16 hexadecimal digits that change with any weight, but not with device, buffers or the type loaded in.
 
     Of a model of :func:`load_model`, the weights are those of the checkpoint, before they are rounded to another type.
@@ -179,6 +180,46 @@ def load_on_best_device(model_name: str, trust_remote_code: bool) -> tuple[PreTr
     model, tokenizer = load_model(model_name, trust_remote_code=trust_remote_code)
     nn.Module.to(model, best_device())
     return model, tokenizer
+
+
+class NextSentenceHead(nn.Module):
+    """What stands on a masked model's encoder and says whether a second sentence follows the first."""
+
+    def __init__(self, pooler: nn.Module, classifier: nn.Module) -> None:
+        super().__init__()
+        self.pooler, self.classifier = pooler, classifier
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return the probability that it follows, ``[batch]``, of hidden states ``[batch, sequence, hidden]``."""
+        logits: Tensor = self.classifier(self.pooler(hidden))
+        return logits.float().softmax(-1)[:, 0]  # as BERT was trained: 0 is "follows"
+
+
+def load_next_sentence_head(model_name: str, *, trust_remote_code: bool = False) -> NextSentenceHead:
+    """Load the next-sentence head of a masked model; of an adapter its base model's.
+
+    It is no part of the language model that :func:`load_model` loads, whose encoder it reads.
+
+    Raises:
+        InputError: if the architecture has none, if its weights are not in the checkpoint, or they can't be loaded.
+    """
+    source = _source(model_name)
+    source = source if (base := adapter_base(source)) is None else _source(base)
+    options = _options(source, trust_remote_code)
+    lacks = "an architecture with one"
+    with loading(model_name, source, "a model"), _quietly():
+        config = AutoConfig.from_pretrained(source, **options)
+        if type(config) in AutoModelForNextSentencePrediction._model_mapping:
+            answer: Any = AutoModelForNextSentencePrediction.from_pretrained(
+                source, config=config, dtype=torch.float32, output_loading_info=True, **options
+            )
+            lacks = ", ".join(sorted(answer[1]["missing_keys"]))
+    if lacks:
+        raise InputError(
+            "`model_name` is expected to be a causal model, or a masked one with a trained next-sentence head, but "
+            f"{model_name!r} lacks {lacks}. Choose another model, such as bert-base-cased."
+        )
+    return NextSentenceHead(answer[0].base_model.pooler, answer[0].cls).eval().requires_grad_(False)
 
 
 def _is_stored_as(source: str, dtype: torch.dtype | None, config: Any) -> bool:

@@ -76,9 +76,10 @@ class BenchmarkEvaluation(LanguageModelTask):
         return self.measure.figures_of(scores, examples)
 
     def counts(self, scores: Tensor, examples: Tensor) -> dict[str, Any]:
-        """Return how many examples were scored, and in how many both sentences tie, by scope."""
+        """Return how many examples were scored, in how many both sentences tie, by scope, and the measure's notes."""
         scopes, tied = self.measure.scopes(examples), self.measure.tied(scores)
         counts = {"scored": {scope: int(inside.sum()) for scope, inside in scopes.items()}}
+        counts |= self.measure.notes(scores, examples)
         return counts | {"tied": {scope: int((tied & inside).sum()) for scope, inside in scopes.items()}}
 
 
@@ -93,7 +94,7 @@ class StereoSetEvaluation(BenchmarkEvaluation):
         """Also write the scores of the sentences, where that is asked for."""
         super().on_test_epoch_end()
         if self.predictions is not None and self.trainer.is_global_zero and self.evaluation is not None:
-            content = json.dumps(predictions(self.data.clusters, *self.evaluation))
+            content = json.dumps(predictions(self.data.clusters, *self.evaluation, self.data.task))
             write_atomically(self.predictions, content.encode())
             print(f"Scores of the sentences written to {self.predictions}.")
 

@@ -72,3 +72,29 @@ def metrics(scores, terms, average):
     ss = sum(sum(values) / len(values) for values in pro.values()) / len(pro)
     lms = sum(sum(values) / len(values) for values in related.values()) / len(related)
     return ss, lms, lms * min(ss, 100 - ss) / 50
+
+
+def next_sentence_score(head_model, tokenizer, context, sentence):
+    """Of transformers' own next-sentence model, one pair at a time."""
+    with torch.no_grad():
+        return head_model(**tokenizer(context, sentence, return_tensors="pt")).logits[0].double().softmax(0)[0].item()
+
+
+def mean_bits(model, before, ids):
+    """Mean log2 of the tokens' probabilities, each after `before` and the tokens before it."""
+    bits = []
+    for index, token in enumerate(ids):
+        known = [*before, *ids[:index]]
+        bits.append(math.log2(probabilities(model, known, len(known) - 1)[token].item()))
+    return sum(bits) / len(bits)
+
+
+def ratio_score(model, tokenizer, context, sentence):
+    """The sentence alone, after the start token; over the sentence after its context, which has a full stop."""
+    context += "" if context[-1] in ".!?" else "."
+    before, alone = (tokenizer.encode(text, add_special_tokens=False) for text in (context, sentence))
+    whole = tokenizer.encode(f"{context} {sentence}", add_special_tokens=False)
+    assert whole[: len(before)] == before
+    first = math.log2(probabilities(model, [tokenizer.bos_token_id], 0)[alone[0]].item())
+    later = mean_bits(model, alone[:1], alone[1:]) * (len(alone) - 1) if len(alone) > 1 else 0.0
+    return (first + later) / len(alone) / mean_bits(model, before, whole[len(before) :])
