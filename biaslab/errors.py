@@ -27,6 +27,10 @@ class InputError(ValueError):
     """
 
 
+class NotApplicableError(InputError):
+    """A benchmark can't be asked of this model. Where several are asked for, it is left out, and that is said."""
+
+
 class Range(NamedTuple):
     """Which numbers an argument takes."""
 

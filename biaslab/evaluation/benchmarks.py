@@ -5,15 +5,19 @@ A new benchmark is a data module, a measure, an entry here, and a configuration 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from biaslab.errors import require_all_of
+from biaslab.errors import NotApplicableError, require_all_of
 from biaslab.statistics import Unit
 
 if TYPE_CHECKING:
     from biaslab.evaluation.measures import Scored
+
+
+_log = logging.getLogger(__name__)
 
 
 class Metric(NamedTuple):
@@ -146,6 +150,8 @@ def measures_of(
 ) -> list[Scored]:
     """Return the measures of some benchmarks, whose data was fetched and read, each with its default settings.
 
+    A benchmark that can't be asked of this model is left out, and that is said.
+
     Args:
         names: keys of BENCHMARKS.
         model_name: whose tokenizer is used.
@@ -155,7 +161,7 @@ def measures_of(
         options: further ones of all data modules, such as ``bos``.
 
     Raises:
-        InputError: if a name is not known, or the data of one can't be had, or not be asked of this model.
+        InputError: if a name is not known, or the data of one can't be had.
     """
     names = list(dict.fromkeys(names))
     if names:
@@ -164,7 +170,11 @@ def measures_of(
     for name in [name for name in names if name not in without]:
         data = BENCHMARKS[name].data_class()(model_name, trust_remote_code=trust_remote_code, **options)
         data.prepare_data()
-        data.setup("test")
+        try:
+            data.setup("test")
+        except NotApplicableError as error:
+            _log.warning("The benchmark %s is left out: %s", name, error)
+            continue
         measure = BENCHMARKS[name].measure_class()(data)
         measure.seeds = seeds
         found.append(measure)

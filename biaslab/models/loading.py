@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from biaslab.errors import InputError, did_you_mean, require_one_of
+from biaslab.errors import InputError, NotApplicableError, did_you_mean, require_one_of
 from biaslab.models import assets, minilm
 from biaslab.models.adapters import adapter_base, adapter_folder, merged
 from biaslab.models.architectures import architecture, layers
@@ -201,7 +201,8 @@ def load_next_sentence_head(model_name: str, *, trust_remote_code: bool = False)
     It is no part of the language model that :func:`load_model` loads, whose encoder it reads.
 
     Raises:
-        InputError: if the architecture has none, if its weights are not in the checkpoint, or they can't be loaded.
+        NotApplicableError: if the architecture has none, or its weights are not in the checkpoint.
+        InputError: if they can't be loaded.
     """
     source = _source(model_name)
     source = source if (base := adapter_base(source)) is None else _source(base)
@@ -215,7 +216,7 @@ def load_next_sentence_head(model_name: str, *, trust_remote_code: bool = False)
             )
             lacks = ", ".join(sorted(answer[1]["missing_keys"]))
     if lacks:
-        raise InputError(
+        raise NotApplicableError(
             "`model_name` is expected to be a causal model, or a masked one with a trained next-sentence head, but "
             f"{model_name!r} lacks {lacks}. Choose another model, such as bert-base-cased."
         )

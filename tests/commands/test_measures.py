@@ -102,6 +102,19 @@ def test_the_table_and_the_sweep_report_them(lab, workdir, crows, few_prompts):
     assert "CrowS-Pairs" not in json.dumps(sweep.details)
 
 
+def test_a_benchmark_that_cannot_be_asked_is_left_out(lab, tmp_path, monkeypatch, caplog):
+    """A masked model without a next-sentence head."""
+    cache = tmp_path / "cache" / "stereoset"
+    cache.mkdir(parents=True)
+    content = json.loads((lab / "stereoset.json").read_text())
+    sentences = content["data"]["intrasentence"]
+    content["data"]["intersentence"] = sentences
+    (cache / "dev.json").write_text(json.dumps(content))
+    monkeypatch.setenv("BIASLAB_CACHE", str(cache.parent))
+    assert measures_of(["stereoset-intersentence"], str(lab / "model")) == []
+    assert "The benchmark stereoset-intersentence is left out: `model_name` is expected to be a causal" in caplog.text
+
+
 def test_an_unknown_benchmark(lab):
     with pytest.raises(InputError, match=r"`measures` is expected to be of stereoset, .*got winobais"):
         measures_of(["winobais"], str(lab / "model"))
