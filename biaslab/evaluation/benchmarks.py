@@ -34,6 +34,7 @@ class Benchmark(NamedTuple):
 BENCHMARKS = {
     "stereoset": Benchmark("data.stereoset.StereoSetDataModule", "evaluation.measures.StereoSet"),
     "crows-pairs": Benchmark("data.crows_pairs.CrowsPairsDataModule", "evaluation.measures.CrowsPairs"),
+    "bbq": Benchmark("data.bbq.BBQDataModule", "evaluation.bbq.BBQ"),
 }
 
 

@@ -85,7 +85,7 @@ def score_clusters(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
     Reference:
         Nadeem et al. 2021, section 5, and the authors' scripts; for "pll", Salazar et al. 2020.
     """
-    _require_kind(model, batch["rule"])
+    require_kind(model, batch["rule"])
     if batch["rule"] == "causal":
         scores = torch.stack([bits.mean().exp2() for bits in _bits(model, batch)])
         return scores.view(-1, 3).float().to(batch["pieces"].device)
@@ -117,7 +117,7 @@ def score_pairs(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
     Reference:
         Nangia et al. 2020, section 3, and the authors' script.
     """
-    _require_kind(model, batch["rule"])
+    require_kind(model, batch["rule"])
     if batch["rule"] == "causal":
         return torch.stack([bits.sum() * math.log(2) for bits in _bits(model, batch)]).view(-1, 2)
     scores = torch.zeros(2 * len(batch["examples"]), dtype=torch.float64)
@@ -145,7 +145,8 @@ def score_words(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
     return torch.div(scores.view(-1, 2), pieces)
 
 
-def _require_kind(model: PreTrainedModel, rule: str) -> None:
+def require_kind(model: PreTrainedModel, rule: str) -> None:
+    """Check that the model is causal where the rule of a batch is "causal", and masked otherwise (InputError)."""
     if architecture(model).masked is (rule == "causal"):
         wanted = "causal" if rule == "causal" else "masked"
         raise InputError(
