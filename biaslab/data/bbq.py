@@ -130,8 +130,8 @@ class BBQDataModule(EvaluationData):
         model_name: whose tokenizer is used.
         path: a folder of BBQ's form instead of BBQ itself.
         categories: only these; by default all that the files have.
-        sets_per_category: so many question sets of each category, at equal distances; None for all. With a multiple of
-            18, each order of the listed answers meets each wording equally often.
+        sets_per_category: so many question sets of each category, at equal distances; None for all. Of a multiple of 6,
+            each order of the listed answers is met equally often; of one of 18, by each wording.
         seed: of the choice of the sets.
         form: what a causal model's answer is: "text", the answer itself, or "letters", the letter it is listed with.
         wordings: in how many of the three wordings each question is asked, 1 to 3. With 1 the sets take turns.
@@ -148,7 +148,7 @@ class BBQDataModule(EvaluationData):
         model_name: str = "minilm-mlm",
         path: str | None = None,
         categories: str | Sequence[str] = (),
-        sets_per_category: int | None = 18,
+        sets_per_category: int | None = 12,
         seed: int = 0,
         form: Form = "text",
         wordings: int = 1,
