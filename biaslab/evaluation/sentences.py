@@ -15,7 +15,7 @@ from biaslab.models.fit import embeddings_of
 from biaslab.models.heads import places_only
 
 _ROW = 96  # tokens that sentences share a row up to: what is left of it is padded, and attention grows with its square
-_LONG_ROW = 384  # of sentences whose last tokens alone are asked for: they share long beginnings
+_LONG_ROW = 256  # of sentences whose last tokens alone are asked for: they share long beginnings
 _TOKENS_AT_ONCE = 1024  # of a forward pass, whose logits at all places are needed: 200 MB for GPT-2's vocabulary
 _LOGITS_AT_ONCE = 32  # places whose exponentials are summed: what fits into a CPU's cache
 _pad = partial(pad_sequence, batch_first=True)

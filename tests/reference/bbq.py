@@ -75,19 +75,17 @@ def log_probability(model, ids, position, token):
 
 
 def causal_score(model, tokenizer, prompt, answer):
-    """The mean over the answer's tokens, each after all that is before it: a forward pass a token."""
+    """The mean over the answer's tokens, each after all that is before it: one forward pass of the whole text."""
     start = [tokenizer.bos_token_id] if tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id else []
     before = start + tokenizer.encode(prompt, add_special_tokens=False)
     tokens = tokenizer.encode(" " + answer, add_special_tokens=False)
-    total = 0.0
-    for at, token in enumerate(tokens):
-        ids = before + tokens[:at]
-        total += log_probability(model, ids, len(ids) - 1, token)
-    return total / len(tokens)
+    with torch.no_grad():
+        logs = model(input_ids=torch.tensor([before + tokens])).logits[0].float().log_softmax(-1)
+    return sum(logs[len(before) - 1 + at, token].item() for at, token in enumerate(tokens)) / len(tokens)
 
 
 def masked_score(model, tokenizer, before, answer, space):
-    """The mean over the answer's tokens: it and those after it are masked, and a full stop follows."""
+    """The mean over the answer's tokens: it and those after it are masked; a full stop follows. A pass a token."""
     tokens = tokenizer.encode(" " * space + answer, add_special_tokens=False)
     total = 0.0
     for at, token in enumerate(tokens):
