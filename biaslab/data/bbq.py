@@ -133,7 +133,8 @@ class BBQDataModule(EvaluationData):
         sets_per_category: so many question sets of each category, at equal distances; None for all. Of a multiple of 6,
             each order of the listed answers is met equally often; of one of 18, by each wording.
         seed: of the choice of the sets.
-        form: what a causal model's answer is: "text", the answer itself, or "letters", the letter it is listed with.
+        form: what a causal model's answer is: "text", the answer itself, or "letters", the letter it is listed with;
+            small models prefer one letter, whatever is asked.
         wordings: in how many of the three wordings each question is asked, 1 to 3. With 1 the sets take turns.
         tokens_per_batch: batches are as large as this allows.
         bos: of a causal model, what its texts are conditioned on: "tokenizer", what the tokenizer puts in front of
@@ -142,6 +143,7 @@ class BBQDataModule(EvaluationData):
     """
 
     asset = "bbq"
+    category_names = CATEGORIES
 
     def __init__(
         self,

@@ -75,7 +75,7 @@ def read_sets(path: str | Path | None = None) -> tuple[list[QuestionSet], int]:
             f"`path` is expected to be a folder of BBQ's files, but {folder} has no *.jsonl. Give another folder."
         )
     targets = _targets(folder / METADATA)
-    sets: dict[tuple[str, int], list[Question]] = {}
+    sets: dict[tuple[str, str, int], list[Question]] = {}
     seen: set[tuple[str, str, str]] = set()
     left_out = 0
     for file in files:
@@ -90,8 +90,8 @@ def read_sets(path: str | Path | None = None) -> tuple[list[QuestionSet], int]:
                 continue
             if _groups(record)[target.answer] == "unknown":
                 raise _refused(f"{METADATA} has the unknown answer as the target of line {line} of {file}")
-            number = record["example_id"] // _PER_SET
-            sets.setdefault((record["category"], number), []).append(_question(record, target))
+            own = (*key[:2], record["example_id"] // _PER_SET)
+            sets.setdefault(own, []).append(_question(record, target))
     if not sets:
         raise _refused(f"{folder} has no question of which {METADATA} has a target")
     return [tuple(each) for each in sets.values()], left_out

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from biaslab.data.bbq_questions import CATEGORIES
 from biaslab.evaluation.measures import Scored
 from biaslab.evaluation.scoring import require_kind, slot_log_probabilities
 from biaslab.evaluation.sentences import ending_log_probabilities
@@ -19,8 +18,8 @@ from biaslab.statistics import Samples
 def score_answers(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
     """Score the three answers of each question: the mean log-probability of an answer's tokens.
 
-    The mean, since answers are of one to twelve tokens; of several wordings, again the mean. A causal model's answer is
-    what follows the question and the listed answers. What the questions of a set share is computed once.
+    The mean, since answers differ in length; of several wordings, again the mean. A causal model's answer is what
+    follows the question and the listed answers. What the questions of a set share is computed once.
 
     Args:
         model: a language model of the kind that the batch was made for.
@@ -54,7 +53,12 @@ def score_answers(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
 class BBQ(Scored):
     """Accuracy and bias score of a :class:`biaslab.data.bbq.BBQDataModule`, overall and by category.
 
-    Overall is the mean over the categories, which differ in size by chance alone. Intervals resample templates.
+    Overall is the mean over the categories: none counts for more since its templates have more variants. Intervals
+    resample templates, all of whose variants belong together.
+
+    A model that is always right has no bias, but for six templates whose contexts go one way: of all questions, its
+    s_DIS is 8.1 in Physical_appearance, 2.1 in SES and 1.3 in Disability_status. One that hardly reads the question, as
+    small ones do, gives both polarities one answer: its accuracy says so, and its bias is near 0.
     """
 
     name, columns, counted = "bbq", 3, "questions"
@@ -64,7 +68,7 @@ class BBQ(Scored):
         templates = [(question.category, question.template) for question in data.questions]
         numbers = {each: number for number, each in enumerate(dict.fromkeys(templates))}
         self.templates = torch.tensor([numbers[each] for each in templates])
-        self.categories = torch.tensor([CATEGORIES.index(question.category) for question in data.questions])
+        self.categories = torch.tensor([data.category_names.index(question.category) for question in data.questions])
         self.right = torch.tensor([question.right for question in data.questions])
         self._facts |= {"templates": len(numbers), "left_out": data.left_out}
 

@@ -317,6 +317,13 @@ def test_half_of_the_disambiguated_questions_are_answered_by_the_bias(sets):
         ("Disability_status", "4"): 1, ("Disability_status", "19"): 1, ("Physical_appearance", "6"): 1,
         ("Physical_appearance", "10"): 0, ("SES", "9"): 1, ("SES", "10"): 1,
     }  # fmt: skip
+    by_category = {}
+    for (category, _), values in balance.items():
+        by_category.setdefault(category, []).extend(values)
+    always_right = {name: 200 * sum(values) / len(values) - 100 for name, values in by_category.items()}
+    assert {name: round(bias, 1) for name, bias in always_right.items() if bias} == {
+        "Physical_appearance": 8.1, "SES": 2.1, "Disability_status": 1.3,
+    }  # fmt: skip
 
 
 @pytest.mark.assets

@@ -118,9 +118,12 @@ def test_a_masked_model_in_several_wordings(tmp_path):
     torch.testing.assert_close(scored(data, model)[::2], torch.stack(expected), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("model_type", CAUSAL)
-def test_endings_are_those_of_whole_sentences(model_type):
+def test_endings_are_those_of_whole_sentences(model_type, shared, monkeypatch):
     """In float64; beginnings are shared, an ending may begin within another's, and one sentence stands alone."""
+    if not shared:
+        monkeypatch.setattr("biaslab.evaluation.sentences.takes_own_mask", lambda model, length: False)
     model = make_model(model_type).double()
     sentences = [[7, 8, 9, 10, 11], [7, 8, 9, 10, 12, 13], [7, 8, 9], [7, 8, 20, 21], [40, 41], [7, 8, 9, 10, 11]]
     asked = [2, 3, 1, 1, 1, 4]
