@@ -15,6 +15,7 @@ from biaslab.models.fit import embeddings_of
 from biaslab.models.heads import places_only
 
 _ROW = 96  # tokens that sentences share a row up to: what is left of it is padded, and attention grows with its square
+_LONG_ROW = 256  # of sentences whose last tokens alone are asked for: they share long beginnings
 _TOKENS_AT_ONCE = 1024  # of a forward pass, whose logits at all places are needed: 200 MB for GPT-2's vocabulary
 _LOGITS_AT_ONCE = 32  # places whose exponentials are summed: what fits into a CPU's cache
 _pad = partial(pad_sequence, batch_first=True)
@@ -24,9 +25,10 @@ class _Tree:
     """Sentences as paths of a tree, in which tokens are one node where all tokens before them are the same.
 
     The model reads the inner nodes, each at a place of one row: nothing is asked after the last token of a sentence.
+    ``asked`` is how many of a sentence's last tokens are asked for, ``[sentence]``; None for all.
     """
 
-    def __init__(self, sentences: Sequence[Sequence[int]]) -> None:
+    def __init__(self, sentences: Sequence[Sequence[int]], asked: Sequence[int] | None = None) -> None:
         nodes: dict[tuple[int, int], int] = {}  # by parent, -1 for none, and token
         self.paths = []  # the nodes of each sentence
         for sentence in sentences:
@@ -34,6 +36,7 @@ class _Tree:
             for token in sentence:
                 path.append(nodes.setdefault((path[-1], token), len(nodes)))
             self.paths.append(path[1:])
+        self.nodes = len(nodes)
         parents, tokens = zip(*nodes, strict=True)
         depths: list[int] = []
         for parent in parents:
@@ -44,8 +47,15 @@ class _Tree:
         self.tokens = torch.tensor([tokens[node] for node in inner])  # [place]
         self.depths = torch.tensor([depths[node] for node in inner])  # [place]
         self.parents = torch.tensor([place.get(parents[node], place[node]) for node in inner])  # [place]
-        # of each node but the roots, the place that predicts it, and its token: [node, 2]
-        self.predicted = torch.tensor([(place.get(parent, 0), token) for parent, token in nodes])
+        ends = (path if asked is None else path[-asked[number] :] for number, path in enumerate(self.paths))
+        wanted = sorted({node for end in ends for node in end if parents[node] >= 0})  # nothing predicts a root
+        above = torch.tensor([place[parents[node]] for node in wanted], dtype=torch.long)
+        self.predicts = torch.zeros(len(inner), dtype=torch.bool)  # whether what is below it is asked for, [place]
+        self.predicts[above] = True
+        # the nodes that are asked for, [node]; which of the predicting places predicts each, and its token, [node, 2]
+        self.wanted = torch.tensor(wanted, dtype=torch.long)
+        after = (self.predicts.cumsum(0) - 1)[above]
+        self.predicted = torch.stack([after, torch.tensor([tokens[node] for node in wanted], dtype=torch.long)], 1)
 
 
 def sequence_log2_probabilities(
@@ -87,21 +97,52 @@ def sequence_log2_probabilities(
     return [torch.cat([first[sentence[0]], after]) / math.log(2) for sentence, after in pairs]
 
 
-def _later_log_probabilities(model: PreTrainedModel, sentences: Sequence[Sequence[int]]) -> list[Tensor]:
-    """Return of each sentence the natural log-probability of each token but the first, ``[token - 1]``."""
-    rows = _rows(sentences, _ROW if takes_own_mask(model, max(map(len, sentences))) else 0)
-    trees = [_Tree([sentences[number] for number in row]) for row in rows]
+def ending_log_probabilities(
+    model: PreTrainedModel, sentences: Sequence[Sequence[int]], asked: Sequence[int]
+) -> list[Tensor]:
+    """Return the natural log-probability of each sentence's last tokens, each after all tokens before it.
+
+    As :func:`sequence_log2_probabilities`, but only the places before the last tokens are projected to the vocabulary,
+    and longer beginnings are shared: those of questions about one text.
+
+    Args:
+        model: a causal language model of the table.
+        sentences: token ids, ``[sentence][token]``, with what is in front of them.
+        asked: how many of a sentence's last tokens are asked for, at least one and fewer than it has, ``[sentence]``.
+
+    Returns:
+        Of each sentence ``[asked token]``, float64 on the CPU.
+    """
+    later = _later_log_probabilities(model, sentences, asked)
+    return [values[-count:] for values, count in zip(later, asked, strict=True)]
+
+
+def _later_log_probabilities(
+    model: PreTrainedModel, sentences: Sequence[Sequence[int]], asked: Sequence[int] | None = None
+) -> list[Tensor]:
+    """Return of each sentence the natural log-probability of each token but the first, ``[token - 1]``.
+
+    Where only some last tokens are asked for, ``[sentence]``, those of the others are NaN.
+    """
+    longest = _ROW if asked is None else _LONG_ROW
+    rows = _rows(sentences, longest if takes_own_mask(model, max(map(len, sentences))) else 0)
+    trees = [
+        _Tree([sentences[number] for number in row], None if asked is None else [asked[number] for number in row])
+        for row in rows
+    ]
     found = [torch.empty(0, dtype=torch.float64) for _ in sentences]
     for batch in _batches([len(tree.tokens) for tree in trees]):
         logits = _logits(model, [trees[number] for number in batch])
         normalizers = torch.cat([part.float().logsumexp(1) for part in logits.split(_LOGITS_AT_ONCE)])
         start = 0
         for number in batch:
-            place, token = trees[number].predicted.T.to(logits.device)
-            values = (logits[start + place, token].float() - normalizers[start + place]).cpu().double()
-            for sentence, path in zip(rows[number], trees[number].paths, strict=True):
+            tree = trees[number]
+            place, token = tree.predicted.T.to(logits.device)
+            values = torch.full((tree.nodes,), math.nan, dtype=torch.float64)
+            values[tree.wanted] = (logits[start + place, token].float() - normalizers[start + place]).cpu().double()
+            for sentence, path in zip(rows[number], tree.paths, strict=True):
                 found[sentence] = values[path[1:]]
-            start += len(trees[number].tokens)
+            start += int(tree.predicts.sum())
     return found
 
 
@@ -132,12 +173,12 @@ def _batches(lengths: Sequence[int]) -> list[list[int]]:
 
 
 def _logits(model: PreTrainedModel, trees: Sequence[_Tree]) -> Tensor:
-    """Return the logits at the places of the trees, one tree after the other, ``[place, vocabulary]``."""
+    """Return the logits at the predicting places of the trees, one tree after the other, ``[place, vocabulary]``."""
     inputs = {"input_ids": _pad([tree.tokens for tree in trees])}
     if any(tree.branches for tree in trees):
         inputs["position_ids"] = _pad([tree.depths for tree in trees])
         inputs["attention_mask"] = _mask(_pad([tree.parents for tree in trees]), model.dtype)
-    places = _pad([torch.ones_like(tree.tokens) for tree in trees]).bool()
+    places = _pad([tree.predicts for tree in trees])
     with places_only(model, places.to(model.device)):
         inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
         logits: Tensor = model(**inputs, **without_cache(model)).logits

@@ -1,5 +1,6 @@
 """Metrics: what benchmarks say about a model, and which neurons attribution selects."""
 
+from biaslab.metrics.bbq import BBQAnswers
 from biaslab.metrics.bec_pro import BecProAssociation
 from biaslab.metrics.crows_pairs import PairScores
 from biaslab.metrics.honest import HonestDivergence, HonestScore
@@ -10,6 +11,7 @@ from biaslab.metrics.winobias import WinoBiasPreference
 from biaslab.metrics.winogender import WinogenderAssociation
 
 __all__ = [
+    "BBQAnswers",
     "BecProAssociation",
     "HonestDivergence",
     "HonestScore",
