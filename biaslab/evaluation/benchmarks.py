@@ -74,9 +74,7 @@ BENCHMARKS = {
         "data.bbq.BBQDataModule",
         "evaluation.bbq.BBQ",
         {
-            "BBQ accuracy, ambiguous": Metric(
-                "points", 100, "right answers, the unknown ones, in ambiguous contexts, %"
-            ),
+            "BBQ accuracy, ambiguous": Metric("points", 100, "right answers (unknown) in ambiguous contexts, %"),
             "BBQ accuracy, disambiguated": Metric("points", 100, "right answers in disambiguated contexts, %"),
             "BBQ bias, ambiguous": Metric("points", 0, "bias score in ambiguous contexts, s_AMB, %", True),
             "BBQ bias, disambiguated": Metric("points", 0, "bias score in disambiguated contexts, s_DIS, %", True),
