@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from biaslab.errors import NotApplicableError, require_all_of
+from biaslab.errors import InputError, NotApplicableError, require_all_of
 from biaslab.statistics import Unit
 
 if TYPE_CHECKING:
@@ -139,15 +139,17 @@ def _imported(place: str) -> Any:
 
 
 def benchmark_of(data: Any) -> tuple[str, Any]:
-    """Return a data module's benchmark: its name, and the class of its measure.
+    """Return the benchmark of a data module, or of what it is a subclass of: its name, and the class of its measure.
 
     Raises:
         InputError: if it is none of a benchmark's.
     """
-    places = {benchmark.data: name for name, benchmark in BENCHMARKS.items()}
-    place = f"{type(data).__module__}.{type(data).__name__}".removeprefix("biaslab.")
-    require_all_of("data", [place], places)
-    return places[place], BENCHMARKS[places[place]].measure_class()
+    names = {f"biaslab.{benchmark.data}": name for name, benchmark in BENCHMARKS.items()}
+    places = [f"{each.__module__}.{each.__qualname__}" for each in type(data).__mro__]
+    name = next((names[place] for place in places if place in names), None)
+    if name is None:
+        raise InputError(f"`data` is expected to be a benchmark's ({', '.join(names)}) but got {places[0]}.")
+    return name, BENCHMARKS[name].measure_class()
 
 
 def measures_of(

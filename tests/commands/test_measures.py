@@ -10,10 +10,12 @@ import pytest
 from conftest import NAMES, main
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from biaslab.data.crows_pairs import CrowsPairsDataModule
 from biaslab.errors import InputError
 from biaslab.evaluation.benchmarks import BENCHMARKS, benchmark_of, measures_of
 from biaslab.evaluation.evaluate import evaluate
 from biaslab.evaluation.findings import METRICS, Findings
+from biaslab.evaluation.measures import CrowsPairs
 from biaslab.evaluation.treatment import BASE, Arm
 from biaslab.models.loading import load_model
 
@@ -120,6 +122,13 @@ def test_an_unknown_benchmark(lab):
         measures_of(["winobais"], str(lab / "model"))
     with pytest.raises(InputError, match="`data` is expected to "):
         benchmark_of(object())
+
+
+def test_a_subclass_of_a_benchmarks_data_is_the_benchmarks():
+    class Own(CrowsPairsDataModule):
+        pass
+
+    assert benchmark_of(Own("model")) == ("crows-pairs", CrowsPairs)
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
