@@ -62,7 +62,7 @@ _POSITIVE = Range("be positive", 0, ends=(False, True))
 _FINITE = Range("be a finite number")
 _COUNTS = """
     batch_size beam contrast_limit count counts devices draws every limit max_nodes modifiers resamples sentences size
-    token_budget tokens_per_batch validation_limit vocabulary
+    sets_per_category token_budget tokens_per_batch validation_limit vocabulary
 """
 _WEIGHTS = """
     alpha beta domain_weights fisher_weights guard_weight guard_weights knowledge_weight knowledge_weights save_every
@@ -81,6 +81,8 @@ RANGES = {  # of arguments by name, wherever they are: of commands, data, tasks,
     "seed": Range("be an integer from 0 to 4294967295", 0, 2**32 - 1, whole=True),
     "seeds": Range("be a positive integer", 1, 10_000, whole=True),
     "steps": Range("be a positive integer", 1, 10_000, whole=True, words=("auto",)),
+    "top_k": Range("be an integer from 1 to 1000", 1, 1000, whole=True),
+    "wordings": Range("be 1, 2 or 3", 1, 3, whole=True),
     "tolerance": Range("lie between 0 and 1", 0, 1, ends=(False, False)),
     "warmup": Range("lie in [0, 1)", 0, 1, ends=(True, False)),
 }

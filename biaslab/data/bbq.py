@@ -19,7 +19,7 @@ from biaslab.data.bbq_questions import (
 )
 from biaslab.data.module import EvaluationData
 from biaslab.data.queries import BLANK, Queries, Query, blanks, group_queries, say_unknown_words, word_pieces
-from biaslab.errors import InputError, Range, require_all_of, require_one_of, require_positive, require_ranges
+from biaslab.errors import InputError, require_all_of, require_one_of
 from biaslab.models.positions import require_room, say_once
 from biaslab.models.tokens import Beginning, Bos, beginning, is_masked, require_bos
 
@@ -161,8 +161,6 @@ class BBQDataModule(EvaluationData):
         super().__init__(trust_remote_code)
         require_bos(bos)
         require_one_of("form", form, get_args(Form))
-        require_positive(sets_per_category=sets_per_category)
-        require_ranges({"wordings": wordings}, wordings=Range("be 1, 2 or 3", 1, len(_WORDINGS), whole=True))
         if categories:
             require_all_of("categories", _names(categories), CATEGORIES)
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from biaslab.data.module import EvaluationData, problem
 from biaslab.data.queries import Query, whole_examples
 from biaslab.data.records import table_records
-from biaslab.errors import InputError, Range, read_text, reading, require_one_of, require_ranges
+from biaslab.errors import InputError, read_text, reading, require_one_of
 from biaslab.models import assets
 from biaslab.models.positions import require_room, say_once, say_unknown
 from biaslab.models.tokens import SLOT, Bos, encode_slot, front_tokens, is_masked, require_bos
@@ -21,7 +21,6 @@ Language = Literal["en", "es", "fr", "it", "pt", "ro"]
 _GROUPS = {"binary": ("female", "male"), "queer_nonqueer": ("queer", "nonqueer")}
 _MARK = "[M]"
 _COLUMNS = ("template_masked", "raw", "identity", "number", "category", "type")
-_TOP = Range("be an integer from 1 to 1000", 1, 1000, whole=True)
 
 
 class Prompt(NamedTuple):
@@ -208,7 +207,6 @@ class HonestDataModule(EvaluationData):
         require_bos(bos)
         require_one_of("part", part, get_args(Part))
         require_one_of("language", language, get_args(Language))
-        require_ranges({"top_k": top_k}, top_k=_TOP)
 
     def read(self) -> list[dict[str, Any]]:
         """Read prompts and lexicon, and return the batches."""
