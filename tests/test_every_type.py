@@ -30,6 +30,7 @@ from biaslab.models.architectures import (
     has_bias,
     takes_own_mask,
 )
+from biaslab.models.loading import attention_of
 from biaslab.models.table import ARCHITECTURES, REFUSED
 from biaslab.neurons.cards import PromptRun, word_changes
 from biaslab.neurons.neuron_set import Neuron, NeuronSet
@@ -152,7 +153,7 @@ def make(model_type: str, extra: dict[str, Any], vocab_size: int) -> PreTrainedM
     special = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     config = AutoConfig.for_model(model_type, vocab_size=vocab_size, **{**sizes, **special, **extra})
     auto = AutoModelForMaskedLM if ARCHITECTURES[model_type].masked else AutoModelForCausalLM
-    return auto.from_config(config).double().eval().requires_grad_(False)
+    return auto.from_config(config, **attention_of(config)).double().eval().requires_grad_(False)
 
 
 @pytest.fixture(scope="module")
