@@ -124,7 +124,8 @@ def test_a_probability_of_zero_counts_as_the_smallest_number_and_is_told(dtype):
 
 
 def test_the_unrelated_candidate_does_not_matter():
-    with warnings.catch_warnings(action="error"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         scores = torch.tensor([[0.5, 0.25, 0.0], [0.5, 0.25, float("nan")]])
         assert stereoset.log_ratio(scores, torch.tensor([0, 1]), "probability").item() == pytest.approx(math.log(2))
 
