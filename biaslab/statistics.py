@@ -85,6 +85,11 @@ def interval(value: Tensor | float, resamples: Tensor) -> Interval:
     return Interval(float(value), low, high)
 
 
+def intervals(names: Sequence[str], values: Tensor, resamples: Tensor) -> dict[str, Interval]:
+    """Return figures by name with their 95 % intervals, of values ``[figure]`` and resamples ``[resample, figure]``."""
+    return {name: interval(*column) for name, *column in zip(names, values, resamples.T, strict=True)}
+
+
 def estimate(before: Samples, runs: Sequence[Samples], unit: Unit, control: Sequence[Samples] = ()) -> Estimate:
     """Return a treatment's figure, its paired change, and how far that goes beyond its random control.
 
@@ -143,6 +148,23 @@ def draw(size: int, resamples: int = 2000, seed: int = 0) -> Tensor:
     return torch.randint(size, (resamples, size), generator=torch.Generator().manual_seed(seed))
 
 
+def cluster_means(values: Tensor, clusters: Tensor) -> Tensor:
+    """Return the mean of each cluster's values, ``[cluster, ...]``, in the order of the clusters' numbers.
+
+    Args:
+        values: ``[example, ...]``.
+        clusters: the number of each one's cluster, ``[example]``.
+
+    >>> import torch
+    >>> cluster_means(torch.tensor([1.0, 3.0, 4.0]), torch.tensor([5, 5, 7]))
+    tensor([2., 4.])
+    """
+    ids, own, counts = clusters.unique(return_inverse=True, return_counts=True)
+    sums = values.new_zeros(len(ids), *values.shape[1:]).index_add_(0, own, values)
+    means: Tensor = sums / counts.view(-1, *[1] * (values.ndim - 1)).to(sums)
+    return means
+
+
 def clustered_samples(values: Tensor, clusters: Tensor) -> Samples:
     """Return the mean over clusters of the mean of each one's values, and its bootstrap over the clusters.
 
@@ -154,9 +176,5 @@ def clustered_samples(values: Tensor, clusters: Tensor) -> Samples:
     >>> clustered_samples(torch.tensor([1.0, 3.0, 4.0]), torch.tensor([5, 5, 7])).value
     tensor([3.])
     """
-    import torch
-
-    ids, own = clusters.unique(return_inverse=True)
-    sums = values.new_zeros(len(ids)).index_add_(0, own, values)
-    means = sums / torch.bincount(own).to(values)
+    means = cluster_means(values, clusters)
     return Samples(means.mean()[None], means[draw(len(means))].mean(1)[:, None])

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from biaslab.attribution.importance import Asked, log_probabilities
 from biaslab.evaluation.measures import Scored
-from biaslab.evaluation.sentences import sequence_log2_probabilities
+from biaslab.evaluation.scoring import bits_by_candidate
 from biaslab.metrics.bec_pro import (
     BALANCED,
     bec_pro_association,
@@ -70,17 +70,9 @@ def _masked(model: PreTrainedModel, batch: Mapping[str, Any], genders: Tensor) -
 
 def _causal(model: PreTrainedModel, batch: Mapping[str, Any], genders: Tensor) -> Tensor:
     """Return the association of each person, ``[question, person]``."""
-    sentences: dict[int, list[int]] = {}
-    for group in batch["inputs"]:
-        ids = group["input_ids"].tolist()
-        for candidate, row in zip(group["candidate"].tolist(), group["row"].tolist(), strict=True):
-            sentences[candidate] = ids[row]
-    numbers = sorted(sentences)
-    ordered = [sentences[number] for number in numbers]
-    logs = sequence_log2_probabilities(model, ordered, batch["start_id"], batch["front"])
     whole, begun = torch.full((2, genders.numel()), -math.inf, dtype=torch.float64)
     starts = batch["starts"].flatten().tolist()
-    for number, bits in zip(numbers, logs, strict=True):
+    for number, bits in bits_by_candidate(model, batch).items():
         whole[number] = bits.sum() * math.log(2)
         begun[number] = bits[: starts[number]].sum() * math.log(2)
     given, unknown = (each.view(genders.shape).log_softmax(1) for each in (whole, begun))

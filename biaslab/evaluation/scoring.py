@@ -157,13 +157,20 @@ def require_kind(model: PreTrainedModel, rule: str) -> None:
 
 def sentence_bits(model: PreTrainedModel, batch: Mapping[str, Any]) -> list[Tensor]:
     """Return :func:`sequence_log2_probabilities` of each candidate of a causal model's batch."""
+    return list(bits_by_candidate(model, batch).values())
+
+
+def bits_by_candidate(model: PreTrainedModel, batch: Mapping[str, Any]) -> dict[int, Tensor]:
+    """As :func:`sentence_bits`, by the candidates' numbers: some may have no sentence."""
     sentences: dict[int, list[int]] = {}
     for group in batch["inputs"]:
         input_ids = group["input_ids"].tolist()
         for candidate, row in zip(group["candidate"].tolist(), group["row"].tolist(), strict=True):
             sentences[candidate] = input_ids[row]
-    ordered = [each for _, each in sorted(sentences.items())]
-    return sequence_log2_probabilities(model, ordered, batch["start_id"], batch.get("front", 0))
+    numbers = sorted(sentences)
+    ordered = [sentences[number] for number in numbers]
+    bits = sequence_log2_probabilities(model, ordered, batch["start_id"], batch.get("front", 0))
+    return dict(zip(numbers, bits, strict=True))
 
 
 def _at_slots(model: PreTrainedModel, group: Mapping[str, Tensor]) -> Tensor:

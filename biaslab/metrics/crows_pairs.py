@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from biaslab.errors import InputError, require_ranges
-from biaslab.metrics.rows import ExampleMetric, from_bits, log_probabilities, require_numbers, require_scores, to_bits
+from biaslab.metrics.rows import ExampleScores, log_probabilities, require_scores
 from biaslab.statistics import Interval, draw, interval
 
 DECIMALS = 3  # the authors' script rounds the scores before it compares them
-_check = partial(require_scores, "pair", ("more stereotyping", "less stereotyping"))
+_SENTENCES = ("more stereotyping", "less stereotyping")
+_check = partial(require_scores, "pair", _SENTENCES)
 
 
 class Pairs(NamedTuple):
@@ -192,7 +193,7 @@ def crows_pairs_log_ratio_change(before: Tensor, after: Tensor) -> Interval:
     return interval(change, crows_pairs_log_ratio_bootstrap(after) - crows_pairs_log_ratio_bootstrap(before))
 
 
-class PairScores(ExampleMetric):
+class PairScores(ExampleScores):
     """What was collected, gathered from all processes, as :class:`Pairs`: for the functions above and for reports.
 
     A pair that comes again (as under a distributed sampler) counts once. The scores lie on the metric's device as the
@@ -205,20 +206,8 @@ class PairScores(ExampleMetric):
     """
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.add_rows(scores=torch.zeros(0, 2, dtype=torch.long), examples=torch.zeros(0, dtype=torch.long))
-
-    def update(self, scores: Tensor, examples: Tensor) -> None:
-        """Add pairs: scores as :func:`crows_pairs_score`, and integer ids of the pairs, ``[pair]``.
-
-        Raises:
-            InputError: if an argument has another shape or type, or if a score is NaN.
-        """
-        _check(scores, examples=examples)
-        require_numbers(scores, examples)
-        self.add(to_bits(scores).to(self.device), examples.to(self.device))
+        super().__init__(_SENTENCES, "pair", **kwargs)
 
     def compute(self) -> Pairs:
         """Return each pair once, in the order of the ids; none where there was no update."""
-        scores, examples = self.distinct_rows()
-        return Pairs(from_bits(scores), examples.cpu())
+        return Pairs(*super().compute())

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from biaslab.errors import InputError, require_ranges
 from biaslab.metrics.rows import ExampleMetric, from_bits, log_probabilities, require_numbers, require_scores, to_bits
-from biaslab.statistics import Interval, draw, interval
+from biaslab.statistics import Interval, cluster_means, draw, interval
 
 OUTLIER = 3.0  # standard deviations from the mean: pairs with a perplexity beyond are left out of the paper's test
 NAMES = ("log-perplexity", "preferred")
@@ -44,13 +44,8 @@ def _values(scores: Tensor) -> Tensor:
 def _comment_means(scores: Tensor, dimensions: Tensor, comments: Tensor) -> list[Tensor]:
     """Return the mean values of the pairs of each comment, by dimension, ``[dimension][comment, 2]``."""
     _check(scores, dimensions=dimensions, comments=comments)
-    values, means = _values(scores), []
-    for dimension in dimensions.unique():
-        inside = dimensions == dimension
-        ids, own = comments[inside].unique(return_inverse=True)
-        sums = values.new_zeros(len(ids), 2).index_add_(0, own, values[inside])
-        means.append(sums / torch.bincount(own).to(sums)[:, None])
-    return means
+    values, parts = _values(scores), (dimensions == dimension for dimension in dimensions.unique())
+    return [cluster_means(values[inside], comments[inside]) for inside in parts]
 
 
 def redditbias_score(scores: Tensor, dimensions: Tensor, comments: Tensor) -> RedditBiasFigures:

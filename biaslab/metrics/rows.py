@@ -89,7 +89,8 @@ class ExampleScores(ExampleMetric):
     the bits of float64, so that every device can gather them.
 
     Args:
-        columns: how many scores an example has.
+        columns: how many scores an example has, or their names.
+        kind: what an example is called in errors.
         kwargs: of torchmetrics' Metric.
 
     >>> metric = ExampleScores(1)
@@ -99,10 +100,12 @@ class ExampleScores(ExampleMetric):
     ([[0.25], [0.5]], [3, 7])
     """
 
-    def __init__(self, columns: int, **kwargs: Any) -> None:
+    def __init__(self, columns: int | Sequence[str], kind: str = "example", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.names = [f"score {column}" for column in range(columns)]
-        self.add_rows(scores=torch.zeros(0, columns, dtype=torch.long), examples=torch.zeros(0, dtype=torch.long))
+        self.kind = kind
+        self.names = [f"score {n}" for n in range(columns)] if isinstance(columns, int) else list(columns)
+        scores = torch.zeros(0, len(self.names), dtype=torch.long)
+        self.add_rows(scores=scores, examples=torch.zeros(0, dtype=torch.long))
 
     def update(self, scores: Tensor, examples: Tensor) -> None:
         """Add examples: scores ``[example, column]``, and integer ids, ``[example]``.
@@ -110,7 +113,7 @@ class ExampleScores(ExampleMetric):
         Raises:
             InputError: if an argument has another shape or type, or if a score is NaN.
         """
-        require_scores("example", self.names, scores, examples=examples)
+        require_scores(self.kind, self.names, scores, examples=examples)
         require_numbers(scores, examples)
         self.add(to_bits(scores).to(self.device), examples.to(self.device))
 

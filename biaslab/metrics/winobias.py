@@ -8,7 +8,7 @@ from torch import Tensor
 
 from biaslab.errors import InputError, require_ranges
 from biaslab.metrics.rows import ExampleMetric, from_bits, log_probabilities, require_numbers, require_scores, to_bits
-from biaslab.statistics import Interval, draw, interval
+from biaslab.statistics import Interval, cluster_means, draw, intervals
 
 NAMES = ("WinoBias", "WinoBias log-ratio", "WinoBias female log-ratio")
 _check = partial(require_scores, "sentence", ("pro-stereotypical", "anti-stereotypical"))
@@ -33,16 +33,13 @@ def _values(scores: Tensor, male: Tensor) -> Tensor:
 def _sides(scores: Tensor, occupations: Tensor, male: Tensor) -> list[Tensor]:
     """Return the mean of each occupation's sentences, of the female and of the male ones, ``[occupation, metric]``."""
     _check(scores, occupations=occupations, male=male)
-    ids, own = occupations.unique(return_inverse=True)
-    counts = torch.bincount(own, minlength=len(ids))
-    males = torch.bincount(own, male.double(), minlength=len(ids)) / counts
-    if bool(((males > 0) & (males < 1)).any()):
+    males = cluster_means(male.double(), occupations)
+    if bool((both := (males > 0) & (males < 1)).any()):
         raise InputError(
             "`male` is expected to be the same in all sentences of an occupation, but is not in those of "
-            f"{ids[(males > 0) & (males < 1)].tolist()}."
+            f"{occupations.unique()[both].tolist()}."
         )
-    values = _values(scores, male)
-    means = values.new_zeros(len(ids), values.shape[1]).index_add_(0, own, values) / counts[:, None].to(values)
+    means = cluster_means(_values(scores, male), occupations)
     return [means[males == side] for side in (0, 1)]
 
 
@@ -107,10 +104,6 @@ def winobias_bootstrap(
     return torch.stack(drawn).mean(0)
 
 
-def _intervals(values: Tensor, resampled: Tensor) -> dict[str, Interval]:
-    return {name: interval(*column) for name, *column in zip(NAMES, values, resampled.T, strict=True)}
-
-
 def winobias_intervals(scores: Tensor, occupations: Tensor, male: Tensor) -> dict[str, Interval]:
     """Return the metrics by name with their 95 % intervals over occupations; errors as :func:`winobias_point`.
 
@@ -119,7 +112,7 @@ def winobias_intervals(scores: Tensor, occupations: Tensor, male: Tensor) -> dic
     Interval(value=0.25, low=0.0, high=0.5)
     """
     both = (function(scores, occupations, male) for function in (winobias_point, winobias_bootstrap))
-    return _intervals(*both)
+    return intervals(NAMES, *both)
 
 
 def winobias_change(before: Tensor, after: Tensor, occupations: Tensor, male: Tensor) -> dict[str, Interval]:
@@ -138,7 +131,7 @@ def winobias_change(before: Tensor, after: Tensor, occupations: Tensor, male: Te
         [function(scores, occupations, male) for scores in (before, after)]
         for function in (winobias_point, winobias_bootstrap)
     )
-    return _intervals(points[1] - points[0], resampled[1] - resampled[0])
+    return intervals(NAMES, points[1] - points[0], resampled[1] - resampled[0])
 
 
 class WinoBiasPreference(ExampleMetric):

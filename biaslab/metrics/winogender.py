@@ -8,7 +8,7 @@ from torch import Tensor
 
 from biaslab.errors import InputError, require_ranges
 from biaslab.metrics.rows import ExampleMetric, from_bits, log_probabilities, require_numbers, require_scores, to_bits
-from biaslab.statistics import Interval, draw, interval
+from biaslab.statistics import Interval, cluster_means, draw, intervals
 
 NAMES = ("Winogender correlation", "Winogender slope", "Winogender log-ratio")
 _check = partial(require_scores, "sentence", ("female", "male"))
@@ -38,9 +38,7 @@ def _by_occupation(scores: Tensor, occupations: Tensor, female_shares: Tensor) -
     _check_shares(female_shares, scores)
     female, male = log_probabilities(scores, "log_probability").unbind(1)
     values = torch.stack([(female_shares / 100).to(female).logit(), female - male], 1)  # [sentence, 2]
-    ids, own = occupations.unique(return_inverse=True)
-    sums = values.new_zeros(len(ids), 2).index_add_(0, own, values)
-    odds, ratios = (sums / torch.bincount(own, minlength=len(ids))[:, None].to(sums)).unbind(1)
+    odds, ratios = cluster_means(values, occupations).unbind(1)
     return odds, ratios
 
 
@@ -107,10 +105,6 @@ def winogender_bootstrap(
     return _figures(odds[drawn], ratios[drawn])
 
 
-def _intervals(values: Tensor, resampled: Tensor) -> dict[str, Interval]:
-    return {name: interval(*column) for name, *column in zip(NAMES, values, resampled.T, strict=True)}
-
-
 def winogender_intervals(scores: Tensor, occupations: Tensor, female_shares: Tensor) -> dict[str, Interval]:
     """Return the metrics by name with their 95 % intervals over occupations; errors as :func:`winogender_bootstrap`.
 
@@ -119,7 +113,7 @@ def winogender_intervals(scores: Tensor, occupations: Tensor, female_shares: Ten
     Interval(value=0.0, low=-1.0, high=1.0)
     """
     both = (function(scores, occupations, female_shares) for function in (winogender_point, winogender_bootstrap))
-    return _intervals(*both)
+    return intervals(NAMES, *both)
 
 
 def winogender_change(before: Tensor, after: Tensor, occupations: Tensor, female_shares: Tensor) -> dict[str, Interval]:
@@ -139,7 +133,7 @@ def winogender_change(before: Tensor, after: Tensor, occupations: Tensor, female
         [function(scores, occupations, female_shares) for scores in (before, after)]
         for function in (winogender_point, winogender_bootstrap)
     )
-    return _intervals(points[1] - points[0], resampled[1] - resampled[0])
+    return intervals(NAMES, points[1] - points[0], resampled[1] - resampled[0])
 
 
 class WinogenderAssociation(ExampleMetric):
