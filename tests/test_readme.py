@@ -13,6 +13,7 @@ from biaslab.models.architectures import ARCHITECTURES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+PAGES = ROOT / "docs" / "pages"
 COMMANDS = [line.partition(" #")[0].strip() for line in README.splitlines() if line.startswith("biaslab ")]
 
 
@@ -21,16 +22,23 @@ def test_five_everyday_commands():
     assert section.count("\nbiaslab ") == 5
 
 
+def types_of_the_table(kind: str) -> list[str]:
+    """The types that the page on own models lists."""
+    page = (PAGES / "guide" / "own-models.md").read_text()
+    (line,) = re.findall(rf"^\| {kind} \| (.*) \|$", page, re.MULTILINE)
+    return re.sub(r" \(.*?\)", "", line).split(", ")
+
+
 @pytest.mark.parametrize("kind", ["masked", "causal"])
 def test_supported_types_are_those_of_the_table(kind):
-    (line,) = re.findall(rf"^\| {kind} \| (.*) \|$", README, re.MULTILINE)
     types = [name for name, entry in ARCHITECTURES.items() if entry.masked is (kind == "masked")]
-    assert re.sub(r" \(.*?\)", "", line).split(", ") == types
+    assert types_of_the_table(kind) == types
 
 
 def test_cluster_lines_are_understood(tmp_path, monkeypatch, capsys):
     """What stands behind torchrun's and srun's own options."""
-    lines = re.findall(r"^(?:torchrun|srun) .*?biaslab (predict) \\\n(.*)$", README, re.MULTILINE)
+    page = (PAGES / "guide" / "long-runs.md").read_text()
+    lines = re.findall(r"^(?:torchrun|srun) .*?biaslab (predict) \\\n(.*)$", page, re.MULTILINE)
     assert len(lines) == 2
     for command, options in lines:
         test_commands_are_understood(f"biaslab {command} {options}", tmp_path, monkeypatch, capsys)
