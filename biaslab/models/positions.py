@@ -65,8 +65,8 @@ def require_room(
     for number, length in enumerate(lengths):
         if length > tokenizer.model_max_length:
             raise InputError(
-                f"`{argument}` is expected to contain texts of at most {tokenizer.model_max_length} tokens, the maximum "
-                f"of the model, but {place(number)} has {length}. Shorten it, or choose a model with more positions."
+                f"`{argument}` is expected to contain texts of at most {tokenizer.model_max_length} tokens, the "
+                f"model's maximum, but {place(number)} has {length}. Shorten it, or choose a model with more positions."
             )
 
 
