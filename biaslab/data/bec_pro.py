@@ -104,8 +104,8 @@ def _sentence(source: Path, line: int, record: Mapping[str, Any]) -> Sentence:
 
 def _fault(source: Path, line: int, wrong: str) -> InputError:
     return InputError(
-        f"`path` is expected to be a BEC-Pro file, but line {line} of {source} {wrong}. Repair the file, or give "
-        "another."
+        f"`path` is expected to be a BEC-Pro file, but line {line} of {source} {wrong}. Fix the file, or give "
+        "another one."
     )
 
 

@@ -77,8 +77,8 @@ def _prompt(source: Path, line: int, record: Mapping[str, Any]) -> Prompt:
         wrong = f"does not have words followed by one {_MARK} under 'template_masked'"
     if wrong or group is None:
         raise InputError(
-            f"`path` is expected to be a HONEST file, but line {line} of {source} {wrong}. Repair the file, or give "
-            "another."
+            f"`path` is expected to be a HONEST file, but line {line} of {source} {wrong}. Fix the file, or give "
+            "another one."
         )
     raw = " ".join(record["raw"].split())
     return Prompt(text.replace(_MARK, SLOT), raw, group, record["number"], record["type"], line)
