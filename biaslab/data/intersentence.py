@@ -45,7 +45,7 @@ def continued_queries(
 
 
 class IntersentenceDataModule(ClusterData):
-    """The clusters of StereoSet's intersentence task as batches for the kind of model that the tokenizer belongs to.
+    """The clusters of StereoSet's intersentence task as batches, for masked or causal models.
 
     A batch contains whole clusters: ``inputs`` and ``examples`` of :func:`biaslab.data.queries.whole_examples`,
     ``rule``, ``terms`` and ``domains`` (indices, ``[cluster]``). With the rule "next sentence", for masked models, an
