@@ -114,7 +114,7 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
     warnings.filterwarnings("ignore", ".*predict returned None.*")  # for a batch finished by an earlier run
     warnings.filterwarnings("ignore", ".*called before the ``update`` method.*")  # if another rank has all shards
-    warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint.*")  # of training
+    warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint.*")  # training's
     warnings.filterwarnings("ignore", ".*The dirpath has changed.*")  # a resumed run has its own folder
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # the adapter trains without dropout

@@ -215,7 +215,7 @@ def reading(
         raise
     except (OSError, ValueError, csv.Error, RecursionError) as error:  # text and JSON raise ValueError
         raise InputError(
-            f"`{argument}` is expected to be {expected}, but {path} cannot be read or is truncated: {error}. {advice}"
+            f"`{argument}` is expected to be {expected}, but {path} can't be read or is truncated: {error}. {advice}"
         ) from error
 
 

@@ -101,7 +101,7 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(
-            f"`folder` is expected to be writable with room for the results, but {path} cannot be written: "
+            f"`folder` is expected to be writable with room for the results, but {path} can't be written: "
             f"{error.strerror or error}. Finished results are kept; free some space and run the same command to resume."
         ) from error
 

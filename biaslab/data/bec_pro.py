@@ -79,7 +79,8 @@ def read_questions(path: str | Path | None = None, language: Language = "en") ->
             key = wording, (record.get("Profession_EN") or record["Profession"])
             group, sentences = found.setdefault(key, (record["Prof_Gender"], []))
             if group != record["Prof_Gender"]:
-                raise _fault(source, line, f"has the Prof_Gender {record['Prof_Gender']!r}, an earlier line {group!r}")
+                wrong = f"has the Prof_Gender {record['Prof_Gender']!r}, but an earlier line has {group!r}"
+                raise _fault(source, line, wrong)
             sentences.append(sentence)
     if not found:
         raise InputError(f"`path` is expected to be a BEC-Pro file, but {source} has no sentences. Give another file.")

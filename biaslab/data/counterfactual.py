@@ -39,7 +39,7 @@ class Pairs(NamedTuple):
     """Pairs for training and for validation; no sentence is in both."""
 
     train: list[Pair]  # every pair
-    validation: list[Pair]  # one pair an original
+    validation: list[Pair]  # one pair per original
 
 
 def swap_gender(sentence: str) -> str:

@@ -77,7 +77,7 @@ def pairs_by_line(path: str | Path | None = None, categories: Categories = ()) -
 def _numbered(content: Any) -> Iterator[tuple[int, Any]]:
     """Yield the records of JSON content with their numbers, starting at 1."""
     records = content.get("data", content) if isinstance(content, dict) else content
-    if isinstance(records, dict):  # of columns
+    if isinstance(records, dict):  # stored by column
         columns = {key: values for key, values in records.items() if isinstance(values, list)}
         records = [dict(zip(columns, values, strict=False)) for values in zip(*columns.values(), strict=False)]
     if isinstance(records, list):

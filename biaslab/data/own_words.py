@@ -19,7 +19,7 @@ class OwnDimension(NamedTuple):
     """A dimension from a user's file."""
 
     noun: str  # as in "the NOUN of the rude person is ..."
-    pairs: tuple[tuple[str, str], ...]  # of demographics
+    pairs: tuple[tuple[str, str], ...]  # pairs of demographics
 
 
 def read_words(path: str | Path) -> dict[str, OwnDimension]:

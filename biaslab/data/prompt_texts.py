@@ -81,7 +81,7 @@ def read_prompts(path: str | Path) -> tuple[list[Prompt], dict[str, list[Pair]]]
         if not isinstance(group, list) or not all(map(_is_triple, group)):
             raise InputError(
                 f"`path` is expected to contain groups of [sentence, demographic, id], but group {number} of {path} "
-                "is different. Fix the file."
+                "has another format. Fix the file."
             )
         for sentence, demographic, _ in group:
             if sentence.count("[MASK]") != 1:

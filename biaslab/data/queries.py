@@ -95,7 +95,7 @@ def _authors_queries(tokenizer: PreTrainedTokenizerBase, contexts: Sequence[str]
     places = [(context, word[:end]) for context, word in zip(contexts, words, strict=True) for end in range(len(word))]
     before = tokenizer.batch_decode([pieces for _, pieces in places])
     texts = [
-        context.replace(BLANK, f"{text.lstrip()}{tokenizer.mask_token}")  # the context has a space
+        context.replace(BLANK, f"{text.lstrip()}{tokenizer.mask_token}")  # the context already has the space
         for (context, _), text in zip(places, before, strict=True)
     ]
     inputs = iter(zip(map(tuple, tokenizer(texts)["input_ids"]), (context for context, _ in places), strict=True))

@@ -51,7 +51,8 @@ def read_pairs(folder: str | Path | None = None) -> list[WinogenderPair]:
         missing = [gender for gender in ("female", "male") if gender not in versions]
         name = f"{occupation}.{participant}.{answer}"
         pronouns = None if missing else pronoun_pair(versions["female"], versions["male"])
-        wrong = f"lack the {missing[0]} one" if missing else "differ in more than a pronoun" if pronouns is None else ""
+        wrong = "differ in more than a pronoun" if pronouns is None else ""
+        wrong = f"have no {missing[0]} version" if missing else wrong
         if pronouns is None or pronouns.gender != "female":
             wrong = wrong or "have pronouns of the wrong gender"
             raise InputError(
@@ -78,7 +79,7 @@ def female_shares(path: Path) -> dict[str, float]:
         share = _number(record[_FEMALE_SHARE])
         if not 0 < share < 100:
             raise InputError(
-                f"`path` is expected to contain percentages between 0 and 100 (with finite log-odds), but {place} has "
+                f"`path` is expected to contain percentages between 0 and 100, with finite log-odds, but {place} has "
                 f"{record[_FEMALE_SHARE]!r} under {_FEMALE_SHARE!r}. {_ADVICE}"
             )
         shares[record["occupation"]] = share

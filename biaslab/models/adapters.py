@@ -30,8 +30,8 @@ def adapter_base(source: str) -> str | None:
     base = read_object(folder / ADAPTER).get("base_model_name_or_path")
     if not base or not isinstance(base, str):
         raise InputError(
-            f"`base_model_name_or_path` is expected to name the base model, but {folder / ADAPTER} lacks it. Add the "
-            "model's name or folder."
+            f"{folder / ADAPTER} is expected to name the base model as `base_model_name_or_path`, but names none. "
+            "Add its name or folder."
         )
     beside = folder / base
     return str(beside) if not Path(base).expanduser().is_dir() and beside.is_dir() else base

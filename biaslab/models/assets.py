@@ -163,7 +163,7 @@ def _from_hub(asset: Asset, folder: Path) -> None:
     if asset.hub is None:
         raise InputError("not available there in this format")
     if not hub_reachable():
-        raise InputError("not reachable (or HF_HUB_OFFLINE is set)")
+        raise InputError("unreachable (or HF_HUB_OFFLINE is set)")
     from huggingface_hub import hf_hub_download
 
     for member in asset.members:

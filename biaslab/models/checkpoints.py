@@ -42,7 +42,7 @@ def open_checkpoint(path: str) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's choice: OSError, RuntimeError, UnpicklingError, EOFError, struct.error, ...
-        raise InputError(f"{start} cannot be read: {unreadable(error)}. Give a checkpoint of `biaslab fit`.") from error
+        raise InputError(f"{start} can't be read: {unreadable(error)}. Give a checkpoint of `biaslab fit`.") from error
     return checkpoint if isinstance(checkpoint, dict) else {}
 
 

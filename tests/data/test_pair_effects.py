@@ -206,7 +206,7 @@ def test_all_dimensions_share_a_limit():
 def test_a_tokenizer_that_knows_no_words_is_refused():
     tokenizer = wordpiece_tokenizer(pieces=False)
     for source in ("pairs", "knowledge"):
-        with pytest.raises(InputError, match=f"`contrast` is expected to hold words .* '{source}' has none"):
+        with pytest.raises(InputError, match=f"`contrast` is expected to contain words .* '{source}' has none"):
             effects.make_batches(tokenizer, [source], 10, 100)
 
 
