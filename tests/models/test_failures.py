@@ -122,7 +122,8 @@ CASES = {
     "no vocabulary": (without("tokenizer.json"), r"tokenizer files \(.*\) are missing"),
     "cut tokenizer": (lambda f: cut(f, "tokenizer.json"), r"tokenizer\.json is truncated or not JSON"),
     "fewer embeddings": (
-        lambda f: make_model("llama", 100).save_pretrained(f), rf"{len(TOKENIZER)} tokens and a model with 100 embeddings"
+        lambda f: make_model("llama", 100).save_pretrained(f),
+        rf"{len(TOKENIZER)} tokens and a model with 100 embeddings",
     ),
 }  # fmt: skip
 
