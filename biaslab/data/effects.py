@@ -194,7 +194,7 @@ def plain_batches(
     of_text = text_sources(sources)
     if not of_text:
         raise InputError(
-            '`contrast` is expected to have a source of ordinary text, such as "bold", for the replacement "mean" but '
+            '`contrast` is expected to include a source of ordinary text, such as "bold", for the replacement "mean" but '
             f"got {', '.join(sources) or 'none'}. Add one."
         )
     encoded = [ids for source in of_text for ids in _tokens(tokenizer, source, limit, bos)]
