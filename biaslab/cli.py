@@ -22,7 +22,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "debias": Command("run the whole method: find, suppress and evaluate bias neurons", "debias:debias"),
+    "debias": Command("find and suppress bias neurons, then evaluate the model", "debias:debias"),
     "table": Command("compute the paper's table: baselines, suppression, controls", "table:table"),
     "sweep": Command("choose settings for the selection and suppression of neurons", "sweep:sweep"),
     "predict": Command("find bias neurons by attribution (-c attribute)"),

@@ -107,7 +107,7 @@ def equal_lengths(sentences: Sequence[Sequence[int]], tokens_per_batch: int) -> 
 
 
 class MaskedBatches(Dataset[dict[str, Tensor]]):
-    """Batches of sentences, token ids ``[batch, sequence]`` without padding, masked again at each access.
+    """Batches of sentences, token ids ``[batch, sequence]`` without padding, re-masked at each access.
 
     The share ``masked`` of the tokens is masked and predicted; the same tokens at each access if ``fixed``. If
     ``varied``, a tenth of them become another token and a tenth stay unchanged, as in BERT's training (Devlin et al.
