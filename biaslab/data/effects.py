@@ -194,8 +194,8 @@ def plain_batches(
     of_text = text_sources(sources)
     if not of_text:
         raise InputError(
-            '`contrast` is expected to include a source of ordinary text, such as "bold", for the replacement "mean" but '
-            f"got {', '.join(sources) or 'none'}. Add one."
+            '`contrast` is expected to include a source of ordinary text, such as "bold", for the replacement "mean" '
+            f"but got {', '.join(sources) or 'none'}. Add one."
         )
     encoded = [ids for source in of_text for ids in _tokens(tokenizer, source, limit, bos)]
     for batch in by_length([len(ids) for ids in encoded], tokens_per_batch):
