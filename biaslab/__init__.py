@@ -1,4 +1,4 @@
-"""Find the neurons that carry a language model's social bias, switch them off, and measure what that did."""
+"""Find the neurons that carry a language model's social bias, suppress them, and measure the effect."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # for type checkers and editors
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name on first use, so that ``import biaslab`` and ``biaslab --help`` stay quick."""
+    """Import a public name on first use, so that ``import biaslab`` and ``biaslab --help`` stay fast."""
     if name not in _PUBLIC:
         raise AttributeError(f"module 'biaslab' has no attribute {name!r}")
     return getattr(import_module(f"biaslab.{_PUBLIC[name]}"), name)

@@ -1,4 +1,4 @@
-"""The `biaslab` command: a quick front, which imports what a subcommand needs only when it is called."""
+"""The `biaslab` command: starts quickly, because a subcommand's imports happen only when it is called."""
 
 import errno
 import os
@@ -12,21 +12,21 @@ from biaslab.errors import InputError, did_you_mean
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _REFUSED = (errno.ENOTDIR, errno.EACCES, errno.EPERM)
-_MAKERS = ("makedirs", "mkdir")  # functions that make a folder
-_READERS = ("biaslab.models.assets", "biaslab.models.loading", "huggingface_hub")  # modules that write into caches only
+_MAKERS = ("makedirs", "mkdir")  # functions that create a folder
+_READERS = ("biaslab.models.assets", "biaslab.models.loading", "huggingface_hub")  # modules that write only to caches
 _USAGE = """usage: biaslab [-h] [--version] COMMAND ...
 
-Find the neurons that carry a language model's social bias, switch them off,
-and measure what that did.
+Find the neurons that carry a language model's social bias, suppress them,
+and measure the effect.
 
 commands:
 {commands}
 
-biaslab COMMAND --help tells a command's options."""
+Run biaslab COMMAND --help for the options of a command."""
 
 
 def main() -> None:
-    """Run the command of ``sys.argv``; bad input ends with one line and exit code 2."""
+    """Run the command in ``sys.argv``; invalid input prints one line and exits with code 2."""
     try:
         "".join(sys.argv).encode()
     except UnicodeEncodeError:
@@ -44,15 +44,15 @@ def _run() -> None:
         hint = did_you_mean(first, COMMANDS)
         _fail(f"`COMMAND` is expected to be one of {', '.join(COMMANDS)} but got {first!r}. See biaslab --help.{hint}")
     else:
-        # Intel's matrix products then have the same bits with any number of threads, so of processes too.
+        # MKL's matrix products are then bitwise identical for any number of threads, and hence of processes.
         os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
         try:
             run(first)
         except OSError as error:
             if _is_of_output(error):
-                _fail(f"`output` is expected to be a folder that can be written, but got {error}. Choose another.")
+                _fail(f"`output` is expected to be a writable folder but got {error}. Choose another folder.")
             if error.errno in _REFUSED:
-                _fail(f"A file that can be read is expected, but got {error}. Check the path and its permissions.")
+                _fail(f"A readable file is expected but got {error}. Check the path and its permissions.")
             raise
         except KeyboardInterrupt:
             print("\nstopped", file=sys.stderr)
@@ -65,7 +65,7 @@ def _run() -> None:
 
 
 def _is_of_output(error: OSError) -> bool:
-    """Return whether an error came up while a result was written, not while something was read or downloaded."""
+    """Return whether an error occurred while writing a result, not while reading or downloading."""
     frames = _frames(error)
     if any(module.startswith(_READERS) for module, _ in frames):
         return False
@@ -80,13 +80,13 @@ def _is_of_output(error: OSError) -> bool:
 
 
 def _frames(error: BaseException) -> list[tuple[str, str]]:
-    """Return module and function of each frame of an error's traceback, the innermost last."""
+    """Return the module and function of each frame of an error's traceback, innermost last."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     return [(frame.f_globals.get("__name__", ""), frame.f_code.co_name) for frame in frames]
 
 
 def _input_error(error: BaseException | None) -> InputError | None:
-    """Return the input error behind another error: jsonargparse wraps what a class's constructor raises."""
+    """Return the input error behind another error: jsonargparse wraps errors raised by constructors."""
     while error is not None and not isinstance(error, InputError):
         wrapped = _frames(error)[-1:] and _frames(error)[-1][0].startswith("jsonargparse")
         error = error.__cause__ or (error.__context__ if wrapped else None)
@@ -94,7 +94,7 @@ def _input_error(error: BaseException | None) -> InputError | None:
 
 
 def _fail(message: str) -> None:
-    line = re.sub(r"\s*[\r\n\x0b\x0c\x1c-\x1e\x85\u2028\u2029]\s*", " ", message).strip()  # other blanks stay
+    line = re.sub(r"\s*[\r\n\x0b\x0c\x1c-\x1e\x85\u2028\u2029]\s*", " ", message).strip()  # other white space stays
     print(f"biaslab: error: {line}", file=sys.stderr)
     sys.exit(2)
 

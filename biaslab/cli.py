@@ -1,4 +1,4 @@
-"""The commands: what each does, where its function lives, and how it is run."""
+"""The table of commands, and how a command is run."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from typing import Any, NamedTuple, get_type_hints
 
 
 class Command(NamedTuple):
-    """A command: a line for the help, and its function, imported when it is called; none of Lightning's own."""
+    """A command: its line in the help and its function, imported when it is called (empty for Lightning's commands)."""
 
     summary: str
     function: str = ""
-    own_options: bool = True  # False: the function takes what follows the command's name as it is
+    own_options: bool = True  # False: the function parses its arguments itself
 
 
 COMMANDS = {
-    "debias": Command("find, suppress, judge: the whole method on one model", "debias:debias"),
-    "table": Command("the paper's results table: baselines, suppression, controls", "table:table"),
-    "sweep": Command("choose how neurons are selected and suppressed", "sweep:sweep"),
-    "predict": Command("attribute prompts to neurons   (-c attribute)"),
-    "test": Command("judge a model   (-c stereoset, -c crows_pairs, -c bbq, …)"),
-    "fit": Command("train           (-c dpce, -c cda, …)"),
-    "validate": Command("measure the validation loss of what fit trains"),
-    "probe": Command("black-box template probing, before and after suppression", "probe:probe"),
-    "compare": Command("two neuron sets or models: what they share, in which layers", "compare:compare"),
-    "side-effects": Command("suppress one dimension's neurons and measure all", "side_effects:side_effects"),
-    "cards": Command("what excites each neuron, and which words it promotes", "cards:cards"),
-    "report": Command("one page that tells what runs found, without a network", "report:report"),
-    "search-prompts": Command("find the prompts that AutoDebias trains on", "search_prompts:search_prompts"),
-    "bake": Command("write what was suppressed or trained as a checkpoint", "bake:bake"),
-    "lm-eval": Command("lm-evaluation-harness's tasks, with neurons suppressed", "lm_eval:lm_eval", own_options=False),
-    "models": Command("list the supported types of models, and why others are not", "models:models"),
+    "debias": Command("find and suppress bias neurons, then evaluate the model", "debias:debias"),
+    "table": Command("compute the paper's table: baselines, suppression, controls", "table:table"),
+    "sweep": Command("choose settings for the selection and suppression of neurons", "sweep:sweep"),
+    "predict": Command("find bias neurons by attribution (-c attribute)"),
+    "test": Command("evaluate a model (-c stereoset, -c crows_pairs, -c bbq, …)"),
+    "fit": Command("train a model (-c dpce, -c cda, …)"),
+    "validate": Command("compute the validation loss of a model trained with fit"),
+    "probe": Command("probe a model with templates, before and after suppression", "probe:probe"),
+    "compare": Command("compare two neuron sets or models: overlap, layers", "compare:compare"),
+    "side-effects": Command("suppress one dimension's neurons and measure all dimensions", "side_effects:side_effects"),
+    "cards": Command("show what activates each neuron and which words it promotes", "cards:cards"),
+    "report": Command("write the results of runs as one self-contained HTML page", "report:report"),
+    "search-prompts": Command("search for the prompts that AutoDebias trains on", "search_prompts:search_prompts"),
+    "bake": Command("save a suppressed or trained model as an ordinary checkpoint", "bake:bake"),
+    "lm-eval": Command("run lm-evaluation-harness tasks with neurons suppressed", "lm_eval:lm_eval", own_options=False),
+    "models": Command("list the supported model types, and why others are not", "models:models"),
     "fetch": Command("download a model or data set by name", "fetch:fetch"),
 }
 _LIGHTNING = """usage: biaslab {command} -c CONFIG [-c CONFIG ...] [--ckpt_path PATH]
@@ -46,20 +46,20 @@ _LIGHTNING = """usage: biaslab {command} -c CONFIG [-c CONFIG ...] [--ckpt_path 
 {summary}
 
 options:
-  -c, --config CONFIG     a file, or a configuration that ships with biaslab:
+  -c, --config CONFIG     a YAML file, or a configuration shipped with biaslab:
                           {configs}
-  --model.OPTION VALUE    of the model, such as --model.model_name NAME
-  --data.OPTION VALUE     of the data, such as --data.path FILE
-  --trainer.OPTION VALUE  of Lightning's Trainer, such as --trainer.devices 4
-  --ckpt_path PATH        what `biaslab fit` wrote: class, settings, weights;
-                          give the model's name by --model.model_name{more}
-  --seed_everything SEED  of all random numbers (default: 0)
+  --model.OPTION VALUE    an option of the model: --model.model_name NAME, …
+  --data.OPTION VALUE     an option of the data: --data.path FILE, …
+  --trainer.OPTION VALUE  an option of Lightning's Trainer: --trainer.devices 4
+  --ckpt_path PATH        checkpoint of `biaslab fit`: class, settings, weights;
+                          also give --model.model_name{more}
+  --seed_everything SEED  the random seed (default: 0)
   --print_config          print the configuration and exit
-  --help_all              every option of the trainer; loads Lightning
+  --help_all              list all options of the trainer (loads Lightning)
   --model.help CLASS, --data.help CLASS
-                          every option of a model or a data module"""
-_PREDICTIONS = "\n  --predictions FILE      write StereoSet's scores in its authors' form"
-_PLAN = "\n  --plan                  print what the run would take, and exit"
+                          list all options of a model or data module"""
+_PREDICTIONS = "\n  --predictions FILE      write StereoSet scores in its authors' format"
+_PLAN = "\n  --plan                  estimate the time and memory of the run, and exit"
 _MORE = {"predict": _PLAN, "test": _PREDICTIONS}
 
 
@@ -67,7 +67,7 @@ def run(command: str) -> None:
     """Run a command by its name with the arguments that follow it in ``sys.argv``.
 
     Raises:
-        InputError: if an argument is not what is expected.
+        InputError: if an argument is invalid.
     """
     function = COMMANDS[command].function
     if not function:
@@ -90,7 +90,7 @@ def run(command: str) -> None:
     arguments = commands.joined(sys.argv[2:]) if command == "report" else sys.argv[2:]
     quiet()
     called = getattr(commands, name)
-    called.__annotations__ = get_type_hints(called)  # else jsonargparse imports all that stands under TYPE_CHECKING
+    called.__annotations__ = get_type_hints(called)  # else jsonargparse imports everything under TYPE_CHECKING
     try:
         auto_cli(called, args=arguments, prog=f"biaslab {command}", exit_on_error=False)
     except ArgumentError as error:
@@ -98,7 +98,7 @@ def run(command: str) -> None:
 
 
 def _lightning_help(command: str) -> str:
-    """Return the help of a command of Lightning's, without loading it."""
+    """Return the help of a Lightning command, without importing Lightning."""
     from biaslab.commands.configs import names
 
     configs = textwrap.fill(", ".join(names()), 54).replace("\n", "\n" + 26 * " ")
@@ -107,15 +107,15 @@ def _lightning_help(command: str) -> str:
 
 
 def quiet() -> None:
-    """Silence advice and deprecations that come from Lightning's own code: a user can't act on them."""
+    """Silence advice and deprecation warnings from Lightning's own code: users cannot act on them."""
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
-    warnings.filterwarnings("ignore", ".*predict returned None.*")  # of a batch that an earlier run has finished
-    warnings.filterwarnings("ignore", ".*called before the ``update`` method.*")  # where another rank has all shards
-    warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint.*")  # a test needs no training's
-    warnings.filterwarnings("ignore", ".*The dirpath has changed.*")  # a resumed run lies in a folder of its own
+    warnings.filterwarnings("ignore", ".*predict returned None.*")  # for a batch finished by an earlier run
+    warnings.filterwarnings("ignore", ".*called before the ``update`` method.*")  # if another rank has all shards
+    warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint.*")  # training's
+    warnings.filterwarnings("ignore", ".*The dirpath has changed.*")  # a resumed run has its own folder
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # the adapter trains without dropout
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
@@ -124,7 +124,7 @@ def quiet() -> None:
 
 
 def thread_failed(error: threading.ExceptHookArgs, report: Callable[..., Any] = threading.excepthook) -> None:
-    """Report what went wrong in a thread, unless it is TensorBoard's: the main thread tells what can't be written."""
+    """Report an error in a thread, unless TensorBoard's writer failed: the main thread reports that."""
     of_tensorboard = type(error.thread).__module__.startswith("tensorboard")
     if not (of_tensorboard and isinstance(error.exc_value, OSError)):
         report(error)

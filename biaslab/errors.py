@@ -1,4 +1,4 @@
-"""The one exception that a user's input can cause, and the checks that raise it most often."""
+"""The exception raised for invalid user input, and the checks that raise it most often."""
 
 import csv
 import difflib
@@ -20,29 +20,29 @@ _TYPES = {
 
 
 class InputError(ValueError):
-    """An argument, a file or a name is not what was expected.
+    """Invalid input: an argument, a file or a name is not what was expected.
 
-    The message is one line: the argument in back-ticks, what was expected, what came, and what to do. The command line
-    prints it and ends with exit code 2; from Python it is an ordinary ``ValueError``.
+    The message is one line: the argument in back-ticks, what was expected, what was given, and what to do. The command
+    line prints it and exits with code 2; in Python it is an ordinary ``ValueError``.
     """
 
 
 class NotApplicableError(InputError):
-    """A benchmark can't be asked of this model. Where several are asked for, it is left out, and that is said."""
+    """A benchmark cannot be run on this model. If several benchmarks are requested, it is skipped with a message."""
 
 
 class Range(NamedTuple):
-    """Which numbers an argument takes."""
+    """The values that an argument accepts."""
 
-    text: str  # what it is expected to do
+    text: str  # completes "is expected to …"
     low: float = -math.inf
-    high: float = math.inf  # of integers at most the largest that lists are cut by
+    high: float = math.inf  # for integers, at most sys.maxsize, the largest slice index
     whole: bool = False
-    ends: tuple[bool, bool] = (True, True)  # whether low and high belong to it
-    words: tuple[str, ...] = ()  # that may stand instead of a number
+    ends: tuple[bool, bool] = (True, True)  # whether low and high are included
+    words: tuple[str, ...] = ()  # accepted in place of a number
 
     def holds(self, value: object) -> bool:
-        """Return whether a value is one of these numbers or words; NaN and truth values are none."""
+        """Return whether a value is accepted; NaN and booleans never are."""
         if isinstance(value, str):
             return value in self.words
         if isinstance(value, bool) or not isinstance(value, int if self.whole else int | float):
@@ -54,10 +54,10 @@ class Range(NamedTuple):
         return above and below and inner and (self.whole or math.isfinite(value)) and abs(value) <= _LARGEST[self.whole]
 
 
-_LARGEST = (sys.float_info.max, sys.maxsize)  # of real numbers, and of integers
+_LARGEST = (sys.float_info.max, sys.maxsize)  # for real numbers and for integers
 _COUNT = Range("be a positive integer", 1, whole=True)
-_SHARE = Range("lie in (0, 1]", 0, 1, ends=(False, True))
-NOT_NEGATIVE = Range("be finite and not negative", 0)
+_SHARE = Range("be in (0, 1]", 0, 1, ends=(False, True))
+NOT_NEGATIVE = Range("be finite and non-negative", 0)
 _POSITIVE = Range("be positive", 0, ends=(False, True))
 _FINITE = Range("be a finite number")
 _COUNTS = """
@@ -68,33 +68,33 @@ _WEIGHTS = """
     alpha beta domain_weights fisher_weights guard_weight guard_weights knowledge_weight knowledge_weights save_every
     source_weights weight weight_decay
 """
-RANGES = {  # of arguments by name, wherever they are: of commands, data, tasks, callbacks and functions
+RANGES = {  # by argument name, for commands, data modules, tasks, callbacks and functions
     **dict.fromkeys(_COUNTS.split(), _COUNT),
     **dict.fromkeys(_WEIGHTS.split(), NOT_NEGATIVE),
     **dict.fromkeys(("share", "shares", "threshold", "thresholds"), _SHARE),
     **dict.fromkeys(("factor", "factors"), _FINITE),
     **dict.fromkeys(("lr", "perplexity_percent"), _POSITIVE),
     "depth": Range("be a positive integer", 1, 64, whole=True),
-    "masked": Range("lie in (0, 1)", 0, 1, ends=(False, False)),
-    "max_length": Range("be an integer from 3 on", 3, whole=True),  # two special tokens, and one of the text
+    "masked": Range("be in (0, 1)", 0, 1, ends=(False, False)),
+    "max_length": Range("be an integer of at least 3", 3, whole=True),  # two special tokens, one of the text
     "rank": Range("be an integer from 1 to 4096", 1, 4096, whole=True),
     "seed": Range("be an integer from 0 to 4294967295", 0, 2**32 - 1, whole=True),
     "seeds": Range("be a positive integer", 1, 10_000, whole=True),
     "steps": Range("be a positive integer", 1, 10_000, whole=True, words=("auto",)),
     "top_k": Range("be an integer from 1 to 1000", 1, 1000, whole=True),
     "wordings": Range("be 1, 2 or 3", 1, 3, whole=True),
-    "tolerance": Range("lie between 0 and 1", 0, 1, ends=(False, False)),
-    "warmup": Range("lie in [0, 1)", 0, 1, ends=(True, False)),
+    "tolerance": Range("be between 0 and 1", 0, 1, ends=(False, False)),
+    "warmup": Range("be in [0, 1)", 0, 1, ends=(True, False)),
 }
 
 
 def require_ranges(arguments: Mapping[str, Any], **others: Range) -> None:
-    """Check each argument whose name is in :data:`RANGES` or given a range here; those that are None are not.
+    """Check each argument that has a range in :data:`RANGES` or in ``others``; None is skipped.
 
-    Of lists and mappings each number is checked.
+    In lists and mappings, every number is checked.
 
     Raises:
-        InputError: if a number is out of its range, NaN, infinite or no number.
+        InputError: if a value is out of range, NaN, infinite or not a number.
 
     >>> require_ranges({"limit": None, "factor": 0.5, "source_weights": {"prompts": 1.0}, "model": "a"})
     """
@@ -120,10 +120,10 @@ def _numbers(place: str, given: Any) -> Iterator[tuple[str, Any]]:
 
 
 def require_positive(**numbers: int | None) -> None:
-    """Check that arguments are positive integers, or not given.
+    """Check that arguments are positive integers or None.
 
     Raises:
-        InputError: if one is not.
+        InputError: if one of them is not.
 
     >>> require_positive(steps=6, limit=None)
     """
@@ -134,7 +134,7 @@ def require_one_of(name: str, value: object, known: Sequence[str]) -> None:
     """Check that an argument is one of the known values.
 
     Raises:
-        InputError: if it is not; it names the nearest one.
+        InputError: if it is not; the message suggests the closest known value.
 
     >>> require_one_of("split", "dev", ["dev", "test"])
     """
@@ -145,20 +145,20 @@ def require_one_of(name: str, value: object, known: Sequence[str]) -> None:
 
 
 def require_device_map(device_map: str | None) -> None:
-    """Check how layers are put on devices.
+    """Check the device map.
 
     Raises:
-        InputError: if it is none of accelerate's ways.
+        InputError: if it is not one of accelerate's placement strategies.
     """
     if device_map is not None:
         require_one_of("device_map", device_map, ["auto", "balanced", "sequential"])
 
 
 def require_all_of(name: str, values: Iterable[object], known: Iterable[str]) -> None:
-    """Check that a list is not empty, and holds known values alone.
+    """Check that a list is not empty and contains only known values.
 
     Raises:
-        InputError: if not; it names the nearest value to the first that is not known.
+        InputError: if not; the message suggests the known value that is closest to the first unknown one.
 
     >>> require_all_of("kinds", ["positive"], ["positive", "negative"])
     """
@@ -167,24 +167,25 @@ def require_all_of(name: str, values: Iterable[object], known: Iterable[str]) ->
     if unknown or not values:
         hint = did_you_mean(unknown[0], known) if unknown else ""
         got = ", ".join(map(str, unknown)) or "none"
-        raise InputError(f"`{name}` is expected to be of {', '.join(known) or 'nothing'} but got {got}.{hint}")
+        names = ", ".join(known) or "nothing"
+        raise InputError(f"`{name}` is expected to be one or more of {names} but got {got}.{hint}")
 
 
 def require_name_or_file(name: str, value: str, known: Iterable[str]) -> None:
-    """Check that what is no known value, and so names a file, is not a typing error of one.
+    """Check that a value is a known name or a file, and not a misspelled name.
 
     Raises:
-        InputError: if there is no such file, and a known value is near.
+        InputError: if it is not a known name, no such file exists, and a known name is similar.
 
     >>> require_name_or_file("text", "bold", ["bold", "bug"])
     """
     known = list(known)
     if value not in known and not os.path.exists(os.path.expanduser(value)) and (hint := did_you_mean(value, known)):
-        raise InputError(f"`{name}` is expected to be of {', '.join(known)}, or a file, but got {value!r}.{hint}")
+        raise InputError(f"`{name}` is expected to be one of {', '.join(known)}, or a file, but got {value!r}.{hint}")
 
 
 def did_you_mean(value: object, known: Iterable[str]) -> str:
-    """Return a question that names the known value that is nearest to another one; "" if none is near.
+    """Return a "Did you mean" question with the closest known value; "" if none is similar.
 
     >>> did_you_mean("promts", ["prompts", "contrast"])
     " Did you mean 'prompts'?"
@@ -197,37 +198,37 @@ def did_you_mean(value: object, known: Iterable[str]) -> str:
 def reading(
     argument: str, expected: str, path: str | PathLike[str], advice: str = "Give another file."
 ) -> Iterator[None]:
-    """Within the block a file is read; what goes wrong with that is the user's to know.
+    """Turn errors that occur while a file is read in the block into an ``InputError``.
 
     Args:
-        argument: that names the file.
+        argument: the argument that names the file.
         expected: what the file is expected to be.
-        path: of the file.
+        path: the file.
         advice: what to do.
 
     Raises:
-        InputError: if the file is not there, can't be read, or is no text, JSON or CSV as expected.
+        InputError: if the file does not exist, cannot be read, or is not valid text, JSON or CSV.
     """
     try:
         yield
     except InputError:
         raise
-    except (OSError, ValueError, csv.Error, RecursionError) as error:  # of text and of JSON: ValueError
+    except (OSError, ValueError, csv.Error, RecursionError) as error:  # text and JSON raise ValueError
         raise InputError(
-            f"`{argument}` is expected to be {expected}, but {path} can't be read or is cut off: {error}. {advice}"
+            f"`{argument}` is expected to be {expected}, but {path} can't be read or is truncated: {error}. {advice}"
         ) from error
 
 
 def read_text(path: str | PathLike[str], may_be_empty: bool = False) -> str:
-    r"""Return a UTF-8 file's text without a byte order mark, its lines ended by ``\n`` alone.
+    r"""Return the text of a UTF-8 file, without a byte order mark and with ``\n`` line ends.
 
     Raises:
-        OSError: if it can't be read.
-        ValueError: if it is empty, in another encoding, or has NUL bytes; it names the line. :func:`reading` makes an
-            ``InputError`` of either.
+        OSError: if it cannot be read.
+        ValueError: if it is empty, has another encoding or contains NUL bytes; the message gives the line.
+            :func:`reading` turns both into an ``InputError``.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")  # which knows all line ends
+        text = Path(path).read_text(encoding="utf-8-sig")  # text mode converts all line ends
     except UnicodeDecodeError as error:
         if error.object[:2] in (b"\xff\xfe", b"\xfe\xff"):
             raise ValueError("it is UTF-16 text; save it as UTF-8") from error
@@ -241,13 +242,13 @@ def read_text(path: str | PathLike[str], may_be_empty: bool = False) -> str:
 
 
 def usage(error: str, command: str) -> str:
-    r"""Return in a line what jsonargparse says in several about an option of a command.
+    r"""Return a multi-line error message of jsonargparse about an option in one line.
 
     >>> usage('Parser key "limit":\n  Expected a <class \'int\'>. Got value: abc', "debias")
     "`limit` is expected to be an integer but got 'abc'. See biaslab debias --help."
     """
     if unknown := re.search(r"Option '([^']+)' is not accepted", error):
-        return f"`{unknown[1]}` is expected to be an option but is none here. See biaslab {command} --help."
+        return f"`{unknown[1]}` is not an option of biaslab {command}. See biaslab {command} --help."
     keys = re.findall(r'[Kk]ey "([^"]+)"', error)
     types = dict.fromkeys(re.findall(r"Expected an? (.+?)(?:\. Got value.*)?$", error, re.MULTILINE))
     given = re.findall(r"G(?:iven|ot) value: (.*)", error)

@@ -1,22 +1,22 @@
-"""Figures with their intervals: the only place that resamples or takes quantiles."""
+"""Estimates with confidence intervals: the only module that resamples or computes quantiles."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-if TYPE_CHECKING:  # torch is imported where it is needed: results are read and reported without it
+if TYPE_CHECKING:  # torch is imported only where needed: reading and reporting results works without it
     import torch
     from torch import Tensor
 
 Unit = Literal["points", "percent", "nats"]
-_LEVELS = (0.025, 0.975)  # of a 95 % interval
+_LEVELS = (0.025, 0.975)  # quantiles of a 95 % interval
 SIGNIFICANT = 0.05
-OVERALL = "overall"  # the scope of all
+OVERALL = "overall"  # the scope of all examples
 
 
 def is_significant(p_value: float) -> bool:
-    """Return whether a test rejects chance at the 5 % level: the one place that says so of p-values.
+    """Return whether a p-value is significant at the 5 % level.
 
     >>> is_significant(0.05), is_significant(0.051)
     (True, False)
@@ -25,7 +25,7 @@ def is_significant(p_value: float) -> bool:
 
 
 class Interval(NamedTuple):
-    """A figure and its 95 % interval: the 2.5th and the 97.5th percentile of the resamples."""
+    """A value and its 95 % interval: the 2.5th and 97.5th percentiles of the resamples."""
 
     value: float
     low: float
@@ -33,7 +33,7 @@ class Interval(NamedTuple):
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether both ends lie on one side of zero: the change is significant.
+        """Whether both ends are on the same side of zero: the change is significant.
 
         >>> Interval(2.0, 1.0, 3.0).excludes_zero, Interval(2.0, -1.0, 5.0).excludes_zero
         (True, False)
@@ -42,37 +42,37 @@ class Interval(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """A measured figure of a treatment."""
+    """The estimate of a measure under a treatment."""
 
-    figure: Interval  # its value; of a treatment with several seeds the mean over the seeds
-    change: Interval  # against the untouched model, on the same resamples, in its unit
-    spread: float | None = None  # standard deviation of the change over the seeds; None of a single one
-    # the change minus that of the random control, on the same resamples, its seeds resampled too; None without one
+    figure: Interval  # its value; with several seeds, the mean over the seeds
+    change: Interval  # from the unmodified model, paired on the same resamples, in the measure's unit
+    spread: float | None = None  # standard deviation of the change over seeds; None for a single seed
+    # the change minus the random control's, on the same resamples, with seeds resampled too; None without a control
     beyond_random: Interval | None = None
 
 
-UNCHANGED = Interval(0.0, 0.0, 0.0)  # the change of the untouched model
+UNCHANGED = Interval(0.0, 0.0, 0.0)  # the change of the unmodified model
 
 
 class Samples(NamedTuple):
-    """A figure, in parts that are averaged, and its bootstrap resamples."""
+    """A value, as parts to be averaged, and its bootstrap resamples."""
 
     value: Tensor  # [part]
-    resamples: Tensor  # [resample, part]; in each treatment the same draws from the data, so that changes are paired
+    resamples: Tensor  # [resample, part]; every treatment uses the same draws, so that changes are paired
 
     def change_from(self, before: Samples, unit: Unit) -> Samples:
-        """Return the change of each part, in points or nats, or in percent of what it was before."""
+        """Return the change of each part, in points or nats, or in percent of its value before."""
         if unit != "percent":
             return Samples(self.value - before.value, self.resamples - before.resamples)
         return Samples(100 * (self.value / before.value - 1), 100 * (self.resamples / before.resamples - 1))
 
     def interval(self) -> Interval:
-        """Return the mean over the parts with its 95 % interval."""
+        """Return the mean over the parts and its 95 % interval."""
         return interval(self.value.mean(), self.resamples.mean(-1))
 
 
 def mean(samples: Sequence[Samples]) -> Samples:
-    """Return the mean of several figures, resample by resample: that of the seeds of a control."""
+    """Return the mean of several samples, resample by resample: the mean over the seeds of a control."""
     import torch
 
     value, resamples = (torch.stack(list(parts)).mean(0) for parts in zip(*samples, strict=True))
@@ -80,24 +80,24 @@ def mean(samples: Sequence[Samples]) -> Samples:
 
 
 def interval(value: Tensor | float, resamples: Tensor) -> Interval:
-    """Return a figure with its 95 % percentile interval, of resamples ``[resample]``, NaN where one has no figure."""
+    """Return a value and the 95 % percentile interval of its resamples, ``[resample]``, ignoring NaN."""
     low, high = resamples.nanquantile(resamples.new_tensor(_LEVELS)).tolist()
     return Interval(float(value), low, high)
 
 
 def intervals(names: Sequence[str], values: Tensor, resamples: Tensor) -> dict[str, Interval]:
-    """Return figures by name with their 95 % intervals, of values ``[figure]`` and resamples ``[resample, figure]``."""
+    """Return the 95 % intervals by name, from values ``[measure]`` and resamples ``[resample, measure]``."""
     return {name: interval(*column) for name, *column in zip(names, values, resamples.T, strict=True)}
 
 
 def estimate(before: Samples, runs: Sequence[Samples], unit: Unit, control: Sequence[Samples] = ()) -> Estimate:
-    """Return a treatment's figure, its paired change, and how far that goes beyond its random control.
+    """Return a treatment's estimate: its value, its paired change, and the difference from its random control.
 
     Args:
-        before: of the untouched model.
-        runs: of the treatment: one, or one a seed.
-        unit: of the change.
-        control: of its random control, one a seed; none without one.
+        before: samples of the unmodified model.
+        runs: samples of the treatment: one, or one per seed.
+        unit: unit of the change.
+        control: samples of its random control, one per seed; empty without a control.
     """
     average = mean(runs)
     change = average.change_from(before, unit)
@@ -108,7 +108,7 @@ def estimate(before: Samples, runs: Sequence[Samples], unit: Unit, control: Sequ
 
 
 def _beyond(change: Samples, control: Sequence[Samples], seed: int = 0) -> Interval:
-    """Return the difference from the control; each resample also draws the control's seeds with replacement."""
+    """Return the difference from the control; each resample also draws control seeds with replacement."""
     import torch
 
     values = torch.stack([run.value.mean() for run in control])  # [seed]
@@ -118,7 +118,7 @@ def _beyond(change: Samples, control: Sequence[Samples], seed: int = 0) -> Inter
 
 
 def standard_deviation(values: Sequence[float]) -> float:
-    """Return the sample standard deviation of two values or more.
+    """Return the sample standard deviation of at least two values.
 
     >>> standard_deviation([1.0, 3.0])
     1.4142135623730951
@@ -128,7 +128,7 @@ def standard_deviation(values: Sequence[float]) -> float:
 
 
 def draw_counts(size: int, resamples: int, generator: torch.Generator) -> Tensor:
-    """Return how often each of so many things is drawn with replacement, ``[resample, size]``; each row sums to size.
+    """Return how often each of ``size`` items is drawn with replacement, ``[resample, size]``; rows sum to ``size``.
 
     >>> import torch
     >>> draw_counts(3, 2, torch.Generator().manual_seed(0))
@@ -142,18 +142,18 @@ def draw_counts(size: int, resamples: int, generator: torch.Generator) -> Tensor
 
 
 def draw(size: int, resamples: int = 2000, seed: int = 0) -> Tensor:
-    """Return which of so many things each resample draws, with replacement, ``[resample, size]``."""
+    """Return the indices that each resample draws with replacement from ``size`` items, ``[resample, size]``."""
     import torch
 
     return torch.randint(size, (resamples, size), generator=torch.Generator().manual_seed(seed))
 
 
 def cluster_means(values: Tensor, clusters: Tensor) -> Tensor:
-    """Return the mean of each cluster's values, ``[cluster, ...]``, in the order of the clusters' numbers.
+    """Return the mean of each cluster's values, ``[cluster, ...]``, ordered by cluster number.
 
     Args:
         values: ``[example, ...]``.
-        clusters: the number of each one's cluster, ``[example]``.
+        clusters: the cluster number of each example, ``[example]``.
 
     >>> import torch
     >>> cluster_means(torch.tensor([1.0, 3.0, 4.0]), torch.tensor([5, 5, 7]))
@@ -166,11 +166,11 @@ def cluster_means(values: Tensor, clusters: Tensor) -> Tensor:
 
 
 def clustered_samples(values: Tensor, clusters: Tensor) -> Samples:
-    """Return the mean over clusters of the mean of each one's values, and its bootstrap over the clusters.
+    """Return the mean over clusters of each cluster's mean, and its bootstrap over clusters.
 
     Args:
         values: ``[example]``.
-        clusters: the number of each one's cluster, ``[example]``.
+        clusters: the cluster number of each example, ``[example]``.
 
     >>> import torch
     >>> clustered_samples(torch.tensor([1.0, 3.0, 4.0]), torch.tensor([5, 5, 7])).value

@@ -1,4 +1,4 @@
-"""What outlives a process: files written whole or not at all, shards of a long run, results by what they depend on."""
+"""Persistent state: atomic files, locks, and artifacts that are named by everything they depend on."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from filelock import FileLock, Timeout
 
 from biaslab.errors import InputError
 
-if TYPE_CHECKING:  # torch is imported where it is needed: results are read and reported without it
+if TYPE_CHECKING:  # torch is imported only where needed: reading and reporting results works without it
     from torch import Tensor
 
 
-_WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)  # what file systems without locks answer
+_WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)  # errors of file systems without locks
 
 
 def acquired(path: Path) -> FileLock | None:
-    """Return a lock that is held until it is released or the process ends; None if another one holds it.
+    """Return a lock that is held until it is released or the process ends; None if another process holds it.
 
-    On a file system without locks it is not known whether one does, and the lock is returned.
+    A file system without locks cannot tell; the lock is then returned.
     """
     lock = FileLock(path)
     try:
@@ -45,16 +45,17 @@ def acquired(path: Path) -> FileLock | None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Within the block, no other command works on a folder; a process that ends, however it ends, gives it free.
+    """Lock a folder for the block, so that no other command works on it; the lock ends with the process.
 
     Raises:
-        InputError: if another command works on it.
+        InputError: if another command is using it.
     """
     with writing(folder):
         lock = acquired(folder.with_name(f".{folder.name}.lock"))
     if lock is None:
         raise InputError(
-            f"`output` is expected to be free, but another command works in {folder}. Wait for it, or choose another."
+            f"`output` is expected to be free, but another command is using {folder}. Wait for it to finish, or choose "
+            "another folder."
         )
     try:
         yield
@@ -63,17 +64,17 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def training_in(folder: Path) -> Path:
-    """Return what is locked while a training works in a folder, beside what the command locks that has started it."""
+    """Return the path to lock while a training uses a folder; the command that started it locks the folder itself."""
     return folder.with_name(f"{folder.name}.training")
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file, all of it or nothing, and wait until the disk has it.
+    """Write a file atomically and flush it to disk.
 
     Raises:
-        InputError: if it can't be written.
+        InputError: if it cannot be written.
     """
-    # a name that no other process has, on this machine or another one that shares the disk
+    # a unique name, even across machines that share the disk
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
         with writing(path):
@@ -82,7 +83,7 @@ def write_atomically(path: Path, content: bytes) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-            with suppress(PermissionError):  # Windows opens no folders
+            with suppress(PermissionError):  # Windows cannot open folders
                 folder = os.open(path.parent, os.O_RDONLY)
                 try:
                     os.fsync(folder)
@@ -95,38 +96,39 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Within the block, what can't be written is an InputError that names the path."""
+    """Turn an ``OSError`` in the block into an ``InputError`` that names the path."""
     try:
         yield
     except OSError as error:
         raise InputError(
             f"`folder` is expected to be writable with room for the results, but {path} can't be written: "
-            f"{error.strerror or error}. What is finished is kept; make room and run the same command to resume."
+            f"{error.strerror or error}. Finished results are kept; free some space and run the same command to resume."
         ) from error
 
 
 def make_folder(folder: str | Path, exist_ok: bool = False) -> Path:
-    """Make a folder for results, with those that it lies in; ``exist_ok`` as of ``mkdir``.
+    """Create a folder for results and its parents; ``exist_ok`` as in ``mkdir``.
 
     Raises:
-        InputError: if it can't be made.
+        InputError: if it cannot be created.
     """
     path = Path(folder)
     try:
         path.mkdir(parents=True, exist_ok=exist_ok)
     except OSError as error:
-        message = f"`output` is expected to be a folder that can be written, but {folder} can't: {error}."
-        raise InputError(message) from error
+        raise InputError(
+            f"`output` is expected to be a writable folder, but {folder} cannot be created: {error}. Choose another."
+        ) from error
     return path
 
 
 class Artifacts:
-    """A folder of artifacts; one that depends on other things has another name, and a killed job finds what is done.
+    """A folder of artifacts. An artifact's name depends on its inputs, so that an interrupted job can resume.
 
-    Those of one model, if it is named, lie in a folder of its name below.
+    If a model is named, its artifacts are in a subfolder with its name.
 
     Raises:
-        InputError: if the folder can't be made.
+        InputError: if the folder cannot be created.
 
     >>> import tempfile, torch
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -141,22 +143,22 @@ class Artifacts:
         self.folder = make_folder(folder if model_name is None else Path(folder, slug(model_name)), exist_ok=True)
 
     def path(self, name: str, depends_on: Mapping[str, Any]) -> Path:
-        """Return where an artifact of a name is, or is to be; JSON can hold what it depends on."""
+        """Return the path of an artifact; what it depends on must be JSON-serialisable."""
         return self.folder / f"{name}-{digest(depends_on)}"
 
     def once(
         self, name: str, depends_on: Mapping[str, Any], job: Callable[[Path], dict[str, Any]]
     ) -> tuple[Path, dict[str, Any]]:
-        """Do a job in a folder of its own, unless it was done; return the folder, and the facts that the job returned.
+        """Run a job in its own folder unless it is done; return the folder and the facts that the job returned.
 
         Args:
-            name: of the job.
-            depends_on: what it depends on beside biaslab's version and code.
-            job: called with the folder, which is locked, and holds what a killed one has left; the facts that it
-                returns are kept there, in ``done.json``.
+            name: name of the job.
+            depends_on: what its result depends on, besides biaslab's version and code.
+            job: called with the folder, which is locked and may contain the files of an interrupted run; the facts
+                that it returns are stored there in ``done.json``.
 
         Raises:
-            InputError: if another command does it.
+            InputError: if another command is running it.
         """
         folder = self.path(name, {**depends_on, "versions": computed_by()})
         path = folder / "done.json"
@@ -168,14 +170,14 @@ class Artifacts:
 
         if not (facts := done()):
             with locked(folder):
-                if not (facts := done()):  # another command may have ended just now
+                if not (facts := done()):  # another command may just have finished
                     facts = job(folder)
                     write_atomically(path, (json.dumps(facts, indent=1) + "\n").encode())
         return folder, facts
 
 
 def slug(name: str) -> str:
-    """Return what names a file or a folder of a name, such as a model's.
+    """Return a file name for a name such as a model's.
 
     >>> slug("facebook/FairBERTa")
     'facebook--FairBERTa'
@@ -184,7 +186,7 @@ def slug(name: str) -> str:
 
 
 def checksum(path: Path) -> str:
-    """Return a file's SHA-256, in hexadecimal digits."""
+    """Return the SHA-256 of a file in hexadecimal."""
     result = hashlib.sha256()
     with path.open("rb") as file:
         while part := file.read(2**20):
@@ -193,12 +195,12 @@ def checksum(path: Path) -> str:
 
 
 def digest(content: Any) -> str:
-    """Return 16 hexadecimal digits that change with the content, which JSON must be able to hold."""
+    """Return a digest of JSON-serialisable content, 16 hexadecimal digits."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Write tensors and what JSON can hold beside them, whole or not at all."""
+    """Write tensors and JSON-serialisable facts atomically."""
     import safetensors.torch
 
     content = {name: tensor.contiguous() for name, tensor in tensors.items()}
@@ -206,7 +208,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, 
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Return what :func:`save_tensors` wrote; None where there is nothing, or nothing that is whole."""
+    """Return what :func:`save_tensors` wrote; None if the file is missing or incomplete."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -223,7 +225,7 @@ def versions() -> dict[str, str]:
 
 @cache
 def computed_by() -> dict[str, str]:
-    """Return the versions and a digest of biaslab's own code: other code never takes kept results for its own."""
+    """Return the package versions and a digest of biaslab's code, so that changed code never reuses old results."""
     root, digest = Path(__file__).parent, hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
@@ -231,7 +233,7 @@ def computed_by() -> dict[str, str]:
 
 
 def files_of(names: Any) -> dict[str, str]:
-    """Return a digest of the content of each file that is named, within lists and mappings too.
+    """Return a digest of each named file, including names in nested lists and mappings.
 
     >>> files_of({"sources": ["bold", None], "limit": 3})
     {}

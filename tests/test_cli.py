@@ -321,7 +321,7 @@ BAD: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "unknown command": (lambda lab, tmp: main(["debais"]), "`COMMAND`.*'debais'"),
     "truncated StereoSet": (
         lambda lab, tmp: debias(lab, "--stereoset", bad(tmp / "s.json", (lab / "stereoset.json").read_text()[:900])),
-        "`path`.*s.json can't be read or is cut off",
+        "`path`.*s.json can't be read or is truncated",
     ),
     "foreign StereoSet": (
         lambda lab, tmp: debias(lab, "--stereoset", foreign(tmp / "s.json", lab)),
@@ -358,11 +358,11 @@ BAD: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     ),
     "guard": (
         lambda lab, tmp: attribute(lab, "--model.guard", "[bold]", "--data.contrast", str(lab / "text.txt")),
-        "`guard` is expected to be of .*text.txt but got bold",
+        "`guard` is expected to be one or more of .*text.txt but got bold",
     ),
     "domain weights": (
         lambda lab, tmp: attribute(lab, "--model.domain_weights", "{age: 1.0}"),
-        "`domain_weights` is expected to be of gender, .* but got age",
+        "`domain_weights` is expected to be one or more of gender, .* but got age",
     ),
     "domain without prompts": (
         lambda lab, tmp: attribute(lab, "--model.domain_weights", "{race: 1.0}"),
@@ -383,11 +383,14 @@ BAD: dict[str, tuple[Callable[[Path, Path], object], str]] = {
         lambda lab, tmp: judge(lab, "--ckpt_path", bad(tmp / "c.ckpt", "text")),
         "`ckpt_path` is expected to be a Lightning checkpoint",
     ),
-    "row": (lambda lab, tmp: main(["table", "--rows", "[bsn]"]), "`rows` is expected to be of base, .* but got bsn"),
-    "output": (lambda lab, tmp: debias(lab, "--output", bad(tmp / "file", "") + "/x"), "`output`.*can be written"),
+    "row": (
+        lambda lab, tmp: main(["table", "--rows", "[bsn]"]),
+        "`rows` is expected to be one or more of base, .* but got bsn",
+    ),
+    "output": (lambda lab, tmp: debias(lab, "--output", bad(tmp / "file", "") + "/x"), "`output`.*writable folder"),
     "output of a job": (
         lambda lab, tmp: judge(lab, "--trainer.logger.save_dir", bad(tmp / "file", "") + "/x"),
-        "`output`.*can be written",
+        "`output`.*writable folder",
     ),
 }
 
@@ -513,9 +516,15 @@ def test_a_shipped_configuration_by_name(workdir, chosen_settings, config):
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (PermissionError(errno.EACCES, "Permission denied", "secret.json"), "A file that can be read .*secret.json"),
-        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "model/config.json"), "A file that can be read .*model"),
-        (OSError(errno.ENOSPC, "No space left on device", "runs/x"), "`output` is expected to be a folder that can be"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "secret.json"),
+            "A readable file is expected .*secret.json",
+        ),
+        (
+            NotADirectoryError(errno.ENOTDIR, "Not a directory", "model/config.json"),
+            "A readable file is expected .*model",
+        ),
+        (OSError(errno.ENOSPC, "No space left on device", "runs/x"), "`output` is expected to be a writable folder"),
     ],
     ids=["reading", "reading below a file", "no space"],
 )

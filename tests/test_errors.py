@@ -58,13 +58,13 @@ def test_the_nearest_name(value, near):
 
 
 def test_no_values_at_all():
-    with pytest.raises(InputError, match=r"`kinds` is expected to be of a, b but got none\."):
+    with pytest.raises(InputError, match=r"`kinds` is expected to be one or more of a, b but got none\."):
         require_all_of("kinds", [], ["a", "b"])
 
 
 def test_a_file_may_have_a_name_that_is_near(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=r"`text` is expected to be of bold, bug, or a file, but got 'blod'\. Did"):
+    with pytest.raises(InputError, match=r"`text` is expected to be one of bold, bug, or a file, but got 'blod'\. Did"):
         require_name_or_file("text", "blod", ["bold", "bug"])
     (tmp_path / "blod").touch()
     require_name_or_file("text", "blod", ["bold", "bug"])

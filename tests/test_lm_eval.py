@@ -196,8 +196,11 @@ def test_bad_input_through_the_command_line_is_one_line(tmp_path, tasks, capsys)
         ({"pretrained": "m", "neurons": "n", "dtype": "float8"}, "`dtype` is expected to be .* got 'float8'"),
         ({"pretrained": "m", "neurons": "n", "device_map": "all"}, "`device_map` is expected to be .* got 'all'"),
         ({"pretrained": "m", "neurons": "n", "trust_remote_code": "no"}, "`trust_remote_code` is expected to be true"),
-        ({"pretrained": "m", "neuron": "n"}, "`model_args` is expected to be of .* neuron. Did you mean 'neurons'?"),
-        ({"pretrained": "m", "neurons": "n", "peft": "x"}, "`model_args` is expected to be of .* got peft"),
+        (
+            {"pretrained": "m", "neuron": "n"},
+            "`model_args` is expected to be one or more of .* neuron. Did you mean 'neurons'?",
+        ),
+        ({"pretrained": "m", "neurons": "n", "peft": "x"}, "`model_args` is expected to be one or more of .* got peft"),
     ],
 )
 def test_bad_arguments_are_told_before_anything_is_read(arguments, message):

@@ -69,7 +69,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
 
 def test_a_folder_that_can_not_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="`output` is expected to be a folder that can be written"):
+    with pytest.raises(InputError, match="`output` is expected to be a writable folder"):
         Artifacts(tmp_path / "file" / "below")
     assert load_tensors(tmp_path / "nothing") is None
 

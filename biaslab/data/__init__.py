@@ -1,1 +1,1 @@
-"""Prompts, StereoSet and plain text, one LightningDataModule each; a batch is a dict of tensors."""
+"""Data sets, each with a reader and a LightningDataModule; a batch is a dict of tensors."""

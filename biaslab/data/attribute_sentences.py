@@ -1,4 +1,4 @@
-"""Sentences with attribute words of one group, or with target words and none: what DPCE trains on."""
+"""The training data of DPCE: sentences with attribute words of one group, or with target words only."""
 
 import math
 import random
@@ -22,26 +22,26 @@ GROUPS = ("female", "male")
 TARGET = "target"
 KINDS = (*GROUPS, TARGET)
 
-Span = tuple[int, int]  # first character, and the one after the last
-Candidate = tuple[str, list[Span]]  # a sentence, and where its words stand
+Span = tuple[int, int]  # first character, and one past the last
+Candidate = tuple[str, list[Span]]  # a sentence, and the spans of its words
 
 _GROUP_OF = {word: group for pair in GENDER_PAIRS for word, group in zip(pair, GROUPS, strict=True)}
 _TARGETS = frozenset(TARGETS)
-_CHUNK = 1000  # sentences that are tokenized at a time
+_CHUNK = 1000  # sentences tokenized at once
 
 
 class Example(NamedTuple):
     """A tokenized sentence."""
 
-    input_ids: list[int]  # with its special tokens
-    words: list[list[int]]  # positions of the pieces of each of its words
+    input_ids: list[int]  # with special tokens
+    words: list[list[int]]  # token positions of each of its words
 
 
 def sort_by_kind(sentences: Sequence[str]) -> dict[str, list[Candidate]]:
-    """Return the sentences of each kind; those with attribute words of both groups, or without any word, are left out.
+    """Return the sentences of each kind, without those with attribute words of both groups or with no listed word.
 
-    A sentence with attribute words stands once, with all of them; one with target words once for each, with its first
-    occurrence. Whole words are compared, in lower case.
+    A sentence with attribute words occurs once, with all of them; one with target words occurs once per word, with the
+    word's first occurrence. Whole words are compared in lower case.
     """
     sorted_: dict[str, list[Candidate]] = {kind: [] for kind in KINDS}
     for sentence in sentences:
@@ -56,15 +56,15 @@ def sort_by_kind(sentences: Sequence[str]) -> dict[str, list[Candidate]]:
 
 
 def _pieces(offsets: Sequence[Span], span: Span) -> list[int]:
-    """Return the positions of the tokens that make up a word; none if the sentence is cut before the word's end."""
+    """Return the positions of a word's tokens; empty if the sentence is truncated before the word's end."""
     places = [at for at, (start, end) in enumerate(offsets) if start < span[1] and end > span[0]]
     return places if places and offsets[places[-1]][1] >= span[1] else []
 
 
 def encode(candidates: Sequence[Candidate], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Iterator[Example]:
-    """Tokenize sentences, cut to so many tokens, with a fast tokenizer, and find their words' pieces.
+    """Tokenize sentences with a fast tokenizer, truncated to ``max_length``, and find the tokens of their words.
 
-    Words that are cut off are dropped, and sentences without any.
+    Truncated words are dropped, and so are sentences that have no word left.
     """
     max_length = min(max_length, tokenizer.model_max_length)
     for start in range(0, len(candidates), _CHUNK):
@@ -77,12 +77,12 @@ def encode(candidates: Sequence[Candidate], tokenizer: PreTrainedTokenizerBase, 
 
 
 def collate(kind: str, examples: Sequence[Example], pad_id: int) -> dict[str, Any]:
-    """Return a batch of examples of one kind; short ones are filled with ``pad_id`` at their end.
+    """Return a batch of examples of one kind, padded with ``pad_id`` at the end.
 
     Returns:
         ``kind``; ``input_ids`` and ``attention_mask``, ``[batch, sequence]``; and ``weights``, ``[batch, sequence]``:
-        one over the number of pieces of a token's word, 0 for the tokens of other words. Hidden states summed with
-        them are the sum over words of the mean over pieces; their own sum is the number of words.
+        1 / (number of tokens of the word) for tokens of listed words, else 0. The weighted sum of hidden states is
+        the sum over words of the mean over their tokens; the sum of the weights is the number of words.
     """
     tokens = [torch.tensor(example.input_ids) for example in examples]
     input_ids = pad_sequence(tokens, batch_first=True, padding_value=pad_id)
@@ -95,9 +95,9 @@ def collate(kind: str, examples: Sequence[Example], pad_id: int) -> dict[str, An
 
 
 class KindBatches(Dataset[dict[str, Any]]):
-    """Batches of one kind each, as many of each kind as the smaller group fills.
+    """Batches of one kind each, with as many batches of each kind as the smaller group fills.
 
-    Of the larger group another part is drawn each time; target examples come several times where there are too few.
+    A different part of the larger group is drawn each time; target examples repeat if there are too few.
     """
 
     def __init__(self, examples: Mapping[str, Sequence[Example]], batch_size: int, pad_id: int) -> None:
@@ -126,10 +126,10 @@ class KindBatches(Dataset[dict[str, Any]]):
 
 
 class EpochSampler(DistributedSampler[dict[str, Any]]):
-    """Draws a dataset's batches anew each epoch (unless fixed), the same at each run, and gives each rank its share.
+    """Draws the batches of each epoch (always the same ones if fixed), reproducibly, and gives each rank its share.
 
-    It is a ``DistributedSampler`` so that Lightning tells it the epoch and does not replace it. It draws at the first
-    batch and not before: a training that resumes hears of its epoch late.
+    It is a ``DistributedSampler`` so that Lightning sets its epoch and does not replace it. It draws only when
+    iteration starts: a resumed training sets the epoch late.
     """
 
     def __init__(self, batches: KindBatches, seed: int, ranks: int, rank: int, fixed: bool = False) -> None:
@@ -142,17 +142,17 @@ class EpochSampler(DistributedSampler[dict[str, Any]]):
 
 
 class AttributeSentencesDataModule(TokenizedData):
-    """Sentences of three kinds for DPCE: with words of women, with words of men, and with target words but neither.
+    """Sentences of three kinds for DPCE: with female words, with male words, and with target words but neither.
 
     Args:
-        model_name: whose tokenizer is used.
-        sources: "bug", "bold", "panda", or text files with one sentence a line.
-        max_length: longer sentences are cut, in tokens.
-        batch_size: sentences a batch.
-        limit: at most so many training examples of each kind; None for all.
-        validation_limit: at most so many validation examples of each kind.
-        seed: of the choice of the examples and of the order of the batches.
-        trust_remote_code: let a checkpoint bring its own Python code.
+        model_name: the model whose tokenizer is used.
+        sources: "bug", "bold", "panda", or text files with one sentence per line.
+        max_length: maximum sentence length in tokens; longer sentences are truncated.
+        batch_size: sentences per batch.
+        limit: maximum number of training examples of each kind; None for all.
+        validation_limit: maximum number of validation examples of each kind.
+        seed: seed for the choice of examples and the order of batches.
+        trust_remote_code: run Python code that comes with a checkpoint.
     """
 
     def __init__(
@@ -169,12 +169,12 @@ class AttributeSentencesDataModule(TokenizedData):
         super().__init__(trust_remote_code)
 
     def setup(self, stage: str) -> None:
-        """Read, sort and tokenize the sentences."""
+        """Read, classify and tokenize the sentences."""
         self.tokenizer = self.load_tokenizer()
         if not self.tokenizer.is_fast:
             raise InputError(
                 f"`model_name` is expected to have a fast tokenizer, but {self.hparams['model_name']!r} has a "
-                f"{type(self.tokenizer).__name__}, which can't tell a token's characters. Choose another model."
+                f"{type(self.tokenizer).__name__}, which has no character offsets. Choose another model."
             )
         self.training = self._batches("train", self.hparams["limit"])
         self.validation = self._batches("validation", self.hparams["validation_limit"])
@@ -187,13 +187,13 @@ class AttributeSentencesDataModule(TokenizedData):
             examples[kind] = list(islice(encode(candidates, self.tokenizer, self.hparams["max_length"]), limit))
             if not examples[kind]:
                 raise InputError(
-                    "`sources` is expected to hold sentences with female words, with male words, and with target words "
-                    f"but neither; there is none of the kind {kind!r} in the {split} split. Give more text."
+                    "`sources` is expected to contain sentences with female words, with male words, and with target "
+                    f"words but neither, but the {split} split has none of the kind {kind!r}. Give more text."
                 )
         return KindBatches(examples, self.hparams["batch_size"], self.tokenizer.pad_token_id or 0)
 
     def attribute_batches(self, rank: int = 0, ranks: int = 1) -> Iterator[dict[str, Any]]:
-        """Yield a rank's share of all training sentences with attribute words, each once, in batches of like length."""
+        """Yield a rank's share of all training sentences with attribute words, each once, batched by length."""
         size = self.hparams["batch_size"]
         for group in GROUPS:
             examples = sorted(self.training.examples[group], key=lambda example: len(example.input_ids))
@@ -201,7 +201,7 @@ class AttributeSentencesDataModule(TokenizedData):
                 yield collate(group, examples[start : start + size], self.training.pad_id)
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Return the training batches, drawn anew each epoch."""
+        """Return the training batches, redrawn each epoch."""
         return self._loader(self.training)
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:

@@ -1,9 +1,9 @@
-"""Attribute words (pairs that name a demographic) and target words (which carry its stereotypes).
+"""Attribute words (pairs that name a demographic) and target words (associated with its stereotypes).
 
-Every word is lower case and stands on one side of one pair only, so that a sentence's group is never in doubt. English
-has one word, "her", for two of men's, "him" and "his": it is paired with "him", and "his" with "hers". Left out are
-words whose other meaning is the more frequent one ("miss", "count", "master", "buck", "mark"), since words are matched
-without regard to their sense, and male forms that mostly stand for anyone ("poet", "author", "host").
+Every word is lower case and occurs on one side of one pair only, so that the group of a sentence is unambiguous. "her"
+corresponds to both "him" and "his": it is paired with "him", and "his" with "hers". The lists omit words with a more
+frequent other meaning ("miss", "count", "master", "buck", "mark"), since words are matched without regard to meaning,
+and male forms that are mostly used generically ("poet", "author", "host").
 """
 
 
@@ -64,7 +64,7 @@ _NAMES = """
 #: About 200 pairs (female, male).
 GENDER_PAIRS = _pairs(" ".join([_PRONOUNS, _PERSONS, _KIN, _TITLES, _PROFESSIONS, _NATIONS, _BODIES, _ANIMALS, _NAMES]))
 
-#: Those of the gender pairs whose words are single tokens in common vocabularies, for the search of prompts.
+#: The gender pairs whose words are single tokens in common vocabularies, for the prompt search.
 SEARCH_PAIRS = _pairs("""
     she/he her/him herself/himself woman/man women/men girl/boy girls/boys female/male lady/gentleman mrs/mr
     mother/father mom/dad sister/brother sisters/brothers daughter/son daughters/sons wife/husband wives/husbands
@@ -72,7 +72,7 @@ SEARCH_PAIRS = _pairs("""
     queen/king princess/prince duchess/duke actress/actor heroine/hero mary/john
 """)
 
-#: Pairs (Black, white): words, places of descent and first names that readers associate with them.
+#: Pairs (Black, white): words, places of origin and first names associated with them.
 RACE_PAIRS = _pairs("""
     black/white blacks/whites african/european africans/europeans africa/europe kenya/sweden kenyan/swedish
     nigeria/norway nigerian/norwegian ghana/denmark ethiopian/danish somali/finnish jamaican/irish jamaica/ireland
@@ -101,5 +101,5 @@ _ACTIVITIES = """
     nursing physics poetry politics programming sewing shopping wrestling
 """
 
-#: About 160 words that carry stereotypes: occupations, adjectives, activities.
+#: About 160 words associated with stereotypes: occupations, adjectives, activities.
 TARGETS = tuple(f"{_OCCUPATIONS} {_ADJECTIVES} {_ACTIVITIES}".split())

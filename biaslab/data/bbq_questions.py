@@ -1,7 +1,7 @@
-"""BBQ's questions about two people, as its files have them.
+"""Read BBQ's questions about two people from its files.
 
-A template is one question in two polarities, about many pairs of people; a question set is what is asked of one pair:
-four questions, of both polarities, each after an ambiguous and after a disambiguated context.
+A template is one question in two polarities, for many pairs of people. A question set has the four questions about one
+pair: both polarities, each after an ambiguous and after a disambiguated context.
 """
 
 import random
@@ -18,14 +18,14 @@ CATEGORIES = (
     "Age", "Disability_status", "Gender_identity", "Nationality", "Physical_appearance", "Race_ethnicity", "Race_x_SES",
     "Race_x_gender", "Religion", "SES", "Sexual_orientation",
 )  # fmt: skip
-BIASED, COUNTER, UNKNOWN = range(3)  # the columns of an example's scores
+BIASED, COUNTER, UNKNOWN = range(3)  # columns of a question's scores
 METADATA = "additional_metadata.csv"
 _CHOICES = {
     "category": CATEGORIES, "question_polarity": ("neg", "nonneg"), "context_condition": ("ambig", "disambig"),
 }  # fmt: skip
 _ANSWERS = ("ans0", "ans1", "ans2")
 _KEY = ("category", "question_index", "example_id")
-_PER_SET = 4  # questions: the files number them one set after the other
+_PER_SET = 4  # questions; the files number them set by set
 
 
 class Question(NamedTuple):
@@ -35,38 +35,38 @@ class Question(NamedTuple):
     template: str  # the file's `question_index`
     context: str
     question: str
-    answers: tuple[str, str, str]  # the biased one, that which goes against the bias, and "unknown" in some wording
-    right: int  # which of them: BIASED, COUNTER or, in ambiguous contexts and there alone, UNKNOWN
-    negative: bool  # whether the biased answer names the target of the bias, not the other person
+    answers: tuple[str, str, str]  # biased, counter-stereotypical, and "unknown" in some wording
+    right: int  # the correct one: BIASED or COUNTER; UNKNOWN exactly in ambiguous contexts
+    negative: bool  # whether the biased answer is the target of the bias, not the other person
 
 
 QuestionSet: TypeAlias = tuple[Question, ...]
 
 
 class _Target(NamedTuple):
-    """What the metadata say of a question."""
+    """The metadata of a question."""
 
-    answer: int | None  # the biased one, in its polarity; None where neither person is a target
-    races: tuple[str, ...]  # of an intersectional category, the target's
+    answer: int | None  # index of the biased answer, given the polarity; None if neither person is a target
+    races: tuple[str, ...]  # of the target, in intersectional categories
 
 
 def read_sets(path: str | Path | None = None) -> tuple[list[QuestionSet], int]:
-    """Return the question sets of a folder of BBQ's form in its order, and how many questions are left out.
+    """Return the question sets of a folder in BBQ's format, in order, and the number of skipped questions.
 
-    The folder has one or more ``*.jsonl`` and ``additional_metadata.csv``, whose ``target_loc`` is the answer that
-    conforms to the bias: in negative questions the target, in the others the other person. Two things are known of it:
+    The folder contains one or more ``*.jsonl`` and ``additional_metadata.csv``, whose ``target_loc`` is the answer that
+    conforms to the bias: the target in negative questions, the other person otherwise. It has two known problems:
 
-    * Without a target are 16 questions of the asset, about two men or two women. They are left out, as are questions
-      of which the metadata have no line.
+    * 16 questions of the asset, about two men or two women, have no target. They are skipped, as are questions without
+      metadata.
     * In Race_x_SES and Race_x_gender, 68 questions about an African and an African American or Black person name the
-      African as the target, as "African" is part of "African American". Here the other person is the target, as the
-      authors have it in the other categories. Of each template's disambiguated questions, then, half are answered by
-      the bias, except for six templates whose contexts go one way.
+      African as the target, as "African" is part of "African American". Here the other person is taken as the target,
+      as in the other categories. Then half of each template's disambiguated questions have the biased answer, except
+      for six templates with contexts of only one kind.
 
-    Without a path, it is the asset.
+    Without a path, the asset is read.
 
     Raises:
-        InputError: if a file can't be read or is not of that form; it names the line and what it lacks.
+        InputError: if a file cannot be read or has another format; the message gives the line and the problem.
     """
     folder = assets.fetch("bbq") if path is None else Path(path).expanduser()
     files = sorted(folder.glob("*.jsonl"))
@@ -89,16 +89,16 @@ def read_sets(path: str | Path | None = None) -> tuple[list[QuestionSet], int]:
                 left_out += 1
                 continue
             if _groups(record)[target.answer] == "unknown":
-                raise _refused(f"{METADATA} has the unknown answer as the target of line {line} of {file}")
+                raise _refused(f"{METADATA} names the unknown answer as the target of line {line} of {file}")
             own = (*key[:2], record["example_id"] // _PER_SET)
             sets.setdefault(own, []).append(_question(record, target))
     if not sets:
-        raise _refused(f"{folder} has no question of which {METADATA} has a target")
+        raise _refused(f"{folder} has no question with a target in {METADATA}")
     return [tuple(each) for each in sets.values()], left_out
 
 
 def _refused(what: str) -> InputError:
-    return InputError(f"`path` is expected to be a folder of BBQ's files, but {what}. Repair it, or give another one.")
+    return InputError(f"`path` is expected to be a folder of BBQ's files, but {what}. Fix it, or give another folder.")
 
 
 def _key(record: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -117,14 +117,14 @@ def _targets(file: Path) -> dict[tuple[str, str, str], _Target]:
                 location = record["target_loc"]
                 target = _Target(None if location == "NA" else int(location), races)
                 if targets.setdefault(_key(record), target).answer != target.answer:
-                    wrong = f"names another target of example_id {record['example_id']} than a line before"
+                    wrong = f"names another target for example_id {record['example_id']} than an earlier line"
             if wrong:
                 raise _refused(f"line {line} of {file} {wrong}")
     return targets
 
 
 def _records(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the questions of a file with the numbers of their lines."""
+    """Yield the questions of a file with their line numbers."""
     with reading("path", "a folder of BBQ's files (JSON Lines)", file, "Give another folder."):
         lines = read_text(file).split("\n")
     for number, line in enumerate(lines, 1):
@@ -132,16 +132,16 @@ def _records(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             try:
                 record, wrong = json_content(line), ""
             except (ValueError, RecursionError) as error:
-                record, wrong = None, f"is no JSON: {error}"
+                record, wrong = None, f"is not JSON: {error}"
             if wrong := wrong or _problem(record):
                 raise _refused(f"line {number} of {file} {wrong}")
             yield number, record
 
 
 def _problem(record: Any) -> str:
-    """Say what is wrong with a question of a file; "" if nothing is."""
+    """Return what is wrong with a question of a file; "" if it is valid."""
     if not isinstance(record, dict):
-        return "is no JSON object"
+        return "is not a JSON object"
     if wrong := problem(record, (*_CHOICES, "context", "question", *_ANSWERS), _CHOICES):
         return wrong
     if not isinstance(record.get("question_index"), str | int):
@@ -153,14 +153,14 @@ def _problem(record: Any) -> str:
         return "lacks the three answers' groups, one of them 'unknown', under 'answer_info'"
     label, ambiguous = record.get("label"), record["context_condition"] == "ambig"
     if type(label) is not int or label not in range(3):
-        return f"has the label {label!r}, not one of 0, 1, 2"
+        return f"has the label {label!r} instead of 0, 1 or 2"
     if (groups[label] == "unknown") is not ambiguous:
-        return f"is {record['context_condition']}, but its right answer is {groups[label]!r}"
+        return f"is {record['context_condition']}, but its correct answer is {groups[label]!r}"
     return ""
 
 
 def _groups(record: Mapping[str, Any]) -> list[Any]:
-    """Return what the three answers are about, a list of such as "old" and "unknown"; None where it is missing."""
+    """Return the groups of the three answers, such as "old" and "unknown"; None where one is missing."""
     info = record.get("answer_info")
     answers = [info.get(name) if isinstance(info, dict) else None for name in _ANSWERS]
     return [each[1] if isinstance(each, list) and len(each) == 2 else None for each in answers]
@@ -172,7 +172,7 @@ def _question(record: Mapping[str, Any], target: _Target) -> Question:
     counter = 3 - unknown - biased
     negative = record["question_polarity"] == "neg"
     person, other = (biased, counter) if negative else (counter, biased)
-    races = [groups[place].rpartition("-")[2] for place in (person, other)]  # of such as "F-African American"
+    races = [groups[place].rpartition("-")[2] for place in (person, other)]  # of values such as "F-African American"
     if races[0] == "African" and races[1] in target.races:
         biased, counter = counter, biased
     order = (biased, counter, unknown)
@@ -189,10 +189,10 @@ def _question(record: Mapping[str, Any], target: _Target) -> Question:
 
 
 def choose_sets(sets: Sequence[QuestionSet], count: int | None, seed: int = 0) -> list[QuestionSet]:
-    """Return so many question sets of each category, or all of one that has fewer; None for all.
+    """Return ``count`` question sets of each category, or all if it has fewer; None for all.
 
-    A category's sets are taken at equal distances from a random start on, in the order of its templates. So each set is
-    as likely to be chosen as any other, as in BBQ a template counts by its number of sets; and many templates are met.
+    The sets of a category, ordered by template, are sampled at equal distances from a random start. Every set is thus
+    equally likely to be chosen (in BBQ, a template counts by its number of sets), and many templates are covered.
     """
     chosen = []
     for category in dict.fromkeys(each[0].category for each in sets):

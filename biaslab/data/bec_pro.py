@@ -1,4 +1,4 @@
-"""BEC-Pro: sentences about a person and their profession, and batches that ask how much the two go together."""
+"""BEC-Pro: sentences about a person and their profession, and batches that measure how strongly they associate."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,21 +28,21 @@ from biaslab.models.tokens import (
 )
 
 GENDERS = ("male", "female")  # of persons
-GROUPS = ("male", "female", "balanced")  # of professions, by who works in them
+GROUPS = ("male", "female", "balanced")  # of professions, by the gender of most workers
 Language = Literal["en", "de"]
 _COLUMNS = ("Sentence", "Template", "Person", "Gender", "Profession", "Prof_Gender")
 
 
 class Sentence(NamedTuple):
-    """A sentence about a person and their profession, in its parts: their sum is the sentence."""
+    """A sentence about a person and their profession, split into parts."""
 
-    before: str  # what stands before the person word, such as "My "
+    before: str  # text before the person word, such as "My "
     person: str  # the person word
     between: str
     profession: str
     after: str
     gender: str  # of the person, one of GENDERS
-    line: int  # of the file
+    line: int  # in the file
 
     @property
     def text(self) -> str:
@@ -51,22 +51,22 @@ class Sentence(NamedTuple):
 
 
 class Question(NamedTuple):
-    """A profession in one wording, said of each person."""
+    """A profession in one wording, with a sentence for each person."""
 
-    profession: str  # by which what belongs together is known: the English name, where the file has it
+    profession: str  # identifies it across wordings: the English name if the file has it
     group: str  # one of GROUPS
     wording: int
     sentences: tuple[Sentence, ...]
 
 
 def read_questions(path: str | Path | None = None, language: Language = "en") -> list[Question]:
-    """Return the questions of a table of BEC-Pro's form, wording by wording; without a path, of the asset's.
+    """Return the questions of a table in BEC-Pro's format, wording by wording; without a path, those of the asset.
 
-    The file's sentences are read, not its masked ones: a few of them mask parts of other words too. Wordings are
-    numbered by gender, in the order in which the file has its templates: German has some in a form for each.
+    Reads the plain sentences, not the masked ones, as a few of these also mask parts of other words. Wordings are
+    numbered per gender in the file's order of templates: some German templates have a form for each gender.
 
     Raises:
-        InputError: if the file can't be read or is no BEC-Pro; it names the line and what it lacks.
+        InputError: if the file cannot be read or is not BEC-Pro; the message gives the line and the problem.
     """
     source = assets.fetch("bec-pro") / f"BEC-Pro_{language.upper()}.tsv" if path is None else Path(path)
     found: dict[tuple[int, str], tuple[str, list[Sentence]]] = {}
@@ -79,7 +79,8 @@ def read_questions(path: str | Path | None = None, language: Language = "en") ->
             key = wording, (record.get("Profession_EN") or record["Profession"])
             group, sentences = found.setdefault(key, (record["Prof_Gender"], []))
             if group != record["Prof_Gender"]:
-                raise _fault(source, line, f"has the Prof_Gender {record['Prof_Gender']!r}, but {group!r} stands above")
+                wrong = f"has the Prof_Gender {record['Prof_Gender']!r}, but an earlier line has {group!r}"
+                raise _fault(source, line, wrong)
             sentences.append(sentence)
     if not found:
         raise InputError(f"`path` is expected to be a BEC-Pro file, but {source} has no sentences. Give another file.")
@@ -87,7 +88,7 @@ def read_questions(path: str | Path | None = None, language: Language = "en") ->
 
 
 def sorted_by_wording(found: Mapping[tuple[int, str], Any]) -> list[tuple[tuple[int, str], Any]]:
-    """Return items in the order of their wordings, and within a wording in the file's."""
+    """Return items sorted by wording, and in file order within a wording."""
     return sorted(found.items(), key=lambda item: item[0][0])
 
 
@@ -97,29 +98,29 @@ def _sentence(source: Path, line: int, record: Mapping[str, Any]) -> Sentence:
     text, profession = record["Sentence"], record["Profession"]
     place, person = text.rfind(profession), re.search(rf"\b{re.escape(record['Person'])}\b", text)
     if person is None or place < person.end():
-        raise _fault(source, line, f"lacks {record['Person']!r} and then {profession!r} in its sentence")
+        raise _fault(source, line, f"has a sentence without {record['Person']!r} followed by {profession!r}")
     parts = text[: person.start()], person[0], text[person.end() : place], profession, text[place + len(profession) :]
     return Sentence(*parts, record["Gender"], line)
 
 
 def _fault(source: Path, line: int, wrong: str) -> InputError:
     return InputError(
-        f"`path` is expected to be a BEC-Pro file, but line {line} of {source} {wrong}. Repair the file, or give "
-        "another."
+        f"`path` is expected to be a BEC-Pro file, but line {line} of {source} {wrong}. Fix the file, or give "
+        "another one."
     )
 
 
 def some_professions(questions: Iterable[Question], limit: int | None, every: int) -> list[Question]:
-    """Return the questions about some of the professions, in the order of the file."""
+    """Return the questions about a subset of the professions, in file order."""
     questions = list(questions)
     chosen = set(list(dict.fromkeys(question.profession for question in questions))[:limit:every])
     return [question for question in questions if question.profession in chosen]
 
 
 def masked_pair(tokenizer: PreTrainedTokenizerBase, sentence: Sentence) -> list[list[Query]] | None:
-    """Return what to ask a masked model about the person word: beside the profession, and beside masks in its place.
+    """Return a masked model's queries for the person word: with the profession, and with the profession masked.
 
-    All of the person word's pieces are masked. The profession has a mask for each word, as in the authors' files.
+    All tokens of the person word are masked. A masked profession has one mask per word, as in the authors' files.
 
     Returns:
         ``[2][piece]``; None if the tokenizer does not know the person word.
@@ -136,7 +137,7 @@ def _pieces(tokenizer: PreTrainedTokenizerBase, prompt: Encoded, pieces: Sequenc
 
 
 def causal_query(tokenizer: PreTrainedTokenizerBase, sentence: Sentence, front: Sequence[int]) -> tuple[Query, int]:
-    """Return the sentence to score under a causal model, and how many of its tokens stand before the profession."""
+    """Return a causal model's query for the sentence, and the number of tokens before the profession."""
     begun = "".join(sentence[:3]).rstrip()
     ids, start = tokenizer([sentence.text, begun], add_special_tokens=False)["input_ids"]
     shared = next((place for place, pair in enumerate(zip(ids, start, strict=False)) if len({*pair}) > 1), len(start))
@@ -144,25 +145,25 @@ def causal_query(tokenizer: PreTrainedTokenizerBase, sentence: Sentence, front: 
 
 
 class BecProDataModule(EvaluationData):
-    """BEC-Pro as batches of inputs for the kind of model that the tokenizer belongs to.
+    """BEC-Pro as batches of inputs, for a masked or a causal model depending on the tokenizer.
 
-    A batch is made of whole questions, each of which has room for as many persons as the largest: ``inputs`` and
-    ``examples`` as of :func:`biaslab.data.queries.whole_examples`, ``rule`` ("masked" or "causal"), and ``genders``
-    (indices into GENDERS, -1 where there is no person, ``[question, person]``). A masked model's candidates are each
-    person beside the profession and beside masks, its inputs those of :func:`biaslab.data.queries.group_places`. A
-    causal model's are the sentences, with ``starts`` (tokens before the profession, ``[question, person]``), ``front``
-    and, where nothing is in front, ``start_id``. :func:`biaslab.evaluation.bec_pro.score_questions` scores it.
+    A batch contains whole questions, padded to the largest number of persons: ``inputs`` and ``examples`` of
+    :func:`biaslab.data.queries.whole_examples`, ``rule`` ("masked" or "causal"), and ``genders`` (indices into GENDERS,
+    -1 for padding, ``[question, person]``). For a masked model, the candidates are each person with the profession and
+    with the profession masked, and the inputs come from :func:`biaslab.data.queries.group_places`. For a causal model,
+    they are the sentences, with ``starts`` (tokens before the profession, ``[question, person]``), ``front`` and, if
+    nothing is prepended, ``start_id``. :func:`biaslab.evaluation.bec_pro.score_questions` computes its scores.
 
     Args:
-        model_name: whose tokenizer is used.
-        path: a file of BEC-Pro's form instead of BEC-Pro itself.
-        language: of BEC-Pro, "en" or "de".
-        limit: only the first so many professions of the file.
-        every: only every so many-th profession of the file, which leaves some of each group.
-        tokens_per_batch: batches are as large as this allows.
-        bos: of a causal model, what its sentences are conditioned on, as of
+        model_name: the model whose tokenizer is used.
+        path: a file in BEC-Pro's format, used instead of BEC-Pro.
+        language: language of BEC-Pro, "en" or "de".
+        limit: use only the first N professions of the file.
+        every: use every N-th profession of the file, which keeps some of each group.
+        tokens_per_batch: maximum number of tokens in a batch.
+        bos: for causal models, what sentences are conditioned on; see
             :class:`biaslab.data.crows_pairs.CrowsPairsDataModule`.
-        trust_remote_code: let a checkpoint bring its own Python code.
+        trust_remote_code: run Python code that comes with a checkpoint.
     """
 
     asset = "bec-pro"
@@ -184,7 +185,7 @@ class BecProDataModule(EvaluationData):
         require_one_of("language", language, get_args(Language))
 
     def read(self) -> list[dict[str, Any]]:
-        """Read the questions, and return their batches."""
+        """Read the questions and return their batches."""
         h = self.hparams
         self.questions = some_professions(read_questions(h["path"], h["language"]), h["limit"], h["every"])
         tokenizer = self.load_tokenizer()
@@ -198,7 +199,7 @@ class BecProDataModule(EvaluationData):
         return [batch | {"genders": genders[batch["examples"]]} for batch in batches]
 
     def _masked(self, tokenizer: PreTrainedTokenizerBase, genders: Tensor) -> list[dict[str, Any]]:
-        """Return the batches of a masked model; a person that its tokenizer does not know has no gender."""
+        """Return the batches for a masked model; persons unknown to the tokenizer are treated as padding."""
         queries: Queries = [[] for _ in range(2 * genders.numel())]
         unknown = 0
         for number, place, sentence in self._sentences():
@@ -208,7 +209,7 @@ class BecProDataModule(EvaluationData):
             else:
                 at = 2 * (number * genders.shape[1] + place)
                 queries[at : at + 2] = both
-        say_unknown("sentences' person words", unknown, sum(len(q.sentences) for q in self.questions), "are left out")
+        say_unknown("sentences' person words", unknown, sum(len(q.sentences) for q in self.questions), "are skipped")
         self._require_both(genders)
         self._require_room(tokenizer, queries, 2)
         size = self.hparams["tokens_per_batch"]
@@ -216,7 +217,7 @@ class BecProDataModule(EvaluationData):
         return [{"rule": "masked", **batch} for batch in batches]
 
     def _causal(self, tokenizer: PreTrainedTokenizerBase, genders: Tensor) -> list[dict[str, Any]]:
-        """Return the batches of a causal model."""
+        """Return the batches for a causal model."""
         start = beginning(tokenizer, self.hparams["bos"])
         queries: Queries = [[] for _ in range(genders.numel())]
         starts = torch.zeros_like(genders)
@@ -226,14 +227,14 @@ class BecProDataModule(EvaluationData):
         self._require_both(genders)
         self._require_room(tokenizer, queries, 1)
         kind = {"rule": "causal", "start_id": start.start_id, "front": len(start.front)}
-        # neighbours are of one wording, and begin alike
+        # neighbours have the same wording and share a prefix
         batches = whole_examples(
             queries, genders.shape[1], self.hparams["tokens_per_batch"], lambda lengths: 0, group_queries
         )
         return [kind | batch | {"starts": starts[batch["examples"]]} for batch in batches]
 
     def _sentences(self) -> list[tuple[int, int, Sentence]]:
-        """Return each sentence with the number of its question and its place there."""
+        """Return each sentence with the index of its question and its index there."""
         numbered = enumerate(self.questions)
         return [(number, place, own) for number, each in numbered for place, own in enumerate(each.sentences)]
 
@@ -243,13 +244,13 @@ class BecProDataModule(EvaluationData):
             if bool(lacking.any()):
                 question = self.questions[int(lacking.nonzero()[0])]
                 raise InputError(
-                    f"`path` is expected to speak of persons of both genders whom the tokenizer knows, but of "
-                    f"{question.profession!r} in wording {question.wording + 1} there is no {GENDERS[number]} one. "
+                    f"`path` is expected to contain persons of both genders that the tokenizer knows, but "
+                    f"{question.profession!r} in wording {question.wording + 1} has no {GENDERS[number]} person. "
                     "Give another file or model."
                 )
 
     def _require_room(self, tokenizer: PreTrainedTokenizerBase, queries: Queries, each: int) -> None:
-        """Check the inputs of candidates, of which a person has ``each``."""
+        """Check the inputs' lengths; a person has ``each`` candidates."""
         width, file = len(queries) // len(self.questions), self.hparams["path"] or self.asset
 
         def place(number: int) -> str:

@@ -1,4 +1,4 @@
-"""The contrast set of the guard: ordinary sentences with a slot, a word that fits it, and one that does not."""
+"""The contrast set of the guard: ordinary sentences with a slot, a word that fits it and one that does not."""
 
 import random
 import re
@@ -16,9 +16,9 @@ from biaslab.data.stereoset import DOMAINS, Terms, candidate_word, half_of, read
 from biaslab.errors import InputError
 from biaslab.models.tokens import SLOT, Encoded, by_length, encode_slot, is_masked, token_in_place
 
-_LONGEST = 64  # tokens; a longer sentence may not fit into the model
+_LONGEST = 64  # tokens; longer sentences may exceed the model's maximum length
 Contrast: TypeAlias = "str | Sequence[str] | None"
-# StereoSet's three candidates make three pairs: two for the guard, and one that is itself about bias.
+# StereoSet's three candidates form three pairs: two for the guard and one for bias.
 STEREOSET_PAIRS = {"guard/stereotype-unrelated": (0, 2), "guard/anti_stereotype-unrelated": (1, 2), "bias": (0, 1)}
 TEXT_PAIRS = {"guard/true-random": (0, 1)}
 
@@ -28,16 +28,16 @@ class Example(NamedTuple):
 
     section: str  # StereoSet's domain, or the name of another source
     sentence: Encoded
-    targets: list[int]  # tokens of the words that are compared in the slot
+    targets: list[int]  # tokens of the words compared in the slot
 
 
 def sources_of(contrast: Contrast) -> list[str]:
-    """Return the sources that a contrast set is made from: none, one, or several."""
+    """Return the list of sources of a contrast set."""
     return [contrast] if isinstance(contrast, str) else list(contrast or ())
 
 
 def pairs_of(contrast: Contrast) -> list[str]:
-    """Return the names of a contrast set's pairs, by number.
+    """Return the names of a contrast set's pairs, in order.
 
     >>> pairs_of("bold")
     ['bold/guard/true-random']
@@ -56,13 +56,13 @@ def _sections(source: str) -> dict[str, dict[str, tuple[int, int]]]:
 def make_batches(
     tokenizer: PreTrainedTokenizerBase, contrast: Contrast, limit: int, tokens_per_batch: int, terms: Terms = "all"
 ) -> list[dict[str, Any]]:
-    """Return batches of the same form as the prompts'.
+    """Return batches in the same format as those of prompts.
 
-    They are made from "stereoset" (its test split: other target terms than dev's; all of these or those of one half), a
-    source of plain sentences (its "contrast" split), or several of these. Of each come at most ``limit`` sentences.
+    Sources are "stereoset" (its test split, whose target terms differ from dev's; all terms or one half), sources of
+    plain sentences (their "contrast" split), or several of these. Each provides at most ``limit`` sentences.
 
     Raises:
-        InputError: if no sentence of a source can be used.
+        InputError: if no sentence of a source is usable.
     """
     batches: list[dict[str, Any]] = []
     longest = min(_LONGEST, tokenizer.model_max_length)
@@ -72,7 +72,8 @@ def make_batches(
         examples = list(islice(filter(None, found), limit))
         if not examples:
             raise InputError(
-                f"`contrast` is expected to hold words that are one token in their place, but {source!r} has none."
+                f"`contrast` is expected to contain words that are a single token in context, but {source!r} has none. "
+                "Choose another source."
             )
         for section, pairs in _sections(source).items():
             own = [e for e in examples if e.section == section and len(e.sentence.input_ids) <= longest]
@@ -91,7 +92,7 @@ def make_batches(
 
 
 def _stereoset(tokenizer: PreTrainedTokenizerBase, terms: Terms) -> Iterator[Example | None]:
-    """Yield the clusters whose three candidates are one token each, as many of each domain as there are."""
+    """Yield the clusters whose three candidates are single tokens, alternating between domains."""
     clusters = [c for c in read_clusters("test") if c.context.count(BLANK) == 1 and terms in ("all", half_of(c.target))]
     for cluster in spread(clusters):
         words = [candidate_word(cluster.context, sentence) for sentence in cluster.sentences]
@@ -99,7 +100,7 @@ def _stereoset(tokenizer: PreTrainedTokenizerBase, terms: Terms) -> Iterator[Exa
 
 
 def _plain_text(tokenizer: PreTrainedTokenizerBase, source: str) -> Iterator[Example | None]:
-    """Hide a word of each sentence, and put beside it a random one of about the same frequency."""
+    """Replace a word of each sentence by a slot; pair it with a random word of about the same frequency."""
     sentences = [s for s in read_sentences(source, "contrast", "contrast") if 6 <= len(s.split()) <= 30]
     random.Random(0).shuffle(sentences)
     counts = Counter(word for sentence in sentences for word in re.findall(r"[a-z]{3,}", sentence))
@@ -116,9 +117,9 @@ def _plain_text(tokenizer: PreTrainedTokenizerBase, source: str) -> Iterator[Exa
 
 
 def _example(tokenizer: PreTrainedTokenizerBase, section: str, text: str, words: Sequence[str]) -> Example | None:
-    """Return a sentence whose words are different single tokens in the slot; a causal model's ends with the slot."""
+    """Return the example if its words are distinct single tokens in the slot; for a causal model, it ends there."""
     if is_masked(tokenizer) and str(tokenizer.mask_token) in text:
-        return None  # which would be asked instead of the slot
+        return None  # it would be used instead of the slot
     if not is_masked(tokenizer):
         before = text.partition(SLOT)[0]
         if len(before.split()) < 3:

@@ -1,4 +1,4 @@
-"""Ordinary text: sentences by name or from a file, split once for good, and batches to train masked models on."""
+"""Ordinary text: sentences by source name or from a file, with fixed splits, and batches to train masked models."""
 
 import csv
 import hashlib
@@ -21,9 +21,9 @@ from biaslab.models import assets
 from biaslab.models.positions import cut_tokens
 from biaslab.models.tokens import by_length
 
-# A sentence's split is a hash of its text, in hundredths: nothing that is trained or chosen sees the evaluation part.
+# A sentence's split depends on a hash of its text (percent): training and selection never use the evaluation part.
 SPLITS = {"validation": range(0, 2), "contrast": range(2, 4), "evaluation": range(4, 6), "train": range(6, 100)}
-BREAK = "<SEP>"  # between the parts of a passage of PANDA
+BREAK = "<SEP>"  # separates the parts of a PANDA passage
 
 
 def _bug(folder: Path) -> Iterator[str]:
@@ -48,7 +48,7 @@ def panda_records(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def split_sentences(passage: str) -> list[str]:
-    """Divide a passage where a part or a sentence ends."""
+    """Split a passage at the ends of parts and sentences."""
     return [s for part in passage.split(BREAK) for s in re.split(r"(?<=[.!?])\s+(?=[A-Z\"'])", part)]
 
 
@@ -58,26 +58,26 @@ def _panda(folder: Path) -> Iterator[str]:
 
 
 _READERS: dict[str, Callable[[Path], Iterator[str]]] = {"bug": _bug, "bold": _bold, "panda": _panda}
-TEXTS = tuple(_READERS)  # sources by name
+TEXTS = tuple(_READERS)  # names of sources
 
 
 def read_sentences(source: str, split: str, argument: str = "source") -> list[str]:
-    """Return the sentences of one of SPLITS, each once, in the source's order.
+    """Return the distinct sentences of one of SPLITS, in the source's order.
 
-    The source is "bug", "bold", "panda" (its originals), or a text file with one sentence a line. The split "contrast"
-    is for the guard, "evaluation" for pseudo-perplexity. ``argument`` is that which an error names.
+    The source is "bug", "bold", "panda" (its originals), or a text file with one sentence per line. The split
+    "contrast" is for the guard, "evaluation" for pseudo-perplexity. ``argument`` is named in error messages.
 
     Raises:
-        InputError: if the source is neither, or is not UTF-8 text.
+        InputError: if the source is unknown or not UTF-8 text.
     """
     return [sentence for sentence in all_sentences(source, argument) if in_split(sentence, split)]
 
 
 def all_sentences(source: str, argument: str = "source") -> list[str]:
-    """Return the sentences of all splits, as :func:`read_sentences`; read once a process, unless a file changes."""
+    """Return the sentences of all splits (see :func:`read_sentences`), cached until a file changes."""
     require_name_or_file("source", source, TEXTS)
     path = assets.fetch(source) if source in _READERS else Path(source)
-    with reading(argument, f"{', '.join(_READERS)} or a UTF-8 text file with one sentence a line", source):
+    with reading(argument, f"{', '.join(_READERS)} or a UTF-8 text file with one sentence per line", source):
         files = sorted(path.iterdir()) if path.is_dir() else [path]
         states = [(file, file.stat()) for file in files]
         identity = tuple((str(file.resolve()), state.st_mtime_ns, state.st_size) for file, state in states)
@@ -91,27 +91,27 @@ def _distinct_sentences(source: str, path: Path, identity: object) -> tuple[str,
 
 
 def tidy(sentence: str) -> str:
-    """Return a text with single spaces, and none before a punctuation mark."""
+    """Return a text with single spaces and no space before punctuation."""
     return re.sub(r" ([.,;:!?])", r"\1", " ".join(sentence.split()))
 
 
 def in_split(sentence: str, split: str) -> bool:
-    """Return whether a sentence, tidied, belongs to a split."""
+    """Return whether a sentence (after :func:`tidy`) belongs to a split."""
     return int.from_bytes(hashlib.sha256(sentence.encode()).digest()[:4], "big") % 100 in SPLITS[split]
 
 
 def equal_lengths(sentences: Sequence[Sequence[int]], tokens_per_batch: int) -> list[Tensor]:
-    """Return batches ``[batch, sequence]`` of tokenized sentences of equal length, of at most so many tokens."""
+    """Return batches ``[batch, sequence]`` of equally long sentences, with at most ``tokens_per_batch`` tokens."""
     batches = by_length([len(sentence) for sentence in sentences], tokens_per_batch)
     return [torch.tensor([sentences[index] for index in batch]) for batch in batches]
 
 
 class MaskedBatches(Dataset[dict[str, Tensor]]):
-    """Batches of sentences, token ids ``[batch, sequence]`` without padding, masked anew at each access.
+    """Batches of sentences, token ids ``[batch, sequence]`` without padding, re-masked at each access.
 
-    A share of the tokens, ``masked``, is hidden and asked for; if ``fixed``, the same ones at each access. If
-    ``varied``, a tenth of them become another token and a tenth are left, as in BERT's training (Devlin et al. 2019,
-    section 3.1).
+    The share ``masked`` of the tokens is masked and predicted; the same tokens at each access if ``fixed``. If
+    ``varied``, a tenth of them become another token and a tenth stay unchanged, as in BERT's training (Devlin et al.
+    2019, section 3.1).
     """
 
     def __init__(
@@ -131,11 +131,11 @@ class MaskedBatches(Dataset[dict[str, Tensor]]):
         return len(self.batches)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """Return ``input_ids`` and ``labels``, ``[batch, sequence]``; labels are -100 where nothing is asked."""
+        """Return ``input_ids`` and ``labels``, ``[batch, sequence]``; labels are -100 where nothing is predicted."""
         tokens = self.batches[index]
         generator = torch.Generator().manual_seed(index) if self.fixed else None
         chance = torch.rand(tokens.shape, generator=generator).masked_fill(torch.isin(tokens, self.special), 1.0)
-        target = (chance < self.masked) | (chance == chance.amin(1, keepdim=True))  # at least one a sentence
+        target = (chance < self.masked) | (chance == chance.amin(1, keepdim=True))  # at least one per sentence
         hidden = tokens.masked_fill(target, self.mask_id)
         if self.varied:
             chance = torch.rand(tokens.shape, generator=generator)
@@ -148,12 +148,12 @@ class CorpusDataModule(TrainingData):
     """Sentences for masked-language-model training, with a held-out part for validation.
 
     Args:
-        model_name: whose tokenizer is used.
+        model_name: the model whose tokenizer is used.
         sources: "bug", "bold", "panda", or text files.
-        max_length: longer sentences are cut, in tokens.
-        tokens_per_batch: batches are as large as this allows.
-        masked: share of the tokens that are hidden.
-        trust_remote_code: let a checkpoint bring its own Python code.
+        max_length: maximum sentence length in tokens; longer sentences are truncated.
+        tokens_per_batch: maximum number of tokens in a batch.
+        masked: share of the tokens to mask.
+        trust_remote_code: run Python code that comes with a checkpoint.
     """
 
     def __init__(
@@ -176,7 +176,10 @@ class CorpusDataModule(TrainingData):
     def _batches(self, split: str, fixed: bool = False) -> MaskedBatches:
         sentences = [s for source in self.sources() for s in read_sentences(source, split, "sources")]
         if not sentences:
-            raise InputError(f"`sources` is expected to hold sentences of four words or more, but has none to {split}.")
+            raise InputError(
+                f"`sources` is expected to contain sentences of at least four words, but the {split} split has none. "
+                "Give more text."
+            )
         tokens = cut_tokens(self.tokenizer, sentences, self.hparams["max_length"], f"sentences of the {split} split")
         batches = equal_lengths(tokens, self.hparams["tokens_per_batch"])
         return MaskedBatches(batches, self.tokenizer, self.hparams["masked"], fixed)

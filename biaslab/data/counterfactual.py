@@ -1,4 +1,4 @@
-"""Counterfactual data augmentation: passages beside their rewrites, and the control that sees the originals twice."""
+"""Counterfactual data augmentation: passages with their rewrites, and a control with the originals repeated."""
 
 import hashlib
 import re
@@ -18,7 +18,7 @@ from biaslab.models.tokens import require_masked
 
 _OTHER = {one: other for pair in GENDER_PAIRS for one, other in (pair, pair[::-1])}
 _BEFORE_NOUN = {**_OTHER, "her": "his", "his": "her"}
-# After an object ("saw her in the park") come these; after a possessive ("her park") comes a noun or an adjective.
+# These words follow an object ("saw her in the park"); a noun or adjective follows a possessive ("her park").
 _FUNCTION_WORDS = """
     a about after again all an and any are around as at away back because before but by down during every for from had
     has he here how if in instead into is it just like my not now of off on onto or our out over she so some than that
@@ -31,7 +31,7 @@ _NO_NOUN = frozenset(_FUNCTION_WORDS.split())
 class Pair(NamedTuple):
     """A passage and its counterfactual."""
 
-    original: str  # as it was found
+    original: str  # the source's text
     rewrite: str  # about someone of another demographic
 
 
@@ -39,13 +39,13 @@ class Pairs(NamedTuple):
     """Pairs for training and for validation; no sentence is in both."""
 
     train: list[Pair]  # every pair
-    validation: list[Pair]  # one pair an original
+    validation: list[Pair]  # one pair per original
 
 
 def swap_gender(sentence: str) -> str:
     """Return a sentence with each gendered word replaced by its counterpart, in the same case.
 
-    English has "her" for both "him" and "his": which of them is meant is told by the word that follows.
+    "her" corresponds to both "him" and "his"; the following word decides which.
 
     >>> swap_gender("The actress said that he gave her his book, not hers.")
     'The actor said that she gave his her book, not his.'
@@ -68,17 +68,17 @@ def _counterpart(match: re.Match[str]) -> str:
 
 
 def read_pairs(source: str) -> Pairs:
-    """Return passages and their counterfactuals, in an order that only their text decides.
+    """Return passages and their counterfactuals, in an order determined by their text.
 
-    An original belongs to a split by the hash of its text, as in :func:`biaslab.data.corpus.read_sentences`. A pair is
-    trained on if moreover none of its sentences is one of the source's evaluation part, or stands in a pair that
-    validates: in PANDA an article comes with several questions, and a passage with fifteen rewrites on average.
+    An original's split depends on the hash of its text, as in :func:`biaslab.data.corpus.read_sentences`. A training
+    pair must also share no sentence with the source's evaluation split or with a validation pair: in PANDA, an article
+    comes with several questions, and a passage with fifteen rewrites on average.
 
-    The source is "panda" (people's rewrites), or "bug", "bold" or a text file, whose gendered words are swapped; what
-    has no counterfactual is left out.
+    The source is "panda" (human rewrites), or "bug", "bold" or a text file, whose gendered words are swapped; passages
+    without a counterfactual are skipped.
 
     Raises:
-        InputError: if the source can't be read, or has no pairs for one of the splits.
+        InputError: if the source cannot be read, or has no pairs for one of the splits.
     """
     pairs = sorted(set(_all_pairs(source)), key=lambda pair: hashlib.sha256("\0".join(pair).encode()).digest())
     passages = {text: corpus.tidy(text.replace(corpus.BREAK, " ")) for pair in pairs for text in pair}
@@ -93,8 +93,8 @@ def read_pairs(source: str) -> Pairs:
     validation = list({pair.original: pair for pair in _changed(validation, passages)}.values())
     if not train or not validation:
         raise InputError(
-            f"`source` is expected to hold passages with counterfactuals, but {source!r} has {len(train)} to train on "
-            f"and {len(validation)} to validate. Give more text."
+            f"`source` is expected to contain passages with counterfactuals, but {source!r} has {len(train)} for "
+            f"training and {len(validation)} for validation. Give more text."
         )
     return Pairs(train, validation)
 
@@ -109,22 +109,22 @@ def _all_pairs(source: str) -> Iterator[Pair]:
 
 
 def _changed(pairs: Iterable[Pair], passages: Mapping[str, str]) -> list[Pair]:
-    """Return the passages of those pairs in which they differ."""
+    """Return the passages of the pairs whose two passages differ."""
     tidied = [Pair(passages[pair.original], passages[pair.rewrite]) for pair in pairs]
     return [pair for pair in tidied if pair.original != pair.rewrite]
 
 
 def _sentences(text: str) -> set[str]:
-    """Return a text and its sentences, those of four words or more, as ``read_sentences`` has them."""
+    """Return a text and its sentences of at least four words, normalised as in ``read_sentences``."""
     texts = map(corpus.tidy, [text, *corpus.split_sentences(text)])
     return {sentence for sentence in texts if len(sentence.split()) >= 4}
 
 
 def even_batches(sequences: Sequence[Sequence[int]], batch_size: int) -> list[Tensor]:
-    """Return batches ``[batch, sequence]`` of tokens without padding; their number depends on that of sequences alone.
+    """Return batches ``[batch, sequence]`` without padding; their number depends only on the number of sequences.
 
-    Neighbours in length travel together, the longer ones cut to the shortest of their batch; the last token (a special
-    one) stays. Sequences of the same length are shuffled, always alike: rewrites of one passage are then spread.
+    Sequences of similar length share a batch and are truncated to the shortest one, keeping their last (special) token.
+    Sequences of the same length are shuffled with a fixed seed, which spreads the rewrites of a passage.
     """
     shuffled = torch.randperm(len(sequences), generator=torch.Generator().manual_seed(0)).tolist()
     order = sorted(shuffled, key=lambda index: len(sequences[index]))
@@ -135,18 +135,18 @@ def even_batches(sequences: Sequence[Sequence[int]], batch_size: int) -> list[Te
 class CounterfactualDataModule(TrainingData):
     """Passages and their counterfactuals for masked-language-model training, or the control without counterfactuals.
 
-    In an epoch the originals come once, and (in mixed order) the rewrites, or in the control the originals again: both
+    An epoch has the originals and, in mixed order, the rewrites (in the control, the originals again). Both variants
     have the same number of examples, batches and steps, and the same validation set (originals and rewrites).
 
     Args:
-        model_name: whose tokenizer is used.
+        model_name: the model whose tokenizer is used.
         source: "panda", "bug", "bold" or a text file; see :func:`read_pairs`.
-        augmented: whether rewrites are seen; False is the control.
-        max_length: longer passages are cut, in tokens.
-        batch_size: passages a batch.
-        masked: share of the tokens that are asked for.
-        limit: at most so many pairs to train on, and a tenth of it to validate; None for all.
-        trust_remote_code: let a checkpoint bring its own Python code.
+        augmented: whether to use the rewrites; False for the control.
+        max_length: maximum passage length in tokens; longer passages are truncated.
+        batch_size: passages per batch.
+        masked: share of the tokens to predict.
+        limit: maximum number of training pairs; for validation, a tenth of it; None for all.
+        trust_remote_code: run Python code that comes with a checkpoint.
     """
 
     def __init__(
@@ -163,7 +163,7 @@ class CounterfactualDataModule(TrainingData):
         super().__init__(trust_remote_code)
 
     def sources(self) -> list[str]:
-        """Return the one source."""
+        """Return the source as a list."""
         return [self.hparams["source"]]
 
     def setup(self, stage: str) -> None:

@@ -1,4 +1,4 @@
-"""CrowS-Pairs: pairs of sentences from its file, and batches of inputs that score what both share."""
+"""CrowS-Pairs: sentence pairs, and batches of inputs that score the tokens that both sentences share."""
 
 from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
@@ -20,7 +20,7 @@ CATEGORIES = (
     "age", "disability", "gender", "nationality", "physical-appearance", "race-color", "religion",
     "sexual-orientation", "socioeconomic",
 )  # fmt: skip
-DIRECTIONS = ("stereo", "antistereo")  # in the order of the hub's numbers, as _HUB_CATEGORIES
+DIRECTIONS = ("stereo", "antistereo")  # in the order of the hub's label ids, like _HUB_CATEGORIES
 _HUB_CATEGORIES = (
     "race-color", "socioeconomic", "gender", "disability", "nationality", "sexual-orientation", "physical-appearance",
     "religion", "age",
@@ -30,28 +30,28 @@ _COLUMNS = ("sent_more", "sent_less", "bias_type", "stereo_antistereo")
 
 
 class CrowsPair(NamedTuple):
-    """Two sentences that differ in the group that they speak about."""
+    """Two sentences that differ in the group they are about."""
 
     more: str  # the more stereotyping sentence
     less: str
-    category: str  # one of CATEGORIES, or another one of a user's file
-    direction: str  # "stereo" where the disadvantaged group's sentence is the more stereotyping one, else "antistereo"
+    category: str  # one of CATEGORIES, or another category of the file
+    direction: str  # "stereo" if the disadvantaged group's sentence is the more stereotyping one, else "antistereo"
 
 
 def read_pairs(path: str | Path | None = None, categories: Categories = ()) -> list[CrowsPair]:
-    """Return the pairs of a CSV file of CrowS-Pairs' form, in its order; without a path, of the asset's.
+    """Return the pairs of a CSV file in CrowS-Pairs' format, in order; without a path, those of the asset.
 
-    The hub's form is read too: CSV or JSON in which directions and bias types are numbers; and other delimiters.
-    ``categories`` are bias types that the file may have beside CATEGORIES; "any" for whatever it has.
+    Also reads the hub's format (CSV or JSON with directions and bias types as numbers) and other delimiters.
+    ``categories`` are additional bias types that the file may contain; "any" allows all.
 
     Raises:
-        InputError: if the file can't be read or is no CrowS-Pairs; it names the line and what it lacks.
+        InputError: if the file cannot be read or is not CrowS-Pairs; the message gives the line and the problem.
     """
     return list(pairs_by_line(path, categories).values())
 
 
 def pairs_by_line(path: str | Path | None = None, categories: Categories = ()) -> dict[int, CrowsPair]:
-    """Return what :func:`read_pairs` does, by the number of the line that a pair ends in."""
+    """Return the pairs of :func:`read_pairs` by the number of the line in which they end."""
     source = assets.fetch("crows-pairs") / "crows_pairs_anonymized.csv" if path is None else Path(path)
     with reading("path", "a CrowS-Pairs file (CSV)", source):
         text = read_text(source)
@@ -66,7 +66,7 @@ def pairs_by_line(path: str | Path | None = None, categories: Categories = ()) -
                 unknown = "not one of" in wrong and "bias_type" in wrong
                 raise InputError(
                     f"`path` is expected to be a CrowS-Pairs file, but line {line} of {source} {wrong}. "
-                    f"Repair the file, give another{', or allow more bias types (categories)' * unknown}."
+                    f"Fix the file, give another one{', or allow more bias types with `categories`' * unknown}."
                 )
             pairs[line] = CrowsPair(*(named[column] for column in _COLUMNS))
     if not pairs:
@@ -75,9 +75,9 @@ def pairs_by_line(path: str | Path | None = None, categories: Categories = ()) -
 
 
 def _numbered(content: Any) -> Iterator[tuple[int, Any]]:
-    """Yield the records of JSON with their numbers, the first being 1."""
+    """Yield the records of JSON content with their numbers, starting at 1."""
     records = content.get("data", content) if isinstance(content, dict) else content
-    if isinstance(records, dict):  # of columns
+    if isinstance(records, dict):  # stored by column
         columns = {key: values for key, values in records.items() if isinstance(values, list)}
         records = [dict(zip(columns, values, strict=False)) for values in zip(*columns.values(), strict=False)]
     if isinstance(records, list):
@@ -85,7 +85,7 @@ def _numbered(content: Any) -> Iterator[tuple[int, Any]]:
 
 
 def _plain(record: Any) -> dict[str, Any]:
-    """Return a record with names for the numbers that the hub's data set has."""
+    """Return a record with the hub's label ids replaced by names."""
     named = dict(record) if isinstance(record, dict) else {}
     for column, names in (("bias_type", _HUB_CATEGORIES), ("stereo_antistereo", DIRECTIONS)):
         value = named.get(column)
@@ -98,10 +98,10 @@ def _plain(record: Any) -> dict[str, Any]:
 def sentence_queries(
     tokenizer: PreTrainedTokenizerBase, pairs: list[CrowsPair], bos: Bos = "tokenizer"
 ) -> tuple[dict[str, Any], Queries]:
-    """Return what to ask about each sentence, ``[2 · pair + column][query]``, and what a batch says of how to ask.
+    """Return the queries of each sentence, ``[2 · pair + column][query]``, and the common fields of the batches.
 
-    A masked model is asked as :func:`shared_queries`, a causal one for whole sentences. A batch says ``rule`` ("masked"
-    or "causal"), and of a causal model ``start_id`` and ``front`` (as of
+    Masked models use :func:`shared_queries`, causal models whole sentences. The fields are ``rule`` ("masked" or
+    "causal") and, for a causal model, ``start_id`` and ``front`` (see
     :func:`biaslab.evaluation.sentences.sequence_log2_probabilities`).
     """
     if is_masked(tokenizer):
@@ -114,26 +114,25 @@ def sentence_queries(
 
 
 def shared_queries(tokenizer: PreTrainedTokenizerBase, pairs: list[CrowsPair]) -> Queries:
-    """Return what to ask a masked language model about each sentence: each token that the pair shares, masked in turn.
+    """Return a masked language model's queries for each sentence: each token that the pair shares, masked in turn.
 
-    The first and the last shared token, CLS and SEP, are never asked for. Which tokens are shared can depend on the
-    order of the two sentences: as with the authors (Nangia et al. 2020, section 3), the disadvantaged group's comes
-    first.
+    The first and last shared tokens, CLS and SEP, are not queried. The set of shared tokens can depend on the order of
+    the two sentences: as in the authors' script (Nangia et al. 2020, section 3), the disadvantaged group's comes first.
 
     Returns:
-        ``[2 · pair + column][token]``, the more stereotyping sentence in column 0; both ask for the same tokens.
+        ``[2 · pair + column][token]``, the more stereotyping sentence in column 0; both query the same tokens.
     """
     more, less = (tokenizer([pair[column] for pair in pairs])["input_ids"] for column in range(2))
     queries = []
     for pair, *sentences in zip(pairs, more, less, strict=True):
-        order = 1 if pair.direction == "stereo" else -1  # that of the groups, not of the stereotypes
+        order = 1 if pair.direction == "stereo" else -1  # ordered by group, not by stereotype
         places = shared_places(*sentences[::order])[::order]
         queries += [masked_in_turn(tokenizer, *both) for both in zip(sentences, places, strict=True)]
     return queries
 
 
 def shared_places(first: list[int], second: list[int]) -> tuple[list[int], list[int]]:
-    """Return where the shared tokens stand in each of two sentences, without the first and the last.
+    """Return the positions of the shared tokens in each of two sentences, without the first and last.
 
     >>> shared_places([101, 7, 8, 102], [101, 5, 6, 8, 102])
     ([2], [3])
@@ -144,24 +143,24 @@ def shared_places(first: list[int], second: list[int]) -> tuple[list[int], list[
 
 
 class CrowsPairsDataModule(EvaluationData):
-    """CrowS-Pairs as batches of inputs for the kind of model that the tokenizer belongs to.
+    """CrowS-Pairs as batches of inputs, for a masked or a causal model depending on the tokenizer.
 
-    A batch is made of whole pairs: ``inputs`` and ``examples`` as of :func:`biaslab.data.queries.whole_examples` (a
+    A batch contains whole pairs: ``inputs`` and ``examples`` of :func:`biaslab.data.queries.whole_examples` (a
     pair's more stereotyping sentence first), ``rule`` ("masked" or "causal"), ``categories`` (indices into
     ``category_names``, ``[pair]``), and for a causal model ``start_id``.
-    :func:`biaslab.evaluation.scoring.score_pairs` scores it.
+    :func:`biaslab.evaluation.scoring.score_pairs` computes its scores.
 
     Args:
-        model_name: whose tokenizer is used.
-        path: a file of CrowS-Pairs' form instead of CrowS-Pairs itself.
-        limit: only the first so many pairs.
-        tokens_per_batch: batches are as large as this allows.
-        categories: bias types that the file may have beside the nine; "any" for whatever it has.
-        every: of the file's pairs only every so many-th, which leaves some of each category.
-        bos: of a causal model, what its sentences are conditioned on: "tokenizer", all of each on what the tokenizer
-            puts in front of it, such as BOS; where it puts nothing, and by "authors" (StereoSet's), the first token on
-            the start token alone and the later ones on the sentence alone.
-        trust_remote_code: let a checkpoint bring its own Python code.
+        model_name: the model whose tokenizer is used.
+        path: a file in CrowS-Pairs' format, used instead of CrowS-Pairs.
+        limit: use only the first N pairs.
+        tokens_per_batch: maximum number of tokens in a batch.
+        categories: bias types that the file may have besides the nine; "any" allows all.
+        every: use every N-th pair of the file, which keeps some of each category.
+        bos: for causal models, what sentences are conditioned on. "tokenizer": all tokens on what the tokenizer
+            prepends, such as BOS. If it prepends nothing, and for "authors" (StereoSet's rule): the first token on the
+            start token only, later tokens on the sentence only.
+        trust_remote_code: run Python code that comes with a checkpoint.
     """
 
     asset = "crows-pairs"
@@ -182,7 +181,7 @@ class CrowsPairsDataModule(EvaluationData):
         require_bos(bos)
 
     def read(self) -> list[dict[str, Any]]:
-        """Read the pairs, and return their batches."""
+        """Read the pairs and return their batches."""
         h = self.hparams
         lines = list(pairs_by_line(h["path"], h["categories"]).items())[: h["limit"] : h["every"]]
         self.pairs = [pair for _, pair in lines]

@@ -1,12 +1,12 @@
-"""What the effects of neurons at all positions are measured on: StereoSet's clusters, ordinary text, and more.
+"""Data to measure the effects of neurons at all positions: StereoSet's clusters, ordinary text, and other sources.
 
-A batch holds ``number``, ``input_ids`` ``[sequence, token]``; the queries' ``row``, ``position`` and ``target_ids``
+A batch contains ``number``, ``input_ids`` ``[sequence, token]``; the queries' ``row``, ``position`` and ``target_ids``
 ``[query]``, and ``weights`` ``[sum, query]``, as :func:`biaslab.attribution.importance.first_order_effects` takes them.
-Of the effects on the sums, those on ``sum`` ``[part]`` are multiplied by ``share`` and added to ``quantity``, one of
-:func:`quantities_of`, both ``[part, sequence]``. A batch of text has ``tokens``, their number, too: its effects are
+The effects on the sums in ``sum`` ``[part]`` are multiplied by ``share`` and added to ``quantity``, an index into
+:func:`quantities_of`, both ``[part, sequence]``. A batch of text also has ``tokens``, their number: its effects are
 squared first. If a batch has ``pair`` ``[sequence]``, its only sum is that of the absolute values of the pairs' sums.
-Floating-point numbers are float32: not every device has float64. The sources "pairs", "panda-pairs" and "knowledge" are
-of :mod:`biaslab.data.pair_effects`.
+Floating-point numbers are float32, since some devices lack float64. The sources "pairs", "panda-pairs" and "knowledge"
+are in :mod:`biaslab.data.pair_effects`.
 """
 
 import random
@@ -27,18 +27,18 @@ from biaslab.errors import InputError
 from biaslab.models.positions import cut_tokens
 from biaslab.models.tokens import Bos, beginning, by_length, is_masked
 
-MASKED_SHARE = 0.15  # of a sentence's tokens are asked for at once: a pass serves them all
+MASKED_SHARE = 0.15  # share of a sentence's tokens that are masked at once, so that one pass serves them all
 _LONGEST, _FEWEST_WORDS = 64, 5
-_SENTENCES = 300  # of a source: each asks for several tokens
-_OTHERS, _TIMES = 100, 3  # sentences of a source to measure a cost on, and how often each is asked for other tokens
-# what the log-likelihoods of stereotype, anti-stereotype and unrelated candidate count in each sum
+_SENTENCES = 300  # maximum per source; each has several queries
+_OTHERS, _TIMES = 100, 3  # sentences per source to measure costs on, and repetitions with other masked tokens
+# weights of the log-likelihoods of stereotype, anti-stereotype and unrelated candidates in each sum
 SUMS = {"bias": (1.0, -1.0, 0.0), "guard": (0.5, 0.5, -1.0)}
 TEXT, PROMPTS = "text", "prompts"
-SOURCES = ("stereoset", *TEXTS, *pair_effects.QUANTITIES)  # by name; others are text files
+SOURCES = ("stereoset", *TEXTS, *pair_effects.QUANTITIES)  # names; anything else is a text file
 
 
 def quantities_of(sources: Sequence[str]) -> list[str]:
-    """Return the names of what is measured, by number.
+    """Return the names of the measured quantities, in order.
 
     >>> quantities_of(["stereoset", "bold"])[:3]
     ['gender/bias', 'gender/guard', 'profession/bias']
@@ -49,7 +49,7 @@ def quantities_of(sources: Sequence[str]) -> list[str]:
 
 
 def text_sources(sources: Sequence[str]) -> list[str]:
-    """Return those of the sources that are ordinary text.
+    """Return the sources that are ordinary text.
 
     >>> text_sources(["stereoset", "bold", "pairs"])
     ['bold']
@@ -65,14 +65,15 @@ def make_batches(
     terms: Terms = "all",
     bos: Bos = "tokenizer",
 ) -> list[dict[str, Any]]:
-    """Return the batches of "stereoset" (its test split) and of sources of plain sentences (their "contrast" split).
+    """Return the batches of all sources.
 
-    Or of "pairs", "panda-pairs" and "knowledge". Of each source come at most ``limit`` clusters, sentences, pairs or
-    facts, and of plain sentences and PANDA's pairs at most 300. A causal model's sentences are conditioned as ``bos``
-    says; tokens that have nothing before them are asked for in "pairs" alone.
+    Sources are "stereoset" (its test split), plain sentences (their "contrast" split), "pairs", "panda-pairs" and
+    "knowledge". Each provides at most ``limit`` clusters, sentences, pairs or facts; plain sentences and PANDA's pairs
+    at most 300. ``bos`` defines what a causal model's sentences are conditioned on; tokens without context are only
+    queried in "pairs".
 
     Raises:
-        InputError: if a source has no sentence that can be used.
+        InputError: if a source has no usable sentence.
     """
     batches: list[dict[str, Any]] = []
     for source in sources:
@@ -82,7 +83,7 @@ def make_batches(
             first = quantities_of(sources).index(pair_effects.QUANTITIES[source][0])
             batches += pair_effects.make_batches(tokenizer, source, limit, tokens_per_batch, first, bos)
         else:
-            _sentences(source, "train")  # on which a cost is measured at the end
+            _sentences(source, "train")  # checks that costs can be measured at the end
             sentences = _tokens(tokenizer, source, limit, bos)
             batches += _text(tokenizer, sentences, tokens_per_batch, quantities_of(sources).index(TEXT), bos)
     return batches
@@ -91,7 +92,7 @@ def make_batches(
 def _stereoset(
     tokenizer: PreTrainedTokenizerBase, limit: int, tokens_per_batch: int, terms: Terms, bos: Bos
 ) -> Iterator[dict[str, Any]]:
-    """Yield what is asked of each candidate; each target term of a domain weighs the same, and each of its clusters."""
+    """Yield batches with each candidate's queries; target terms of a domain, and clusters of a term, weigh the same."""
     clusters = [c for c in read_clusters("test") if terms in ("all", half_of(c.target))]
     clusters = list(islice(spread(clusters), limit))
     counts = Counter((cluster.domain, cluster.target) for cluster in clusters)
@@ -130,7 +131,7 @@ def _stereoset(
 
 
 def _causal(input_ids: Tensor, row: Tensor, weights: Tensor, quantity: Tensor, given: int) -> Iterator[dict[str, Any]]:
-    """Yield sentences that are asked for each token but those given, in one sum: what it counts is a sentence's own."""
+    """Yield a batch that queries every token after the given ones, in one sum, with a weight per sentence."""
     later = input_ids.shape[1] - given
     share = torch.zeros(len(weights), len(input_ids), dtype=torch.float64).index_add_(1, row, weights)
     yield {
@@ -146,14 +147,13 @@ def _causal(input_ids: Tensor, row: Tensor, weights: Tensor, quantity: Tensor, g
 
 
 def _sentences(source: str, split: str) -> list[str]:
-    """Return a source's sentences of a split, at random."""
+    """Return a source's sentences of a split, shuffled."""
     sentences = [s for s in read_sentences(source, split, "contrast") if len(s.split()) >= _FEWEST_WORDS]
     random.Random(0).shuffle(sentences)
     if not sentences:
-        share = f"{len(SPLITS[split])} % of its lines that the {split} split is made from"
         raise InputError(
-            f"`contrast` is expected to hold sentences of {_FEWEST_WORDS} words, but {source!r} has none among the "
-            f"{share}. Give a longer text."
+            f"`contrast` is expected to contain sentences of at least {_FEWEST_WORDS} words, but {source!r} has none "
+            f"in its {split} split, {len(SPLITS[split])} % of its lines. Give a longer text."
         )
     return sentences
 
@@ -161,9 +161,9 @@ def _sentences(source: str, split: str) -> list[str]:
 def other_batches(
     tokenizer: PreTrainedTokenizerBase, sources: Sequence[str], tokens_per_batch: int, bos: Bos = "tokenizer"
 ) -> Iterator[dict[str, Any]]:
-    """Yield batches to measure a cost on: of all sources of plain text, and of no sentence of :func:`make_batches`.
+    """Yield batches to measure costs on: from all plain-text sources, with no sentence of :func:`make_batches`.
 
-    A masked model is asked for other tokens of a sentence each of three times.
+    For a masked model, each sentence occurs three times with other masked tokens.
     """
     encoded = [ids for source in text_sources(sources) for ids in _tokens(tokenizer, source, _OTHERS, bos, "train")]
     yield from _text(tokenizer, encoded * (_TIMES if is_masked(tokenizer) else 1), tokens_per_batch, 0, bos)
@@ -172,7 +172,7 @@ def other_batches(
 def _tokens(
     tokenizer: PreTrainedTokenizerBase, source: str, limit: int, bos: Bos, split: str = "contrast"
 ) -> list[list[int]]:
-    """Return the tokens of a source's sentences; a causal model's after what is in front of each."""
+    """Return the tokens of a source's sentences, for a causal model with the prepended tokens."""
     special, chosen = is_masked(tokenizer), _sentences(source, split)[: min(limit, _SENTENCES)]
     front = () if special else beginning(tokenizer, bos).front
     called = f"sentences of {source} ({split} split)"
@@ -186,16 +186,16 @@ def plain_batches(
     tokens_per_batch: int,
     bos: Bos = "tokenizer",
 ) -> Iterator[Tensor]:
-    """Yield the sentences that :func:`make_batches` has of sources of plain text, as they are, ``[sequence, token]``.
+    """Yield the unmasked plain-text sentences of :func:`make_batches`, ``[sequence, token]``.
 
     Raises:
-        InputError: if none of the sources is plain text, or one has no sentences.
+        InputError: if no source is plain text, or one has no sentences.
     """
     of_text = text_sources(sources)
     if not of_text:
         raise InputError(
-            '`contrast` is expected to have a source of ordinary text, such as "bold", for the replacement "mean" but '
-            f"got {', '.join(sources) or 'none'}."
+            '`contrast` is expected to include a source of ordinary text, such as "bold", for the replacement "mean" '
+            f"but got {', '.join(sources) or 'none'}. Add one."
         )
     encoded = [ids for source in of_text for ids in _tokens(tokenizer, source, limit, bos)]
     for batch in by_length([len(ids) for ids in encoded], tokens_per_batch):
@@ -205,7 +205,7 @@ def plain_batches(
 def _text(
     tokenizer: PreTrainedTokenizerBase, encoded: Sequence[list[int]], tokens_per_batch: int, quantity: int, bos: Bos
 ) -> Iterator[dict[str, Any]]:
-    """Yield sentences with random signs: of a masked model some tokens of each are hidden, at once."""
+    """Yield sentences whose queries have random signs; for a masked model, some tokens of each are masked at once."""
     masked, draw = is_masked(tokenizer), random.Random(0)
     given = 1 if masked else max(1, len(beginning(tokenizer, bos).front))
     asked = [_places(tokenizer, ids, draw) if masked else range(given - 1, len(ids) - 1) for ids in encoded]
@@ -228,13 +228,13 @@ def _text(
 
 
 def _parts(sequences: int, quantity: int) -> dict[str, Tensor]:
-    """Return where the effects on the only sum are added."""
+    """Return the fields that add the effects on a single sum to a quantity."""
     share = torch.ones(1, sequences)
     return {"sum": torch.zeros(1, dtype=torch.long), "share": share, "quantity": torch.full(share.shape, quantity)}
 
 
 def _places(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], draw: random.Random) -> list[int]:
-    """Return where a sentence's tokens are hidden."""
+    """Return the positions of a sentence's tokens to mask."""
     ordinary = [place for place, token in enumerate(ids) if token not in tokenizer.all_special_ids]
     if not ordinary:
         return []
@@ -242,13 +242,13 @@ def _places(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], draw: random
 
 
 def of_prompts(batch: Mapping[str, Any], logs: Tensor, share: float, quantity: int) -> Iterator[dict[str, Any]]:
-    """Yield what is asked of a batch of prompts: the mean of |log P(d1) - log P(d2)| over the pairs, of each prompt.
+    """Yield the queries for a batch of prompts: each prompt's mean of |log P(d1) - log P(d2)| over the pairs.
 
     Args:
-        batch: of :class:`biaslab.data.prompts.PromptDataModule`, whose pairs have two targets.
-        logs: the targets' log-probabilities, ``[batch, target]``, which say which of two is favoured.
-        share: how much a prompt counts.
-        quantity: to which the effects are added.
+        batch: a batch of :class:`biaslab.data.prompts.PromptDataModule` whose pairs have two targets.
+        logs: log-probabilities of the targets, ``[batch, target]``; they determine the sign of each difference.
+        share: weight of a prompt.
+        quantity: index of the quantity to which the effects are added.
     """
     ends, size = batch["pairs"].cpu(), len(logs)
     signs = (logs[:, ends[:, 0]] - logs[:, ends[:, 1]]).sign() * share / len(ends)  # [batch, pair]

@@ -1,4 +1,4 @@
-"""HONEST: prompts about persons of two groups, batches that ask how they are completed; lexicons of hurtful words."""
+"""HONEST: prompts about persons of two groups, batches for their completions, and lexicons of hurtful words."""
 
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,18 +24,18 @@ _COLUMNS = ("template_masked", "raw", "identity", "number", "category", "type")
 
 
 class Prompt(NamedTuple):
-    """A sentence about somebody, with a slot for what they are or do."""
+    """A sentence about a person, with a slot for what they are or do."""
 
     text: str  # with ``{slot}``
     raw: str  # the text without the identity
-    group: str  # one of a part's two
+    group: str  # one of the two groups of a part
     number: str  # "singular" or "plural"
-    kind: str  # what is asked for, such as "occupation"
-    line: int  # of the file
+    kind: str  # kind of completion, such as "occupation"
+    line: int  # in the file
 
 
 class Template(NamedTuple):
-    """Prompts that say the same of persons of both groups; one side is empty where a file lacks it."""
+    """Prompts that differ only in the group; one side is empty if the file lacks it."""
 
     number: str
     kind: str
@@ -43,13 +43,13 @@ class Template(NamedTuple):
 
 
 def read_prompts(path: str | Path | None = None, part: Part = "binary", language: Language = "en") -> list[Prompt]:
-    """Return the prompts of a table of HONEST's form, in its order; without a path, of the asset's.
+    """Return the prompts of a table in HONEST's format, in order; without a path, those of the asset.
 
-    Several spaces are read as one.
+    Repeated spaces are collapsed.
 
     Raises:
-        InputError: if the file can't be read or is no HONEST, it names the line and what it lacks; or if the asset has
-            no such part in this language.
+        InputError: if the file cannot be read or is not HONEST (the message gives the line and the problem), or the
+            asset does not have this part in this language.
     """
     if path is None and part != "binary" and language != "en":
         raise InputError(
@@ -62,7 +62,7 @@ def read_prompts(path: str | Path | None = None, part: Part = "binary", language
     groups = {prompt.group for prompt in prompts}
     if not any(groups == {*both} for both in _GROUPS.values()):
         raise InputError(
-            f"`path` is expected to hold prompts about two groups (female and male, or queer and nonqueer), but "
+            f"`path` is expected to contain prompts about two groups (female and male, or queer and nonqueer), but "
             f"{source} has {', '.join(sorted(groups)) or 'none'}. Give another file."
         )
     return prompts
@@ -72,34 +72,34 @@ def _prompt(source: Path, line: int, record: Mapping[str, Any]) -> Prompt:
     wrong = problem(record, _COLUMNS, {"number": ("singular", "plural")})
     text, group = " ".join(str(record.get("template_masked")).split()), _group(str(record.get("category")))
     if not wrong and group is None:
-        wrong = f"has the category {record['category']!r}, not one of female, male, queer…, nonqueer…"
+        wrong = f"has the category {record['category']!r} instead of female, male, queer… or nonqueer…"
     elif not wrong and (text.count(_MARK) != 1 or text.startswith(_MARK)):
-        wrong = f"lacks words and then one {_MARK} under 'template_masked'"
+        wrong = f"does not have words followed by one {_MARK} under 'template_masked'"
     if wrong or group is None:
         raise InputError(
-            f"`path` is expected to be a HONEST file, but line {line} of {source} {wrong}. Repair the file, or give "
-            "another."
+            f"`path` is expected to be a HONEST file, but line {line} of {source} {wrong}. Fix the file, or give "
+            "another one."
         )
     raw = " ".join(record["raw"].split())
     return Prompt(text.replace(_MARK, SLOT), raw, group, record["number"], record["type"], line)
 
 
 def _group(category: str) -> str | None:
-    """Return a category's group, if it has one: the queer part has finer ones, such as "queer_gender"."""
+    """Return the group of a category, if known: the queer part has subcategories, such as "queer_gender"."""
     return next((name for both in _GROUPS.values() for name in both if category.split("_")[0] == name), None)
 
 
 def groups_of(prompts: Iterable[Prompt]) -> tuple[str, str]:
-    """Return the two groups that prompts are about, in the order of a template's sides."""
+    """Return the two groups of the prompts, in the order of a template's sides."""
     found = {prompt.group for prompt in prompts}
     return next(both for both in _GROUPS.values() if found <= {*both})
 
 
 def templates_of(prompts: Sequence[Prompt]) -> list[Template]:
-    """Return the prompts by template, those that both groups have first.
+    """Return the prompts by template, templates of both groups first.
 
-    A template is the text without the identity. Where that agrees with a group's gender, as in Italian, the templates
-    that the other group does not have are paired in their order, if both groups have as many of that number and kind.
+    A template is the text without the identity. Where the text is inflected for gender, as in Italian, templates that
+    only one group has are paired in order, if both groups have equally many of that number and kind.
     """
     groups, found = groups_of(prompts), []
     for number, kind in dict.fromkeys((prompt.number, prompt.kind) for prompt in prompts):
@@ -118,14 +118,15 @@ def templates_of(prompts: Sequence[Prompt]) -> list[Template]:
 
 
 def read_lexicon(path: str | Path) -> list[str]:
-    """Return the words of a lexicon of hurtful words, as :func:`plain` has them, sorted.
+    """Return the normalised words (see :func:`plain`) of a lexicon of hurtful words, sorted.
 
-    The file has one word a line, or is HurtLex's table: then its conservative level is read, as HONEST's authors do.
+    The file has one word per line, or is HurtLex's table, of which the conservative level is used, as by HONEST's
+    authors.
 
     Raises:
-        InputError: if the file can't be read or has no words.
+        InputError: if the file cannot be read or has no words.
     """
-    with reading("lexicon", "a file of hurtful words, one a line, or HurtLex's (TSV)", path):
+    with reading("lexicon", "a file of hurtful words, one per line, or HurtLex (TSV)", path):
         text = read_text(path)
         if "lemma" in text.partition("\n")[0].split("\t"):
             records = [record for _, record in table_records(text, ("id", "pos", "category", "lemma", "level"))]
@@ -134,12 +135,12 @@ def read_lexicon(path: str | Path) -> list[str]:
         else:
             words = text.splitlines()
     if not (found := sorted({plain(word) for word in words} - {""})):
-        raise InputError(f"`lexicon` is expected to hold words, but {path} has none. Give another file.")
+        raise InputError(f"`lexicon` is expected to contain words, but {path} has none. Give another file.")
     return found
 
 
 def plain(word: str) -> str:
-    """Return a word without accents and in small letters, as lexicon and completions are compared.
+    """Return a word in lower case without accents, to compare the lexicon with completions.
 
     >>> plain(" Élan ")
     'elan'
@@ -149,42 +150,42 @@ def plain(word: str) -> str:
 
 
 def hurtful_tokens(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> torch.Tensor:
-    """Return which tokens are words of a lexicon, ``[token]``; how many words no token is, is said.
+    """Return which tokens are words of a lexicon, ``[token]``; reports how many words are single tokens.
 
     Raises:
-        InputError: if no word is a token.
+        InputError: if no word is a single token.
     """
     texts = [plain(text) for text in tokenizer.batch_decode([[token] for token in range(len(tokenizer))])]
     known = set(words)
     if not (matched := known.intersection(texts)):
         raise InputError(
-            f"`lexicon` is expected to hold words that the tokenizer of {tokenizer.name_or_path!r} has a token for, "
-            f"but none of its {len(known)} words is. Give a lexicon in the model's language."
+            f"`lexicon` is expected to contain words that are single tokens for {tokenizer.name_or_path!r}, but none "
+            f"of its {len(known)} words is. Give a lexicon in the model's language."
         )
-    say_once(f"{len(matched)} of {len(known)} words of the lexicon are one token; others can't be a completion.")
+    say_once(f"{len(matched)} of {len(known)} words of the lexicon are single tokens; others cannot be completions.")
     return torch.tensor([text in matched for text in texts])
 
 
 class HonestDataModule(EvaluationData):
-    """HONEST's prompts as batches of inputs for the kind of model that the tokenizer belongs to.
+    """HONEST's prompts as batches of inputs, for a masked or a causal model depending on the tokenizer.
 
-    A batch is made of whole templates: ``inputs`` and ``examples`` as of
-    :func:`biaslab.data.queries.whole_examples`, whose candidates are the prompts of both sides, each side with room for
-    as many as the largest (``width``); and ``counts`` (the prompts of each side, ``[template, 2]``). No token is asked
-    for, so their ``target_ids`` mean nothing. :func:`biaslab.evaluation.honest.score_templates` scores it.
+    A batch contains whole templates: ``inputs`` and ``examples`` of
+    :func:`biaslab.data.queries.whole_examples`, whose candidates are the prompts of both sides, each side padded to the
+    largest (``width``); and ``counts`` (the prompts of each side, ``[template, 2]``). The ``target_ids`` are unused.
+    :func:`biaslab.evaluation.honest.score_templates` computes the scores.
 
     Args:
-        model_name: whose tokenizer is used.
-        path: a file of HONEST's form instead of HONEST itself.
-        part: of HONEST, "binary" (women and men) or "queer_nonqueer".
-        language: of HONEST's binary part, "en", "es", "fr", "it", "pt" or "ro"; the other part is English.
-        lexicon: a file of hurtful words, one a line, or HurtLex's (TSV): completions that are in it are counted.
-        top_k: how many of a prompt's likeliest completions are looked at there.
-        limit: only the first so many templates.
-        every: only every so many-th template.
-        tokens_per_batch: batches are as large as this allows.
-        bos: of a causal model, "authors" leaves out what the tokenizer puts in front of a prompt.
-        trust_remote_code: let a checkpoint bring its own Python code.
+        model_name: the model whose tokenizer is used.
+        path: a file in HONEST's format, used instead of HONEST.
+        part: part of HONEST, "binary" (women and men) or "queer_nonqueer".
+        language: language of the binary part, "en", "es", "fr", "it", "pt" or "ro"; the other part is English.
+        lexicon: a file of hurtful words, one per line, or HurtLex (TSV); completions in it are counted.
+        top_k: number of most likely completions of a prompt to look up in the lexicon.
+        limit: use only the first N templates.
+        every: use every N-th template.
+        tokens_per_batch: maximum number of tokens in a batch.
+        bos: for causal models, "authors" omits the tokens that the tokenizer prepends to a prompt.
+        trust_remote_code: run Python code that comes with a checkpoint.
     """
 
     asset = "honest"
@@ -209,7 +210,7 @@ class HonestDataModule(EvaluationData):
         require_one_of("language", language, get_args(Language))
 
     def read(self) -> list[dict[str, Any]]:
-        """Read prompts and lexicon, and return the batches."""
+        """Read the prompts and the lexicon and return the batches."""
         h = self.hparams
         prompts = read_prompts(h["path"], h["part"], h["language"])
         self.groups = groups_of(prompts)
@@ -237,7 +238,7 @@ class HonestDataModule(EvaluationData):
     def _check(
         self, tokenizer: PreTrainedTokenizerBase, queries: Sequence[Sequence[Query]], asked: Mapping[int, Prompt]
     ) -> None:
-        """Check that the prompts fit into the model's positions; say how many hold unknown tokens."""
+        """Check that the prompts fit into the model's positions; report how many contain unknown tokens."""
         numbers, file = list(asked), self.hparams["path"] or self.asset
         inputs = [queries[number][0].input_ids for number in numbers]
         require_room(tokenizer, map(len, inputs), lambda number: f"line {asked[numbers[number]].line} of {file}")

@@ -1,4 +1,4 @@
-"""StereoSet's intersentence task: which of three sentences a model takes to follow a context."""
+"""StereoSet's intersentence task: which of three sentences a model prefers as the continuation of a context."""
 
 from collections.abc import Sequence
 from itertools import takewhile
@@ -18,7 +18,7 @@ _ENDS = (".", "!", "?")
 
 
 def following_queries(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]]) -> Queries:
-    """Return contexts and sentences as pairs for a next-sentence head, ``[pair][1]``; a place is the sentence's."""
+    """Return pairs of context and sentence for a next-sentence head, ``[pair][1]``; positions are sentence starts."""
     read = tokenizer([context for context, _ in pairs], [sentence for _, sentence in pairs], return_token_type_ids=True)
     columns = zip(read["input_ids"], read["token_type_ids"], strict=True)
     return [[Query(tuple(ids), types.index(1), 0)] for ids, types in columns]
@@ -27,10 +27,10 @@ def following_queries(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[
 def continued_queries(
     tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]], start: Beginning
 ) -> tuple[Queries, list[int]]:
-    """Return sentences after their contexts for a causal model, ``[pair][1]``, and how many tokens each sentence has.
+    """Return sentences after their contexts for a causal model, ``[pair][1]``, and the token count of each sentence.
 
-    As in the authors' script, a context without a full stop, exclamation or question mark at its end gets a full stop,
-    and a space follows it.
+    As in the authors' script, a context without a final full stop, exclamation or question mark gets a full stop, and
+    is followed by a space.
     """
     contexts = [context.rstrip() for context, _ in pairs]
     contexts = [context if context.endswith(_ENDS) else f"{context}." for context in contexts]
@@ -45,34 +45,34 @@ def continued_queries(
 
 
 class IntersentenceDataModule(ClusterData):
-    """The clusters of StereoSet's intersentence task as batches for the kind of model that the tokenizer belongs to.
+    """The clusters of StereoSet's intersentence task as batches, for masked or causal models.
 
-    A batch is made of whole clusters: ``inputs`` and ``examples`` as of :func:`biaslab.data.queries.whole_examples`,
-    ``rule``, ``terms`` and ``domains`` (indices, ``[cluster]``). By the rule "next sentence", of a masked model, an
-    input is a context and a sentence, which begins at ``position``. By "ratio", of a causal one, a cluster's inputs are
-    the three sentences after the context and then the three alone; there are ``tokens`` (of each sentence,
-    ``[cluster, 6]``), ``start_id`` and ``front`` (as of
+    A batch contains whole clusters: ``inputs`` and ``examples`` of :func:`biaslab.data.queries.whole_examples`,
+    ``rule``, ``terms`` and ``domains`` (indices, ``[cluster]``). With the rule "next sentence", for masked models, an
+    input is a context and a sentence, which starts at ``position``. With "ratio", for causal models, a cluster's inputs
+    are the three sentences after the context and then the three sentences alone; there are also ``tokens`` (number of
+    tokens of each sentence, ``[cluster, 6]``), ``start_id`` and ``front`` (see
     :func:`biaslab.evaluation.sentences.sequence_log2_probabilities`).
-    :func:`biaslab.evaluation.intersentence.score_continuations` scores it.
+    :func:`biaslab.evaluation.intersentence.score_continuations` computes the scores.
 
     Args:
-        model_name: whose tokenizer is used, and whose next-sentence head if it is a masked model.
+        model_name: the model whose tokenizer is used and, if it is a masked model, its next-sentence head.
         split: "dev" or "test".
-        path: a file of StereoSet's form instead.
-        tokens_per_batch: batches are as large as this allows.
-        limit: only the first so many clusters.
-        every: of these only every so many-th, which leaves some of each domain.
-        terms: "all", or only the clusters of half of the target terms, "find" or "choose".
-        bos: of a causal model, what contexts and sentences are conditioned on, as of
+        path: a file in StereoSet's format, used instead.
+        tokens_per_batch: maximum number of tokens in a batch.
+        limit: use only the first N clusters.
+        every: use every N-th of these, which keeps some of each domain.
+        terms: "all", or only the clusters of half of the target terms: "find" or "choose".
+        bos: for causal models, what contexts and sentences are conditioned on; see
             :class:`biaslab.data.stereoset.StereoSetDataModule`.
-        trust_remote_code: let a checkpoint bring its own Python code.
+        trust_remote_code: run Python code that comes with a checkpoint.
 
     Raises:
-        InputError: by ``setup``, if a masked model's checkpoint has no trained next-sentence head.
+        InputError: in ``setup``, if a masked model's checkpoint has no trained next-sentence head.
     """
 
     task = "intersentence"
-    head: NextSentenceHead | None = None  # of a masked model, known after the setup
+    head: NextSentenceHead | None = None  # for masked models, available after setup
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class IntersentenceDataModule(ClusterData):
         self.require_options()
 
     def read(self) -> list[dict[str, Any]]:
-        """Read the clusters, and return their batches."""
+        """Read the clusters and return their batches."""
         h = self.hparams
         self.choose()
         tokenizer = self.load_tokenizer()
@@ -113,7 +113,7 @@ class IntersentenceDataModule(ClusterData):
     def _both(
         self, tokenizer: PreTrainedTokenizerBase, candidates: Sequence[tuple[str, str]], start: Beginning
     ) -> tuple[Queries, Tensor]:
-        """Return what to ask about the sentences after their contexts and alone, cluster by cluster, and the tokens."""
+        """Return the queries for the sentences after their contexts and alone, by cluster, and the token counts."""
         after, counts = continued_queries(tokenizer, candidates, start)
         alone = causal_queries(tokenizer, [sentence for _, sentence in candidates], start)
         own = [len(query.input_ids) - len(start.front) for (query,) in alone]

@@ -1,8 +1,8 @@
-"""Sentences whose demographic word follows from their meaning, and batches of inputs that ask for it.
+"""Sentences whose meaning determines a demographic word, and batches of inputs that query it.
 
-Debiasing must not take this away: "My sister is a {slot}." wants "woman", by the meaning of "sister" and not by a
-stereotype. Each pair of words has two sentences, and each word is right in one of them: a model that always prefers the
-same word of a pair is right in half of the sentences.
+Debiasing should preserve this knowledge: "My sister is a {slot}." requires "woman" because of the meaning of "sister",
+not because of a stereotype. Each pair of words has two sentences, and each word is correct in one of them: a model that
+always prefers the same word of a pair is correct in half of the sentences.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,9 +15,9 @@ from biaslab.data.module import EvaluationData
 from biaslab.data.queries import Queries, Query, whole_examples
 from biaslab.models.tokens import SLOT, encode_slot, is_masked, tokens_in_place
 
-_LONGEST = 48  # tokens; a tokenizer that needs more for sentences this short spells their words
+_LONGEST = 48  # tokens; a tokenizer that needs more for such short sentences splits words into characters
 
-# A line: the word that is right in the first sentence, that in the second; their slot and a full stop follow.
+# Each line: correct word of the first sentence, of the second: sentence | sentence (a slot and a full stop follow).
 _TWINS = {
     "gender": """
         woman, man: My sister is a grown | My brother is a grown
@@ -117,7 +117,7 @@ class Fact(NamedTuple):
 
 
 def read_twins(twins: Mapping[str, str]) -> tuple[Fact, ...]:
-    """Return the facts of a table by dimension, whose lines are ``right, wrong: sentence | its twin``."""
+    """Return the facts of a table by dimension, with lines of the form ``right, wrong: sentence | its twin``."""
     return tuple(fact for dimension, lines in twins.items() for fact in _facts(dimension, lines))
 
 
@@ -129,11 +129,11 @@ def _facts(dimension: str, lines: str) -> Iterator[Fact]:
             yield Fact(dimension, f"{start} {SLOT}.", right, wrong)
 
 
-FACTS: tuple[Fact, ...] = read_twins(_TWINS)  # what is reported; what is spared is in `knowledge_to_spare`
+FACTS: tuple[Fact, ...] = read_twins(_TWINS)  # for reporting; those for finding neurons are in `knowledge_to_spare`
 
 
 def known_facts(tokenizer: PreTrainedTokenizerBase, facts: Iterable[Fact] = FACTS) -> list[Fact]:
-    """Return the facts that a tokenizer knows all words of, without those that it needs too many tokens for."""
+    """Return the facts whose words a tokenizer all knows and that do not need too many tokens."""
     return [fact for fact in facts if all(_is_known(tokenizer, fact.text, word) for word in (fact.right, fact.wrong))]
 
 
@@ -144,15 +144,16 @@ def _is_known(tokenizer: PreTrainedTokenizerBase, text: str, word: str) -> bool:
 
 
 def word_queries(tokenizer: PreTrainedTokenizerBase, facts: Iterable[Fact]) -> Queries:
-    """Return what to ask about each token of each fact's words, ``[2 · fact + column][token]``, the right one first.
+    """Return the queries for each token of each fact's words, ``[2 · fact + column][token]``, the correct word first.
 
-    As with StereoSet's candidates, the word's tokens before the asked one stand in the sentence, and no later ones: a
-    masked model's sentence then has one mask, and a causal model's ends there. The facts are of :func:`known_facts`.
+    As with StereoSet's candidates, the sentence contains the word's tokens before the queried one, but no later ones:
+    a masked model's sentence then has one mask, and a causal model's ends there. The facts come from
+    :func:`known_facts`.
     """
     queries = []
     for fact in facts:
         prompt = encode_slot(tokenizer, fact.text)
-        start = prompt.position + (not is_masked(tokenizer))  # of the slot
+        start = prompt.position + (not is_masked(tokenizer))  # position of the slot
         before, after = prompt.input_ids[:start], prompt.input_ids[start:]
         for word in (fact.right, fact.wrong):
             tokens = tokens_in_place(tokenizer, fact.text, word) or ()
@@ -166,17 +167,17 @@ def word_queries(tokenizer: PreTrainedTokenizerBase, facts: Iterable[Fact]) -> Q
 
 
 class KnowledgeDataModule(EvaluationData):
-    """The sentences as batches of inputs for the kind of model that the tokenizer belongs to.
+    """The knowledge sentences as batches of inputs, for a masked or a causal model depending on the tokenizer.
 
-    A batch is made of whole sentences: ``inputs`` and ``examples`` as of
-    :func:`biaslab.data.queries.whole_examples`, and ``pieces`` (tokens of the right and the wrong word,
-    ``[sentence, 2]``). :func:`biaslab.evaluation.scoring.score_words` scores it. There may be none: sentences with
-    words that the tokenizer does not know are left out.
+    A batch contains whole sentences: ``inputs`` and ``examples`` of
+    :func:`biaslab.data.queries.whole_examples`, and ``pieces`` (number of tokens of the correct and of the wrong
+    word, ``[sentence, 2]``). :func:`biaslab.evaluation.scoring.score_words` computes the scores. There may be no
+    batches: sentences with words unknown to the tokenizer are skipped.
 
     Args:
-        model_name: whose tokenizer is used.
-        tokens_per_batch: batches are as large as this allows.
-        trust_remote_code: let a checkpoint bring its own Python code.
+        model_name: the model whose tokenizer is used.
+        tokens_per_batch: maximum number of tokens in a batch.
+        trust_remote_code: run Python code that comes with a checkpoint.
     """
 
     def __init__(
@@ -185,7 +186,7 @@ class KnowledgeDataModule(EvaluationData):
         super().__init__(trust_remote_code)
 
     def read(self) -> list[dict[str, Any]]:
-        """Choose the sentences, and return their batches."""
+        """Choose the sentences and return their batches."""
         tokenizer = self.load_tokenizer()
         self.facts = known_facts(tokenizer)
         queries = word_queries(tokenizer, self.facts)

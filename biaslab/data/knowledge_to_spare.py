@@ -1,12 +1,12 @@
-"""Sentences as those of :mod:`biaslab.data.knowledge`, to find the neurons with that suppression should spare.
+"""Sentences like those of :mod:`biaslab.data.knowledge`, to find the neurons that suppression should spare.
 
-What is reported is none of this: no sentence and no pair of words is in both, so that a selection that keeps what these
-sentences ask for is judged on words that it has not seen.
+Reported results do not use them: the two sets share no sentence and no pair of words, so that a selection that
+preserves this knowledge is evaluated on words it has not seen.
 """
 
 from biaslab.data.knowledge import Fact, read_twins
 
-# A line: the word that is right in the first sentence, that in the second; their slot and a full stop follow.
+# Each line: correct word of the first sentence, of the second: sentence | sentence (a slot and a full stop follow).
 _TWINS = {
     "gender": """
         stepmother, stepfather: The second wife of my father is my | The second husband of my mother is my

@@ -1,4 +1,4 @@
-"""What the data modules share: a model's tokenizer, what they fetch, and batches that are made beforehand."""
+"""Base classes of the data modules: tokenizer, downloads, and precomputed batches."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,36 +16,36 @@ Batches = Sequence[Any] | Dataset[Any]
 
 
 class TokenizedData(LightningDataModule):
-    """Texts as the tokens of a model. The arguments of a class become its hyper-parameters.
+    """Base class for texts tokenized for a model. The arguments of a subclass become its hyper-parameters.
 
-    All but one: whether a tokenizer may bring its own code changes nothing in the result. An argument that is out of
-    range raises an ``InputError``, and so does ``setup`` where a file, a tokenizer or a text lacks what is needed.
+    The exception is ``trust_remote_code``, which does not affect the result. Arguments out of range raise an
+    ``InputError``; so does ``setup`` if a file, tokenizer or text is unsuitable.
     """
 
     def __init__(self, trust_remote_code: bool = False) -> None:
         super().__init__()
         self._trust_remote_code = trust_remote_code
-        self.save_hyperparameters(ignore=["trust_remote_code"])  # those of the subclass, from its frame
+        self.save_hyperparameters(ignore=["trust_remote_code"])  # the subclass's arguments, from its frame
         require_ranges(self.hparams)
 
     def sources(self) -> Sequence[str]:
-        """Return what the texts come from: names of data sets, or files."""
+        """Return the sources of the texts: names of data sets, or files."""
         return list(self.hparams.get("sources", ()))
 
     def prepare_data(self) -> None:
-        """Fetch the sources that have a name."""
+        """Download the sources that are named data sets."""
         for source in self.sources():
             if source in assets.DATA:
                 assets.fetch(source)
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
-        """Load the tokenizer of the model; its ``model_max_length`` is the number of the model's positions."""
+        """Load the model's tokenizer; its ``model_max_length`` is the model's number of positions."""
         name = self.hparams["model_name"]
         return with_positions(load_tokenizer(name, trust_remote_code=self._trust_remote_code), name)
 
 
 class TrainingData(TokenizedData):
-    """Batches to train and to validate on."""
+    """Base class for training and validation batches."""
 
     train_batches: Batches
     validation_batches: Batches
@@ -60,17 +60,17 @@ class TrainingData(TokenizedData):
 
 
 class EvaluationData(TokenizedData):
-    """Batches of an asset, or of a file of its form, or of what the package holds, that a model is judged on."""
+    """Base class for evaluation batches, from an asset, a file in its format, or data in the package."""
 
-    asset: str | None = None  # none where the examples are in the package
+    asset: str | None = None  # None if the examples are in the package
     batches: list[dict[str, Any]]
 
     def sources(self) -> Sequence[str]:
-        """Return the asset, if there is one and no path is given."""
+        """Return the asset as a list; empty without an asset or if a path is given."""
         return [] if self.asset is None or self.hparams.get("path") is not None else [self.asset]
 
     def setup(self, stage: str) -> None:
-        """Read and tokenize the examples; once, however many trainers ask."""
+        """Read and tokenize the examples; only once, even with several trainers."""
         if not hasattr(self, "batches"):
             self.batches = self.read()
 
@@ -84,7 +84,7 @@ class EvaluationData(TokenizedData):
 
 
 def problem(record: Mapping[str, Any], texts: Sequence[str], choices: Mapping[str, Sequence[str]]) -> str:
-    """Say what is wrong with a record of a file: a text that is missing or not one of a choice's; "" if nothing is.
+    """Return what is wrong with a record: a text that is missing or not a valid choice; "" if it is valid.
 
     >>> problem({"id": "c1", "domain": "age"}, ["id", "domain"], {"domain": ["gender", "race"]})
     "has the domain 'age', not one of gender, race"
@@ -99,5 +99,5 @@ def problem(record: Mapping[str, Any], texts: Sequence[str], choices: Mapping[st
 
 
 def loader(batches: Batches, **options: Any) -> DataLoader[Any]:
-    """Return a loader of batches that are whole already."""
+    """Return a loader of precomputed batches."""
     return DataLoader(batches, batch_size=None, **options)  # type: ignore[arg-type]  # a list serves as a data set

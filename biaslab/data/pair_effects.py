@@ -1,6 +1,6 @@
-"""Further sources that effects at all positions are measured on: minimal pairs, PANDA's pairs, and knowledge.
+"""More sources to measure effects at all positions: minimal pairs, PANDA's pairs, and knowledge.
 
-The batches have the form of :mod:`biaslab.data.effects`; the quantities' numbers begin at ``first``.
+The batches have the format of :mod:`biaslab.data.effects`; quantity indices start at ``first``.
 """
 
 import random
@@ -21,12 +21,12 @@ from biaslab.models.tokens import Bos, beginning, is_masked
 
 INFORMATION = "known/information"
 _KNOWN = tuple(dict.fromkeys(fact.dimension for fact in FACTS_TO_SPARE))
-QUANTITIES = {  # of each source
+QUANTITIES = {  # by source
     "pairs": [f"{dimension}/pairs" for dimension in DIMENSIONS],
     "panda-pairs": ["panda"],
     "knowledge": [*(f"{dimension}/known" for dimension in _KNOWN), INFORMATION],
 }
-_MOST = 300  # pairs of PANDA
+_MOST = 300  # maximum number of PANDA pairs
 _Example = TypeVar("_Example", MinimalPair, Fact)
 
 
@@ -38,10 +38,10 @@ def make_batches(
     first: int,
     bos: Bos = "tokenizer",
 ) -> Iterator[dict[str, Any]]:
-    """Yield the batches of a source of QUANTITIES: its part to find neurons with, at most ``limit`` pairs or facts.
+    """Yield the batches of a source in QUANTITIES, from its part for finding neurons, at most ``limit`` examples.
 
     Raises:
-        InputError: if the tokenizer knows the words of none.
+        InputError: if every example has words unknown to the tokenizer.
     """
     if source == "pairs":
         pairs = _in_turn(known_pairs(tokenizer, PAIRS["find"]), limit)
@@ -54,12 +54,12 @@ def make_batches(
         batches = of_facts(tokenizer, facts, tokens_per_batch, first)
     made = list(batches)
     if not made:
-        raise InputError(f"`contrast` is expected to hold words that the tokenizer knows, but {source!r} has none.")
+        raise InputError(f"`contrast` is expected to contain words that the tokenizer knows, but {source!r} has none.")
     yield from made
 
 
 def _in_turn(examples: Iterable[_Example], limit: int) -> list[_Example]:
-    """Return the first examples, in turn of each dimension."""
+    """Return the first examples, alternating between dimensions."""
     before: Counter[str] = Counter()
     ranked = []
     for example in examples:
@@ -75,9 +75,9 @@ def of_minimal_pairs(
     first: int = 0,
     bos: Bos = "tokenizer",
 ) -> Iterator[dict[str, Any]]:
-    """Yield what is asked of minimal pairs: the mean over a dimension's pairs of the difference of both scores.
+    """Yield the queries for minimal pairs: the mean score difference over the pairs of a dimension.
 
-    A score is the sum of :func:`biaslab.data.minimal_pairs.pair_queries`; the stereotyping sentence counts positively.
+    A score is the sum over :func:`biaslab.data.minimal_pairs.pair_queries`; the stereotyping sentence is positive.
     """
     if pairs:
         counts = Counter(pair.dimension for pair in pairs)
@@ -89,11 +89,11 @@ def of_minimal_pairs(
 def of_facts(
     tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact], tokens_per_batch: int, first: int = 0
 ) -> Iterator[dict[str, Any]]:
-    """Yield what is asked of knowledge: the mean over a dimension's facts of log P(right) - log P(wrong).
+    """Yield the queries for knowledge: the mean over a dimension's facts of log P(right) - log P(wrong).
 
-    The log-probability of a word is the mean of its tokens', as :func:`biaslab.evaluation.scoring.score_words` has it.
-    Then come batches whose effects are squared: of each fact alone, the difference of both words' first tokens, which
-    one pass serves; facts whose words begin alike are left out of these.
+    The log-probability of a word is the mean over its tokens, as in :func:`biaslab.evaluation.scoring.score_words`.
+    Batches whose effects are squared follow: for each fact alone, the difference of the two words' first tokens, in
+    one pass; without facts whose words start with the same token.
     """
     queries = word_queries(tokenizer, facts)
     counts = Counter(fact.dimension for fact in facts)
@@ -104,7 +104,7 @@ def of_facts(
     ]
     yield from _weighted(queries, weights, [first + _KNOWN.index(fact.dimension) for fact in own], tokens_per_batch)
     begun = [asked[:1] if asked[0] != queries[number ^ 1][0] else [] for number, asked in enumerate(queries)]
-    apart = [number // 2 for number in range(len(queries))]  # each fact
+    apart = [number // 2 for number in range(len(queries))]  # the fact of each query list
     for batch in _weighted(begun, signs, [first + len(_KNOWN)] * len(queries), tokens_per_batch, apart):
         yield batch | {"tokens": len(batch["input_ids"])}
 
@@ -118,11 +118,11 @@ def of_panda_pairs(
     absolute: bool = True,
     bos: Bos = "tokenizer",
 ) -> Iterator[dict[str, Any]]:
-    """Yield what is asked of PANDA's pairs: the mean of log P(original) - log P(rewrite), or of its absolute value.
+    """Yield the queries for PANDA's pairs: the mean of log P(original) - log P(rewrite), or of its absolute value.
 
-    A masked model is asked for a fifth of the tokens that both share, hidden at once; a causal one for each token that
-    has another before it. Only pairs of equal length are used, one an original: both sentences are then in one batch,
-    whose ``pair`` ``[sequence]`` says which belong together, where the sign is that of the model's own difference.
+    A masked model is queried for a fifth of the tokens that both share, masked at once; a causal model for each token
+    with context. Only pairs of equal length are used, one per original, so that both sentences are in one batch. Its
+    ``pair`` ``[sequence]`` identifies the pairs if the sign is that of the model's own difference.
     """
     masked, draw = is_masked(tokenizer), random.Random(0)
     equal = {pair: (one, other) for pair, one, other in encoded_pairs(tokenizer, pairs) if len(one) == len(other)}
@@ -146,10 +146,10 @@ def _weighted(
     apart: Sequence[int] | None = None,
     together: int = 1,
 ) -> Iterator[dict[str, Any]]:
-    """Yield batches in which each candidate's queries have its weight, in one sum, and add to its quantity.
+    """Yield batches in which each candidate's queries have its weight, in one sum, and contribute to its quantity.
 
-    Equal inputs of one quantity count once, or those with one number in ``apart``. So many inputs as ``together`` says
-    stay in a batch, where all have the same length.
+    Identical inputs are merged within a quantity, or within a value of ``apart`` if given. Groups of ``together``
+    inputs (of equal length) stay in one batch.
     """
     weight, quantity = torch.tensor(weights), torch.tensor(quantities)
     for group in group_places(queries, quantities if apart is None else apart):

@@ -1,6 +1,6 @@
-"""PANDA's sentences beside people's rewrites of them about someone of another demographic, and what is asked of both.
+"""PANDA's sentences with human rewrites about another demographic, and the queries for both.
 
-Which of the two is a stereotype is not known, only that a model should find neither much likelier.
+It is unknown which of the two is a stereotype, but a model should not find either much more likely.
 """
 
 import hashlib
@@ -19,11 +19,11 @@ from biaslab.errors import InputError
 from biaslab.models import assets
 from biaslab.models.tokens import Bos, beginning, is_masked, require_bos
 
-SPLITS = {"find": "contrast", "held_out": "evaluation"}  # of biaslab.data.corpus.SPLITS, which CDA trains on neither of
-_WORDS = range(5, 31)  # of a sentence
+SPLITS = {"find": "contrast", "held_out": "evaluation"}  # splits of biaslab.data.corpus.SPLITS; CDA trains on neither
+_WORDS = range(5, 31)  # per sentence
 _MOST_CHANGED = 3  # words
 _LONGEST = 48  # tokens
-_FOLDS = 5  # a fifth of the tokens that both sentences share is hidden at once
+_FOLDS = 5  # a fifth of the tokens that both sentences share is masked at once
 
 
 class PandaPair(NamedTuple):
@@ -34,9 +34,10 @@ class PandaPair(NamedTuple):
 
 
 def read_panda_pairs(part: str) -> list[PandaPair]:
-    """Return sentences with a rewrite that changes few words, of a part of SPLITS, in an order that their text decides.
+    """Return sentences with rewrites that change few words, from a part of SPLITS, ordered by a hash of their text.
 
-    A sentence's part is a hash of its text; one to find with is left out if it stands in a passage with a held-out one.
+    A sentence's part depends on a hash of its text; sentences of the part "find" are skipped if their passage has a
+    held-out sentence.
 
     Raises:
         InputError: if there are none.
@@ -58,7 +59,7 @@ def read_panda_pairs(part: str) -> list[PandaPair]:
 
 
 def _few_words_differ(original: str, rewrite: str) -> bool:
-    """Return whether there is a difference in one to three words, and not only in case and punctuation.
+    """Return whether one to three words differ, in more than case and punctuation.
 
     >>> _few_words_differ("She said that her son was ill.", "He said that his son was ill.")
     True
@@ -89,7 +90,7 @@ def one_each(pairs: Iterable[PandaPair]) -> list[PandaPair]:
 def encoded_pairs(
     tokenizer: PreTrainedTokenizerBase, pairs: Sequence[PandaPair]
 ) -> Iterator[tuple[PandaPair, list[int], list[int]]]:
-    """Yield pairs and both sentences' tokens, those of which all words are known and that are not too long."""
+    """Yield pairs with both sentences' tokens, if all words are known and neither is too long."""
     texts = [text for pair in pairs for text in pair]
     ids = tokenizer(texts, add_special_tokens=is_masked(tokenizer))["input_ids"] if texts else []
     longest = min(_LONGEST, tokenizer.model_max_length - 2)
@@ -102,10 +103,10 @@ def encoded_pairs(
 def hidden_queries(
     tokenizer: PreTrainedTokenizerBase, sentences: Sequence[list[int]], draw: random.Random, folds: int = _FOLDS
 ) -> Queries:
-    """Return what to ask a masked model about two sentences, ``[sentence][token]``: tokens that both share.
+    """Return a masked model's queries for the tokens that two sentences share, ``[sentence][token]``.
 
-    The shared tokens are dealt at random into five folds, of which the first ``folds`` are asked for; the tokens of a
-    fold are hidden at once, the same ones in both sentences.
+    The shared tokens are split at random into five folds, of which the first ``folds`` are queried; the tokens of a
+    fold are masked at once, in both sentences.
     """
     places = shared_places(*sentences)
     order = draw.sample(range(len(places[0])), len(places[0]))
@@ -122,19 +123,19 @@ def hidden_queries(
 
 
 class PandaPairsDataModule(EvaluationData):
-    """Held-out sentences of PANDA with a rewrite each, as batches that ask for the log-likelihood of both.
+    """Held-out sentences of PANDA with one rewrite each, as batches that query the log-likelihood of both.
 
-    A masked model is asked for the tokens that both sentences share, a fifth of them hidden at once; a causal one for
-    all tokens. A batch is made of whole pairs: ``inputs`` and ``examples`` as of
+    A masked model is queried for the tokens that both sentences share, a fifth of them masked at once; a causal model
+    for all tokens. A batch contains whole pairs: ``inputs`` and ``examples`` of
     :func:`biaslab.data.queries.whole_examples`, the inputs by :func:`biaslab.data.queries.group_places`.
 
     Args:
-        model_name: whose tokenizer is used.
-        limit: only the first so many pairs.
-        tokens_per_batch: batches are as large as this allows.
-        bos: of a causal model, what its sentences are conditioned on, as of
+        model_name: the model whose tokenizer is used.
+        limit: use only the first N pairs.
+        tokens_per_batch: maximum number of tokens in a batch.
+        bos: for causal models, what sentences are conditioned on; see
             :class:`biaslab.data.crows_pairs.CrowsPairsDataModule`.
-        trust_remote_code: let a checkpoint bring its own Python code.
+        trust_remote_code: run Python code that comes with a checkpoint.
     """
 
     asset = "panda"
@@ -151,7 +152,7 @@ class PandaPairsDataModule(EvaluationData):
         require_bos(bos)
 
     def read(self) -> list[dict[str, Any]]:
-        """Read the pairs, and return their batches."""
+        """Read the pairs and return their batches."""
         tokenizer, draw = self.load_tokenizer(), random.Random(0)
         encoded = encoded_pairs(tokenizer, one_each(read_panda_pairs("held_out")))
         chosen = list(encoded)[: self.hparams["limit"]]

@@ -1,15 +1,15 @@
-"""How much is done, and with which settings: the defaults of the commands."""
+"""Default settings and presets of the commands."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 Selection = Literal["paper", "ranked", "guarded", "fisher", "balanced"]
-AT_ALL_POSITIONS = ("fisher", "balanced")  # the selections by effects at all positions
+AT_ALL_POSITIONS = ("fisher", "balanced")  # selections by effects at all positions
 Replacement = Literal["zero", "mean"]
-Dtype = Literal["float32", "bfloat16", "float16", "float64", "auto"]  # of weights; auto: the checkpoint's own
+Dtype = Literal["float32", "bfloat16", "float16", "float64", "auto"]  # of the weights; auto: the checkpoint's dtype
 Accelerator = Literal["auto", "cpu", "gpu"]
 PresetName = Literal["small", "medium", "paper"]  # the keys of PRESETS
-DIMENSIONS = ("gender", "ethnicity", "religion", "occupation")  # those that StereoSet has a domain for
+DIMENSIONS = ("gender", "ethnicity", "religion", "occupation")  # those with a StereoSet domain
 KINDS = ("negative", "positive")
 MODIFIERS = 2
 CONTRAST = ("stereoset", "bold", "bug")
@@ -18,7 +18,7 @@ GUARD_WEIGHT = 3.0
 
 
 class Usual(NamedTuple):
-    """How neurons are usually found by a selection."""
+    """Default settings of a selection."""
 
     source: Literal["prompts", "contrast", "both"]
     guard_weight: float  # λ of "guarded", μ of "fisher" and "balanced"
@@ -29,9 +29,9 @@ class Usual(NamedTuple):
     knowledge_weight: float = 0.0  # ν
 
     def options(self, contrast: Sequence[str], **given: Any) -> dict[str, Any]:
-        """Return what is read and weighed in data with some contrast set, as arguments of a selection.
+        """Return the arguments of a selection for data with a given contrast set.
 
-        What is given and not None is taken as it is; a given source stands instead of the usual weights of several.
+        Given values other than None take precedence; a given source replaces the default weights of several sources.
         """
         known = {"prompts", *("contrast" if source == "stereoset" else source for source in contrast)}
         weights = {name: weight for name, weight in (self.source_weights or {}).items() if name in known}
@@ -55,10 +55,10 @@ USUAL = {
 
 
 class Preset(NamedTuple):
-    """How much is done."""
+    """The amount of computation."""
 
-    suffix: str  # of the names of the training configurations
-    data: dict[str, Any]  # of the prompts: arguments of biaslab.data.prompts.PromptDataModule
+    suffix: str  # suffix of the training configurations' names
+    data: dict[str, Any]  # prompts: arguments of biaslab.data.prompts.PromptDataModule
     search: dict[str, Any]  # options of `biaslab search-prompts`
 
 
@@ -67,7 +67,7 @@ _SMALL_CONTRAST = {"contrast": list(CONTRAST), "contrast_limit": CONTRAST_LIMIT}
 _SMALL_SEARCH = {"vocabulary": 500, "beam": 20, "depth": 3}
 PRESETS: dict[PresetName, Preset] = {
     "small": Preset("_small", {**_SMALL, **_SMALL_CONTRAST}, _SMALL_SEARCH),
-    # of the prompts, whose votes small is too few for: all dimensions and kinds; trained as small
+    # prompts of all dimensions and kinds, as votes need more prompts than small has; training as in small
     "medium": Preset("_small", {"modifiers": 20, **_SMALL_CONTRAST}, _SMALL_SEARCH),
     "paper": Preset(
         "",
@@ -75,7 +75,7 @@ PRESETS: dict[PresetName, Preset] = {
         {"vocabulary": 5000, "beam": 100, "depth": 5},
     ),
 }
-# "lms" spares what StereoSet's test split needs, but not what plain text does.
+# "lms" spares neurons that StereoSet's test split needs, but not those that plain text needs.
 SELECTIONS: dict[str, tuple[Selection, dict[str, Any]]] = {
     "paper": ("paper", {}),
     "ranked": ("ranked", {}),

@@ -1,4 +1,4 @@
-"""Auto-Debias' training data: "w PROMPT [MASK]." for every prompt and both words of every pair."""
+"""Auto-Debias' training data: "w PROMPT [MASK]." for every prompt and both words w of every pair."""
 
 import logging
 import random
@@ -19,20 +19,20 @@ from biaslab.models.tokens import SLOT, Encoded, encode_slot, require_masked, to
 Pairs = Literal["gender", "race"]
 PAIRS: dict[str, tuple[tuple[str, str], ...]] = {"gender": GENDER_PAIRS, "race": RACE_PAIRS}
 
-_HELD_OUT = 5  # of so many word pairs one is for validation
+_HELD_OUT = 5  # one in five word pairs is for validation
 _log = logging.getLogger("biaslab")
 
 
 def question(tokenizer: PreTrainedTokenizerBase, word: str, prompt: str) -> Encoded:
-    """Return the tokens of "w PROMPT [MASK].", with the space before the first word that a byte-level BPE looks for."""
+    """Return the tokens of "w PROMPT [MASK].", with the leading space that a byte-level BPE expects."""
     return encode_slot(tokenizer, " " + " ".join(filter(None, (word, prompt, SLOT))) + ".")
 
 
 def single_token_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return the pairs whose two words are each a single known token, and not the same, where a question begins.
+    """Return the pairs whose words are distinct, known single tokens at the start of a question.
 
     Raises:
-        InputError: if the tokenizer has no mask token, as a causal model's.
+        InputError: if the tokenizer belongs to a causal model.
     """
     require_masked(tokenizer)
     place = f" {SLOT} is."
@@ -41,16 +41,16 @@ def single_token_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple
 
 
 def read_prompts(path: str | Path | None, model_name: str) -> list[str]:
-    """Return the prompts of a file, each once: JSON of ``biaslab search-prompts``, or text with one prompt a line.
+    """Return the distinct prompts of a file: JSON from ``biaslab search-prompts``, or text with one prompt per line.
 
-    That they were found on another model than ``model_name`` is reported.
+    Warns if they were found with a model other than ``model_name``.
 
     Raises:
-        InputError: if there is no such file, or none with prompts.
+        InputError: if the file does not exist or has no prompts.
     """
-    make = f"Make one with: biaslab search-prompts --model {model_name} --output {path or 'runs/prompts.json'}"
+    make = f"Create one with: biaslab search-prompts --model {model_name} --output {path or 'runs/prompts.json'}"
     if path is None:
-        raise InputError(f"`prompts` is expected to be a file with prompts but none is given. {make}")
+        raise InputError(f"`prompts` is expected to be a file with prompts but is not given. {make}")
     with reading("prompts", "a file with prompts", path, make):
         text = read_text(path, may_be_empty=True)
     lines = _json_prompts(text, path, model_name) if text.lstrip().startswith("{") else text.splitlines()
@@ -66,26 +66,26 @@ def _json_prompts(text: str, path: str | Path, model_name: str) -> list[str]:
         prompts = [str(prompt["text"]) for prompt in content["prompts"]]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
-            f'`prompts` is expected to be JSON as {{"prompts": [{{"text": "..."}}]}}, or text with one prompt a line, '
-            f"but {path} is neither: {type(error).__name__} {error}. Correct it."
+            f'`prompts` is expected to be JSON like {{"prompts": [{{"text": "..."}}]}}, or text with one prompt per '
+            f"line, but {path} is neither: {type(error).__name__} {error}. Fix the file."
         ) from error
     if content.get("model", model_name) != model_name:
-        _log.warning("the prompts of %s were found on %s, not on %s", path, content["model"], model_name)
+        _log.warning("The prompts in %s were found with the model %s, not with %s.", path, content["model"], model_name)
     return prompts
 
 
 class PromptPairDataModule(TrainingData):
-    """Both words of a pair after the same prompt; the pairs of the validation part are others than those trained on.
+    """Both words of a pair with the same prompt; training and validation use different pairs.
 
     A batch holds ``input_ids`` ``[example, 2, sequence]`` and the mask's ``position`` ``[example]``, where an example
-    is a prompt and a pair; nothing is padded. Words of several tokens are left out.
+    is a prompt and a pair; there is no padding. Words of several tokens are skipped.
 
     Args:
-        model_name: whose tokenizer is used.
-        prompts: what ``biaslab search-prompts`` has written, or a text file with one prompt a line.
+        model_name: the model whose tokenizer is used.
+        prompts: the output of ``biaslab search-prompts``, or a text file with one prompt per line.
         pairs: "gender" or "race".
-        batch_size: examples that travel together.
-        trust_remote_code: let a checkpoint bring its own Python code.
+        batch_size: examples per batch.
+        trust_remote_code: run Python code that comes with a checkpoint.
     """
 
     def __init__(
@@ -100,15 +100,15 @@ class PromptPairDataModule(TrainingData):
         require_one_of("pairs", pairs, list(PAIRS))
 
     def setup(self, stage: str) -> None:
-        """Read the prompts, and tokenize them with the words of each pair."""
+        """Read the prompts and tokenize them with the words of each pair."""
         h = self.hparams
         prompts = read_prompts(h["prompts"], h["model_name"])
         self.tokenizer = self.load_tokenizer()
         pairs = single_token_pairs(self.tokenizer, PAIRS[h["pairs"]])
         if len(pairs) < 2:
             raise InputError(
-                f"`pairs` is expected to hold two pairs or more that {h['model_name']} knows as single tokens, but "
-                f"{h['pairs']!r} has {len(pairs)}. Choose the other kind, or another model."
+                f"`pairs` is expected to contain at least two pairs that are single tokens for {h['model_name']}, but "
+                f"{h['pairs']!r} has {len(pairs)}. Choose the other pairs, or another model."
             )
         held_out = pairs[_HELD_OUT - 1 :: _HELD_OUT] or pairs[-1:]
         self.train_batches = self._batches(prompts, [pair for pair in pairs if pair not in held_out])
@@ -116,7 +116,7 @@ class PromptPairDataModule(TrainingData):
 
     def _batches(self, prompts: Sequence[str], pairs: Sequence[tuple[str, str]]) -> list[dict[str, Tensor]]:
         examples = [[question(self.tokenizer, w, prompt) for w in pair] for prompt in prompts for pair in pairs]
-        random.Random(0).shuffle(examples)  # or a batch would have one prompt only
+        random.Random(0).shuffle(examples)  # otherwise a batch would have only one prompt
         equal: dict[int, list[list[Encoded]]] = {}
         for example in examples:
             equal.setdefault(len(example[0].input_ids), []).append(example)

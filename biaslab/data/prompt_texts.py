@@ -1,4 +1,4 @@
-"""The texts of prompts: written from words, or read from a file of the paper's authors."""
+"""The texts of prompts: generated from word lists, or read from a file in the paper authors' format."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise, product
@@ -18,10 +18,10 @@ Pair = tuple[str, str]
 class Prompt(NamedTuple):
     """A sentence with a slot."""
 
-    text: str  # with {slot} once
-    dimension: str  # whose demographics fill the slot
-    kind: str  # of the modifier
-    group: int  # the same for all wordings of one statement
+    text: str  # contains {slot} once
+    dimension: str  # its demographics fill the slot
+    kind: str  # kind of the modifier
+    group: int  # the same for all wordings of a statement
 
 
 def make_prompts(
@@ -33,10 +33,10 @@ def make_prompts(
     templates: Sequence[words.Template] | None = None,
     own: Mapping[str, OwnDimension] | None = None,
 ) -> list[Prompt]:
-    """Write the prompts of the given dimensions and kinds, keys of :mod:`biaslab.data.words`' tables or of own ones.
+    """Generate the prompts for dimensions and kinds, keys of the tables in :mod:`biaslab.data.words` or of ``own``.
 
-    Of each kind there are at most so many modifiers, spread over its list. The part "held_out" has other modifiers in
-    other wordings than "find". The slot stands last, unless they are for a masked language model.
+    Each kind has at most ``modifiers`` modifiers, evenly spaced in its list. The part "held_out" uses other modifiers
+    and wordings than "find". The slot is last unless the prompts are for a masked language model.
 
     Raises:
         InputError: for an unknown dimension, kind or part.
@@ -63,23 +63,25 @@ def make_prompts(
 def read_prompts(path: str | Path) -> tuple[list[Prompt], dict[str, list[Pair]]]:
     """Read the format of the paper's authors: a JSON list of groups, each a list of [sentence, demographic, id].
 
-    The slot is written [MASK]. The file becomes a dimension named after it, whose demographics are those that its
-    sentences are asked about; consecutive ones form the pairs.
+    The slot is written [MASK]. The file defines one dimension, named after it, with the demographics of its sentences;
+    consecutive demographics form the pairs.
 
     Raises:
-        InputError: if the file is of another form, naming the group; or if a sentence has not exactly one slot.
+        InputError: if the file has another format (the message gives the group), or a sentence does not have exactly
+            one slot.
     """
     path = Path(path)
     with reading("path", "a JSON file of prompt groups", path):
         groups = json_content(read_text(path))
     if not isinstance(groups, list) or not groups:
-        raise InputError(f"`path` is expected to hold a list of groups, but {path} holds {type(groups).__name__}.")
+        raise InputError(f"`path` is expected to contain a list of groups, but {path} is a {type(groups).__name__}.")
     prompts: dict[tuple[int, str], Prompt] = {}
     demographics: dict[str, None] = {}
     for number, group in enumerate(groups):
         if not isinstance(group, list) or not all(map(_is_triple, group)):
             raise InputError(
-                f"`path` is expected to hold groups of [sentence, demographic, id], but group {number} of {path} isn't."
+                f"`path` is expected to contain groups of [sentence, demographic, id], but group {number} of {path} "
+                "has another format. Fix the file."
             )
         for sentence, demographic, _ in group:
             if sentence.count("[MASK]") != 1:
@@ -92,7 +94,7 @@ def read_prompts(path: str | Path) -> tuple[list[Prompt], dict[str, list[Pair]]]
             demographics.setdefault(demographic)
     if len(demographics) < 2:
         raise InputError(
-            f"`path` is expected to ask about two demographics or more, but {path} has {', '.join(demographics)}."
+            f"`path` is expected to contain at least two demographics, but {path} has {', '.join(demographics)}."
         )
     return list(prompts.values()), {path.stem: list(pairwise(demographics))}
 

@@ -1,4 +1,4 @@
-"""Prompts: one slot, a dimension's demographics to fill it, a judging modifier, about seventeen wordings."""
+"""Prompts: a slot for the demographics of a dimension, a judging modifier, and about seventeen wordings."""
 
 import hashlib
 import json
@@ -40,38 +40,38 @@ from biaslab.models.tokens import (
 )
 
 Attributed = Literal["pairs", "demographics"]
-_MODIFIERS = 3  # of a kind, in the prompts whose effects are measured
+_MODIFIERS = 3  # per kind, in the prompts whose effects are measured
 Batch = dict[str, Any]
 
 
 class Dimension(NamedTuple):
-    """The demographics of a dimension that the model knows."""
+    """The demographics of a dimension that are known to the model."""
 
     name: str
-    words: tuple[str, ...]  # those of fewer tokens first, and those that differ in the last one together
-    token_ids: tuple[tuple[int, ...], ...]  # of each word, one or several
+    words: tuple[str, ...]  # sorted by number of tokens, then by their tokens except the last
+    token_ids: tuple[tuple[int, ...], ...]  # tokens of each word
     pairs: tuple[tuple[int, int], ...]  # indices into words
 
     @property
     def pair_names(self) -> list[str]:
-        """``gender/female-male`` and so on."""
+        """Names of the pairs, such as ``gender/female-male``."""
         return [f"{self.name}/{self.words[first]}-{self.words[second]}" for first, second in self.pairs]
 
 
 def resolve_dimension(
     tokenizer: PreTrainedTokenizerBase, name: str, pairs: Sequence[Pair], texts: Sequence[str]
 ) -> tuple[Dimension, dict[str, str]]:
-    """Return a dimension with those pairs whose words become known tokens in each text's slot, and why others do not.
+    """Return a dimension with the pairs whose words are known tokens in each text's slot, and why others are dropped.
 
-    There is one text of each wording.
+    ``texts`` has one text for each wording.
     """
     tokens = {word: _known_tokens(tokenizer, word, texts) for word in dict.fromkeys(chain.from_iterable(pairs))}
     kept, dropped = [], {}
     for first, second in pairs:
         if missing := " and ".join(repr(word) for word in (first, second) if tokens[word] is None):
-            dropped[f"{name}/{first}-{second}"] = f"{missing}: no known tokens, the same in each wording"
+            dropped[f"{name}/{first}-{second}"] = f"{missing}: tokens are unknown or differ between wordings"
         elif tokens[first] == tokens[second]:
-            dropped[f"{name}/{first}-{second}"] = "both are the same tokens"
+            dropped[f"{name}/{first}-{second}"] = "both have the same tokens"
         else:
             kept.append((first, second))
     known = {word: tokens[word] or () for pair in kept for word in pair}
@@ -81,7 +81,7 @@ def resolve_dimension(
 
 
 def _known_tokens(tokenizer: PreTrainedTokenizerBase, word: str, texts: Sequence[str]) -> tuple[int, ...] | None:
-    """Return the tokens of the word as it is written; capitalised, if a cased vocabulary has one token for that."""
+    """Return the tokens of a word; capitalised if only that form is a single token."""
     variants = dict.fromkeys((word, word.capitalize(), word.title()))
     tokens = [{tokens_in_place(tokenizer, text, variant) for text in texts} for variant in variants]
     known = [ids for each in tokens if len(each) == 1 for ids in each if ids is not None]
@@ -91,44 +91,44 @@ def _known_tokens(tokenizer: PreTrainedTokenizerBase, word: str, texts: Sequence
 class PromptDataModule(TokenizedData):
     """Prompts, and the contrast set of the guard, in batches of equal length.
 
-    A batch holds its ``number``, ``input_ids`` ``[batch, sequence]``, ``position``, ``kind``, ``group``, ``wording``,
+    A batch has its ``number``, ``input_ids`` ``[batch, sequence]``, ``position``, ``kind``, ``group``, ``wording``,
     ``example`` ``[batch]``, ``target_ids`` ``[batch, target]``, ``pairs`` ``[pair, 2]`` (two targets each, or one:
-    ``[pair, 1]``) and ``pair`` ``[pair]`` (its number).
+    ``[pair, 1]``) and ``pair`` ``[pair]`` (the pair's index).
 
     Demographics of several tokens need other ``input_ids``, several slots (``position`` ``[batch, slot]``), and as many
-    ``target_ids`` each (``[batch, target, slot]``): ``longer`` is a list of such inputs, whose targets follow. A masked
-    model's have a mask for each token of the word; a causal model's hold the word without its last token.
+    ``target_ids`` each (``[batch, target, slot]``): ``longer`` is a list of such inputs, whose targets follow. For a
+    masked model they have one mask per token of the word; for a causal model, the word without its last token.
 
-    What effects at all positions are measured on follows: such batches of prompts in more wordings, and those of
-    :mod:`biaslab.data.effects`.
+    Batches for effects at all positions follow: prompts in more wordings, and those of :mod:`biaslab.data.effects`.
 
     Args:
-        model_name: whose tokenizer is used.
-        dimensions: some of the nine, or of ``words``; by default all of the nine, or of ``words``.
-        pairs: demographic pairs a dimension; consecutive words by default.
-        words: a JSON or YAML file of own dimensions, see :func:`biaslab.data.own_words.read_words`; one that has the
-            name of one of the nine stands instead of it.
-        kinds: of modifiers; all six by default.
-        modifiers: how many of each kind.
+        model_name: the model whose tokenizer is used.
+        dimensions: some of the nine built-in dimensions, or of ``words``; default: all nine, or all of ``words``.
+        pairs: demographic pairs for each dimension; default: consecutive words.
+        words: a JSON or YAML file of custom dimensions, see :func:`biaslab.data.own_words.read_words`; a dimension
+            with a built-in name replaces the built-in one.
+        kinds: kinds of modifiers; default: all six.
+        modifiers: number of modifiers of each kind.
         part: "find" or "held_out".
         attributed: "pairs" (their gaps: IG²), or single "demographics" (their probabilities: IG).
-        path: a file in the format of the paper's authors instead.
-        contrast: what the guard is made from: "stereoset" (its test split), "bold", "bug", "panda" or a text file, or
-            several of these; None for no guard.
-        contrast_limit: at most so many sentences of each.
-        tokens_per_batch: batches are as large as this allows.
-        contrast_terms: of StereoSet in the contrast set: "all" target terms, or those of one half ("find"), so that
-            settings can be chosen on the others.
-        contrast_positions: where neurons are asked what they do to the contrast set: at the "slot", by IG² (for the
-            selection "guarded"), or at "all" positions, by their first-order effects (for "fisher" and "balanced"; then
-            StereoSet's words of several tokens count, too, and plain sentences tell what the language model needs).
-            There, and only there, sources are also "pairs" (minimal pairs), "panda-pairs" (PANDA's sentences beside
-            their rewrites) and "knowledge" (sentences that ask for what words mean).
-        bos: of a causal model, what the sentences of the contrast set are conditioned on at "all" positions, as of
-            :class:`biaslab.data.crows_pairs.CrowsPairsDataModule`; prompts always begin as the tokenizer has them.
-        chat_template: ask an instruct model each prompt by its chat template, as :func:`biaslab.models.tokens.as_chat`
-            has it: the user asks to complete the sentence, and the assistant's turn begins with it.
-        trust_remote_code: let a checkpoint bring its own Python code.
+        path: a file in the format of the paper's authors, used instead of generated prompts.
+        contrast: sources of the guard's contrast set: "stereoset" (its test split), "bold", "bug", "panda" or a text
+            file, or several of these; None for no guard.
+        contrast_limit: maximum number of sentences from each source.
+        tokens_per_batch: maximum number of tokens in a batch.
+        contrast_terms: StereoSet's target terms in the contrast set: "all", or one half ("find"), so that settings can
+            be chosen on the other half.
+        contrast_positions: where the effect of neurons on the contrast set is measured: at the "slot", by IG² (for the
+            selection "guarded"), or at "all" positions, by first-order effects (for "fisher" and "balanced"; then
+            StereoSet's words of several tokens are included, and plain sentences show what the language model needs).
+            Only "all" also supports the sources "pairs" (minimal pairs), "panda-pairs" (PANDA's sentences with their
+            rewrites) and "knowledge" (sentences about the meaning of words).
+        bos: for causal models, what sentences of the contrast set are conditioned on at "all" positions; see
+            :class:`biaslab.data.crows_pairs.CrowsPairsDataModule`. Prompts always start with the tokenizer's tokens.
+        chat_template: use an instruct model's chat template for each prompt, see
+            :func:`biaslab.models.tokens.as_chat`: the user asks to complete the sentence, and the assistant's turn
+            starts with it.
+        trust_remote_code: run Python code that comes with a checkpoint.
     """
 
     def __init__(
@@ -160,11 +160,11 @@ class PromptDataModule(TokenizedData):
             require_name_or_file("contrast", source, effects.SOURCES)
 
     def sources(self) -> list[str]:
-        """Return what the contrast set is made from."""
+        """Return the sources of the contrast set."""
         return contrast.sources_of(self.hparams["contrast"])
 
     def setup(self, stage: str) -> None:
-        """Write or read the prompts, and find the demographics' tokens; once, however many trainers ask."""
+        """Generate or read the prompts and find the demographics' tokens; only once, even with several trainers."""
         if hasattr(self, "fingerprint"):
             return
         h = self.hparams
@@ -173,7 +173,7 @@ class PromptDataModule(TokenizedData):
         for prompt in prompts:
             if is_masked(self.tokenizer) and str(self.tokenizer.mask_token) in prompt.text:
                 mask = self.tokenizer.mask_token
-                raise InputError(f"`prompt` is expected to have one slot but holds {mask}, too: {prompt.text!r}.")
+                raise InputError(f"`prompt` is expected to have one slot but also contains {mask}: {prompt.text!r}.")
         self.dimensions: dict[str, Dimension] = {}
         self.dropped: dict[str, str] = {}
         self.pair_names: list[str] = []
@@ -187,7 +187,7 @@ class PromptDataModule(TokenizedData):
             self.pair_names += single if h["attributed"] == "demographics" else dimension.pair_names
         if not self.pair_names:
             reasons = "; ".join(f"{pair}: {why}" for pair, why in self.dropped.items())
-            raise InputError(f"`pairs` is expected to hold demographics whose tokens are known, but: {reasons}.")
+            raise InputError(f"`pairs` is expected to contain demographics with known tokens but: {reasons}.")
         self.kind_names = list(dict.fromkeys(prompt.kind for prompt in prompts))
         self.prompts = [prompt for prompt in prompts if self.dimensions[prompt.dimension].pairs]
         self.batches = self._batches(self.prompts)
@@ -199,20 +199,20 @@ class PromptDataModule(TokenizedData):
             self.contrast_batches = contrast.make_batches(self.tokenizer, h["contrast"], *limits)
         for number, batch in enumerate([*self.batches, *self.contrast_batches]):
             batch["number"] = number
-        # the fingerprint changes with any prompt, pair, or sentence of the contrast set
+        # the fingerprint depends on all prompts, pairs and sentences of the contrast set
         contrast_set = [[batch["input_ids"].tolist(), batch["target_ids"].tolist()] for batch in self.contrast_batches]
         in_chat = [self._asked(prompt) for prompt in self.prompts[:1]] if h["chat_template"] else []
         content = json.dumps([self.prompts, self.pair_names, contrast_set, *in_chat])
         self.fingerprint = hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def _asked(self, prompt: Prompt) -> str:
-        """Return a prompt's text as the model is asked it."""
+        """Return the text of a prompt as given to the model."""
         return as_chat(self.tokenizer, prompt.text) if self.hparams["chat_template"] else prompt.text
 
     def _prompts_and_pairs(self) -> tuple[list[Prompt], dict[str, list[Pair]]]:
         h, given = self.hparams, self.hparams["pairs"] or {}
         if h["path"] is not None and h["words"] is not None:
-            raise InputError("`words` is expected where prompts are written, but got a `path` of them, too. Give one.")
+            raise InputError("`words` is expected to be used without `path` but got both. Give one of them.")
         if h["path"] is not None:
             prompts, pairs = read_prompts(h["path"])
         else:
@@ -226,16 +226,16 @@ class PromptDataModule(TokenizedData):
         for name, wanted in given.items():
             if name not in pairs or any(len(pair) != 2 for pair in wanted):
                 raise InputError(
-                    f"`pairs` is expected to hold pairs of words for {', '.join(pairs)}, but got {name}: {wanted}. "
-                    "Give own dimensions by a file, `words`."
+                    f"`pairs` is expected to contain pairs of words for {', '.join(pairs)} but got {name}: {wanted}. "
+                    "Define custom dimensions in a file (`words`)."
                 )
             pairs[name] = [(first, second) for first, second in wanted]
         return prompts, pairs
 
     def _effect_batches(self) -> Iterator[Batch]:
-        """Yield prompts whose effects are measured: each has a ``share`` of the ``quantity`` of its dimension.
+        """Yield prompts whose effects are measured: each adds its ``share`` to the ``quantity`` of its dimension.
 
-        A single pass serves all neurons, so there are further wordings to find neurons with, and few modifiers.
+        One pass serves all neurons, so the part "find" uses more wordings and few modifiers.
         """
         h, prompts = self.hparams, self.prompts
         if h["attributed"] == "demographics" or not self.sources():
@@ -251,14 +251,14 @@ class PromptDataModule(TokenizedData):
             yield batch | {"share": 1 / counts[name], "quantity": quantities.index(f"{name}/{effects.PROMPTS}")}
 
     def quantities(self) -> list[str]:
-        """Return the names of what effects at all positions are summed for; after :meth:`setup`."""
+        """Return the names of the quantities for effects at all positions; call after :meth:`setup`."""
         own = [f"{name}/{effects.PROMPTS}" for name, dimension in self.dimensions.items() if dimension.pairs]
         return effects.quantities_of(self.sources()) + own
 
     def _batches(self, prompts: Sequence[Prompt]) -> list[Batch]:
         first_pair = 0
         batches: list[Batch] = []
-        before: defaultdict[tuple[Any, ...], count[int]] = defaultdict(count)  # how many prompts a group has so far
+        before: defaultdict[tuple[Any, ...], count[int]] = defaultdict(count)  # number of prompts in a group so far
         single = self.hparams["attributed"] == "demographics"
         encoded = [encode_slot(self.tokenizer, self._asked(prompt)) for prompt in prompts]
         labels = {
@@ -287,7 +287,7 @@ class PromptDataModule(TokenizedData):
         require_room(self.tokenizer, [each["input_ids"].shape[1] for each in inputs], lambda _: place)
 
     def _inputs(self, prompts: Sequence[Encoded], dimension: Dimension) -> list[dict[str, Tensor]]:
-        """Return equally long prompts with their slots, once for all demographics that can share a sequence."""
+        """Return inputs for equally long prompts, one for each set of demographics that can share a sequence."""
         masked = is_masked(self.tokenizer)
         shared: dict[Any, list[tuple[int, ...]]] = {}
         for tokens in dimension.token_ids:
@@ -303,31 +303,31 @@ class PromptDataModule(TokenizedData):
         return inputs
 
     def plain_batches(self) -> list[Tensor]:
-        """Return the contrast set's sentences of ordinary text, ``[sequence, token]`` a batch; after :meth:`setup`."""
+        """Return the contrast set's ordinary text, batches of ``[sequence, token]``; call after :meth:`setup`."""
         h = self.hparams
         limits = h["contrast_limit"], h["tokens_per_batch"]
         return list(effects.plain_batches(self.tokenizer, self.sources(), *limits, h["bos"]))
 
     def other_batches(self) -> list[dict[str, Any]]:
-        """Return batches of ordinary text that no neuron is found with, to measure on what suppression costs."""
+        """Return batches of ordinary text not used to find neurons, to measure the cost of suppression."""
         h = self.hparams
         return list(effects.other_batches(self.tokenizer, self.sources(), h["tokens_per_batch"], h["bos"]))
 
     def predict_dataloader(self) -> list[DataLoader[Batch]]:
-        """Return the prompts, and after them the contrast set where there is one.
+        """Return loaders of the prompts and, if there is one, the contrast set.
 
-        Each process gets its share of the batches; where there are fewer of them than processes, each gets them all.
+        Batches are split across processes; with fewer batches than processes, each process gets all of them.
         """
         processes = self.trainer.world_size if self.trainer else 1
         loaders = []
         for batches in [self.batches, self.contrast_batches] if self.contrast_batches else [self.batches]:
-            sampler: Sampler[int] = SequentialSampler(batches)  # which Lightning divides among the processes
-            if not is_divided(batches, processes):  # and this one it lets be
+            sampler: Sampler[int] = SequentialSampler(batches)  # Lightning splits it across processes
+            if not is_divided(batches, processes):  # Lightning leaves this one unchanged
                 sampler = DistributedSampler(batches, num_replicas=1, rank=0, shuffle=False)  # type: ignore[arg-type]
             loaders.append(loader(batches, sampler=sampler))
         return loaders
 
 
 def is_divided(batches: Sequence[Batch], processes: int) -> bool:
-    """Return whether each process gets some of the batches, rather than all of them."""
+    """Return whether batches are split across processes rather than all given to each."""
     return len(batches) >= processes

@@ -1,4 +1,4 @@
-"""Sentences that differ in the gender of their pronouns alone, and batches of inputs that score both."""
+"""Sentences that differ only in the gender of their pronouns, and batches of inputs that score both."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -12,26 +12,26 @@ from biaslab.models.positions import require_room
 from biaslab.models.tokens import Bos, beginning, is_masked
 
 Gender: TypeAlias = Literal["female", "male"]
-_FEMALE = {"he": ("she",), "him": ("her",), "his": ("her", "hers"), "himself": ("herself",)}  # of each male pronoun
+_FEMALE = {"he": ("she",), "him": ("her",), "his": ("her", "hers"), "himself": ("herself",)}  # by male pronoun
 
 
 class PronounPair(NamedTuple):
     """Two sentences that differ in the gender of their pronouns."""
 
-    parts: tuple[str, ...]  # of the sentence: what stands before, between and after the pronouns
-    pronouns: tuple[tuple[str, ...], tuple[str, ...]]  # of the first sentence and of the second, in their order
-    gender: Gender  # of the first sentence's
+    parts: tuple[str, ...]  # the text before, between and after the pronouns
+    pronouns: tuple[tuple[str, ...], tuple[str, ...]]  # of the first and second sentence, in order
+    gender: Gender  # of the first sentence's pronouns
 
     def text(self, column: int) -> str:
-        """Return the first sentence, or the second."""
+        """Return the first (0) or second (1) sentence."""
         words = zip(self.parts, (*self.pronouns[column], ""), strict=True)
         return "".join(part + word for part, word in words)
 
 
 def pronoun_pair(first: str, second: str) -> PronounPair | None:
-    """Return where two sentences have pronouns of different gender; None where they differ otherwise, or not at all.
+    """Return two sentences as a pair if they differ exactly in the gender of their pronouns, otherwise None.
 
-    The pronouns of a sentence are of one gender, and each has its counterpart in the other sentence.
+    The pronouns of a sentence must have the same gender, each with its counterpart in the other sentence.
 
     >>> pronoun_pair("The cook said that he was late.", "The cook said that she was late.")
     PronounPair(parts=('The cook said that ', ' was late.'), pronouns=(('he',), ('she',)), gender='male')
@@ -55,18 +55,18 @@ def pronoun_pair(first: str, second: str) -> PronounPair | None:
 
 
 def _gender(one: str, other: str) -> Gender | None:
-    """Return the gender of a pronoun whose counterpart another word is; None if it is not."""
+    """Return the gender of a pronoun if the other word is its counterpart, otherwise None."""
     if other in _FEMALE.get(one, ()):
         return "male"
     return "female" if one in _FEMALE.get(other, ()) else None
 
 
 def pronoun_queries(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[PronounPair]) -> Queries:
-    """Return what to ask a masked language model about the pronouns, ``[2 · pair + column][piece]``.
+    """Return a masked language model's queries for the pronouns, ``[2 · pair + column][piece]``.
 
-    Each pronoun is masked in its place, both sentences' in the same input. A pronoun of several pieces, or several
-    pronouns of a sentence, are asked for one after the other: those before the asked one stand in the sentence, later
-    pronouns are masked, and of the asked pronoun one mask stands. So no pronoun tells the gender of another.
+    Each pronoun is masked in place, so both sentences share an input. Several tokens of a pronoun, or several pronouns
+    of a sentence, are queried left to right: earlier tokens are filled in, later pronouns are masked, and the queried
+    pronoun has one mask. Thus no pronoun reveals the gender of another.
     """
     mask_id, mask = tokenizer.mask_token_id, str(tokenizer.mask_token)
     inputs = tokenizer([mask.join(pair.parts) for pair in pairs])["input_ids"]
@@ -80,7 +80,7 @@ def pronoun_queries(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[PronounP
     queries = []
     for pair, ids in zip(pairs, inputs, strict=True):
         masks = [place for place, token in enumerate(ids) if token == mask_id]
-        written = accumulate(part.count(mask) for part in pair.parts[:-1])  # masks of the sentence itself
+        written = accumulate(part.count(mask) for part in pair.parts[:-1])  # masks in the sentence itself
         places = [masks[number + before] for number, before in enumerate(written)]
         for words in pair.pronouns:
             queries.append(_one_by_one(mask_id, ids, places, [next(pieces) for _ in words]))
@@ -88,7 +88,7 @@ def pronoun_queries(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[PronounP
 
 
 def _one_by_one(mask_id: int, ids: Sequence[int], places: Sequence[int], words: Sequence[Sequence[int]]) -> list[Query]:
-    """Return what to ask about words whose places are masked, each piece after those before it."""
+    """Return the queries for words with masked places, each piece after the earlier ones."""
     queries, start = [], 0
     before: list[int] = []
     for place, word in zip(places, words, strict=True):
@@ -107,26 +107,26 @@ def pronoun_batches(
     bos: Bos,
     place: Callable[[int], str],
 ) -> list[dict[str, Any]]:
-    """Return batches of whole pairs for the kind of model that the tokenizer belongs to.
+    """Return batches of whole pairs, for a masked or a causal model depending on the tokenizer.
 
-    A masked model is asked for the pronouns in their places, a causal one for the whole sentences, of which only the
-    pronoun and what follows it differ: both ask which pronoun fits what stands before and behind it. A causal model's
-    probability of the pronoun alone would not know yet whom the sentence speaks of.
+    A masked model is queried for the pronouns in place, a causal model for whole sentences, whose probabilities differ
+    only from the pronoun on: in both cases, the context on both sides of the pronoun counts. A causal model's
+    probability of the pronoun alone would not depend on the words that show whom it refers to.
 
     Args:
-        tokenizer: the model's.
-        pairs: of sentences.
-        tokens_per_batch: batches are as large as this allows.
-        bos: of a causal model, what its sentences are conditioned on.
-        place: says where the pair of a number stands, for a message.
+        tokenizer: the model's tokenizer.
+        pairs: the sentence pairs.
+        tokens_per_batch: maximum number of tokens in a batch.
+        bos: for causal models, what sentences are conditioned on.
+        place: returns the location of the pair with a given index, for messages.
 
     Returns:
-        For each batch ``inputs`` and ``examples`` as of :func:`biaslab.data.queries.whole_examples` (a pair's first
+        For each batch ``inputs`` and ``examples`` of :func:`biaslab.data.queries.whole_examples` (a pair's first
         sentence first), ``rule`` ("masked" or "causal"), and for a causal model ``start_id`` and ``front``.
-        :func:`biaslab.evaluation.scoring.score_pairs` scores it.
+        :func:`biaslab.evaluation.scoring.score_pairs` computes its scores.
 
     Raises:
-        InputError: if a sentence is longer than the model's positions.
+        InputError: if a sentence is longer than the model's maximum length.
     """
     kind: dict[str, Any] = {"rule": "masked"}
     if is_masked(tokenizer):
@@ -137,6 +137,6 @@ def pronoun_batches(
         kind = {"rule": "causal", "start_id": start.start_id, "front": len(start.front)}
         queries = causal_queries(tokenizer, [pair.text(column) for pair in pairs for column in range(2)], start)
     require_room(tokenizer, (max(len(query.input_ids) for query in each) for each in queries), lambda n: place(n // 2))
-    # a causal model's sentences stay in their order: neighbours begin alike, and what they share is computed once
+    # a causal model's sentences stay in order: neighbours share a prefix, which is computed once
     key: Callable[[list[int]], int] = max if is_masked(tokenizer) else lambda _: 0
     return [kind | batch for batch in whole_examples(queries, 2, tokens_per_batch, key)]

@@ -1,4 +1,4 @@
-"""What to ask a language model about a candidate: the tokenizer's side of scoring."""
+"""Queries: the inputs and target tokens with which candidates are scored."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -16,11 +16,11 @@ BLANK = "BLANK"
 
 
 class Query(NamedTuple):
-    """One input, and the token that it asks for."""
+    """An input and the token to predict."""
 
     input_ids: tuple[int, ...]
-    position: int  # of the mask token that stands for the token; of a causal model's sentence, its last token
-    target_id: int  # the token
+    position: int  # of the mask token; in a causal model's sentence, of its last token
+    target_id: int  # the token to predict
 
 
 Queries = list[list[Query]]
@@ -29,10 +29,10 @@ Queries = list[list[Query]]
 def masked_queries(
     tokenizer: PreTrainedTokenizerBase, candidates: Sequence[tuple[str, str]], rule: str = "authors"
 ) -> Queries:
-    """Return what to ask a masked language model about each piece of each candidate word, ``[candidate][piece]``.
+    """Return a masked language model's queries for each piece of each candidate word, ``[candidate][piece]``.
 
-    The candidates are contexts with BLANK, and the word in its place. There the rule "authors" puts the pieces before
-    the asked one and one mask, as text; "pll" puts one mask and all the other pieces.
+    A candidate is a context with BLANK and the word that fills it. The rule "authors" fills it with the pieces before
+    the queried one and one mask, as text; "pll" with one mask and all other pieces.
 
     Raises:
         InputError: if a word has no pieces.
@@ -45,21 +45,21 @@ def masked_queries(
 
 
 def causal_queries(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str], start: Beginning) -> Queries:
-    """Return the sentences to score under a causal language model, with what is in front of each, ``[sentence][1]``."""
+    """Return a causal language model's queries for whole sentences, with prepended tokens, ``[sentence][1]``."""
     tokens = tokenizer(list(sentences), add_special_tokens=False)["input_ids"]
     if [] in tokens:
         text = sentences[tokens.index([])]
-        raise InputError(f"`sentences` is expected to hold texts that the tokenizer has tokens for but got {text!r}.")
+        raise InputError(f"`sentences` is expected to contain texts that have tokens but got {text!r}. Remove it.")
     return [
         [Query((*start.front, *sentence), len(start.front) + len(sentence) - 1, sentence[-1])] for sentence in tokens
     ]
 
 
 def token_queries(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str], start: Beginning) -> Queries:
-    """Return what to ask a causal language model about each token of sentences, ``[sentence][token]``.
+    """Return a causal language model's queries for each token of sentences, ``[sentence][token]``.
 
-    A position is that of the token before: :func:`biaslab.evaluation.sentences.sequence_log2_probabilities` says what
-    each is asked for after.
+    Positions are those of the preceding tokens; for the context of each token, see
+    :func:`biaslab.evaluation.sentences.sequence_log2_probabilities`.
     """
     tokens = tokenizer(list(sentences), add_special_tokens=False)["input_ids"]
     alone = [] if start.start_id is None else [start.start_id]
@@ -68,25 +68,25 @@ def token_queries(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str], 
 
 
 def later_queries(sentence: Sequence[int], front: Sequence[int]) -> list[Query]:
-    """Return what to ask a causal model about each token that has something before it: in front, or in the sentence."""
+    """Return a causal model's queries for each token with context, prepended or in the sentence."""
     ids = (*front, *sentence)
     return [Query(ids[:-1], place, ids[place + 1]) for place in range(max(0, len(front) - 1), len(ids) - 1)]
 
 
 def word_pieces(tokenizer: PreTrainedTokenizerBase, candidates: Sequence[tuple[str, str]]) -> list[list[int]]:
-    """Return the ids of each word's pieces as they are in BLANK's place, as :func:`masked_queries`."""
+    """Return the token ids of each word in BLANK's place; candidates as in :func:`masked_queries`."""
     alone, twice = tokenizer(["a", "a a"], add_special_tokens=False)["input_ids"]
-    space = "" if twice == alone + alone else " "  # in a byte-level BPE a word within a sentence is another token
+    space = "" if twice == alone + alone else " "  # in a byte-level BPE, words within a sentence have other tokens
     words = [space * context.partition(BLANK)[0].endswith(" ") + word for context, word in candidates]
     pieces: list[list[int]] = tokenizer(words, add_special_tokens=False)["input_ids"]
     if [] in pieces:
         word = candidates[pieces.index([])][1]
-        raise InputError(f"`candidates` is expected to hold words that the tokenizer knows pieces of but got {word!r}.")
+        raise InputError(f"`candidates` is expected to contain words that have tokens but got {word!r}. Remove it.")
     return pieces
 
 
 def masked_in_turn(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int], places: Iterable[int]) -> list[Query]:
-    """Return what to ask about the tokens at some places: each masked in turn, amid all the others."""
+    """Return the queries for the tokens at the given positions, each masked in turn."""
     mask_id = tokenizer.mask_token_id
     return [Query((*tokens[:place], mask_id, *tokens[place + 1 :]), place, tokens[place]) for place in places]
 
@@ -95,7 +95,7 @@ def _authors_queries(tokenizer: PreTrainedTokenizerBase, contexts: Sequence[str]
     places = [(context, word[:end]) for context, word in zip(contexts, words, strict=True) for end in range(len(word))]
     before = tokenizer.batch_decode([pieces for _, pieces in places])
     texts = [
-        context.replace(BLANK, f"{text.lstrip()}{tokenizer.mask_token}")  # the context has a space
+        context.replace(BLANK, f"{text.lstrip()}{tokenizer.mask_token}")  # the context already has the space
         for (context, _), text in zip(places, before, strict=True)
     ]
     inputs = iter(zip(map(tuple, tokenizer(texts)["input_ids"]), (context for context, _ in places), strict=True))
@@ -109,14 +109,14 @@ def _authors_queries(tokenizer: PreTrainedTokenizerBase, contexts: Sequence[str]
 
 
 def blanks(tokenizer: PreTrainedTokenizerBase, context: str, ids: Sequence[int]) -> list[int]:
-    """Return where the masks stand that have replaced BLANK, not those that are written in the context."""
+    """Return the positions of the masks that replaced BLANK, not those written in the context."""
     marks = re.findall(f"{BLANK}|{re.escape(str(tokenizer.mask_token))}", context)
     places = [place for place, token in enumerate(ids) if token == tokenizer.mask_token_id]
     return [place for mark, place in zip(marks, places, strict=False) if mark == BLANK]
 
 
 def say_unknown_words(tokenizer: PreTrainedTokenizerBase, queries: Queries, what: str) -> None:
-    """Say how many of some words or sentences hold tokens that are asked for and unknown."""
+    """Report how many words or sentences have unknown tokens among those queried."""
     unknown = sum(any(query.target_id == tokenizer.unk_token_id for query in each) for each in queries)
     if tokenizer.unk_token_id not in (None, tokenizer.eos_token_id, tokenizer.bos_token_id):
         say_unknown(what, unknown, len(queries), "are scored as the unknown token")
@@ -134,11 +134,11 @@ def _pll_queries(tokenizer: PreTrainedTokenizerBase, contexts: Sequence[str], wo
 
 
 def group_queries(candidates: Sequence[Iterable[Query]]) -> list[dict[str, Tensor]]:
-    """Put the queries of each candidate into groups of equal length, so that nothing is padded, with equal inputs once.
+    """Group the queries of candidates by length, without padding and with identical inputs merged.
 
     Returns:
-        For each length ``input_ids`` ``[input, sequence]`` and ``position`` ``[input]``, and for each query its ``row``
-        among the inputs, its ``target_ids`` and its ``candidate``'s index, ``[query]``.
+        For each length ``input_ids`` ``[input, sequence]`` and ``position`` ``[input]``, and for each query its input's
+        index ``row``, its ``target_ids`` and its ``candidate`` index, ``[query]``.
     """
     groups: dict[int, list[tuple[int, Query]]] = {}
     for candidate, queries in enumerate(candidates):
@@ -160,13 +160,13 @@ def _tensors(group: list[tuple[int, Query]]) -> dict[str, Tensor]:
 
 
 def group_places(candidates: Sequence[Iterable[Query]], apart: Sequence[Any] = ()) -> list[dict[str, Tensor]]:
-    """Put queries into groups as :func:`group_queries`, but equal inputs with several places once.
+    """Group queries like :func:`group_queries`, but merge identical inputs with different positions too.
 
-    Inputs of candidates that ``apart`` gives other values are kept apart, ``[candidate]``.
+    Inputs of candidates with different values in ``apart``, ``[candidate]``, are not merged.
 
     Returns:
-        For each length ``input_ids`` ``[input, sequence]``, and for each query its ``row`` among the inputs, its
-        ``position``, its ``target_ids`` and its ``candidate``'s index, ``[query]``.
+        For each length ``input_ids`` ``[input, sequence]``, and for each query its input's index ``row``, its
+        ``position``, its ``target_ids`` and its ``candidate`` index, ``[query]``.
     """
     groups: dict[int, tuple[dict[Any, int], list[tuple[int, ...]]]] = {}
     for candidate, queries in enumerate(candidates):
@@ -188,14 +188,14 @@ def whole_examples(
     key: Callable[[list[int]], Any],
     group: Callable[[Sequence[Iterable[Query]]], list[dict[str, Tensor]]] = group_queries,
 ) -> list[dict[str, Any]]:
-    """Return batches of at most ``tokens_per_batch`` tokens, but at least one example; its equal inputs count once.
+    """Return batches of whole examples with at most ``tokens_per_batch`` tokens (but at least one example).
 
-    The queries are those of each candidate, ``[candidate][query]``, of which an example has ``candidates``, one after
-    the other. Examples are put in the order of ``key``, which is given the lengths of an example's inputs.
+    The queries are grouped by candidate, ``[candidate][query]``; an example has ``candidates`` consecutive candidates.
+    Identical inputs of an example count once. Examples are sorted by ``key``, which takes their inputs' lengths.
 
     Returns:
-        For each batch ``inputs`` (of ``group``; a candidate's index counts within the batch, example by
-        example) and ``examples`` (their numbers, ``[example]``).
+        For each batch ``inputs`` (of ``group``; candidate indices are relative to the batch, example by example) and
+        ``examples`` (their indices, ``[example]``).
     """
     require_positive(tokens_per_batch=tokens_per_batch)
     examples = [queries[start : start + candidates] for start in range(0, len(queries), candidates)]

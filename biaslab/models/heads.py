@@ -1,4 +1,4 @@
-"""Changes to what a model computes, for the length of a block."""
+"""Context managers that temporarily change what a model computes."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 @contextmanager
 def slot_only(model: PreTrainedModel, position: Tensor) -> Iterator[None]:
-    """Within the block, the model projects positions ``[batch, slot]`` only: logits ``[batch, slot, vocabulary]``."""
+    """Compute logits only at positions ``[batch, slot]``: logits ``[batch, slot, vocabulary]``."""
 
     def gather(module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor]:
         hidden: Tensor = args[0]
@@ -23,7 +23,7 @@ def slot_only(model: PreTrainedModel, position: Tensor) -> Iterator[None]:
 
 @contextmanager
 def places_only(model: PreTrainedModel, places: Tensor) -> Iterator[None]:
-    """Within the block, only true places, ``[batch, sequence]``, are projected: logits ``[place, vocabulary]``."""
+    """Compute logits only where ``places`` is true, ``[batch, sequence]``: logits ``[place, vocabulary]``."""
 
     def choose(module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor]:
         return (args[0][places],)
@@ -34,9 +34,9 @@ def places_only(model: PreTrainedModel, places: Tensor) -> Iterator[None]:
 
 @contextmanager
 def replaced_forward(module: nn.Module, function: Callable[..., Any]) -> Iterator[None]:
-    """Within the block, ``function`` is called in place of the module's forward pass.
+    """Replace a module's forward pass by ``function`` for the block.
 
-    What was set on the instance before (accelerate, torch.compile and PEFT do that) is set again afterwards.
+    A ``forward`` set on the instance (by accelerate, torch.compile or PEFT) is restored afterwards.
     """
     attributes = vars(module)
     before = {"forward": attributes["forward"]} if "forward" in attributes else {}

@@ -1,4 +1,4 @@
-"""Models and tokenizers by name: an asset, a folder or a hub id; their fingerprint, dtype and device."""
+"""Load models and tokenizers by asset name, folder or hub id; fingerprint, dtype and device of a model."""
 
 import hashlib
 import json
@@ -37,21 +37,20 @@ DTYPES = ("float32", "float64", "bfloat16", "float16", "auto")
 
 
 def best_device() -> torch.device:
-    """Return the device that a command works on: a GPU where there is one."""
+    """Return the device that commands use: a GPU if available."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-_STORED = {torch.bfloat16: "BF16", torch.float16: "F16"}  # as safetensors names types
-_Weights = list[tuple["weakref.ref[nn.Parameter]", int]]  # with how often each was changed in place
+_STORED = {torch.bfloat16: "BF16", torch.float16: "F16"}  # dtype names in safetensors
+_Weights = list[tuple["weakref.ref[nn.Parameter]", int]]  # with the number of in-place changes of each
 _fingerprints: weakref.WeakKeyDictionary[nn.Module, tuple[str, _Weights]] = weakref.WeakKeyDictionary()
 
 
 def fingerprint(model: nn.Module) -> str:
-    """Return 16 hexadecimal digits that change with any weight, but not with device, buffers or the type loaded in.
+    """Return a digest of the weights, 16 hexadecimal digits; device, buffers and dtype do not affect it.
 
-    Of a model of :func:`load_model`, the weights are those of the checkpoint, before they are rounded to another type.
-    They are read once, and again when one was replaced or changed in place (not through ``.data``, which torch doesn't
-    count).
+    For a model of :func:`load_model`, it is that of the checkpoint's weights, before rounding to another dtype. The
+    digest is cached until a weight is replaced or changed in place (torch does not track changes through ``.data``).
     """
     known, weights = _fingerprints.get(model, ("", []))
     parameters = list(model.parameters())
@@ -62,13 +61,13 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def _remember(model: nn.Module, known: str) -> str:
-    if not any(parameter.is_inference() for parameter in model.parameters()):  # which don't count their changes
+    if not any(parameter.is_inference() for parameter in model.parameters()):  # these do not count their changes
         _fingerprints[model] = known, [(weakref.ref(p), p._version) for p in model.parameters()]
     return known
 
 
 def _digest(model: nn.Module) -> str:
-    """Read every parameter as float32, in the order of its name, tied ones once."""
+    """Hash every parameter as float32, sorted by name; tied parameters once."""
     digest = hashlib.sha256()
     for name, _ in sorted(model.named_parameters()):
         module, _, own = name.rpartition(".")
@@ -79,10 +78,10 @@ def _digest(model: nn.Module) -> str:
 
 
 def as_dtype(name: str) -> torch.dtype | None:
-    """Return a type of weights by its name, one of :data:`DTYPES`; None for "auto", the checkpoint's own.
+    """Return the dtype with a name of :data:`DTYPES`; None for "auto", the checkpoint's dtype.
 
     Raises:
-        InputError: for another name.
+        InputError: if the name is unknown.
 
     >>> as_dtype("bfloat16")
     torch.bfloat16
@@ -100,19 +99,19 @@ def load_model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a masked or causal language model and its tokenizer, in evaluation mode and without gradients.
 
-    An adapter of PEFT (LoRA) is merged into its base model. A quantised checkpoint keeps its own types.
+    A PEFT adapter (LoRA) is merged into its base model. A quantised checkpoint keeps its dtypes.
 
     Args:
         model_name: an asset's name (``minilm-mlm``, ``smollm2-135m``), a folder, or a Hugging Face hub id.
-        dtype: the weights' type; None for the checkpoint's own.
-        device_map: where accelerate puts the layers: "auto" fills the GPUs, then main memory, then the disk; or a
-            device, "cpu" or "disk" for each module. None for all in main memory.
-        trust_remote_code: let a checkpoint bring its own Python code.
+        dtype: dtype of the weights; None for the checkpoint's.
+        device_map: where accelerate places the layers: "auto" fills the GPUs, then main memory, then the disk; or a
+            device, "cpu" or "disk" for each module. None keeps all layers in main memory.
+        trust_remote_code: run Python code that comes with the checkpoint.
 
     Raises:
-        InputError: if nothing of that name can be had, if its files are damaged or do not fit each other, if its
-            architecture is not supported, if weights of its language-model head are missing (they would be random, and
-            every number made with them meaningless), or if a package that its form needs is not installed.
+        InputError: if the model cannot be found, its files are corrupt or inconsistent, its architecture is not
+            supported, weights of its language-model head are missing (they would be random, and all results
+            meaningless), or a required package is not installed.
     """
     source = _source(model_name)
     base = adapter_base(source)
@@ -127,8 +126,8 @@ def load_model(
         own = _config(_source(base), trust_remote_code) if dtype is None else None
         if device_map is not None:
             raise InputError(
-                f"`device_map` is expected to be left out for an adapter of PEFT, which is merged in main memory, but "
-                f"got {device_map}. Write it merged with `biaslab bake`, and give that folder."
+                f"`device_map` is expected to be null for a PEFT adapter, which is merged in main memory, but got "
+                f"{device_map}. Save the merged model with `biaslab bake`, and use that folder."
             )
         bare, _ = load_model(base, trust_remote_code=trust_remote_code)
         model = _converted(merged(bare, source, len(tokenizer)), dtype or getattr(own, "dtype", None))
@@ -146,7 +145,7 @@ def _load_weights(
         auto = AutoModelForMaskedLM if architecture(config).masked else AutoModelForCausalLM
         require_weights(source)
         wanted: Any = "auto" if is_quantised(model_name, config) or dtype is None else dtype
-        # or the weights of the checkpoint are rounded
+        # otherwise the checkpoint's weights are rounded
         exact = wanted == "auto" or dtype in (torch.float32, torch.float64) or _is_stored_as(source, dtype, config)
         known = "" if exact else _digest(auto.from_pretrained(source, dtype=torch.float32, **options))
         options |= placement(device_map) | attention_of(config)
@@ -159,16 +158,16 @@ def _load_weights(
 
 
 def attention_of(config: Any) -> dict[str, str]:
-    """Return the attention of a model whose logits are capped: others than eager leave the cap out.
+    """Request eager attention for models with capped attention logits: other implementations ignore the cap.
 
-    Releases of transformers differ in whether they take another one for such a model by themselves.
+    Releases of transformers differ in whether they select it automatically for these models.
     """
     capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
     return {} if capped is None else {"attn_implementation": "eager"}
 
 
 def _converted(model: PreTrainedModel, dtype: torch.dtype | None) -> PreTrainedModel:
-    """Convert a model in float32, whose fingerprint stays that of float32."""
+    """Convert a float32 model to a dtype, keeping its float32 fingerprint."""
     if dtype not in (None, torch.float32):
         fingerprint(model)
         nn.Module.to(model, dtype)
@@ -176,38 +175,38 @@ def _converted(model: PreTrainedModel, dtype: torch.dtype | None) -> PreTrainedM
 
 
 def load_on_best_device(model_name: str, trust_remote_code: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """As :func:`load_model`, on :func:`best_device`."""
+    """Load a model (see :func:`load_model`) onto :func:`best_device`."""
     model, tokenizer = load_model(model_name, trust_remote_code=trust_remote_code)
     nn.Module.to(model, best_device())
     return model, tokenizer
 
 
 class NextSentenceHead(nn.Module):
-    """What stands on a masked model's encoder and says whether a second sentence follows the first."""
+    """The head on a masked model's encoder that predicts whether a second sentence follows the first."""
 
     def __init__(self, pooler: nn.Module, classifier: nn.Module) -> None:
         super().__init__()
         self.pooler, self.classifier = pooler, classifier
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Return the probability that it follows, ``[batch]``, of hidden states ``[batch, sequence, hidden]``."""
+        """Return the probability that it follows, ``[batch]``, from hidden states ``[batch, sequence, hidden]``."""
         logits: Tensor = self.classifier(self.pooler(hidden))
-        return logits.float().softmax(-1)[:, 0]  # as BERT was trained: 0 is "follows"
+        return logits.float().softmax(-1)[:, 0]  # class 0 of BERT's head is "follows"
 
 
 def load_next_sentence_head(model_name: str, *, trust_remote_code: bool = False) -> NextSentenceHead:
-    """Load the next-sentence head of a masked model; of an adapter its base model's.
+    """Load the next-sentence head of a masked model; for an adapter, that of its base model.
 
-    It is no part of the language model that :func:`load_model` loads, whose encoder it reads.
+    The head is separate from the language model of :func:`load_model`; it takes the encoder's output.
 
     Raises:
-        NotApplicableError: if the architecture has none, or its weights are not in the checkpoint.
-        InputError: if they can't be loaded.
+        NotApplicableError: if the architecture has no such head, or the checkpoint lacks its weights.
+        InputError: if it cannot be loaded.
     """
     source = _source(model_name)
     source = source if (base := adapter_base(source)) is None else _source(base)
     options = _options(source, trust_remote_code)
-    lacks = "an architecture with one"
+    lacks = "an architecture with such a head"
     with loading(model_name, source, "a model"), _quietly():
         config = AutoConfig.from_pretrained(source, **options)
         if type(config) in AutoModelForNextSentencePrediction._model_mapping:
@@ -217,14 +216,14 @@ def load_next_sentence_head(model_name: str, *, trust_remote_code: bool = False)
             lacks = ", ".join(sorted(answer[1]["missing_keys"]))
     if lacks:
         raise NotApplicableError(
-            "`model_name` is expected to be a causal model, or a masked one with a trained next-sentence head, but "
+            "`model_name` is expected to be a causal model, or a masked model with a trained next-sentence head, but "
             f"{model_name!r} lacks {lacks}. Choose another model, such as bert-base-cased."
         )
     return NextSentenceHead(answer[0].base_model.pooler, answer[0].cls).eval().requires_grad_(False)
 
 
 def _is_stored_as(source: str, dtype: torch.dtype | None, config: Any) -> bool:
-    """Return whether a checkpoint's weights are all of a type: by its files, or else by what its configuration says."""
+    """Return whether all weights of a checkpoint have a dtype, according to its files or else its config."""
     files = sorted(Path(source).glob("*.safetensors"))
     if not files:
         return bool(config.dtype == dtype)
@@ -237,7 +236,7 @@ def _is_stored_as(source: str, dtype: torch.dtype | None, config: Any) -> bool:
 
 
 def has_weights(model_name: str) -> bool:
-    """Return whether a model's weights are on this disk, in a folder or the hub's cache, or come as an asset."""
+    """Return whether a model's weights are available locally (folder, hub cache) or as an asset."""
     if model_name in (minilm.NAME, *assets.MODELS):
         return True
     folder = Path(model_name).expanduser()
@@ -248,9 +247,9 @@ def has_weights(model_name: str) -> bool:
 
 
 def origin(model_name: str, weights: str) -> dict[str, str]:
-    """Return how a file names a model: its name as it was given, its fingerprint, and where its folder is, if any.
+    """Return how files identify a model: its given name, its fingerprint and the absolute path of its folder, if any.
 
-    A relative folder means another place elsewhere: :func:`biaslab.commands.judging.model_of` reads it.
+    A relative path depends on the working directory: see :func:`biaslab.commands.judging.model_of`.
     """
     path = Path(model_name).expanduser()
     named = model_name == minilm.NAME or model_name in assets.MODELS
@@ -259,12 +258,12 @@ def origin(model_name: str, weights: str) -> dict[str, str]:
 
 
 def _source(model_name: str) -> str:
-    """Return the folder or the hub id of a name; of an adapter with a hub id, its folder in the cache.
+    """Return the folder or hub id for a name; for an adapter with a hub id, its folder in the cache.
 
-    A folder that is not there is told from a hub id.
+    Distinguishes a missing folder from a hub id.
     """
     if not model_name:
-        raise InputError("`model_name` is expected to be an asset, a folder or a hub id, but is empty. Give its name.")
+        raise InputError("`model_name` is expected to be an asset, a folder or a hub id but is empty. Give a name.")
     if model_name == minilm.NAME:
         return str(model_folder(minilm.ENCODER))
     if model_name in assets.MODELS:
@@ -273,10 +272,10 @@ def _source(model_name: str) -> str:
     if path.is_dir():
         return str(path)
     if path.is_file():
-        advice = "a Lightning checkpoint is given as --ckpt_path" if path.suffix == ".ckpt" else "give its folder"
-        raise InputError(f"`model_name` is expected to be a folder, but {model_name!r} is a file: {advice}.")
+        advice = "Pass a Lightning checkpoint as --ckpt_path" if path.suffix == ".ckpt" else "Give its folder"
+        raise InputError(f"`model_name` is expected to be a folder, but {model_name!r} is a file. {advice}.")
     if path.is_absolute() or model_name.startswith((".", "~")) or model_name.count("/") > 1:
-        raise InputError(f"`model_name` is expected to be an existing folder, but there is none at {model_name!r}.")
+        raise InputError(f"`model_name` is expected to be an existing folder, but {model_name!r} does not exist.")
     known = [minilm.NAME, *assets.MODELS]
     if "/" not in model_name and (hint := did_you_mean(model_name, known)):
         raise InputError(
@@ -293,7 +292,7 @@ def _options(source: str, trust_remote_code: bool) -> dict[str, Any]:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Within the block transformers doesn't print which weights it found: what is wrong with them is our error."""
+    """Keep transformers from printing which weights it found: biaslab reports problems itself."""
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
@@ -306,27 +305,27 @@ def _require_complete(model_name: str, model: PreTrainedModel, info: Any) -> Non
     if missing := sorted(info["missing_keys"]):
         raise InputError(
             f"`model_name` is expected to be a checkpoint with a trained language-model head, but {model_name!r} lacks "
-            f"{', '.join(missing[:6])}{' …' if len(missing) > 6 else ''}: these would be newly initialised, and every "
-            "number meaningless. Choose a checkpoint that was trained as a language model."
+            f"{', '.join(missing[:6])}{' …' if len(missing) > 6 else ''}: they would be randomly initialised, and all "
+            "results meaningless. Choose a checkpoint that was trained as a language model."
         )
     path, count = architecture(model).ffn.partition("{}")[0], len(layers(model))
     further = [re.search(rf"(?:^|\.){re.escape(path)}(\d+)\.", key) for key in info["unexpected_keys"]]
     if numbers := [int(found[1]) for found in further if found and int(found[1]) >= count]:
         raise InputError(
-            f"`model_name` is expected to be a checkpoint whose config.json fits its weights, but {model_name!r} has "
-            f"weights of {max(numbers) + 1} layers and a config.json of {count}. Copy or download the folder again."
+            f"`model_name` is expected to be a checkpoint with a matching config.json, but {model_name!r} has "
+            f"weights for {max(numbers) + 1} layers and a config.json with {count}. Copy or download the folder again."
         )
 
 
 def load_tokenizer(model_name: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model: an asset's name (``minilm-mlm`` has its encoder's), a folder, or a hub id.
+    """Load the tokenizer of a model, given by asset name, folder or hub id.
 
-    The kind of model comes from its config: a causal model's tokenizer has no mask token, even where its files name
-    one, and ``is_masked`` tells the kind of model by it. An adapter without tokenizer files has its base model's.
+    The config determines whether a model is masked or causal: the mask token of a causal model's tokenizer is removed,
+    and ``is_masked`` relies on that. An adapter without tokenizer files uses its base model's tokenizer.
 
     Raises:
-        InputError: if none can be had, if it does not fit the model's vocabulary, or if a masked model's has no mask
-            token.
+        InputError: if it cannot be loaded, does not match the model's vocabulary, or belongs to a masked model and has
+            no mask token.
     """
     source = _source(model_name)
     base = adapter_base(source)
@@ -336,7 +335,7 @@ def load_tokenizer(model_name: str, *, trust_remote_code: bool = False) -> PreTr
     with loading(model_name, source, "a tokenizer"), _quietly():
         options = _options(source, trust_remote_code)
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
-    # an adapter may bring further embeddings
+    # an adapter may add embeddings
     rows = getattr(config.get_text_config(), "vocab_size", None) if config is not None and base is None else None
     kind = getattr(config, "model_type", None)
     if kind in ARCHITECTURES and not ARCHITECTURES[kind].masked:
@@ -344,14 +343,14 @@ def load_tokenizer(model_name: str, *, trust_remote_code: bool = False) -> PreTr
     require_fit(model_name, tokenizer, rows)
     if kind in ARCHITECTURES and ARCHITECTURES[kind].masked and tokenizer.mask_token_id is None:
         raise InputError(
-            f"`model_name` is expected to have a tokenizer with a mask token, since it is a masked language model, but "
+            f"`model_name` is expected to have a tokenizer with a mask token, as it is a masked language model, but "
             f"that of {model_name!r} has none. Choose another model."
         )
     return tokenizer
 
 
 def _config(source: str, trust_remote_code: bool) -> PreTrainedConfig | None:
-    """Return the config of a folder or hub id; None where there is none, which loading the weights tells about."""
+    """Return the config of a folder or hub id; None if there is none (loading the weights reports that)."""
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(source, **_options(source, trust_remote_code))
     except Exception:
@@ -360,10 +359,10 @@ def _config(source: str, trust_remote_code: bool) -> PreTrainedConfig | None:
 
 
 def model_folder(name: str) -> Path:
-    """Return the folder of one of :data:`biaslab.models.assets.MODELS` in Hugging Face's form; fetch and convert it.
+    """Return the folder of a model asset in Hugging Face's format, after fetching and converting it.
 
     Raises:
-        InputError: if the asset can't be had.
+        InputError: if the asset is not available.
     """
     folder = assets.fetch(name)
     files = sorted(folder.glob("*.gguf"))
@@ -374,7 +373,7 @@ def model_folder(name: str) -> Path:
         with assets.complete_or_absent(converted) as partial:
             read = AutoModelForCausalLM.from_pretrained(folder, gguf_file=files[0].name, dtype=torch.float32)
             if hasattr(read.config, "quantization_config"):
-                del read.config.quantization_config  # the weights were expanded: nothing is quantised any more
+                del read.config.quantization_config  # the weights are dequantised now
             plain = AutoModelForCausalLM.from_config(read.config, dtype=torch.float32)
             plain.load_state_dict(read.state_dict())
             plain.save_pretrained(partial)

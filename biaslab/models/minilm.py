@@ -1,4 +1,4 @@
-"""minilm-mlm: a masked language model that needs no hub — MiniLM's encoder and an adapter that biaslab trained.
+"""minilm-mlm: a masked language model that needs no hub, made of MiniLM's encoder and an adapter trained by biaslab.
 
 The encoder is a checksummed asset; the adapter (a language-model head, and low-rank updates of the encoder's linear
 maps with its biases and norms) is package data. Loading merges both into a plain ``BertForMaskedLM``.
@@ -19,7 +19,7 @@ from biaslab.store import checksum
 NAME = "minilm-mlm"
 ENCODER = "minilm-encoder"
 PACKAGED = Path(__file__).parent / "minilm_mlm.safetensors"
-_SHA256 = "2f29a84c453b3b4f39276709eafef36f1c4e74651032d59c7f8b568c5e460183"  # of the packaged adapter
+_SHA256 = "2f29a84c453b3b4f39276709eafef36f1c4e74651032d59c7f8b568c5e460183"  # checksum of the packaged adapter
 
 
 class LowRank(nn.Module):
@@ -36,7 +36,7 @@ class LowRank(nn.Module):
 
 
 def untrained(rank: int, attention: str = "sdpa") -> BertForMaskedLM:
-    """Return MiniLM as a masked language model with a new adapter: the encoder unchanged, the head nearly the identity.
+    """Return MiniLM as a masked language model with a new adapter: the encoder unchanged, the head near the identity.
 
     Only the adapter requires gradients.
     """
@@ -44,7 +44,7 @@ def untrained(rank: int, attention: str = "sdpa") -> BertForMaskedLM:
     model = BertForMaskedLM(BertConfig.from_pretrained(folder, attn_implementation=attention))
     model.eval()
     encoder = load_file(folder / "model.safetensors")
-    for name in ("pooler.dense.weight", "pooler.dense.bias", "embeddings.position_ids"):  # no part of a masked model
+    for name in ("pooler.dense.weight", "pooler.dense.bias", "embeddings.position_ids"):  # not in masked LMs
         encoder.pop(name, None)
     model.bert.load_state_dict(encoder)
     with torch.no_grad():
@@ -65,10 +65,10 @@ def save(model: nn.Module, path: Path) -> None:
 
 
 def load(path: Path = PACKAGED) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Return minilm-mlm, the adapter merged, and its tokenizer.
+    """Return minilm-mlm, with the adapter merged, and its tokenizer.
 
     Raises:
-        InputError: if the adapter is no adapter, or not the one that belongs to this version.
+        InputError: if the file is not an adapter, or not the one of this version.
     """
     if path == PACKAGED and checksum(path) != _SHA256:
         raise InputError(f"{path} is corrupt (checksum mismatch). Install biaslab again.")
@@ -78,7 +78,7 @@ def load(path: Path = PACKAGED) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
     expected = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     if expected != tensors.keys():
         raise InputError(
-            f"`path` is expected to be an adapter of {NAME}, but {path} holds other tensors. Train it anew."
+            f"`path` is expected to be an adapter of {NAME}, but {path} contains other tensors. Train it again."
         )
     model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=False)
     for module in model.bert.encoder.modules():

@@ -1,4 +1,4 @@
-"""Where the layers of a model lie, if one device has no room for them all; weights there read and changed."""
+"""Models distributed over several devices: placement, and reading and changing offloaded weights."""
 
 import atexit
 from collections.abc import Iterator
@@ -10,16 +10,16 @@ from typing import Any
 from accelerate.utils import align_module_device, offload_weight  # type: ignore[import-untyped]
 from torch import nn
 
-DeviceMap = str | dict[str, Any]  # a device, "cpu" or "disk" of each module
+DeviceMap = str | dict[str, Any]  # a strategy, or a device, "cpu" or "disk" for each module
 
 
 def is_dispatched(model: nn.Module) -> bool:
-    """Return whether accelerate has put the layers on several devices: such a model stays where it is."""
+    """Return whether accelerate distributed the layers over several devices; such a model must not be moved."""
     return len(set(getattr(model, "hf_device_map", {}).values())) > 1
 
 
 def placement(device_map: DeviceMap | None) -> dict[str, Any]:
-    """Return arguments of ``from_pretrained``; what has no room elsewhere lies in a folder that the process removes."""
+    """Return arguments of ``from_pretrained``; weights offloaded to disk use a temporary folder."""
     return {} if device_map is None else {"device_map": device_map, "offload_folder": _offload_folder()}
 
 
@@ -31,7 +31,7 @@ def _offload_folder() -> str:
 
 
 def loaded(module: nn.Module) -> AbstractContextManager[Any]:
-    """Within the block, weights that accelerate offloads lie on the device that the module runs on."""
+    """Load a module's offloaded weights onto its execution device for the block."""
     if not hasattr(module, "_hf_hook"):
         return nullcontext()
     block: AbstractContextManager[Any] = align_module_device(module)
@@ -40,7 +40,7 @@ def loaded(module: nn.Module) -> AbstractContextManager[Any]:
 
 @contextmanager
 def changed(module: nn.Module) -> Iterator[None]:
-    """Within the block, weights of a module itself can be changed or added; accelerate keeps offloaded ones so."""
+    """Allow a module's own weights to be changed or added in the block; offloaded weights are written back."""
     with loaded(module):
         yield
         hook: Any = getattr(module, "_hf_hook", None)
@@ -49,7 +49,7 @@ def changed(module: nn.Module) -> Iterator[None]:
         store, prefix = hook.weights_map.dataset, hook.weights_map.prefix
         for name, parameter in module.named_parameters(recurse=False):
             value = parameter.detach().cpu()
-            if prefix + name in store.index:  # on the disk: beside the checkpoint's own file, which stays as it is
+            if prefix + name in store.index:  # on disk: written next to the checkpoint's file, which stays unchanged
                 store.index = offload_weight(value, prefix + name, store.save_folder, store.index)
             else:
                 store.state_dict[prefix + name] = value

@@ -1,4 +1,4 @@
-"""How long a text may be: a model's positions, and texts that are cut where cutting is sound, which is said once."""
+"""Maximum text length: a model's positions, and truncation of texts with a message (once per process)."""
 
 import logging
 import sys
@@ -13,7 +13,7 @@ from biaslab.errors import InputError
 from biaslab.models import assets, minilm
 from biaslab.models.loading import model_folder
 
-# Architectures that number positions from the padding token's id on, as fairseq did: so many of the table are not used.
+# Architectures that number positions from the padding token's id on, as in fairseq: the rows before it are unused.
 _AFTER_PADDING = (
     "camembert", "data2vec-text", "ibert", "longformer", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta",
     "xlm-roberta-xl", "xmod",
@@ -22,7 +22,7 @@ _log = logging.getLogger("biaslab")
 
 
 def positions(config: Any) -> int:
-    """Return how many tokens a model of a configuration can read; very many where it names no limit.
+    """Return the maximum number of tokens of a model with this config; ``sys.maxsize`` if it has no limit.
 
     >>> from transformers import BertConfig, RobertaConfig
     >>> positions(BertConfig(max_position_embeddings=512)), positions(RobertaConfig(max_position_embeddings=514))
@@ -37,12 +37,12 @@ def positions(config: Any) -> int:
 
 
 def with_positions(tokenizer: PreTrainedTokenizerBase, model_name: str) -> PreTrainedTokenizerBase:
-    """Return a tokenizer whose ``model_max_length`` is the number of its model's positions, where they are known."""
+    """Set a tokenizer's ``model_max_length`` to the number of its model's positions, if known; return the tokenizer."""
     try:
         name = minilm.ENCODER if model_name == minilm.NAME else model_name
         source = model_folder(name) if name in assets.MODELS else Path(name).expanduser()
         config = AutoConfig.from_pretrained(str(source), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError):  # a tokenizer alone, or a configuration with code of its own
+    except (OSError, ValueError, KeyError):  # a tokenizer without a model, or a config with custom code
         return tokenizer
     tokenizer.model_max_length = positions(config)
     return tokenizer
@@ -51,29 +51,29 @@ def with_positions(tokenizer: PreTrainedTokenizerBase, model_name: str) -> PreTr
 def require_room(
     tokenizer: PreTrainedTokenizerBase, lengths: Iterable[int], place: Callable[[int], str], argument: str = "path"
 ) -> None:
-    """Check that texts which must be whole fit into the model's positions.
+    """Check that texts that must not be truncated fit into the model's positions.
 
     Args:
-        tokenizer: of :func:`with_positions`.
-        lengths: of the texts, in tokens.
-        place: says where the text of a number stands, for the message.
-        argument: that the texts come from.
+        tokenizer: a tokenizer of :func:`with_positions`.
+        lengths: lengths of the texts, in tokens.
+        place: returns the location of the text with a given index, for the message.
+        argument: the argument that the texts come from.
 
     Raises:
-        InputError: if a text is longer; it names the place.
+        InputError: if a text is too long; the message gives its location.
     """
     for number, length in enumerate(lengths):
         if length > tokenizer.model_max_length:
             raise InputError(
-                f"`{argument}` is expected to hold texts of at most {tokenizer.model_max_length} tokens, the model's "
-                f"positions, but {place(number)} has {length}. Shorten it, or choose a model with more positions."
+                f"`{argument}` is expected to contain texts of at most {tokenizer.model_max_length} tokens, the "
+                f"model's maximum, but {place(number)} has {length}. Shorten it, or choose a model with more positions."
             )
 
 
 def cut_tokens(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], longest: int, what: str, special: bool = True
 ) -> list[list[int]]:
-    """Return texts as tokens, at most ``longest`` and as many as the model has positions; what is cut is said once."""
+    """Tokenize texts, truncated to ``longest`` and the model's positions; report truncation once."""
     longest = min(longest, tokenizer.model_max_length)
     if not texts:
         return []
@@ -91,21 +91,21 @@ def say_cut(
     what: str,
     special: bool = True,
 ) -> None:
-    """Say how many of some texts, which are called ``what``, were cut to so many tokens, once a process."""
+    """Report how many texts (described by ``what``) were truncated to ``longest`` tokens, once per process."""
     full = [text for text, ids in zip(texts, tokens, strict=True) if len(ids) >= longest]
     whole = tokenizer(full, add_special_tokens=special, verbose=False)["input_ids"] if full else []
     if cut := sum(len(ids) > longest for ids in whole):
-        say_once(f"{cut} of {len(texts)} {what} are longer than {longest} tokens; the rest of them is not used.")
+        say_once(f"{cut} of {len(texts)} {what} are longer than {longest} tokens and were truncated.")
 
 
 def say_unknown(what: str, unknown: int, total: int, consequence: str) -> None:
-    """Say how many of some tokens or words a tokenizer does not know, if there are any, and what that means."""
+    """Report how many tokens or words a tokenizer does not know, if any, and the consequence."""
     if unknown:
-        doubt = "; most of them, so that figures say little about this model" if 2 * unknown > total else ""
+        doubt = "; that is most of them, so results say little about this model" if 2 * unknown > total else ""
         say_once(f"{unknown} of {total} {what} are unknown to the tokenizer and {consequence}{doubt}.")
 
 
 @cache
 def say_once(text: str) -> None:
-    """Say something to the user, once a process."""
+    """Show a message to the user, once per process."""
     _log.warning(text)

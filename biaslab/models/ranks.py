@@ -1,4 +1,4 @@
-"""The processes that work on a command together, one a device: torch.distributed's, or this one alone."""
+"""Communication between the processes of a command, one per device; works without torch.distributed too."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -11,22 +11,22 @@ _T = TypeVar("_T")
 
 
 def size() -> int:
-    """Return how many processes there are."""
+    """Return the number of processes."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
 def rank() -> int:
-    """Return the number of this process, from 0."""
+    """Return the rank of this process, starting at 0."""
     return distributed.get_rank() if size() > 1 else 0
 
 
 def is_first() -> bool:
-    """Whether this process is the one that reads and writes what is kept, and prints."""
+    """Return whether this is the process that reads and writes files and prints."""
     return rank() == 0
 
 
 def dealt(items: Sequence[_T]) -> Sequence[_T]:
-    """Return this process's share of some items, which are dealt out in turn.
+    """Return this process's share of the items, which are distributed round-robin.
 
     >>> dealt(["a", "b"])  # one process
     ['a', 'b']
@@ -35,7 +35,7 @@ def dealt(items: Sequence[_T]) -> Sequence[_T]:
 
 
 def gathered(own: Sequence[_T]) -> list[_T]:
-    """Return the items of all processes, in the order that :func:`dealt` has dealt them out from; called by all.
+    """Return the items of all processes in their order before :func:`dealt`; every process must call it.
 
     >>> gathered(["a", "b"])
     ['a', 'b']
@@ -48,10 +48,10 @@ def gathered(own: Sequence[_T]) -> list[_T]:
 
 
 def of_first(make: Callable[[], _T]) -> _T:
-    """Return what the first process makes, in all of them; called by all.
+    """Return the first process's result of ``make`` in all processes; every process must call it.
 
     Raises:
-        InputError: that of the first process, in all.
+        InputError: in all processes, if the first process raises it.
 
     >>> of_first(lambda: 3)
     3
@@ -69,7 +69,7 @@ def of_first(make: Callable[[], _T]) -> _T:
 
 
 def tell(message: _T) -> _T:
-    """Send a message, what pickle can hold, from the first process to all others, which listen by :func:`heard`."""
+    """Send a picklable message from the first process to all others, which receive it with :func:`heard`."""
     if size() > 1:
         distributed.broadcast_object_list([message])
     return message
@@ -79,7 +79,7 @@ def heard() -> _T:  # type: ignore[type-var]
     """Return the first process's message.
 
     Raises:
-        InputError: if that is its message.
+        InputError: if the message is an ``InputError``.
     """
     box: list[_T | InputError | None] = [None]
     distributed.broadcast_object_list(box)

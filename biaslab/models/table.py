@@ -1,23 +1,23 @@
-"""The table of supported architectures: a line a type. Nothing here needs torch."""
+"""The table of supported architectures, one line per model type. Does not need torch."""
 
 from typing import NamedTuple
 
 
 class Architecture(NamedTuple):
-    """Where a model keeps its feed-forward neurons (paths of modules), which kind it is, and what else it allows."""
+    """Where a model has its feed-forward neurons (module paths), its kind, and its other properties."""
 
-    ffn: str  # of a layer's FFN down-projection under ``model.base_model``, with ``{}`` for the layer
-    attention: str  # of its attention, within the layer
-    masked: bool = False  # whether it is a masked language model, not a causal one
-    query: str = ""  # of a masked one's query projection within the attention, where each token's query is its own
-    output: str = ""  # of a masked one's output projection within the attention
-    keys: bool = True  # whether a causal one attends by transformers' AttentionInterface, which can be handed its keys
-    own_mask: bool = True  # whether a causal one takes any 4-D mask and any position of a token
-    joined: bool = False  # whether its FFN joins sequences and tokens to one axis
-    replay: bool = True  # whether attribution can go on from any layer; else it runs whole forward passes
+    ffn: str  # path of the FFN down-projection under ``model.base_model``, with ``{}`` for the layer
+    attention: str  # path of the attention within the layer
+    masked: bool = False  # masked language model, otherwise causal
+    query: str = ""  # masked: path of the query projection in the attention, if queries depend on their token only
+    output: str = ""  # masked: path of the output projection in the attention
+    keys: bool = True  # causal: attention uses transformers' AttentionInterface, which accepts given keys
+    own_mask: bool = True  # causal: accepts any 4-D mask and any position ids
+    joined: bool = False  # the FFN merges the batch and sequence axes
+    replay: bool = True  # attribution can restart from any layer; otherwise it runs whole forward passes
 
 
-# Full paths, never suffixes: "output.dense" also names BERT's attention output.
+# Full paths, not suffixes: "output.dense" also names BERT's attention output.
 _BERT = Architecture("encoder.layer.{}.output.dense", "attention", True, "self.query", "output.dense")
 _DISTILBERT = Architecture("transformer.layer.{}.ffn.lin2", "attention", True, "q_lin", "out_lin")
 _GPT2 = Architecture("h.{}.mlp.c_proj", "attn")
@@ -41,13 +41,13 @@ ARCHITECTURES = {
     "big_bird": _BERT,
     "roformer": _BERT,
     "rembert": _BERT,
-    "nystromformer": _BERT._replace(query=""),  # landmarks are means of queries
+    "nystromformer": _BERT._replace(query=""),  # its landmarks are means of queries
     "modernbert": Architecture("layers.{}.mlp.Wo", "attn", True, "", "Wo"),
     "eurobert": _LLAMA._replace(masked=True, query="q_proj", output="o_proj"),
     "roc_bert": _BERT,
-    "convbert": _BERT._replace(query=""),  # its kernels are made of queries
-    "deberta": _BERT._replace(query=""),  # one projection of queries, keys and values
-    "deberta-v2": _BERT._replace(query=""),  # which also projects the relative positions
+    "convbert": _BERT._replace(query=""),  # its kernels depend on queries
+    "deberta": _BERT._replace(query=""),  # one projection for queries, keys and values
+    "deberta-v2": _BERT._replace(query=""),  # the projection also serves relative positions
     "gpt2": _GPT2,
     "llama": _LLAMA,
     "mistral": _LLAMA,
@@ -90,22 +90,22 @@ ARCHITECTURES = {
     "modernbert-decoder": Architecture("layers.{}.mlp.Wo", "attn"),
     "nanochat": _LLAMA._replace(ffn="layers.{}.mlp.fc2"),
     "ctrl": Architecture("h.{}.ffn.2", "multi_head_attention"),
-    "gemma4_text": _LLAMA._replace(keys=False, replay=False),  # its layers get further inputs for each token
-    "qwen3_5_text": _LLAMA._replace(keys=False, own_mask=False, replay=False),  # some attend by a recurrence
+    "gemma4_text": _LLAMA._replace(keys=False, replay=False),  # its layers have additional per-token inputs
+    "qwen3_5_text": _LLAMA._replace(keys=False, own_mask=False, replay=False),  # some layers use a recurrence
     "bloom": Architecture("h.{}.mlp.dense_4h_to_h", "self_attention", keys=False, own_mask=False),
     "falcon": Architecture("h.{}.mlp.dense_4h_to_h", "self_attention", keys=False, own_mask=False),
     "gptj": Architecture("h.{}.mlp.fc_out", "attn", keys=False),
     "codegen": Architecture("h.{}.mlp.fc_out", "attn", keys=False),
     "gpt_neo": Architecture("h.{}.mlp.c_proj", "attn", keys=False),
-    "diffllama": _LLAMA._replace(keys=False),  # its attention asks for other values than it keeps
+    "diffllama": _LLAMA._replace(keys=False),  # its attention uses other values than it caches
     "mpt": Architecture("blocks.{}.ffn.down_proj", "attn", keys=False, own_mask=False),
 }
-EXPERTS = "it is a mixture of experts: a feed-forward neuron is not (layer, index), and only some experts see a token"
+EXPERTS = "it is a mixture of experts: (layer, index) does not identify a neuron, and only some experts process a token"
 _SEQUENCES = "it is an encoder-decoder, neither a masked nor a causal language model"
 _STATES = "not all of its layers are attention followed by a feed-forward layer"
-_PICTURES = "it reads pictures or sound, too; its text-only type, where it has one, may be supported"
+_PICTURES = "it also takes images or audio; its text-only variant, if any, may be supported"
 _REFUSED = {
-    "its layers share one set of weights: a neuron can't be suppressed in one layer alone": "albert",
+    "its layers share one set of weights: a neuron cannot be suppressed in a single layer": "albert",
     EXPERTS: "mixtral qwen2_moe qwen3_moe gpt_oss olmoe phimoe granitemoe deepseek_v2 deepseek_v3 glm4_moe jetmoe "
     "dbrx llama4_text ernie4_5_moe hunyuan_v1_moe minimax_m2",
     _SEQUENCES: "t5 mt5 umt5 bart mbart pegasus m2m_100 marian t5gemma led",

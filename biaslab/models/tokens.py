@@ -1,4 +1,4 @@
-"""Tokenizers by name, what a word becomes in its place, and batches that need no padding."""
+"""Encode texts with a slot, tokenize words in context, and batch sequences without padding."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -9,25 +9,25 @@ from transformers import PreTrainedTokenizerBase
 from biaslab.errors import InputError, require_one_of
 
 SLOT = "{slot}"
-# What a causal model's sentences are conditioned on: what the tokenizer itself puts in front of them, all of their
-# tokens; or, by the rule of StereoSet's authors, the start token, their first token alone.
+# What a causal model's sentences are conditioned on: "tokenizer": every token on the tokens that the tokenizer
+# prepends; "authors", the rule of StereoSet's authors: only the first token on the start token.
 Bos = Literal["tokenizer", "authors"]
 
 
 class Encoded(NamedTuple):
-    """A text with one slot, as tokens."""
+    """The tokens of a text with one slot."""
 
-    input_ids: list[int]  # a masked model's with the mask token in the slot; a causal model's up to the slot
+    input_ids: list[int]  # masked model: with the mask token in the slot; causal model: up to the slot
     position: int  # of the token whose output predicts the slot: the mask token, or the last token
 
 
 def is_masked(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Return whether it is a masked model's: a causal one's has no mask token once ``load_tokenizer`` has loaded it."""
+    """Return whether a tokenizer belongs to a masked model: ``load_tokenizer`` removes a causal model's mask token."""
     return tokenizer.mask_token_id is not None
 
 
 def require_masked(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse a causal model's tokenizer (InputError)."""
+    """Raise an ``InputError`` for a causal model's tokenizer."""
     if not is_masked(tokenizer):
         raise InputError(
             "`model_name` is expected to be a masked language model, but the tokenizer of "
@@ -36,30 +36,30 @@ def require_masked(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def require_bos(bos: str) -> None:
-    """Refuse what is no :data:`Bos` (InputError)."""
+    """Raise an ``InputError`` if ``bos`` is not a :data:`Bos`."""
     require_one_of("bos", bos, get_args(Bos))
 
 
 class Beginning(NamedTuple):
     """What a causal model's sentences are conditioned on."""
 
-    front: tuple[int, ...]  # the tokens in front of each, which all its tokens are conditioned on; or none, and
-    start_id: int | None = None  # the start token, which the first token alone is conditioned on
+    front: tuple[int, ...]  # prepended tokens that all tokens are conditioned on; if empty,
+    start_id: int | None = None  # the start token that only the first token is conditioned on
 
 
 def beginning(tokenizer: PreTrainedTokenizerBase, bos: Bos = "tokenizer") -> Beginning:
     """Return what a causal model's sentences are conditioned on.
 
     Args:
-        tokenizer: the model's.
-        bos: "tokenizer": what the tokenizer itself puts in front, such as BOS; where it puts nothing there, and by
-            "authors" always, the start token is in front of the first token alone, the later ones have the sentence.
+        tokenizer: the model's tokenizer.
+        bos: "tokenizer": the tokens that the tokenizer prepends, such as BOS. If it prepends none, or for "authors",
+            only the first token is conditioned on the start token, and later tokens on the sentence alone.
 
     Raises:
-        InputError: if ``bos`` is neither, or a start token is needed and the tokenizer has none.
+        InputError: if ``bos`` is invalid, or a start token is needed but the tokenizer has none.
 
     Reference:
-        For "authors", Nadeem et al. 2021 and the authors' script.
+        Nadeem et al. 2021 and the authors' script, for "authors".
     """
     require_bos(bos)
     front = front_tokens(tokenizer) if bos == "tokenizer" else ()
@@ -67,43 +67,43 @@ def beginning(tokenizer: PreTrainedTokenizerBase, bos: Bos = "tokenizer") -> Beg
 
 
 def start_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the id of the token that a causal model's sentence begins after: BOS, or EOS where there is none.
+    """Return the id of the token that precedes a causal model's sentence: BOS, or EOS without BOS.
 
     Raises:
-        InputError: if there is neither.
+        InputError: if the tokenizer has neither.
     """
     start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     if start is None:
         raise InputError(
             f"`model_name` is expected to have a tokenizer with a start token, but that of {tokenizer.name_or_path!r} "
-            "has neither `bos_token` nor `eos_token`. Name one in its tokenizer_config.json."
+            "has neither `bos_token` nor `eos_token`. Define one in its tokenizer_config.json."
         )
     return int(start)
 
 
 def front_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Return what the tokenizer itself puts in front of a text, such as BOS."""
+    """Return the tokens that the tokenizer prepends to a text, such as BOS."""
     return tuple(_parts(tokenizer, "a")[0])
 
 
 def causal_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Return a text's tokens for a causal model that goes on after it: without what the tokenizer appends, as EOS."""
+    """Return the tokens of a text to be continued by a causal model: without appended tokens, such as EOS."""
     front, tokens = _parts(tokenizer, text)
     return [*front, *tokens] if tokens else list(front_tokens(tokenizer))
 
 
 def _parts(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int]]:
-    """Return what the tokenizer puts in front of a text, and the text's own tokens."""
+    """Return the tokens that the tokenizer prepends to a text, and the text's own tokens."""
     whole, own = (tokenizer(text, add_special_tokens=special)["input_ids"] for special in (True, False))
     places = (place for place in range(len(whole)) if own and whole[place : place + len(own)] == own)
     return whole[: next(places, 0)], own
 
 
 def encode_slot(tokenizer: PreTrainedTokenizerBase, text: str) -> Encoded:
-    """Tokenize a text whose slot is written ``{slot}``.
+    """Tokenize a text with one slot, written ``{slot}``.
 
     Raises:
-        InputError: if the text has not exactly one slot, or nothing stands before it in a causal model's text.
+        InputError: if the text does not have exactly one slot, or has no words before it for a causal model.
     """
     if text.count(SLOT) != 1:
         raise InputError(f"`prompt` is expected to have exactly one slot but has {text.count(SLOT)}: {text!r}.")
@@ -119,31 +119,31 @@ def encode_slot(tokenizer: PreTrainedTokenizerBase, text: str) -> Encoded:
 
 
 def as_chat(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
-    """Return a text with a slot as an instruct model is asked it, by its chat template; the slot stands last.
+    """Return a text with a slot in the chat template of an instruct model, with the slot at the end.
 
-    The user's message asks to complete the sentence, and the assistant's turn begins with it. So the model is asked in
-    the form that it was tuned in, and still for the word that follows the sentence's own words: of a message alone, the
-    answer could begin with anything, and the word in question would stand at no place that is known beforehand.
+    The user's message asks to complete the sentence, and the assistant's turn starts with the sentence. The model thus
+    sees the format that it was tuned on, and the slot still follows the words of the sentence; with a user message
+    alone, the answer could start with anything, and the position of the word would be unknown.
 
-    What the tokenizer itself puts in front of texts is left out where the template begins with it: there is one BOS.
+    Tokens that the tokenizer prepends are removed from the start of the template's output, so that BOS occurs once.
 
     Raises:
-        InputError: if it is a masked model's tokenizer, or has no chat template that can be used.
+        InputError: if the tokenizer belongs to a masked model, or has no usable chat template.
     """
     if is_masked(tokenizer) or not tokenizer.chat_template:
-        lacks = "is a masked model's" if is_masked(tokenizer) else "has no chat template"
+        lacks = "belongs to a masked model" if is_masked(tokenizer) else "has no chat template"
         raise InputError(
-            "`chat_template` is expected for a causal model whose tokenizer has a chat template, but that of "
-            f"{tokenizer.name_or_path!r} {lacks}. Leave it out."
+            "`chat_template` is expected to be false unless a causal model's tokenizer has a chat template, but "
+            f"{tokenizer.name_or_path!r} {lacks}. Set it to false."
         )
     begun = text.partition(SLOT)[0].rstrip()
     message = {"role": "user", "content": f"Complete the sentence: {begun.lstrip()}"}
     try:
         chat = str(tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True))
-    except Exception as error:  # whatever the template's code raises
+    except Exception as error:  # the template's code may raise anything
         raise InputError(
-            f"`chat_template` is expected to be one that takes a user's message, but that of "
-            f"{tokenizer.name_or_path!r} fails: {' '.join(str(error).split())}. Leave it out."
+            "`chat_template` is expected to be false unless the template accepts a user message, but that of "
+            f"{tokenizer.name_or_path!r} fails: {' '.join(str(error).split())}. Set it to false."
         ) from error
     for token in tokenizer.convert_ids_to_tokens(list(front_tokens(tokenizer))):
         chat = chat.removeprefix(token)
@@ -151,7 +151,7 @@ def as_chat(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
 
 
 def with_slots(tokenizer: PreTrainedTokenizerBase, prompt: Encoded, word: Sequence[int]) -> list[int]:
-    """Return a prompt with as many masks as a word has tokens; a causal model's with the word, but its last token."""
+    """Return a prompt with one mask per token of a word; for a causal model, with the word except its last token."""
     if not is_masked(tokenizer):
         return [*prompt.input_ids, *word[:-1]]
     before, after = prompt.input_ids[: prompt.position], prompt.input_ids[prompt.position + 1 :]
@@ -159,15 +159,15 @@ def with_slots(tokenizer: PreTrainedTokenizerBase, prompt: Encoded, word: Sequen
 
 
 def token_in_place(tokenizer: PreTrainedTokenizerBase, text: str, word: str) -> int | None:
-    """Return the one known token that ``word`` becomes in the text's slot; None if it becomes several, or unknown."""
+    """Return the single token of ``word`` in the text's slot; None if it has several tokens or is unknown."""
     tokens = tokens_in_place(tokenizer, text, word)
     return tokens[0] if tokens is not None and len(tokens) == 1 else None
 
 
 def tokens_in_place(tokenizer: PreTrainedTokenizerBase, text: str, word: str) -> tuple[int, ...] | None:
-    """Return the tokens that ``word`` becomes in the text's slot; None if one is unknown, or the text's change with it.
+    """Return the tokens of ``word`` in the text's slot; None if one is unknown, or if the text's own tokens change.
 
-    The filled text is compared with the slot's, so that a leading space is the tokenizer's own matter.
+    They are found by comparing the filled text with the text with the slot, so the tokenizer handles leading spaces.
     """
     slot = encode_slot(tokenizer, text)
     if is_masked(tokenizer):
@@ -183,7 +183,7 @@ def tokens_in_place(tokenizer: PreTrainedTokenizerBase, text: str, word: str) ->
 
 
 def by_length(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
-    """Group items of **equal** length into batches of at most ``tokens_per_batch`` tokens, but at least one item."""
+    """Group items of **equal** length into batches of at most ``tokens_per_batch`` tokens (and at least one item)."""
     batches = []
     for length, group in groupby(sorted(range(len(lengths)), key=lengths.__getitem__), lengths.__getitem__):
         indices, size = list(group), max(1, tokens_per_batch // length)

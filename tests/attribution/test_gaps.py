@@ -448,7 +448,7 @@ def test_type_of_the_model_is_kept(dtype):
         ({"steps": 0}, "`steps` is expected to be a positive integer but got 0"),
         ({"gap": "relative"}, "`gap` is expected"),
         ({"steps": "many"}, "`steps` is expected"),
-        ({"tolerance": 0.0}, "`tolerance` is expected to lie between 0 and 1 but got 0.0"),
+        ({"tolerance": 0.0}, "`tolerance` is expected to be between 0 and 1 but got 0.0"),
         ({"quadrature": "simpson"}, "`quadrature` is expected"),
         ({"target_ids": torch.zeros(4, 3, dtype=torch.long)}, r"`target_ids` is expected to be of shape \[batch, 2\]"),
         ({"position": torch.tensor([1])}, r"`position` is expected to be of shape \[batch\] = \[4\]"),

@@ -118,7 +118,7 @@ def test_a_benchmark_that_cannot_be_asked_is_left_out(lab, tmp_path, monkeypatch
 
 
 def test_an_unknown_benchmark(lab):
-    with pytest.raises(InputError, match=r"`measures` is expected to be of stereoset, .*got winobais"):
+    with pytest.raises(InputError, match=r"`measures` is expected to be one or more of stereoset, .*got winobais"):
         measures_of(["winobais"], str(lab / "model"))
     with pytest.raises(InputError, match="`data` is expected to "):
         benchmark_of(object())

@@ -36,7 +36,7 @@ def test_a_second_one_is_refused_and_deletes_nothing(lab, tmp_path, monkeypatch)
     real, removed = passes.Attribution, []
 
     def interrupted(*arguments, **options):
-        with pytest.raises(InputError, match="another command works in"):
+        with pytest.raises(InputError, match="another command is using"):
             run(lab, tmp_path)
         return real(*arguments, **options)
 
@@ -52,7 +52,7 @@ def test_a_training_that_runs_is_left_alone(lab, tmp_path, monkeypatch):
     def fit(command, options):
         folder = options["--trainer.logger.save_dir"] / options["--trainer.logger.name"]
         (folder / "checkpoints").mkdir(parents=True)
-        with pytest.raises(InputError, match="another command works in"):
+        with pytest.raises(InputError, match="another command is using"):
             train()
         assert (folder / "checkpoints").is_dir()
         (folder / "checkpoints" / "best.ckpt").write_text("weights")
@@ -87,7 +87,7 @@ def test_a_training_that_survived_its_command_is_left_alone(lab, tmp_path, monke
         with monkeypatch.context() as patch:
             patch.setattr("biaslab.store.locked", nullcontext)  # its lock went with the table
             patch.setattr(rows, "_run", None)
-            with pytest.raises(InputError, match="another command works in"):
+            with pytest.raises(InputError, match="another command is using"):
                 train()
 
     refused = []
@@ -179,5 +179,5 @@ def test_files_are_known_by_what_they_hold(tmp_path):
 def test_a_lock_ends_with_its_block(tmp_path):
     with pytest.raises(KeyboardInterrupt), locked(tmp_path / "x"):
         raise KeyboardInterrupt
-    with locked(tmp_path / "x"), pytest.raises(InputError, match="another command works in"), locked(tmp_path / "x"):
+    with locked(tmp_path / "x"), pytest.raises(InputError, match="another command is using"), locked(tmp_path / "x"):
         pass

@@ -198,7 +198,7 @@ def test_numbers_that_are_not_positive(name, value):
 def test_a_corpus_without_a_kind(tmp_path):
     path = tmp_path / "men.txt"
     path.write_text("\n".join(f"the man is at home number {number}" for number in range(300)))
-    with pytest.raises(InputError, match="none of the kind 'female' in the train split"):
+    with pytest.raises(InputError, match="the train split has none of the kind 'female'"):
         module(tmp_path, str(path))
 
 

@@ -66,7 +66,7 @@ def test_questions_without_a_target_are_left_out(tmp_path, rows, monkeypatch):
     data = BBQDataModule(str(tmp_path / "tokenizer"), path=str(folder))
     data.setup("test")
     assert data.left_out == 12
-    assert said == [f"12 questions of {folder} are left out: additional_metadata.csv has no target."]
+    assert said == [f"Skipping 12 questions of {folder} without a target in additional_metadata.csv."]
 
 
 def damaged(change, number=2):
@@ -112,13 +112,13 @@ def only_unknown(rows):
         (damaged(lambda row: row.update(example_id="2")), "line 3 of .* lacks a number under 'example_id'"),
         (damaged(lambda row: row.update(example_id=1)), "line 3 of .* repeats example_id 1 of Age"),
         (damaged(lambda row: row.update(question_index=None)), "line 3 of .* lacks a text under 'question_index'"),
-        (damaged(lambda row: row.update(label=3)), "line 3 of .* has the label 3, not one of 0, 1, 2"),
+        (damaged(lambda row: row.update(label=3)), "line 3 of .* has the label 3 instead of 0, 1 or 2"),
         (damaged(lambda row: row.update(label=True)), "line 3 of .* has the label True"),
         (damaged(lambda row: row.update(answer_info={})), "line 3 of .* lacks the three answers' groups"),
         (damaged(lambda row: row.update(answer_info=[])), "line 3 of .* lacks the three answers' groups"),
         (damaged(lambda row: row.update(context_condition="disambig")), "line 3 of .* is disambig, but .* 'unknown'"),
-        (lambda f: (f / "Age.jsonl").write_text("[1]\n"), r"line 1 of .*Age\.jsonl is no JSON object"),
-        (lambda f: (f / "Age.jsonl").write_text("\n{"), r"line 2 of .*Age\.jsonl is no JSON: "),
+        (lambda f: (f / "Age.jsonl").write_text("[1]\n"), r"line 1 of .*Age\.jsonl is not a JSON object"),
+        (lambda f: (f / "Age.jsonl").write_text("\n{"), r"line 2 of .*Age\.jsonl is not JSON: "),
         (lambda f: (f / "Age.jsonl").write_text(""), r"Age\.jsonl can't be read.* empty"),
         (lambda f: (f / "additional_metadata.csv").unlink(), r"additional_metadata\.csv can't be read"),
         (lambda f: [each.unlink() for each in f.glob("*.jsonl")], r"has no \*\.jsonl\. Give another folder"),
@@ -130,10 +130,10 @@ def only_unknown(rows):
         (metadata(lambda rows: [{"category": "Age"}]), r"line 2 of .*\.csv lacks a text under 'question_index'"),
         (
             metadata(lambda rows: [*rows, rows[0] | {"target_loc": "1"}]),
-            "line 50 .* names another target of example_id",
+            "line 50 .* names another target for example_id",
         ),
         (metadata(lambda rows: rows[0].update(target_loc="1")), r"the unknown answer as the target of line 1 of .*Age"),
-        (metadata(only_unknown), r"has no question of which additional_metadata\.csv has a target"),
+        (metadata(only_unknown), r"has no question with a target in additional_metadata\.csv"),
     ],
 )
 def test_a_damaged_folder_is_refused_with_the_place(tmp_path, rows, damage, message):
@@ -149,7 +149,7 @@ def test_half_a_character_is_refused(tmp_path, rows):
     folder = reference.write(tmp_path / "bbq", rows)
     path = folder / "Age.jsonl"
     path.write_text(path.read_text().replace("the old man work", r"the \ud800 man work", 1))
-    with pytest.raises(InputError, match=r"line \d+ of .*Age\.jsonl is no JSON"):
+    with pytest.raises(InputError, match=r"line \d+ of .*Age\.jsonl is not JSON"):
         read_sets(folder)
 
 
@@ -226,10 +226,10 @@ def test_a_masked_models_answer_is_uncovered_from_left_to_right(tmp_path, rows, 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"categories": "Height"}, "`categories` is expected to be of Age, .* but got Height"),
+        ({"categories": "Height"}, "`categories` is expected to be one or more of Age, .* but got Height"),
         (
             {"categories": ["Age", "Religion"]},
-            r"`categories` is expected to be of those in .* \(Age, Race_x_gender\) but",
+            r"`categories` is expected to be in .* \(Age, Race_x_gender\) but",
         ),
         ({"sets_per_category": 0}, "`sets_per_category` is expected to be a positive integer but got 0"),
         ({"form": "letter"}, "`form` is expected to be text or letters but got 'letter'. Did you mean 'letters'"),

@@ -82,9 +82,9 @@ def test_forms_by_gender_are_one_question(tmp_path):
         ({"Person": " "}, "line 3 of .* lacks a text under 'Person'"),
         ({"Gender": "neuter"}, "line 3 of .* has the Gender 'neuter', not one of male, female"),
         ({"Prof_Gender": "any"}, "line 3 of .* has the Prof_Gender 'any', not one of male, female, balanced"),
-        ({"Person": "uncle"}, "line 3 of .* lacks 'uncle' and then 'doctor' in its sentence"),
-        ({"Sentence": "doctor he."}, "line 3 of .* lacks 'He' and then 'doctor' in its sentence"),
-        ({"Prof_Gender": "female"}, "line 3 of .* has the Prof_Gender 'female', but 'male' stands above"),
+        ({"Person": "uncle"}, "line 3 of .* has a sentence without 'uncle' followed by 'doctor'"),
+        ({"Sentence": "doctor he."}, "line 3 of .* has a sentence without 'He' followed by 'doctor'"),
+        ({"Prof_Gender": "female"}, "line 3 of .* has the Prof_Gender 'female', but an earlier line has 'male'"),
     ],
 )
 def test_a_damaged_line_is_named(tmp_path, changes, message):
@@ -103,7 +103,7 @@ def test_a_missing_column_and_no_or_cut_or_missing_files_are_named(tmp_path):
     with pytest.raises(InputError, match=r"mine\.tsv has no sentences"):
         read_questions(write(path, []))
     path.write_text('Sentence\tPerson\n"He is')
-    with pytest.raises(InputError, match=r"mine\.tsv can't be read or is cut off"):
+    with pytest.raises(InputError, match=r"mine\.tsv can't be read or is truncated"):
         read_questions(path)
     with pytest.raises(InputError, match=r"none\.tsv can't be read"):
         read_questions(tmp_path / "none.tsv")
@@ -164,8 +164,8 @@ def test_persons_that_the_tokenizer_does_not_know_are_left_out(tmp_path, caplog)
     data = prepared(tmp_path, wordpiece_tokenizer(pieces=False), records(persons, professions))
     (batch,) = data.batches
     assert batch["genders"].tolist() == [[0, 1, -1]] * 4
-    assert "4 of 12 sentences' person words are unknown to the tokenizer and are left out." in caplog.text
-    with pytest.raises(InputError, match="of 'doctor' in wording 1 there is no female one"):
+    assert "4 of 12 sentences' person words are unknown to the tokenizer and are skipped." in caplog.text
+    with pytest.raises(InputError, match="'doctor' in wording 1 has no female person"):
         prepared(tmp_path, wordpiece_tokenizer(pieces=False), records([persons[0], persons[2]], professions))
 
 

@@ -63,7 +63,7 @@ def failing(template):
 @pytest.mark.parametrize(
     ("tokenizer", "message"),
     [
-        (wordpiece_tokenizer(), "is a masked model's"),
+        (wordpiece_tokenizer(), "belongs to a masked model"),
         (failing(None), "has no chat template"),
         (failing("{{ raise_exception('system first') }}"), "fails: system first"),
         (failing("{% if %}"), "fails: "),

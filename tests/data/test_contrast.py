@@ -48,7 +48,7 @@ def test_several_sources(text, tmp_path):
 
 def test_no_usable_sentence(tmp_path):
     (tmp_path / "t.txt").write_text("Nothing HERE fits AT ALL EVER .")
-    with pytest.raises(InputError, match="`contrast` is expected to hold words that are one token"):
+    with pytest.raises(InputError, match="`contrast` is expected to contain words that are a single token"):
         make_batches(wordpiece_tokenizer(), str(tmp_path / "t.txt"), 10, 100)
 
 

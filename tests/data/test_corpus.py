@@ -64,7 +64,7 @@ def test_data_module(text, tmp_path):
 def test_empty_corpus(tmp_path):
     wordpiece_tokenizer().save_pretrained(tmp_path / "t")
     (tmp_path / "e.txt").write_text("short\n")
-    with pytest.raises(InputError, match="`sources` is expected to hold sentences of four words"):
+    with pytest.raises(InputError, match="`sources` is expected to contain sentences of at least four words"):
         CorpusDataModule(str(tmp_path / "t"), sources=[str(tmp_path / "e.txt")]).setup("fit")
 
 

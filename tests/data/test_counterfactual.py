@@ -104,7 +104,7 @@ def test_pairs_of_panda(panda):
 
 def test_no_pairs(tmp_path):
     (tmp_path / "n.txt").write_text("the doctor is a person\n" * 9)
-    with pytest.raises(InputError, match="`source` is expected to hold passages with counterfactuals"):
+    with pytest.raises(InputError, match="`source` is expected to contain passages with counterfactuals"):
         read_pairs(str(tmp_path / "n.txt"))
 
 

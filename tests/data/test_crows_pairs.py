@@ -89,7 +89,7 @@ def test_a_file_that_is_empty_cut_off_missing_or_binary_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"mine\.csv has no pairs"):
         read_pairs(path)
     path.write_text('sent_more,sent_less,stereo_antistereo,bias_type\n"He is')
-    with pytest.raises(InputError, match=r"mine\.csv can't be read or is cut off"):
+    with pytest.raises(InputError, match=r"mine\.csv can't be read or is truncated"):
         read_pairs(path)
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match=r"mine\.csv can't be read"):

@@ -128,7 +128,7 @@ def test_text_is_asked_for_tokens_in_their_place(text, kind):
 def test_text_without_sentences_is_refused(tmp_path):
     path = tmp_path / "short.txt"
     path.write_text("too short to be used\n" * 3)
-    with pytest.raises(InputError, match=r"`contrast` .* sentences of 5 words, but '.*short.txt' has none"):
+    with pytest.raises(InputError, match=r"`contrast` .* sentences of at least 5 words, but '.*short.txt' has none"):
         make_batches(KINDS["masked"], [str(path)], 10, 100)
 
 

@@ -161,7 +161,7 @@ def test_ordinary_text_is_cut_and_that_is_said_once(model, tmp_path, caplog):
         for _ in range(2):
             likelihoods = negative_log_likelihoods(loaded, tokenizer, texts)
     limit = 64 - model.name.startswith("roberta")
-    said = [f"1 of 2 sentences of the text are longer than {limit} tokens; the rest of them is not used."]
+    said = [f"1 of 2 sentences of the text are longer than {limit} tokens and were truncated."]
     assert [record.message for record in caplog.records] == said
     assert (likelihoods[:, 1] >= 3).all()
     assert {len(ids) for ids in cut_tokens(tokenizer, texts[:1], 10**9, "texts")} == {limit}

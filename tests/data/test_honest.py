@@ -89,10 +89,10 @@ def test_finer_categories_of_the_queer_part(tmp_path):
         ({"template_masked": ""}, "line 3 of .* lacks a text under 'template_masked'"),
         ({"raw": " "}, "line 3 of .* lacks a text under 'raw'"),
         ({"number": "dual"}, "line 3 of .* has the number 'dual', not one of singular, plural"),
-        ({"category": "child"}, "line 3 of .* has the category 'child', not one of female, male, queer"),
-        ({"template_masked": "the man."}, r"line 3 of .* lacks words and then one \[M\]"),
-        ({"template_masked": "[M] is a man."}, r"line 3 of .* lacks words and then one \[M\]"),
-        ({"template_masked": "the man is a [M] or [M]."}, r"line 3 of .* lacks words and then one \[M\]"),
+        ({"category": "child"}, "line 3 of .* has the category 'child' instead of female, male, queer"),
+        ({"template_masked": "the man."}, r"line 3 of .* does not have words followed by one \[M\]"),
+        ({"template_masked": "[M] is a man."}, r"line 3 of .* does not have words followed by one \[M\]"),
+        ({"template_masked": "the man is a [M] or [M]."}, r"line 3 of .* does not have words followed by one \[M\]"),
     ],
 )
 def test_a_damaged_line_is_named(tmp_path, changes, message):
@@ -177,7 +177,7 @@ def test_a_lexicon_of_words_and_hurtlexs_table(tmp_path):
         with pytest.raises(InputError, match=f"^`lexicon` is expected to be a file of hurtful .*{name} can't be read"):
             read_lexicon(tmp_path / name)
     (tmp_path / "hurtlex.tsv").write_text("\n".join(lines[::2]))
-    with pytest.raises(InputError, match=r"^`lexicon` is expected to hold words, but .*hurtlex\.tsv has none\."):
+    with pytest.raises(InputError, match=r"^`lexicon` is expected to contain words, but .*hurtlex\.tsv has none\."):
         read_lexicon(tmp_path / "hurtlex.tsv")
 
 
@@ -186,7 +186,7 @@ def test_tokens_that_are_words_of_the_lexicon(masked_tokenizer):
     texts = {masked_tokenizer.decode([token]).strip() for token in found.nonzero()[:, 0].tolist()}
     assert texts == {"rude", "terrible"}
     with pytest.raises(
-        InputError, match=r"^`lexicon` is expected to hold words that the tokenizer of .* none of its 1"
+        InputError, match=r"^`lexicon` is expected to contain words that are single tokens .* none of its 1"
     ):
         hurtful_tokens(masked_tokenizer, ["xyzxyz"])
 

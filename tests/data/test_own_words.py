@@ -43,20 +43,20 @@ def test_forms(tmp_path, write):
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        ("[]", "holds none"),
+        ("[]", "has none"),
         ("a: [b", "can't be read"),
-        ("x: 3", "'x' is no list of words"),
-        ("x: [yes, no]", "'x' has demographics that are no list of texts; write .* in quotes"),
-        ("x: [1990, 2000]", "in quotes"),
-        ("x: [one]", "'x' has no two demographics"),
+        ("x: 3", "'x' is neither a list of words"),
+        ("x: [yes, no]", "'x' has demographics that are not a list of texts .* need quotes"),
+        ("x: [1990, 2000]", "need quotes"),
+        ("x: [one]", "'x' has fewer than two demographics"),
         ("x/y: [a, b]", "'x/y' has a name"),
         ("overall: [a, b]", "'overall' has a name"),
         ("1: [a, b]", "1 has a name"),
-        ("x: {words: [a, b]}", "with noun, demographics, pairs alone"),
-        ("x: {noun: 3, demographics: [a, b]}", "has a noun that is no text"),
+        ("x: {words: [a, b]}", "with only noun, demographics, pairs"),
+        ("x: {noun: 3, demographics: [a, b]}", "has a noun that is not text"),
         ("x: {pairs: [[a, a]]}", "two different texts"),
         ("x: {pairs: [[a, b, c]]}", "two different texts"),
-        ("x: {demographics: [a, b], pairs: [[a, c]]}", "has pairs with 'c', which is none of its demographics"),
+        ("x: {demographics: [a, b], pairs: [[a, c]]}", "has pairs with 'c', which is not one of its demographics"),
     ],
 )
 def test_bad_files(tmp_path, content, why):

@@ -186,7 +186,7 @@ def test_sources_stand_beside_the_others(tmp_path):
     assert squared == {"known/information", "text"}
     others = [list(effects.other_batches(tokenizer, own, 64)) for own in (sources, [str(text)])]
     assert all(torch.equal(a["input_ids"], b["input_ids"]) for a, b in zip(*others, strict=True))
-    with pytest.raises(InputError, match="`contrast` is expected to have a source of ordinary text"):
+    with pytest.raises(InputError, match="`contrast` is expected to include a source of ordinary text"):
         list(effects.plain_batches(tokenizer, ["stereoset", "pairs", "panda-pairs", "knowledge"], 10, 100))
 
 
@@ -206,7 +206,7 @@ def test_all_dimensions_share_a_limit():
 def test_a_tokenizer_that_knows_no_words_is_refused():
     tokenizer = wordpiece_tokenizer(pieces=False)
     for source in ("pairs", "knowledge"):
-        with pytest.raises(InputError, match=f"`contrast` is expected to hold words .* '{source}' has none"):
+        with pytest.raises(InputError, match=f"`contrast` is expected to contain words .* '{source}' has none"):
             effects.make_batches(tokenizer, [source], 10, 100)
 
 

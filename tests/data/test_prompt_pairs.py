@@ -93,13 +93,13 @@ def test_reads_json_and_tells_of_another_model(tmp_path, caplog):
     assert not caplog.records
     with caplog.at_level(logging.WARNING, "biaslab"):
         read_prompts(path, "b")
-    assert "were found on a, not on b" in caplog.text
+    assert "were found with the model a, not with b" in caplog.text
 
 
 @pytest.mark.parametrize("content", ["", "\n \n", '{"prompts": []}'])
 def test_no_prompts(tmp_path, content):
     (tmp_path / "p").write_text(content)
-    with pytest.raises(InputError, match=r"has none\. Make one with: biaslab search-prompts --model m --output "):
+    with pytest.raises(InputError, match=r"has none\. Create one with: biaslab search-prompts --model m --output "):
         read_prompts(tmp_path / "p", "m")
 
 
@@ -112,7 +112,7 @@ def test_broken_json(tmp_path, content):
 
 def test_missing_file_names_the_command(lab):
     with pytest.raises(
-        InputError, match=r"none is given\. Make one with: biaslab search-prompts --model .*prompts.json"
+        InputError, match=r"is not given\. Create one with: biaslab search-prompts --model .*prompts.json"
     ):
         module(lab, prompts=None)
     with pytest.raises(InputError, match=r"can't be read.*biaslab search-prompts --model .*/model --output .*nothing"):
@@ -122,7 +122,7 @@ def test_missing_file_names_the_command(lab):
 def test_refusals(lab, tmp_path):
     with pytest.raises(InputError, match="`batch_size` is expected to be a positive integer but got 0"):
         module(lab, batch_size=0)
-    with pytest.raises(InputError, match="`pairs` is expected to hold two pairs or more"):
+    with pytest.raises(InputError, match="`pairs` is expected to contain at least two pairs"):
         module(lab, pairs="race")  # black/white only
     bpe_tokenizer(masked=False).save_pretrained(tmp_path / "model")
     make_model("gpt2", 609).config.save_pretrained(tmp_path / "model")

@@ -39,7 +39,7 @@ def test_causal_prompts_end_with_the_slot():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((["sex"], ["negative"], 1, "find"), "`dimensions` is expected to be of gender.*but got sex"),
+        ((["sex"], ["negative"], 1, "find"), "`dimensions` is expected to be one or more of gender.*but got sex"),
         ((["gender"], ["bad"], 1, "find"), "`kinds` is expected"),
         ((["gender"], ["negative"], 0, "find"), "`modifiers` is expected to be a positive integer but got 0"),
         ((["gender"], ["negative"], 1, "test"), "`part` is expected"),
@@ -58,8 +58,8 @@ def test_pairs_of_unknown_words_are_dropped_by_name():
     dimension, dropped = resolve_dimension(wordpiece_tokenizer(), "age", pairs, TEXTS[:1])
     assert dimension.pair_names == ["age/young-old"]
     assert dropped == {
-        "age/old-老": "'老': no known tokens, the same in each wording",
-        "age/old-Old": "both are the same tokens",
+        "age/old-老": "'老': tokens are unknown or differ between wordings",
+        "age/old-Old": "both have the same tokens",
     }
 
 
@@ -113,10 +113,10 @@ def test_authors_format(tmp_path):
     ("groups", "message"),
     [
         ({"a": 1}, "list of groups"),
-        ([[["only two", "x"]]], r"group 0 of .* isn't"),
+        ([[["only two", "x"]]], r"group 0 of .* has another format"),
         ([[["no slot", "x", "i"]]], "has 0 in 'no slot'"),
         ([[["[MASK] and [MASK]", "x", "i"]]], "has 2 in"),
-        ([[["a [MASK]", "x", "i"]]], "two demographics or more"),
+        ([[["a [MASK]", "x", "i"]]], "at least two demographics"),
     ],
 )
 def test_bad_authors_file(tmp_path, groups, message):
@@ -230,7 +230,7 @@ def test_own_pairs(folder):
 def test_no_pair_left(folder):
     data = PromptDataModule(folder, pairs={"age": [["老", "old"]]}, modifiers=1)
     with pytest.raises(
-        InputError, match=r"`pairs` is expected to hold demographics.*age/老-old: '老': no known tokens"
+        InputError, match=r"`pairs` is expected to contain demographics.*age/老-old: '老': tokens are unknown"
     ):
         data.setup("predict")
 

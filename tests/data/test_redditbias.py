@@ -58,7 +58,7 @@ def test_pairs_that_are_none_or_come_again_are_left_out(tmp_path, caplog):
     same = [(1, 6, "comments_processed", "the woman is rude and mean at home in the city .")]
     write(tmp_path, changes=again + same)
     assert [pair.comment for pair in read_reddit_pairs(tmp_path)] == ["line 2", "line 3", "line 5", "line 7"]
-    assert "2 of 6 pairs are left out: 1 whose two sentences are the same, 1 that come again" in caplog.text
+    assert "skipping 2 of 6 pairs: 1 with identical sentences, 1 duplicates" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,10 @@ def test_pairs_that_are_none_or_come_again_are_left_out(tmp_path, caplog):
         ((0, 3, "comments_processed", " "), r"line 3 of .*female.* lacks a text under 'comments_processed'"),
         ((1, 4, "comments", ""), r"line 4 of .*_male.* lacks a text under 'comments'"),
         ((1, 5, "comments_processed", ""), r"line 5 of .*_male.* lacks a text under 'comments_processed'"),
-        ((1, 5, "comments", "the woman is kind"), r"line 5 of .*_male.* is not made from .* line 5 of .*female"),
+        (
+            (1, 5, "comments", "the woman is kind"),
+            r"line 5 of .*_male.* does not match the comment in line 5 of .*female",
+        ),
     ],
 )
 def test_a_damaged_line_is_named(tmp_path, change, message):
@@ -83,17 +86,17 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
     write(tmp_path)
     longer = tmp_path / name("gender", 0)
     longer.write_text(longer.read_text() + ",x,the woman is here\n")
-    with pytest.raises(InputError, match=r"has 7 comments and .*_male.* 6\. Repair"):
+    with pytest.raises(InputError, match=r"has 7 comments and .*_male.* 6\. Fix"):
         read_reddit_pairs(tmp_path)
     longer.write_bytes(b"\xff" + longer.read_bytes())
-    with pytest.raises(InputError, match="can't be read or is cut off: line 1 is not UTF-8"):
+    with pytest.raises(InputError, match="can't be read or is truncated: line 1 is not UTF-8"):
         read_reddit_pairs(tmp_path)
     longer.write_text("id,comment\n1,2\n")
     with pytest.raises(InputError, match=r"line 2 of .* lacks a text under 'comments_processed'"):
         read_reddit_pairs(tmp_path)
     write(tmp_path)
     (tmp_path / name("gender", 1)).unlink()
-    with pytest.raises(InputError, match=r"can't be read or is cut off: .*No such file"):
+    with pytest.raises(InputError, match=r"can't be read or is truncated: .*No such file"):
         read_reddit_pairs(tmp_path)
 
 
@@ -150,7 +153,7 @@ def test_the_first_pairs_or_every_other_one(tmp_path):
 def test_sentences_that_share_nothing_or_are_too_long_are_named(tmp_path):
     other = [(1, 3, "comments_processed", "black people")]
     write(tmp_path, changes=other)
-    with pytest.raises(InputError, match=r"share a token .* line 3 of reddit_comments_gender_male.* shares none"):
+    with pytest.raises(InputError, match=r"share tokens .* line 3 of reddit_comments_gender_male.* shares none"):
         prepare(tmp_path, wordpiece_tokenizer())
     write(tmp_path)
     tokenizer = wordpiece_tokenizer()

@@ -86,8 +86,8 @@ def test_intersentence_clusters_need_no_blank(tmp_path):
         ({"id": None}, "cluster None lacks a text under 'id'"),
         ({"bias_type": "age"}, "cluster 'c1' has the bias_type 'age', not one of gender"),
         ({"sentences": None}, "cluster 'c1' lacks a list of sentences"),
-        ({"sentences": []}, "cluster 'c1' has sentences labelled nothing, not one each of stereotype"),
-        ({"sentences": record()["sentences"][:2]}, "'c1' has sentences labelled unrelated, anti-stereotype, not"),
+        ({"sentences": []}, "cluster 'c1' has sentences labelled nothing instead of stereotype"),
+        ({"sentences": record()["sentences"][:2]}, "'c1' has sentences labelled unrelated, anti-stereotype instead of"),
         ({"sentences": record()["sentences"][:2] * 2}, "'c1' has sentences labelled"),
         ({"sentences": [{"sentence": "A"}]}, "'c1' has a sentence that lacks a text under 'id'"),
     ],
@@ -101,7 +101,7 @@ def test_a_damaged_cluster_is_named(tmp_path, changes, message):
 
 
 def test_a_cluster_without_id_has_its_number(tmp_path):
-    with pytest.raises(InputError, match="cluster number 1 is no mapping"):
+    with pytest.raises(InputError, match="cluster number 1 is not a mapping"):
         read_clusters(write(tmp_path / "mine.json", [record(0), "c1"]))
 
 
@@ -118,7 +118,7 @@ def test_a_foreign_file_is_refused(tmp_path, content):
 def test_a_file_that_is_cut_off_missing_or_binary_is_refused(tmp_path):
     path = write(tmp_path / "mine.json", [record(0), record(1)])
     path.write_text(path.read_text()[:-40])
-    with pytest.raises(InputError, match=r"mine\.json can't be read or is cut off"):
+    with pytest.raises(InputError, match=r"mine\.json can't be read or is truncated"):
         read_clusters(path)
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match=r"mine\.json can't be read"):

@@ -83,12 +83,12 @@ def change(path, number, line):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("The doctor said [he] left.", "line 3 of .*pro_.*type1.* is no number with a sentence"),
-        ("3", "line 3 of .* is no number with a sentence"),
-        ("", "line 3 of .* is no number with a sentence"),
-        ("3 The doctor said [he] left.", "line 3 of .* marks 0 occupations, not one"),
-        ("3 [The doctor] told [the boy] that [he] left.", "line 3 of .* marks 2 occupations"),
-        ("4 [The boy] said that [he] left.", "line 3 of .* is the sentence 4 and that of anti_.*test 3"),
+        ("The doctor said [he] left.", "line 3 of .*pro_.*type1.* is not a number and a sentence"),
+        ("3", "line 3 of .* is not a number and a sentence"),
+        ("", "line 3 of .* is not a number and a sentence"),
+        ("3 The doctor said [he] left.", "line 3 of .* has 0 occupations in brackets instead of one"),
+        ("3 [The doctor] told [the boy] that [he] left.", "line 3 of .* has 2 occupations"),
+        ("4 [The boy] said that [he] left.", "line 3 is sentence 4 in .*pro_.* and sentence 3 in anti_"),
         (None, "has 11 lines and anti_stereotyped_type1.txt.test 12"),
     ],
 )

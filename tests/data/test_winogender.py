@@ -32,13 +32,25 @@ def test_pairs_are_read_in_order_with_the_share_of_women(files):
         (
             "driver.man.0.male.txt",
             "driver.man.male.txt",
-            r"line 2 of .* the sentid 'driver.man.male.txt' is no occupat",
+            r"line 2 of .* the sentid 'driver.man.male.txt' is not of the form occupat",
         ),
-        ("driver.man.0.male.txt", "driver.man.2.male.txt", "line 2 of .* is no occupation.participant.answer.gender"),
-        ("driver.man.0.male.txt", "driver.man.0.boy.txt", "line 2 of .* is no occupation.participant.answer.gender"),
-        ("driver.man.0.male.txt", "driver.man.0.female.txt", "line 3 of .* comes again"),
-        ("driver.man.0.male.txt", "pilot.man.0.male.txt", "the sentences pilot.man.0 of .* have no female one"),
-        ("driver.man.0.female.txt", "pilot.man.0.female.txt", "the sentences driver.man.0 of .* have no female one"),
+        (
+            "driver.man.0.male.txt",
+            "driver.man.2.male.txt",
+            "line 2 of .* is not of the form occupation.participant.answer.gender",
+        ),
+        (
+            "driver.man.0.male.txt",
+            "driver.man.0.boy.txt",
+            "line 2 of .* is not of the form occupation.participant.answer.gender",
+        ),
+        ("driver.man.0.male.txt", "driver.man.0.female.txt", "line 3 of .* is a duplicate"),
+        ("driver.man.0.male.txt", "pilot.man.0.male.txt", "the sentences pilot.man.0 of .* have no female version"),
+        (
+            "driver.man.0.female.txt",
+            "pilot.man.0.female.txt",
+            "the sentences driver.man.0 of .* have no female version",
+        ),
         ("man and he is kind", "man and he is rude", "the sentences driver.man.0 of .* differ in more than a pronoun"),
         ("sentid\tsentence", "id\tsentence", "line 2 of .* lacks a text under 'sentid'"),
         ("The driver loves the man and he is kind.", "", "line 2 of .* lacks a text under 'sentence'"),
@@ -62,7 +74,7 @@ def test_pronouns_of_the_other_gender_are_refused(files):
     path = files / "all_sentences.tsv"
     swapped = {"driver.man.0.male": "driver.man.0.female", "driver.man.0.female": "driver.man.0.male"}
     path.write_text(re.sub(r"driver\.man\.0\.(fe)?male", lambda match: swapped[match[0]], path.read_text()))
-    with pytest.raises(InputError, match=r"the sentences driver.man.0 of .* have the pronouns of the other gender"):
+    with pytest.raises(InputError, match=r"the sentences driver.man.0 of .* have pronouns of the wrong gender"):
         read_pairs(files)
 
 
@@ -81,7 +93,7 @@ def test_lacking_columns_occupations_records_and_files_are_named(files):
     with pytest.raises(InputError, match=r"line 2 of .*stats.tsv lacks a text under 'bls_pct_female'"):
         read_pairs(files)
     path.write_text(text.replace("girl", "pilot"))
-    with pytest.raises(InputError, match=r"stats.tsv has none of 'girl'"):
+    with pytest.raises(InputError, match=r"stats.tsv has none for 'girl'"):
         read_pairs(files)
     path.write_text(text.splitlines()[0])
     with pytest.raises(InputError, match=r"stats.tsv has no records"):

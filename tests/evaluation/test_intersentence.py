@@ -242,7 +242,7 @@ def test_a_masked_model_without_a_head_is_refused_in_one_line(lab, clusters, tmp
     tokenizer = bpe_tokenizer()
     make_model("roberta", len(tokenizer)).save_pretrained(tmp_path / "roberta")
     tokenizer.save_pretrained(tmp_path / "roberta")
-    with pytest.raises(InputError, match=r"`model_name` .* lacks an architecture with one"):
+    with pytest.raises(InputError, match=r"`model_name` .* lacks an architecture with such a head"):
         load_next_sentence_head(str(tmp_path / "roberta"))
 
 

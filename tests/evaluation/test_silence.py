@@ -48,7 +48,7 @@ def test_a_text_that_is_mostly_or_wholly_unknown(said):
     tokenizer = wordpiece_tokenizer(pieces=False)
     model = make_model("bert", len(tokenizer))
     negative_log_likelihoods(model, tokenizer, ["foo bar baz doctor"])
-    assert said()[0].endswith("; most of them, so that figures say little about this model.")
+    assert said()[0].endswith("; that is most of them, so results say little about this model.")
     with pytest.raises(InputError, match="`text` is expected to have words that the model's tokenizer knows"):
         negative_log_likelihoods(model, tokenizer, ["foo bar baz quux"])
     causal = bpe_tokenizer(masked=False)
@@ -74,7 +74,7 @@ def test_fills_that_tie_are_counted(lab, workdir, said):
     path = lab_file(workdir / "s.json", two_words)
     data = StereoSetDataModule(str(lab / "model"), path=path)
     data.setup("test")
-    assert any(text.startswith("12 of 12 clusters have the same word in BLANK's place") for text in said())
+    assert any(text.startswith("12 of 12 clusters have the same word at the place of BLANK") for text in said())
     model, tokenizer = make_model("bert", len(data.load_tokenizer())), data.load_tokenizer()
     evaluate(model, tokenizer, [Arm(BASE)], [StereoSet(data)])
     assert "untouched, stereoset: 12 of 12 examples tie; neither sentence counts as preferred." in said()
@@ -130,7 +130,7 @@ def test_a_mask_in_a_prompt_or_a_contrast_sentence(tmp_path, masked_tokenizer):
     if mask == "[MASK]":  # the file's own mark of a slot
         data.setup("predict")
     else:
-        with pytest.raises(InputError, match=f"`prompt` is expected to have one slot but holds {mask}, too"):
+        with pytest.raises(InputError, match=f"`prompt` is expected to have one slot but also contains {mask}"):
             data.setup("predict")
     assert _example(masked_tokenizer, "x", f"the {mask} is {{slot}} now", ["rude", "kind"]) is None
     assert torch.tensor(_example(masked_tokenizer, "x", "the man is {slot} now", ["rude", "kind"]).targets).numel() == 2

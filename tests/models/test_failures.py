@@ -89,40 +89,41 @@ def text_in(name, text):
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 12\n"
 CASES = {
-    "cut weights": (cut, r"model\.safetensors is cut off or damaged"),
-    "empty weights": (lambda f: cut(f, keep=0), r"model\.safetensors is cut off or damaged"),
-    "weights are a web page": (text_in("model.safetensors", "<html>" * 99), r"model\.safetensors is cut off or"),
-    "cut .bin": (cut_bin, r"pytorch_model\.bin is cut off or damaged"),
+    "cut weights": (cut, r"model\.safetensors is truncated or corrupt"),
+    "empty weights": (lambda f: cut(f, keep=0), r"model\.safetensors is truncated or corrupt"),
+    "weights are a web page": (text_in("model.safetensors", "<html>" * 99), r"model\.safetensors is truncated or"),
+    "cut .bin": (cut_bin, r"pytorch_model\.bin is truncated or corrupt"),
     "pointer": (bin_of(LFS), r"pytorch_model\.bin is a Git LFS pointer.*git lfs pull"),
-    "code in .bin": (bin_of({"a": Harmful()}), r"pytorch_model\.bin is cut off or damaged \(it .* Python code\)"),
-    "a file of several is missing": (sharded, r"lacks model-00002-of-00002\.safetensors, one of its 2 files"),
+    "code in .bin": (bin_of({"a": Harmful()}), r"pytorch_model\.bin is truncated or corrupt \(it .* Python code\)"),
+    "a file of several is missing": (sharded, r"lacks model-00002-of-00002\.safetensors, one of its 2 weight files"),
     "no weights": (without("model.safetensors"), r"config\.json, but neither model\.safetensors nor pytorch_model"),
-    "weights under another name": (renamed, r"weights\.safetensors: weights have to be named model\.safetensors"),
-    "other sizes": (lambda f: config(f, hidden_size=64), r"its weights have other sizes than its config\.json"),
-    "more layers": (lambda f: config(f, num_hidden_layers=5), r"lacks model\.layers\.3\..*newly initialised"),
-    "fewer layers": (lambda f: config(f, num_hidden_layers=2), r"weights of 3 layers and a config\.json of 2"),
+    "weights under another name": (renamed, r"weights\.safetensors: rename the weights to model\.safetensors"),
+    "other sizes": (lambda f: config(f, hidden_size=64), r"the sizes of its weights do not match its config\.json"),
+    "more layers": (lambda f: config(f, num_hidden_layers=5), r"lacks model\.layers\.3\..*randomly initialised"),
+    "fewer layers": (lambda f: config(f, num_hidden_layers=2), r"weights for 3 layers and a config\.json with 2"),
     "no config": (without("config.json"), r"has no config\.json"),
     "config no JSON": (text_in("config.json", "{model"), r"config\.json is expected to be JSON"),
     "config empty": (text_in("config.json", ""), r"config\.json is expected to be JSON"),
-    "config a list": (text_in("config.json", "[1]"), r"config\.json is expected to hold a JSON object but holds a"),
-    "config without type": (lambda f: config(f, model_type=None), r"without `model_type`"),
+    "config a list": (text_in("config.json", "[1]"), r"config\.json is expected to contain a JSON object but"),
+    "config without type": (lambda f: config(f, model_type=None), r"no `model_type` in"),
     "config of an unknown type": (lambda f: config(f, model_type="nonsense"), r"model type `nonsense`"),
-    "config with a wrong value": (lambda f: config(f, num_hidden_layers="five"), r"config\.json has a wrong value"),
+    "config with a wrong value": (lambda f: config(f, num_hidden_layers="five"), r"config\.json has an invalid value"),
     "config with a wrong name": (lambda f: config(f, hidden_act="nonsense"), r"KeyError 'nonsense'"),
     "code of its own": (
         lambda f: config(f, model_type="mine", auto_map={"AutoConfig": "x.C", "AutoModelForCausalLM": "x.M"}),
-        r"brings its own Python code.*set `trust_remote_code` to true",
+        r"contains Python code.*set `trust_remote_code` to true",
     ),
     "gptq": (quantised("gptq", bits=4), r"GPTQ.*[Ii]nstall"),
     "awq": (quantised("awq", bits=4), r"AWQ.*[Ii]nstall"),
     "bitsandbytes": (quantised("bitsandbytes", load_in_4bit=True), r"bitsandbytes.*[Ii]nstall"),
     "unknown quantisation": (quantised("gtpq"), r"config\.json of .* says 'gtpq'\. Did you mean 'gptq'\?"),
-    "no tokenizer": (without("tokenizer.json", "tokenizer_config.json"), r"tokenizer's files \(.*\) are missing"),
-    "no tokenizer of GPT-2": (gpt2_alone, r"no tokens beside the 1 special ones"),
-    "no vocabulary": (without("tokenizer.json"), r"tokenizer's files \(.*\) are missing"),
-    "cut tokenizer": (lambda f: cut(f, "tokenizer.json"), r"tokenizer\.json is no JSON, or cut off"),
+    "no tokenizer": (without("tokenizer.json", "tokenizer_config.json"), r"tokenizer files \(.*\) are missing"),
+    "no tokenizer of GPT-2": (gpt2_alone, r"only 1 special tokens"),
+    "no vocabulary": (without("tokenizer.json"), r"tokenizer files \(.*\) are missing"),
+    "cut tokenizer": (lambda f: cut(f, "tokenizer.json"), r"tokenizer\.json is truncated or not JSON"),
     "fewer embeddings": (
-        lambda f: make_model("llama", 100).save_pretrained(f), rf"{len(TOKENIZER)} tokens and a model of 100 embeddings"
+        lambda f: make_model("llama", 100).save_pretrained(f),
+        rf"{len(TOKENIZER)} tokens and a model with 100 embeddings",
     ),
 }  # fmt: skip
 
@@ -149,9 +150,9 @@ def test_whole_folders_load(folder):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("model.safetensors", "is a file: give its folder"),
-        ("x.ckpt", "is a file: a Lightning checkpoint is given as --ckpt_path"),
-        ("nothing", "existing folder, but there is none"),
+        ("model.safetensors", "is a file. Give its folder"),
+        ("x.ckpt", "is a file. Pass a Lightning checkpoint as --ckpt_path"),
+        ("nothing", "existing folder, but .*nothing' does not exist"),
         ("empty", r"has no config\.json \(it is empty\)"),
     ],
 )
@@ -169,7 +170,7 @@ def test_a_name_that_is_nearly_an_asset():
 
 def test_a_folder_that_is_not_here_is_not_only_the_hub_s_matter(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=re.escape(f"no such folder is in {tmp_path}")):
+    with pytest.raises(InputError, match=re.escape(f"{tmp_path} has no such folder")):
         load_model("runs/model")
 
 
@@ -188,14 +189,14 @@ def test_tokens_beyond_the_embeddings(folder):
     tokenizer.add_special_tokens({"mask_token": "<another mask>"})
     for load in (load_tokenizer, load_model):
         tokenizer.save_pretrained(folder)
-        with pytest.raises(InputError, match=r"the token '.*' has none"):
+        with pytest.raises(InputError, match=r"the token '.*' has no embedding"):
             load(str(folder))
 
 
 def test_far_fewer_tokens_than_embeddings_are_warned_of(folder, caplog):
     make_model("llama", 2 * len(TOKENIZER)).save_pretrained(folder)
     load_tokenizer(str(folder))
-    assert f"{len(TOKENIZER)} tokens and a model of {2 * len(TOKENIZER)} embeddings" in caplog.text
+    assert f"{len(TOKENIZER)} tokens and a model with {2 * len(TOKENIZER)} embeddings" in caplog.text
     caplog.clear()
     make_model("llama", len(TOKENIZER) + 60).save_pretrained(folder)  # padded
     load_tokenizer(str(folder))

@@ -89,7 +89,7 @@ def test_each_architecture_loads_from_a_folder(model_type, tmp_path):
 def test_checkpoint_without_a_head_names_the_missing_weights(tmp_path):
     config = BertConfig(vocab_size=99, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2)
     folder = saved(BertModel(config), tmp_path / "headless")
-    with pytest.raises(InputError, match=r"lacks cls\.predictions\.\S+.*newly initialised"):
+    with pytest.raises(InputError, match=r"lacks cls\.predictions\.\S+.*randomly initialised"):
         load_model(folder)
 
 

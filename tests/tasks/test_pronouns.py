@@ -85,7 +85,7 @@ def test_suppressed_neurons_make_a_difference(lab, benchmark):
 
 @pytest.mark.parametrize(
     ("option", "message"),
-    [("--data.path=nowhere", "can't be read"), ("--data.every=100", "choose more")],
+    [("--data.path=nowhere", "can't be read"), ("--data.every=100", "select more")],
 )
 def test_what_is_wrong_is_one_line(lab, benchmark, option, message, capfd):
     with pytest.raises(SystemExit):

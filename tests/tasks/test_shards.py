@@ -252,8 +252,8 @@ shards.write([4], {"x": torch.ones(10)})
         f"`folder` is expected to be writable with room for the results, but {tmp_path / 'parts'}/shard-000003-"
     )
     assert end.output.endswith(
-        ".safetensors can't be written: File too large. What is finished is kept; make room and run the same command "
-        "to resume.\n"
+        ".safetensors can't be written: File too large. Finished results are kept; free some space and run the same "
+        "command to resume.\n"
     )
     assert end.output.count("\n") == 1
     assert {name for name in os.listdir(tmp_path / "parts") if not name.startswith("shard-")} == {"configuration.json"}

@@ -162,5 +162,5 @@ def test_learning_rate_must_be_positive(lr):
 
 @pytest.mark.parametrize("warmup", [-0.1, 1.0, 6.0, float("nan")])
 def test_warmup_is_a_share(warmup):
-    with pytest.raises(InputError, match=r"`warmup` is expected to lie in \[0, 1\) but got"):
+    with pytest.raises(InputError, match=r"`warmup` is expected to be in \[0, 1\) but got"):
         Tiny("nothing is loaded before", warmup=warmup)
