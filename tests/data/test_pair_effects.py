@@ -186,7 +186,7 @@ def test_sources_stand_beside_the_others(tmp_path):
     assert squared == {"known/information", "text"}
     others = [list(effects.other_batches(tokenizer, own, 64)) for own in (sources, [str(text)])]
     assert all(torch.equal(a["input_ids"], b["input_ids"]) for a, b in zip(*others, strict=True))
-    with pytest.raises(InputError, match="`contrast` is expected to have a source of ordinary text"):
+    with pytest.raises(InputError, match="`contrast` is expected to include a source of ordinary text"):
         list(effects.plain_batches(tokenizer, ["stereoset", "pairs", "panda-pairs", "knowledge"], 10, 100))
 
 
