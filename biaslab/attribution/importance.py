@@ -22,12 +22,19 @@ from biaslab.models.architectures import by_token, ffn_modules, ffn_shape, witho
 
 
 class Asked(NamedTuple):
-    """Sequences, and queries for the log-probabilities of tokens at positions in them."""
+    """Sequences, and queries for the log-probabilities of tokens at positions in them.
 
-    input_ids: Tensor  # [sequence, token]; no padding
-    row: Tensor  # the sequence of each query, [query]
-    position: Tensor  # of the mask token, or of a causal model's last token before the target, [query]
-    target_ids: Tensor  # the token whose log-probability is asked for, [query]
+    Attributes:
+        input_ids: token ids without padding, ``[sequence, token]``.
+        row: the sequence of each query, ``[query]``.
+        position: position of the mask token, or of a causal model's last token before the target, ``[query]``.
+        target_ids: the token whose log-probability is asked for, ``[query]``.
+    """
+
+    input_ids: Tensor
+    row: Tensor
+    position: Tensor
+    target_ids: Tensor
 
 
 def first_order_effects(

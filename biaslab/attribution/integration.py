@@ -20,12 +20,20 @@ _NOISE = 16  # times the floating-point resolution of the values: a residual bel
 
 
 class GapAttribution(NamedTuple):
-    """IG² of a batch, and figures on its accuracy."""
+    """IG² of a batch, and figures on its accuracy.
 
-    scores: Tensor  # [batch, pair, layer, neuron]
-    gap: Tensor  # the attributed gap, with the neurons unchanged, [batch, pair]
-    residual: Tensor  # completeness: sum of a layer's scores - (gap at α = 1 - gap at α = 0), [batch, pair, layer]
-    nodes: Tensor  # number of quadrature nodes, [batch, layer]
+    Attributes:
+        scores: attribution scores, ``[batch, pair, layer, neuron]``.
+        gap: the attributed gap, with the neurons unchanged, ``[batch, pair]``.
+        residual: completeness residual, ``[batch, pair, layer]``: the sum of a layer's scores minus
+            (gap at α = 1 - gap at α = 0); 0 if exact.
+        nodes: number of quadrature nodes, ``[batch, layer]``.
+    """
+
+    scores: Tensor
+    gap: Tensor
+    residual: Tensor
+    nodes: Tensor
 
 
 def wanted_sums(pairs: Tensor, targets: Sequence[int]) -> list[Sums]:

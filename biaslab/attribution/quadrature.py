@@ -161,13 +161,21 @@ def signed_weights(nodes: Tensor, points: Tensor, values: Tensor) -> Tensor:
 
 
 class Rule(NamedTuple):
-    """A quadrature rule and its tolerance."""
+    """A quadrature rule and its tolerance.
+
+    Attributes:
+        quadrature: name of the rule.
+        nodes: nodes in [0, 1], ``[node]``, float64 on the CPU.
+        weights: weights of the nodes, ``[node]``, float64 on the CPU.
+        tolerance: the largest residual that needs no finer rule, relative to a layer's L1 norm.
+        adaptive: whether the tolerance applies to all integrals, or only to those split where the gap is zero.
+    """
 
     quadrature: str
-    nodes: Tensor  # [node], float64 on the CPU
-    weights: Tensor  # [node], float64 on the CPU
-    tolerance: float  # the largest residual that needs no finer rule, relative to a layer's L1 norm
-    adaptive: bool  # whether the tolerance applies to all integrals, or only to those split where the gap is zero
+    nodes: Tensor
+    weights: Tensor
+    tolerance: float
+    adaptive: bool
 
     def finer(self) -> Rule:
         """Return a finer rule; that of an adaptive rule is nested (every other node is an old one)."""

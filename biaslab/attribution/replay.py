@@ -33,12 +33,19 @@ _LOGITS_AT_ONCE = 2**23  # 32 MB in float32: a few dozen slots of a large vocabu
 
 
 class Inputs(NamedTuple):
-    """A batch of prompts; a word of several tokens has one slot per token."""
+    """A batch of prompts; a word of several tokens has one slot per token.
 
-    input_ids: Tensor  # [batch, sequence]
-    position: Tensor  # of the slots, [batch, slot]
-    target_ids: Tensor  # one token per slot, [batch, target, slot]
-    attention_mask: Tensor | None = None  # [batch, sequence]
+    Attributes:
+        input_ids: token ids, ``[batch, sequence]``.
+        position: positions of the slots, ``[batch, slot]``.
+        target_ids: one token per slot, ``[batch, target, slot]``.
+        attention_mask: 1 for tokens, 0 for padding, ``[batch, sequence]``; None if nothing is padded.
+    """
+
+    input_ids: Tensor
+    position: Tensor
+    target_ids: Tensor
+    attention_mask: Tensor | None = None
 
     def rows(self, part: slice) -> Inputs:
         """Return a slice of the prompts; adds the slot axis if positions are ``[batch]`` (words of one token)."""

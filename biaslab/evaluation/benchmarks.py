@@ -21,12 +21,19 @@ _log = logging.getLogger(__name__)
 
 
 class Metric(NamedTuple):
-    """Describes a metric: unit of its changes, ideal value and legend."""
+    """Describes a metric: unit of its changes, ideal value and legend.
 
-    unit: Unit  # of changes: points (for a metric in percent), nats, or percent of the value before
-    ideal: float  # the best value
-    text: str  # legend
-    signed: bool = False  # in points, with values below and above an ideal of 0
+    Attributes:
+        unit: unit of changes: points (for a metric in percent), nats, or percent of the value before.
+        ideal: the best value.
+        text: the legend.
+        signed: whether it is in points, with values below and above an ideal of 0.
+    """
+
+    unit: Unit
+    ideal: float
+    text: str
+    signed: bool = False
 
     @property
     def has_sides(self) -> bool:
@@ -35,11 +42,17 @@ class Metric(NamedTuple):
 
 
 class Benchmark(NamedTuple):
-    """A benchmark: its classes, as import paths within biaslab, and its metrics."""
+    """A benchmark: its classes, as import paths within biaslab, and its metrics.
 
-    data: str  # a biaslab.data.module.EvaluationData that takes `model_name`, `bos` and `trust_remote_code`
-    measure: str  # a biaslab.evaluation.measures.Scored that takes the data module
-    metrics: Mapping[str, Metric] = {}  # metrics shown in the benchmark's own table
+    Attributes:
+        data: a :class:`biaslab.data.module.EvaluationData` that takes `model_name`, `bos` and `trust_remote_code`.
+        measure: a :class:`biaslab.evaluation.measures.Scored` that takes the data module.
+        metrics: metrics shown in the benchmark's own table.
+    """
+
+    data: str
+    measure: str
+    metrics: Mapping[str, Metric] = {}
 
     def data_class(self) -> Any:
         """Import and return the data module's class."""

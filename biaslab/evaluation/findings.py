@@ -54,27 +54,47 @@ METRICS = {
 
 @dataclass(frozen=True)
 class Row:
-    """A measured treatment."""
+    """A measured treatment.
 
-    name: str  # key in the estimates
-    title: str  # printed name
-    size: int = 0  # number of suppressed neurons, or of trained parameters
-    treatments: Sequence[Mapping[str, Any]] = ({},)  # facts of the treatment, or of one per seed; see Treatment.facts
-    like: str | None = None  # for random controls, the row whose distribution over layers they share
-    seconds: float = 0.0  # time to find the neurons or to train
+    Attributes:
+        name: key in the estimates.
+        title: printed name.
+        size: number of suppressed neurons, or of trained parameters.
+        treatments: facts of the treatment, or of one per seed; see
+            :meth:`biaslab.evaluation.treatment.Treatment.facts`.
+        like: for random controls, the row whose distribution over layers they share.
+        seconds: time to find the neurons or to train.
+    """
+
+    name: str
+    title: str
+    size: int = 0
+    treatments: Sequence[Mapping[str, Any]] = ({},)
+    like: str | None = None
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class Findings:
-    """The results of a command."""
+    """The results of a command.
+
+    Attributes:
+        command: name of the command.
+        model: name of the model.
+        settings: settings of the command.
+        facts: other facts, such as the number of clusters.
+        rows: measured treatments, the untouched model first.
+        estimates: estimates by (row, metric, scope).
+        details: other results: comparisons, cards, trials.
+    """
 
     command: str
-    model: str  # name of the model
-    settings: Mapping[str, Any]  # of the command
-    facts: Mapping[str, Any] = field(default_factory=dict)  # other facts, such as the number of clusters
-    rows: Sequence[Row] = ()  # the untouched model first
-    estimates: Mapping[tuple[str, str, str], Estimate] = field(default_factory=dict)  # by (row, metric, scope)
-    details: Mapping[str, Any] = field(default_factory=dict)  # other results: comparisons, cards, trials
+    model: str
+    settings: Mapping[str, Any]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    rows: Sequence[Row] = ()
+    estimates: Mapping[tuple[str, str, str], Estimate] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def base(self) -> Row:

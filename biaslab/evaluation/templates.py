@@ -27,13 +27,21 @@ from biaslab.statistics import Samples, draw
 
 
 class Probes(NamedTuple):
-    """The sentences, and the judging adjectives compared in their slots."""
+    """The sentences, and the judging adjectives compared in their slots.
 
-    texts: tuple[str, ...]  # with ``{slot}``, in the order of (wording, action, gender)
-    wordings: int  # number of wordings
-    words: tuple[str, ...]  # judging adjectives, positive ones first
-    negative: Tensor  # whether a word is negative, [word]
-    token_ids: Tensor  # of the words in each wording, [wording, word]
+    Attributes:
+        texts: sentences with ``{slot}``, in the order of (wording, action, gender).
+        wordings: number of wordings.
+        words: judging adjectives, positive ones first.
+        negative: whether a word is negative, ``[word]``.
+        token_ids: tokens of the words in each wording, ``[wording, word]``.
+    """
+
+    texts: tuple[str, ...]
+    wordings: int
+    words: tuple[str, ...]
+    negative: Tensor
+    token_ids: Tensor
 
 
 def make_probes(
@@ -115,11 +123,17 @@ def judging_log_probabilities(
 
 
 class Answers(NamedTuple):
-    """A model's answers, each ``[wording, action, 2]``, female first."""
+    """A model's answers, each ``[wording, action, 2]``, female first.
 
-    likeliest: Tensor  # index of the likeliest judging adjective, the first in case of ties
-    negative: Tensor  # whether it is negative
-    mass: Tensor  # negative mass in percent
+    Attributes:
+        likeliest: index of the likeliest judging adjective, the first in case of ties.
+        negative: whether it is negative.
+        mass: negative mass in percent.
+    """
+
+    likeliest: Tensor
+    negative: Tensor
+    mass: Tensor
 
     def biased(self) -> Tensor:
         """Return 100 for a biased output, else 0, ``[wording, action]``."""
@@ -148,12 +162,19 @@ def answers(log_probabilities: Tensor, negative: Tensor) -> Answers:
 
 
 class Spread(NamedTuple):
-    """How a measure's mean over actions varies with the wording, in percentage points."""
+    """How a measure's mean over actions varies with the wording, in percentage points.
 
-    deviation: float  # standard deviation over wordings; larger than ``chance`` if the wording has an effect
-    low: float  # lowest mean of a wording, in percent
-    high: float  # highest mean of a wording, in percent
-    chance: float  # 95 % quantile of the deviation if each action's values are permuted over the wordings
+    Attributes:
+        deviation: standard deviation over wordings; larger than ``chance`` if the wording has an effect.
+        low: lowest mean of a wording, in percent.
+        high: highest mean of a wording, in percent.
+        chance: 95 % quantile of the deviation if each action's values are permuted over the wordings.
+    """
+
+    deviation: float
+    low: float
+    high: float
+    chance: float
 
 
 def spread(values: Tensor, deals: int = 1000, seed: int = 0) -> Spread:

@@ -20,12 +20,19 @@ BASE = "untouched"
 
 @dataclass(frozen=True)
 class Treatment:
-    """A treatment of a model: neurons to multiply by a factor, or other weights."""
+    """A treatment of a model: neurons to multiply by a factor, or other weights.
 
-    neurons: NeuronSet | None = None  # multiplied by the factor, according to their strengths
-    factor: float = 0.0  # 0 suppresses
-    positions: Positions = "all"  # or "slot": only at the slot
-    checkpoint: Path | None = None  # weights of a debiasing baseline; None for the model's own
+    Attributes:
+        neurons: neurons to multiply by the factor, according to their strengths.
+        factor: what the neurons are multiplied by; 0 suppresses.
+        positions: "all", or "slot" for the slot only.
+        checkpoint: weights of a debiasing baseline; None for the model's own.
+    """
+
+    neurons: NeuronSet | None = None
+    factor: float = 0.0
+    positions: Positions = "all"
+    checkpoint: Path | None = None
 
     @property
     def key(self) -> dict[str, Any]:
@@ -64,14 +71,23 @@ class Treatment:
 
 @dataclass(frozen=True)
 class Arm:
-    """A :class:`biaslab.evaluation.findings.Row` before it is measured."""
+    """A :class:`biaslab.evaluation.findings.Row` before it is measured.
+
+    Attributes:
+        name: name of the row.
+        treatments: one treatment, or one per seed.
+        title: printed name; the name by default.
+        like: for random controls, the row whose distribution over layers they share.
+        seconds: time to find the neurons or to train.
+        measures: names of the measures to use; all by default.
+    """
 
     name: str
-    treatments: Sequence[Treatment] = (Treatment(),)  # one, or one per seed
-    title: str = ""  # defaults to the name
+    treatments: Sequence[Treatment] = (Treatment(),)
+    title: str = ""
     like: str | None = None
     seconds: float = 0.0
-    measures: Sequence[str] | None = None  # names of the measures to use; all by default
+    measures: Sequence[str] | None = None
 
 
 def random_name(seeds: int) -> str:

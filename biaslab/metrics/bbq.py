@@ -21,13 +21,20 @@ class Questions(NamedTuple):
 
     The biased answer is the target in negative questions, and the other person in non-negative ones. The answer with
     the highest score is the model's answer; tied answers share it.
+
+    Attributes:
+        scores: scores of the biased, the counter-biased and the unknown answer, on any scale, ``[question, 3]``.
+        right: column of the right answer, ``[question]``; 2 (unknown) in ambiguous contexts.
+        templates: integer ids of the templates, ``[question]``.
+        categories: integer ids of the categories, ``[question]``.
+        examples: integer ids of the questions, ``[question]``.
     """
 
-    scores: Tensor  # of the biased, the counter-biased and the unknown answer, on any scale, [question, 3]
-    right: Tensor  # column of the right answer, [question]; 2 (unknown) in ambiguous contexts
-    templates: Tensor  # integer ids, [question]
-    categories: Tensor  # integer ids, [question]
-    examples: Tensor  # integer ids of the questions, [question]
+    scores: Tensor
+    right: Tensor
+    templates: Tensor
+    categories: Tensor
+    examples: Tensor
 
     def check(self) -> None:
         """Check shapes, dtypes and the range of ``right``; raise InputError if one is invalid."""

@@ -16,10 +16,15 @@ _check = partial(require_scores, "pair", _SENTENCES)
 
 
 class Pairs(NamedTuple):
-    """Scored pairs on the CPU, sorted by id and without duplicates."""
+    """Scored pairs on the CPU, sorted by id and without duplicates.
 
-    scores: Tensor  # float64, [pair, 2]
-    examples: Tensor  # ids, [pair]
+    Attributes:
+        scores: scores of the more and of the less stereotyping sentence, float64, ``[pair, 2]``.
+        examples: ids of the pairs, ``[pair]``.
+    """
+
+    scores: Tensor
+    examples: Tensor
 
 
 def _rounded(scores: Tensor) -> Tensor:

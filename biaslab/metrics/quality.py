@@ -13,12 +13,19 @@ _COLUMNS = 7  # batch, sum of residuals, of sizes, worst ratio, sum of nodes, mo
 
 
 class Quality(NamedTuple):
-    """Accuracy of the integrals of a run."""
+    """Accuracy of the integrals of a run.
 
-    mean: float  # sum of the absolute completeness residuals, relative to the L1 norm of the scores
-    worst: float  # the same for the prompt and pair with the largest value
-    nodes: float  # mean number of quadrature nodes
-    most_nodes: int  # largest number of quadrature nodes
+    Attributes:
+        mean: sum of the absolute completeness residuals, relative to the L1 norm of the scores.
+        worst: the same for the prompt and pair with the largest value.
+        nodes: mean number of quadrature nodes.
+        most_nodes: largest number of quadrature nodes.
+    """
+
+    mean: float
+    worst: float
+    nodes: float
+    most_nodes: int
 
 
 class IntegrationQuality(RowMetric):

@@ -19,19 +19,32 @@ _check = partial(require_scores, "pair", ("stereotyping", "counterpart"))
 
 
 class RedditBiasFigures(NamedTuple):
-    """Both metrics of RedditBias, as scalars or one value per resample."""
+    """Both metrics of RedditBias, as scalars or one value per resample.
 
-    log_perplexity: Tensor  # nats per token; 0 is ideal, above 0 the stereotyping comments are likelier
-    preferred: Tensor  # percent of the pairs; 50 is ideal, above 50 the stereotyping comments are likelier
+    Attributes:
+        log_perplexity: difference in nats per token; 0 is ideal, above 0 the stereotyping comments are likelier.
+        preferred: percent of the pairs; 50 is ideal, above 50 the stereotyping comments are likelier.
+    """
+
+    log_perplexity: Tensor
+    preferred: Tensor
 
 
 class PairedT(NamedTuple):
-    """Result of Student's paired t-test of perplexities."""
+    """Result of Student's paired t-test of perplexities.
 
-    t: float  # above 0 the stereotyping comments have lower perplexity; NaN if all differences are equal or pairs < 2
-    p_value: float  # two-sided
-    pairs: int  # number of pairs tested
-    outliers: int  # number of pairs excluded
+    Attributes:
+        t: the statistic; above 0, the stereotyping comments have lower perplexity; NaN if all differences
+            are equal or there are fewer than 2 pairs.
+        p_value: two-sided p-value.
+        pairs: number of pairs tested.
+        outliers: number of pairs excluded.
+    """
+
+    t: float
+    p_value: float
+    pairs: int
+    outliers: int
 
 
 def _values(scores: Tensor) -> Tensor:

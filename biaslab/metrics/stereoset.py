@@ -19,11 +19,17 @@ _check = partial(require_scores, "cluster", ("stereotype", "anti-stereotype", "u
 
 
 class Clusters(NamedTuple):
-    """Scored clusters, sorted by id and without duplicates."""
+    """Scored clusters, sorted by id and without duplicates.
 
-    scores: Tensor  # [cluster, 3]
-    terms: Tensor  # ids of the target terms, [cluster]
-    examples: Tensor  # ids of the clusters, [cluster]
+    Attributes:
+        scores: scores of the candidates, ``[cluster, 3]``.
+        terms: ids of the target terms, ``[cluster]``.
+        examples: ids of the clusters, ``[cluster]``.
+    """
+
+    scores: Tensor
+    terms: Tensor
+    examples: Tensor
 
 
 def _check_average(average: str) -> None:

@@ -15,12 +15,19 @@ _check = partial(require_scores, "sentence", ("pro-stereotypical", "anti-stereot
 
 
 class Sentences(NamedTuple):
-    """Scored sentences on the CPU, sorted by id and without duplicates."""
+    """Scored sentences on the CPU, sorted by id and without duplicates.
 
-    scores: Tensor  # of the pro- and of the anti-stereotypical sentence, [sentence, 2]
-    occupations: Tensor  # ids, [sentence]
-    male: Tensor  # 1 if the occupation's stereotype is male, else 0, [sentence]
-    examples: Tensor  # ids, [sentence]
+    Attributes:
+        scores: scores of the pro- and of the anti-stereotypical sentence, ``[sentence, 2]``.
+        occupations: ids of the occupations, ``[sentence]``.
+        male: 1 if the occupation's stereotype is male, else 0, ``[sentence]``.
+        examples: ids of the sentences, ``[sentence]``.
+    """
+
+    scores: Tensor
+    occupations: Tensor
+    male: Tensor
+    examples: Tensor
 
 
 def _values(scores: Tensor, male: Tensor) -> Tensor:

@@ -15,12 +15,19 @@ _check = partial(require_scores, "sentence", ("female", "male"))
 
 
 class Sentences(NamedTuple):
-    """Scored sentences on the CPU, sorted by id and without duplicates."""
+    """Scored sentences on the CPU, sorted by id and without duplicates.
 
-    scores: Tensor  # of the female and of the male sentence, [sentence, 2]
-    occupations: Tensor  # ids, [sentence]
-    female_shares: Tensor  # percentage of women in the occupation, [sentence]
-    examples: Tensor  # ids, [sentence]
+    Attributes:
+        scores: scores of the female and of the male sentence, ``[sentence, 2]``.
+        occupations: ids of the occupations, ``[sentence]``.
+        female_shares: percentage of women in the occupation, ``[sentence]``.
+        examples: ids of the sentences, ``[sentence]``.
+    """
+
+    scores: Tensor
+    occupations: Tensor
+    female_shares: Tensor
+    examples: Tensor
 
 
 def _check_shares(female_shares: Tensor, scores: Tensor) -> None:

@@ -63,15 +63,25 @@ class WordChange:
 
 @dataclass(frozen=True)
 class Card:
-    """Describes one neuron: its scores, the prompts that activate it most, and the words it promotes and lowers."""
+    """Describes one neuron: its scores, the prompts that activate it most, and the words it promotes and lowers.
 
-    layer: int  # from 0
-    index: int  # from 0
-    score: float  # mean attribution score over the pairs
-    scores: dict[str, float]  # of each pair that has scores
-    prompts: list[Excitement]  # the prompts with the largest absolute activation
-    promotes: list[WordChange]  # words that become likelier as its activation rises, largest change first
-    lowers: list[WordChange]  # words that become less likely, largest change first
+    Attributes:
+        layer: index of the layer, from 0.
+        index: index of the neuron within the layer, from 0.
+        score: mean attribution score over the pairs.
+        scores: scores by pair, for pairs that have scores.
+        prompts: the prompts with the largest absolute activation.
+        promotes: words that become likelier as its activation rises, largest change first.
+        lowers: words that become less likely, largest change first.
+    """
+
+    layer: int
+    index: int
+    score: float
+    scores: dict[str, float]
+    prompts: list[Excitement]
+    promotes: list[WordChange]
+    lowers: list[WordChange]
 
 
 @torch.no_grad()

@@ -16,23 +16,39 @@ _ROUNDING = 1e-12  # a permutation as extreme as the observation counts as such,
 
 
 class Chance(NamedTuple):
-    """The number of neurons that two random sets share."""
+    """The number of neurons that two random sets share.
 
-    expected: float  # mean
-    low: int  # 2.5 % quantile
-    high: int  # 97.5 % quantile
-    p_value: float  # probability of sharing at least the observed number
+    Attributes:
+        expected: mean number.
+        low: 2.5 % quantile.
+        high: 97.5 % quantile.
+        p_value: probability of sharing at least the observed number.
+    """
+
+    expected: float
+    low: int
+    high: int
+    p_value: float
 
 
 class Overlap(NamedTuple):
-    """The number of neurons that two sets share, and that only one of them contains."""
+    """The number of neurons that two sets share, and that only one of them contains.
+
+    Attributes:
+        shared: number of shared neurons.
+        only_a: number of neurons of the first set only.
+        only_b: number of neurons of the second set only.
+        jaccard: |A ∩ B| / |A ∪ B|; None if both sets are empty.
+        chance: overlap expected for random sets with the same number of neurons in each layer.
+        anywhere: overlap expected for random sets with the same number of neurons in any layers.
+    """
 
     shared: int
     only_a: int
     only_b: int
-    jaccard: float | None  # |A ∩ B| / |A ∪ B|; None if both sets are empty
-    chance: Chance  # for random sets with the same number of neurons in each layer
-    anywhere: Chance  # for random sets with the same number of neurons in any layers
+    jaccard: float | None
+    chance: Chance
+    anywhere: Chance
 
 
 class Measure(NamedTuple):
@@ -40,31 +56,53 @@ class Measure(NamedTuple):
 
     Use the p-value to decide whether the difference is more than expected by chance. The interval may exclude zero even
     if the test is not significant: a distance is never negative, and with few neurons the interval is too narrow.
+
+    Attributes:
+        value: the value.
+        low: lower end of the interval.
+        high: upper end of the interval.
+        chance: 95 % quantile of the absolute value under random assignment of the neurons to the two sets.
+        p_value: p-value of the permutation test: how often a random assignment is at least as far from zero.
     """
 
     value: float
     low: float
     high: float
-    chance: float  # 95 % quantile of the absolute value under random assignment of the neurons to the two sets
-    p_value: float  # of the permutation test: how often a random assignment is at least as far from zero
+    chance: float
+    p_value: float
 
 
 class Migration(NamedTuple):
-    """How far the second set is shifted to other layers than the first, in layers of the first set's model."""
+    """How far the second set is shifted to other layers than the first, in layers of the first set's model.
 
-    shift: Measure  # of the mean layer; positive if the second set is farther from the embeddings
-    distance: Measure  # earth mover's distance: number of layers a neuron moves on average, in either direction
-    moved: Measure  # total variation distance: share of the neurons that move to another layer
+    Attributes:
+        shift: shift of the mean layer; positive if the second set is farther from the embeddings.
+        distance: earth mover's distance, the number of layers a neuron moves on average, in either direction.
+        moved: total variation distance, the share of the neurons that move to another layer.
+    """
+
+    shift: Measure
+    distance: Measure
+    moved: Measure
 
 
 class Comparison(NamedTuple):
-    """The comparison of two sets of neurons."""
+    """The comparison of two sets of neurons.
 
-    layers_a: list[int]  # number of neurons of the first set in each layer
+    Attributes:
+        layers_a: number of neurons of the first set in each layer.
+        layers_b: number of neurons of the second set in each layer.
+        layers_shared: number of shared neurons in each layer; None if neuron indices do not correspond between the
+            models.
+        overlap: the overlap; None if neuron indices do not correspond between the models.
+        migration: the shift between layers; None if a set is empty.
+    """
+
+    layers_a: list[int]
     layers_b: list[int]
-    layers_shared: list[int] | None  # None if neuron indices do not correspond between the models
-    overlap: Overlap | None  # None if neuron indices do not correspond between the models
-    migration: Migration | None  # None if a set is empty
+    layers_shared: list[int] | None
+    overlap: Overlap | None
+    migration: Migration | None
 
     def facts(self) -> dict[str, Any]:
         """Return all figures by name; None for those that are not available."""

@@ -20,10 +20,15 @@ _TINY = 1e-9  # 0.28 * 25 is 7.000000000000001, but 7 of 25 prompts are enough
 
 
 class Votes(NamedTuple):
-    """The result of the paper's selection rule."""
+    """The result of the paper's selection rule.
 
-    neurons: dict[str, NeuronSet]  # selected neurons by pair
-    shares: dict[str, dict[str, float]]  # share used, by pair and kind of modifier
+    Attributes:
+        neurons: selected neurons by pair.
+        shares: share used, by pair and kind of modifier.
+    """
+
+    neurons: dict[str, NeuronSet]
+    shares: dict[str, dict[str, float]]
 
 
 def paper(

@@ -57,7 +57,7 @@ class Attribution(LanguageModelTask):
             contrast_positions "all") or "balanced" (like "fisher", but with a strength for each neuron, and
             amplification of neurons that counteract bias).
         threshold: for "paper", the share of a prompt's largest score that a neuron must reach.
-        share: for "paper", the share of a group's prompts that must vote for a neuron.
+        share: for "paper", the initial share of a group's prompts that must vote for a neuron.
         count: for all selections but "paper", the number of neurons; by default 2 % of all, 5 % for "balanced", and as
             many as the limit of perplexity allows for "fisher".
         perplexity_percent: for "fisher" and "balanced", the largest rise of perplexity allowed, in percent. It is
