@@ -86,7 +86,7 @@ def test_a_word_that_is_several_tokens_in_one_wording_is_left_out():
 
 def test_adjectives_of_one_kind_are_not_enough(monkeypatch):
     monkeypatch.setattr(probing, "NEGATIVE", ("clumsy",))
-    with pytest.raises(InputError, match=r"but has kind, nice. Choose another model"):
+    with pytest.raises(InputError, match=r"but has kind, nice. Use another model"):
         make_probes(wordpiece_tokenizer(), SHORT, DEEDS)
 
 

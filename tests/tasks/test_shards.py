@@ -208,7 +208,7 @@ def test_a_folder_without_its_configuration_is_refused(shards, tmp_path):
     with pytest.raises(InputError, match=r"has a corrupt configuration.json. Use another folder"):
         shards.open(CONFIGURATION)
     path.unlink()
-    with pytest.raises(InputError, match=r"holds shard-000004-\w+.safetensors and no configuration.json"):
+    with pytest.raises(InputError, match=r"holds shard-000004-\w+.safetensors but no configuration.json"):
         shards.open(CONFIGURATION)
     assert not path.exists()
     files(tmp_path)[0].unlink()
