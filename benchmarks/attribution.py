@@ -1,9 +1,9 @@
-"""How long attribution takes: the authors' way, captum's, and biaslab's; FLOP/s, key/value reuse, memory.
+"""Time of attribution with the authors' loop, captum and biaslab; FLOP/s, key/value reuse, accuracy and memory.
 
 python benchmarks/attribution.py [masked] [pairs] [causal] [accuracy] [memory] [--device cpu] [--dtype float32]
 
-captum is wanted, not needed: pip install matplotlib, then pip install --no-deps captum, whose metadata asks for an old
-numpy though its code does not.
+captum is optional: pip install matplotlib, then pip install --no-deps captum (its metadata requires an old numpy, which
+its code does not need).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _NEEDED = ("input_ids", "position", "target_ids", "pairs")
 
 
 class Prompts(NamedTuple):
-    """Equally long prompts: ids [batch, length], slots [batch], targets [batch, target]."""
+    """Prompts of equal length: ids [batch, length], slots [batch], targets [batch, target]."""
 
     ids: Tensor
     position: Tensor
@@ -67,7 +67,7 @@ def seconds(function: Callable[[], object], device: str) -> float:
 
 
 def authors_loop(model: PreTrainedModel, prompts: Prompts) -> Tensor:
-    """One prompt, demographic and layer at a time, padded to 128, full passes, 20 left-Riemann points; signed."""
+    """IG of one prompt, demographic and layer at a time: padded to 128, full passes, 20 left Riemann points, signed."""
     ids, position = prompts.ids[:1], int(prompts.position[0])
     padded = torch.zeros(1, PADDED, dtype=torch.long, device=ids.device)
     padded[:, : ids.shape[1]] = ids
@@ -99,7 +99,7 @@ def authors_loop(model: PreTrainedModel, prompts: Prompts) -> Tensor:
 
 
 def captum_layers(model: PreTrainedModel, prompts: Prompts, steps: int) -> Tensor:
-    """LayerIntegratedGradients of the gap, layer by layer; only the slot's activation differs from the origin's."""
+    """LayerIntegratedGradients of the gap, layer by layer; only the activation at the slot is set to the baseline."""
     from captum.attr import LayerIntegratedGradients
 
     ids, position = prompts.ids[:1], int(prompts.position[0])
@@ -127,7 +127,7 @@ def captum_layers(model: PreTrainedModel, prompts: Prompts, steps: int) -> Tenso
 
 
 class Products(TorchDispatchMode):
-    """Takes note of the matrix products with the model's weights: the shape of the first factor, and the second."""
+    """Records the matrix products with the model's weights: the shape of the first factor, and the second factor."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class Products(TorchDispatchMode):
         return sum(2.0 * shape.numel() * weight.shape[1] for shape, weight in self.calls)
 
     def replay(self) -> Callable[[], object]:
-        """Return a function that does these products alone, in the same order."""
+        """Return a function that computes only these products, in the same order."""
         inputs = {shape: torch.randn(shape).to(weight) for shape, weight in self.calls}
         return lambda: [torch.mm(inputs[shape], weight) for shape, weight in self.calls]
 
@@ -174,7 +174,7 @@ def report(name: str, prompt: float, base: float, off: float, rate: float = 0, s
 
 
 def compare(model: PreTrainedModel, device: str, targets: int, loop: float | None) -> float:
-    """Print a table for all pairs of some demographics; return the loop's seconds for one prompt and pair."""
+    """Print a table for all pairs of a number of demographics; return the loop's seconds for one prompt and pair."""
     batches, pairs = make_prompts(device, targets), torch.combinations(torch.arange(targets))
     count = sum(len(batch.ids) for batch in batches)
     one = Prompts(*(x[:1] for x in batches[2]))
@@ -185,21 +185,21 @@ def compare(model: PreTrainedModel, device: str, targets: int, loop: float | Non
     if loop is None:
         found: list[Tensor] = []
         loop = seconds(lambda: found.append(authors_loop(model, one)), device)
-        report("(a) the authors' way, signed, 20 left Riemann", loop, loop, error(found[0], exact["signed"][0]))
+        report("(a) authors' loop, signed, 20 left Riemann", loop, loop, error(found[0], exact["signed"][0]))
         try:
             took = seconds(lambda: found.append(captum_layers(model, one, steps=3)), device)
             report("(b) captum, signed, 3 Gauss-Legendre", took, loop, error(found[1], exact["signed"][0]))
         except ImportError:
             print("(b) captum is not installed")
     else:
-        print(f"(a) {loop:.1f} s a pair, as above")
+        print(f"(a) {loop:.1f} s per pair, as above")
     base = loop * len(pairs)
     rules: dict[str, dict[str, object]] = {
         "2 Gauss-Legendre": {"steps": 2},
         "3 Clenshaw-Curtis": {"steps": 3, "quadrature": "clenshaw_curtis"},
         "auto": {"steps": "auto"},
     }
-    if targets > 2:  # which takes long
+    if targets > 2:  # to save time
         del rules["2 Gauss-Legendre"]
     for gap, name in itertools.product(("signed", "absolute"), rules):
         options = rules[name] | {"gap": gap}
@@ -213,7 +213,7 @@ def compare(model: PreTrainedModel, device: str, targets: int, loop: float | Non
         alone, arithmetic = products.replay(), flops_of(model, batches, results, pairs)
         seconds(alone, device)
         times, shares = [], []
-        for _ in range(ROUNDS):  # in turn, so that a machine that drifts does so for both
+        for _ in range(ROUNDS):  # alternating, so that drifts in machine speed affect both
             gemm = products.flops() / seconds(alone, device)
             times.append(seconds(lambda o=options: run(model, batches, pairs, **o), device))
             shares.append(arithmetic / times[-1] / gemm)
@@ -237,11 +237,11 @@ def all_pairs(device: str, dtype: torch.dtype, loop: float | None) -> None:
 
 
 def causal(device: str, dtype: torch.dtype) -> None:
-    """Print what reusing keys and values saves; an attention mask, which changes nothing else, switches it off."""
+    """Print the speedup from reusing keys and values; an attention mask of ones disables it."""
     torch.manual_seed(0)
     config = LlamaConfig(hidden_size=768, intermediate_size=2048, num_hidden_layers=12, num_attention_heads=12)
     model = LlamaForCausalLM(config).to(device, dtype).eval().requires_grad_(False)
-    count = 36  # as many prompts as a batch of 512 tokens has
+    count = 36  # number of prompts in a batch of 512 tokens
     print(f"\ncausal, llama shape, 12 layers, {count} prompts, slot last, 3 Clenshaw-Curtis nodes")
     for length, targets in ((14, 2), (28, 2), (14, 10)):
         ids = torch.randint(1000, 30_000, (count, length), generator=torch.Generator().manual_seed(1)).to(device)
@@ -249,15 +249,15 @@ def causal(device: str, dtype: torch.dtype) -> None:
         pairs = torch.combinations(torch.arange(targets)).to(device)
         arguments = ids, position, torch.arange(1000, 1000 + targets, device=device).expand(count, -1), pairs
         go = partial(attribute_gaps, model, *arguments, steps=3, quadrature="clenshaw_curtis")
-        for _ in range(3):  # allocates, and finds the fastest kernels
+        for _ in range(3):  # warm up: allocate memory and select kernels
             go()
         reused, whole = seconds(go, device) / count, seconds(partial(go, attention_mask=mask), device) / count
         what = f"{length} tokens, {len(pairs)} pair{'s' if len(pairs) > 1 else ''}"
-        print(f"{what:20}{reused:.3f} s a prompt, without reuse {whole:.3f}: ratio {whole / reused:.1f}")
+        print(f"{what:20}{reused:.3f} s per prompt, without reuse {whole:.3f}: ratio {whole / reused:.1f}")
 
 
 def accuracy() -> None:
-    """Print the errors of the rules on a real model, where 40 Gauss-Legendre nodes are the reference."""
+    """Print the errors of the quadrature rules on a real model, relative to 40 Gauss-Legendre nodes."""
     model, _ = load_model("minilm-mlm")
     data = PromptDataModule(dimensions=["gender", "ethnicity", "religion"], kinds=["negative"], modifiers=1)
     data.setup("predict")
@@ -269,7 +269,7 @@ def accuracy() -> None:
         {"steps": "auto"},
         {"steps": "auto", "tolerance": 0.001},
     ]
-    print(f"\nminilm-mlm, {2 * len(batches)} prompts: L1 error of a layer and pair, relative")
+    print(f"\nminilm-mlm, {2 * len(batches)} prompts: relative L1 error per layer and pair")
     print(f"{'':52}{'median':>9}{'95 %':>9}{'all':>9}{'nodes':>7}")
     for gap in ("signed", "absolute"):
         exact = [attribute_gaps(model, **batch, steps=40, gap=gap).scores for batch in batches]
@@ -284,7 +284,7 @@ def accuracy() -> None:
 
 
 def memory() -> None:
-    """Peak memory of whole `biaslab predict` processes."""
+    """Print the peak memory of `biaslab predict` with few and with many prompts."""
     config = Path(__file__).parents[1] / "configs" / "attribute.yaml"
     peaks = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -301,7 +301,7 @@ def memory() -> None:
             peaks[modifiers * 6 * 12] = usage.ru_maxrss / 1024
     (few, low), (many, high) = peaks.items()
     print(
-        f"\npeak memory, minilm-mlm: {low:.0f} MiB at {few} prompts, {high:.0f} MiB at {many}: ratio {high / low:.3f}"
+        f"\npeak memory, minilm-mlm: {low:.0f} MiB for {few} prompts, {high:.0f} MiB for {many}: ratio {high / low:.3f}"
     )
 
 
@@ -311,8 +311,8 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", default=parts, help=", ".join(parts))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--tf32", action="store_true", help="let a GPU round float32 products to TF32")
-    parser.add_argument("--loop", type=float, help="seconds of (a) for a prompt and pair, where measured just before")
+    parser.add_argument("--tf32", action="store_true", help="allow TF32 for float32 matrix products on a GPU")
+    parser.add_argument("--loop", type=float, help="seconds of (a) per prompt and pair, if already measured")
     options = parser.parse_args()
     device, dtype = options.device, getattr(torch, options.dtype)
     torch.backends.cuda.matmul.allow_tf32 = options.tf32

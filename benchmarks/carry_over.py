@@ -1,9 +1,10 @@
-"""Does what is found by one source of bias carry over to other measures? A matrix: sets of neurons × held-out measures.
+"""Whether neurons found with one source of bias also affect other measures: sets of neurons × held-out measures.
 
-One attribution pass measures what neurons do to all sources. Then neurons are chosen by each source alone and by
-several together, each set for the same rise of perplexity, suppressed, and judged by measures that nothing is found or
-chosen by: SETS is fixed before. What is found and answered is kept under the output folder: the same command goes on
-where it was killed. About an hour for minilm-mlm on one core, half of that with --every 4:
+One attribution pass measures the effects of neurons on all sources. Neurons are then selected with each source alone
+and with several together (SETS, fixed in advance), each set for the same rise of perplexity. Each set is suppressed and
+evaluated by measures that were not used to find or select neurons. Intermediate results are cached in the output
+folder, so the same command resumes an interrupted run. About an hour for minilm-mlm on one core, half of that with
+--every 4:
 
     python benchmarks/carry_over.py [--model NAME] [--every N]
 """
@@ -36,43 +37,43 @@ from biaslab.statistics import Estimate, Interval
 from biaslab.store import Artifacts, write_atomically
 from biaslab.tasks.attribution import Attribution
 
-# a row: how much each source of bias counts
+# rows: the weight of each source of bias
 SETS: dict[str, dict[str, float]] = {
     "contrast": {"contrast": 1.0},
     "prompts": {"prompts": 1.0},
     "pairs": {"pairs": 1.0},
     "panda-pairs": {"panda-pairs": 1.0},
-    "joint": USUAL["balanced"].source_weights or {},  # what `biaslab debias` takes
+    "joint": USUAL["balanced"].source_weights or {},  # the default of `biaslab debias`
     "all": {"contrast": 1.0, "prompts": 0.75, "pairs": 0.5, "panda-pairs": 0.5},
     "without-contrast": {"prompts": 1.0, "pairs": 1.0, "panda-pairs": 1.0},
 }
-JOINT = "joint"  # in whose layers the random controls lie
+JOINT = "joint"  # row whose distribution over layers the random controls share
 CONTRAST = ["stereoset", "bold", "bug", "knowledge", "pairs", "panda-pairs"]
 OWN = {  # the measures of the same kind as a source
     "contrast": ("SS", SS_LOG_RATIO, "ICAT"), "prompts": ("log gap",), "pairs": ("pairs",), "panda-pairs": ("panda",),
 }  # fmt: skip
-METRIC_NAMES = {  # the columns: a metric, and its heading in the terminal
+METRIC_NAMES = {  # columns: metric, and its heading in the terminal
     "SS": "SS", SS_LOG_RATIO: "SS l-r", "LMS": "LMS", "ICAT": "ICAT",
     "CrowS-Pairs": "CrowS", PAIRS_LOG_RATIO: "CrowS l-r",
     "log gap": "log gap", "pairs": "pairs", "panda": "panda", "knowledge": "knowl.", "perplexity": "ppl",
 }  # fmt: skip
-IN_NATS = ("log gap", "panda")  # though their changes are in percent
+IN_NATS = ("log gap", "panda")  # values in nats, but changes in percent
 SENTENCES, PANDA_PAIRS = 200, 1000
-LEGEND = """First row: the untouched model; below: changes, in the unit of the last row.
-▸ a measure of the source's own kind. * the 95 % interval of the change excludes 0. ± over seeds.
-SS and CrowS-Pairs are best at 50, the log-ratios, gaps, pairs and panda at 0."""
+LEGEND = """First row: the untouched model. Other rows: changes, in the unit given in the last row.
+▸ measure of the same kind as the source. * significant (95 % CI excludes 0). ± standard deviation over seeds.
+The ideal is 50 for SS and CrowS-Pairs, and 0 for log-ratios, gaps, pairs and panda."""
 
 
 def find(task: Attribution, weights: Mapping[str, float]) -> NeuronSet:
-    """Return the neurons of a row of SETS, as many as the task's perplexity allows."""
+    """Return the neurons of a row of SETS, as many as the task's limit of perplexity allows."""
     spared = USUAL["balanced"].knowledge_weight
     return task.select("balanced", source_weights=dict(weights), knowledge_weight=spared, count=None)
 
 
 def found(cache: Artifacts, model: str, weights: str, to: str, percent: float, limit: int) -> dict[str, NeuronSet]:
-    """Return the neurons of each row, found once; weights: the model's fingerprint, to: what sets them."""
+    """Return the neurons of each row, cached; weights: the model's fingerprint, to: the replacement."""
     data: dict[str, Any] = {"contrast": CONTRAST, "contrast_positions": "all", "contrast_limit": limit}
-    # the pass's own set is not used: to measure how many neurons are affordable takes long
+    # the set of the pass itself is not used; a count avoids the slow search for the affordable number of neurons
     options: dict[str, Any] = {"selection": "fisher", "source": "contrast", "count": 1}
     options |= {"replacement": to, "perplexity_percent": percent}
 
@@ -85,7 +86,7 @@ def found(cache: Artifacts, model: str, weights: str, to: str, percent: float, l
 
 
 def held_out(model: str, every: int) -> list[Measure]:
-    """Return what the sets are judged by: of all but minimal pairs and knowledge only every so many-th part."""
+    """Return the measures for the sets; all but minimal pairs and knowledge use every N-th part of their data."""
     trust = False
     crows_pairs = judging.ready(CrowsPairsDataModule(model, every=every, trust_remote_code=trust))
     asked = {key: PRESETS["small"].data[key] for key in ("dimensions", "kinds")}
@@ -104,7 +105,7 @@ def held_out(model: str, every: int) -> list[Measure]:
 
 
 def arms(sets: Mapping[str, NeuronSet], seeds: int) -> Iterator[Arm]:
-    """Yield the untouched model, each set suppressed, and random neurons in the layers of the joint set."""
+    """Yield the untouched model, each set suppressed, and random neurons in the same layers as the joint set."""
     yield Arm(BASE)
     for name, neurons in sets.items():
         yield Arm(name, [Treatment(neurons)])
@@ -112,7 +113,7 @@ def arms(sets: Mapping[str, NeuronSet], seeds: int) -> Iterator[Arm]:
 
 
 def cells(findings: Findings, with_intervals: bool) -> Iterator[list[str]]:
-    """Yield the rows of the table: the untouched model's values, changes, and the joint set's beyond random neurons."""
+    """Yield the rows of the table: values of the untouched model, changes, and the joint set's change beyond random."""
     metrics = [name for name in METRIC_NAMES if findings.rows_of(name)]
 
     def line(row: Row, part: str = "change") -> Iterator[str]:
@@ -128,7 +129,7 @@ def cells(findings: Findings, with_intervals: bool) -> Iterator[list[str]]:
 
 
 def cell(row: str, metric: str, estimate: Estimate, shown: Interval, with_intervals: bool) -> str:
-    """Return a figure, or a change with its marks."""
+    """Format a value, or a change with its marks."""
     nats = METRICS[metric].unit == "nats"
     if shown is estimate.figure:
         value, low, high = (f"{number:.{3 if nats or metric in IN_NATS else 1}f}" for number in shown)
@@ -142,7 +143,7 @@ def cell(row: str, metric: str, estimate: Estimate, shown: Interval, with_interv
 
 
 def show(findings: Findings, folder: Any) -> None:
-    """Print the table, and write it with intervals as Markdown, and all figures as JSON."""
+    """Print the table; write it with intervals as Markdown, and all results as JSON."""
     facts = {name: value for name, value in findings.facts.items() if isinstance(value, int)}
     caption = f"{findings.model}; {', '.join(f'{value} {name}' for name, value in facts.items())}.\n{LEGEND}"
     metrics = [name for name in METRIC_NAMES if findings.rows_of(name)]
@@ -169,11 +170,11 @@ def main(
 
     Args:
         model: an asset's name, a folder or a hub id.
-        limit: neurons are found by at most so many clusters, sentences and pairs of each source.
-        seeds: how many random controls.
-        every: judge by every N-th cluster, pair and sentence (faster, less precise).
-        perplexity_percent: by how much suppression may raise perplexity, on text that is not reported on.
-        output: the folder that the results of all models lie in.
+        limit: maximum number of clusters, sentences and pairs of each source used to find neurons.
+        seeds: number of random controls.
+        every: use every N-th cluster, pair and sentence for evaluation (faster, less precise).
+        perplexity_percent: largest rise of perplexity allowed, measured on text that is not used for evaluation.
+        output: folder for the results of all models.
     """
     settings = dict(locals())
     require_positive(seeds=seeds, every=every, limit=limit)

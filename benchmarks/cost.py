@@ -1,7 +1,7 @@
-"""The arithmetic that attribution can't do without, in floating-point operations.
+"""The minimum number of floating-point operations that attribution needs.
 
-A multiplication and an addition count as two. Matrix products and attention are counted; norms and activation
-functions, which are a few per cent, are not.
+A multiplication and an addition count as two operations. Matrix products and attention are counted; norms and
+activation functions, which are a few percent, are not.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from biaslab.models.architectures import architecture, attention_modules, down_w
 
 
 class Sizes(NamedTuple):
-    """Multiplications of a model's parts, for one token."""
+    """Numbers of multiplications per token in the parts of a model."""
 
-    layers: int
-    attention: int  # of a layer's projections
-    feed_forward: int  # of a layer
-    neuron_map: int  # of a layer's down-projection alone
-    head: int  # of what is done at the slot after the last layer, without the vocabulary
-    vocabulary: int  # of the output embeddings
-    hidden: int  # width of the stream
-    masked: bool  # whether tokens after the slot see it
+    layers: int  # number of layers
+    attention: int  # attention projections of a layer
+    feed_forward: int  # feed-forward network of a layer
+    neuron_map: int  # down-projection of a layer
+    head: int  # head at the slot, without the output embeddings
+    vocabulary: int  # output embeddings
+    hidden: int  # hidden size
+    masked: bool  # whether tokens after the slot attend to it
 
 
 def sizes(model: PreTrainedModel) -> Sizes:
-    """Read the sizes off a model's weights."""
+    """Compute the sizes from a model's weights."""
     layer, attention = layers(model)[0], attention_modules(model)[0]
     down = down_weight(ffn_modules(model)[0])
     vocabulary = model.get_output_embeddings().weight
@@ -59,28 +59,29 @@ def attribution_flops(
     with_one: bool = True,
     slots: int = 1,
 ) -> float:
-    """Return the least that a batch of equally long prompts takes.
+    """Return the minimum number of operations for a batch of prompts of equal length.
 
-    Each (layer, node) goes through the layers above it: forward once, backward once a direction. Of a masked model's
-    last layer all tokens need keys and values, the rest only the slots need; of a causal one they need every layer.
+    Each (layer, node) passes through the layers above it: forward once, and backward once per direction. In the last
+    layer of a masked model, all tokens need keys and values, but only the slots need the rest; in a causal model, only
+    the slots need any layer.
 
     Args:
-        size: of the model.
-        prompts: how many.
-        length: tokens of each.
-        nodes: of the quadrature; of those at α = 1 with ``with_one`` none.
-        directions: probabilities, or differences of them, that are differentiated.
-        pairs: that are attributed.
+        size: sizes of the model.
+        prompts: number of prompts.
+        length: tokens per prompt.
+        nodes: quadrature nodes; with ``with_one``, the node at α = 1 is free.
+        directions: number of differentiated probabilities or differences of them.
+        pairs: number of attributed pairs.
         with_one: whether the gradients at α = 1 are taken from the recorded pass.
-        slots: of each prompt.
+        slots: slots per prompt.
     """
     tokens, passes = (length if size.masked else slots), 1 + directions
     weights = size.attention + size.feed_forward
-    looks = 2 * length * size.hidden * (1 + 2 * directions)  # of a token at all others; backward twice as many
+    looks = 2 * length * size.hidden * (1 + 2 * directions)  # attention of a token to all others; backward doubles it
     whole = tokens * (weights * passes + looks)
     last = ((tokens + slots) * size.attention // 2 + slots * size.feed_forward) * passes + slots * looks
     above = [max(0, size.layers - 2 - layer) * whole + (layer < size.layers - 1) * last for layer in range(size.layers)]
-    # the vocabulary is multiplied forward, and once backward for all directions together
+    # output embeddings: once forward, and once backward for all directions together
     head = slots * (size.head * passes + 2 * size.vocabulary)
     inner = nodes - 1 if with_one else nodes
     per_prompt = inner * (sum(above) + size.layers * head)

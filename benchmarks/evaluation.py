@@ -1,13 +1,14 @@
-"""StereoSet judged plainly, against biaslab.
+"""StereoSet with a plain loop, compared with biaslab.
 
-Masked: the dev split, one sentence and one masked piece at a time, against batches that read the slots only. Both
-ways score `minilm-mlm`; the plain one a sample of the clusters, spread evenly, from which its time for all is inferred
-by its number of forward passes. Both times include tokenizing, the batches' also reading the file. About two minutes:
+Masked: the dev split with `minilm-mlm`, one sentence and one masked token at a time, compared with batches that compute
+logits at the slots only. The loop scores an evenly spaced sample of the clusters; its total time is extrapolated by the
+number of forward passes. Both times include tokenization; that of the batches also includes reading the file. About two
+minutes:
 
     python benchmarks/evaluation.py masked
 
-Causal: clusters of the test split, spread evenly, under `smollm2-135m`; whole sentences in batches of equal length with
-all logits, against sentences that share what they begin with. CPU seconds without tokenizing. About two minutes:
+Causal: evenly spaced clusters of the test split with `smollm2-135m`; whole sentences in batches of equal length with
+all logits, compared with sentences that share common beginnings. CPU seconds without tokenization. About two minutes:
 
     python benchmarks/evaluation.py causal
 """
@@ -34,7 +35,7 @@ from biaslab.evaluation.scoring import score_clusters
 def plain_score(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, context: str, sentence: str
 ) -> tuple[float, int]:
-    """Return a candidate's score by the authors' rule, and how many forward passes it took: one a piece."""
+    """Return a candidate's score by the authors' rule, and the number of forward passes: one per token."""
     pieces = tokenizer.encode(candidate_word(context, sentence), add_special_tokens=False)
     total = 0.0
     for index, piece in enumerate(pieces):
@@ -54,7 +55,7 @@ def plainly(
 
 
 def in_batches(model: PreTrainedModel) -> tuple[Tensor, int]:
-    """Return the scores of all clusters in the file's order, and the plain way's number of forward passes."""
+    """Return the scores of all clusters in the order of the file, and the number of forward passes of the loop."""
     data = StereoSetDataModule()
     data.setup("test")
     scores = torch.cat([score_clusters(model, batch) for batch in data.batches])
@@ -64,7 +65,7 @@ def in_batches(model: PreTrainedModel) -> tuple[Tensor, int]:
 
 @torch.no_grad()
 def whole_sentences(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
-    """Return a batch's scores, ``[cluster, 3]``; as many sentences at a time as have 1,024 tokens."""
+    """Return a batch's scores, ``[cluster, 3]``, with up to 1,024 tokens per forward pass."""
     scores = torch.zeros(batch["pieces"].numel())
     first = model(torch.tensor([[batch["start_id"]]]), use_cache=False).logits[0].log_softmax(-1)  # [1, vocabulary]
     for group in batch["inputs"]:
@@ -79,12 +80,12 @@ def whole_sentences(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
 
 
 def causal(every: int = 32, rounds: int = 3, threads: int = 1) -> None:
-    """Print a row a round.
+    """Print one row per round.
 
     Args:
-        every: only every so many-th cluster of the test split.
-        rounds: how often both ways are run, in turns.
-        threads: CPU seconds count those of all.
+        every: use every N-th cluster of the test split.
+        rounds: number of rounds, alternating between both methods.
+        threads: number of CPU threads; CPU seconds are summed over them.
     """
     quiet()
     torch.set_num_threads(threads)
@@ -105,12 +106,12 @@ def causal(every: int = 32, rounds: int = 3, threads: int = 1) -> None:
 
 
 def masked(sample: int = 150, rounds: int = 3, threads: int = 1) -> None:
-    """Print a row a round.
+    """Print one row per round.
 
     Args:
-        sample: how many clusters are scored plainly.
-        rounds: how often both ways are run, in turns.
-        threads: more than one wait for each other where other programs run, the plain way most.
+        sample: number of clusters scored by the loop.
+        rounds: number of rounds, alternating between both methods.
+        threads: number of CPU threads; on a busy machine, more than one slows down the loop in particular.
     """
     quiet()
     torch.set_num_threads(threads)
@@ -118,7 +119,7 @@ def masked(sample: int = 150, rounds: int = 3, threads: int = 1) -> None:
     clusters = read_clusters()
     chosen = torch.linspace(0, len(clusters) - 1, sample).long()
     print(f"{machine()}; {len(clusters)} clusters, {sample} of them one sentence at a time")
-    print(f"{'plain, s':>9} {'for all, s':>11} {'batches, s':>11} {'ratio':>6} {'largest relative difference':>28}")
+    print(f"{'loop, s':>9} {'for all, s':>11} {'batches, s':>11} {'ratio':>6} {'largest relative difference':>28}")
     for _ in range(rounds):
         start = time.perf_counter()
         expected, sampled = plainly(model, tokenizer, [clusters[index] for index in chosen.tolist()])

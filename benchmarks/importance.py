@@ -1,7 +1,7 @@
-"""Does the Fisher information predict what suppression costs? Random sets of neurons, predicted against measured.
+"""How well the Fisher information predicts the cost of suppression, for random sets of neurons.
 
-Information and means are those of ordinary text (the contrast split of BOLD and BUG); the rise of the negative
-log-likelihood is measured on other sentences. Some ten minutes for minilm-mlm on two cores:
+Fisher information and means are computed on ordinary text (the contrast split of BOLD and BUG); the rise of the
+negative log-likelihood is measured on other sentences. About ten minutes for minilm-mlm on two cores:
 
     python benchmarks/importance.py [--model NAME]
 """
@@ -28,13 +28,13 @@ SHOWN = 5
 
 
 def main(model: str = "minilm-mlm", sentences: int = 300, sets: int = 24, tokens_per_batch: int = 1024) -> None:
-    """Print some of the sets, and how prediction and measurement agree over all.
+    """Print some of the sets, and the agreement of prediction and measurement over all sets.
 
     Args:
         model: an asset's name, a folder or a hub id.
-        sentences: of each source.
-        sets: how many random sets.
-        tokens_per_batch: of a pass.
+        sentences: number of sentences of each source.
+        sets: number of random sets.
+        tokens_per_batch: maximum tokens per forward pass.
     """
     network, tokenizer = load_on_best_device(model, trust_remote_code=False)
     limits = sentences, tokens_per_batch
@@ -43,7 +43,7 @@ def main(model: str = "minilm-mlm", sentences: int = 300, sets: int = 24, tokens
     others = other_sentences(SOURCES)
     asked = [(Asked(*(b[n].to(network.device) for n in Asked._fields)), b["weights"][0]) for b in batches]
     tokens = sum(batch["tokens"] for batch in batches)
-    print(f"{model}: information of {tokens} tokens, measured on {len(others)} other sentences")
+    print(f"{model}: Fisher information of {tokens} tokens, measured on {len(others)} other sentences")
     for name, origin in (("zero", None), ("mean", means)):
         start = time.perf_counter()
         information = fisher_information(network, asked, origin)
@@ -52,7 +52,7 @@ def main(model: str = "minilm-mlm", sentences: int = 300, sets: int = 24, tokens
             measured_rise(network, tokenizer, others, origin),
             random.Random(0),
         )
-        print(f"\nset to {name}; {seconds:.1f} s for {information.numel()} neurons; nats a token")
+        print(f"\nreplacement {name}; {seconds:.1f} s for {information.numel()} neurons; nats per token")
         points = []
         for number in range(sets):
             count = round(math.exp(draw.uniform(math.log(FEWEST), math.log(MOST))) * information.numel())
@@ -63,7 +63,7 @@ def main(model: str = "minilm-mlm", sentences: int = 300, sets: int = 24, tokens
                 print(f"{count:7} neurons: predicted {points[-1][0]:.4f}, measured {points[-1][1]:.4f}", flush=True)
         both = torch.tensor(points, dtype=torch.float64).T
         slope = float((both[0] * both[1]).sum() / both[0].square().sum())
-        print(f"{sets} sets: correlation {float(torch.corrcoef(both)[0, 1]):.3f}, slope through 0 {slope:.2f}")
+        print(f"{sets} sets: correlation {float(torch.corrcoef(both)[0, 1]):.3f}, slope through the origin {slope:.2f}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Each benchmark of `biaslab test` with its default settings: seconds, and how many times a plain loop takes.
+"""Time of each benchmark of `biaslab test` with its default settings, compared with a plain loop.
 
-The loop is what most scripts do: a forward pass for each token that a masked model is asked for, or for each sentence
-of a causal one, with the logits of all places. It is timed on some of these, spread evenly, from which its time for all
-is inferred. Both score tokens that are at hand: reading and tokenizing come before, and are timed apart. That both
-compute the same is tested (tests/evaluation). About ten minutes for minilm-mlm, half an hour for smollm2-135m:
+The loop is what most scripts do: one forward pass for each queried token of a masked model, or for each sentence of a
+causal model, with logits at all positions. It is timed on an evenly spaced sample and extrapolated. Reading and
+tokenization are excluded from both and timed separately. That both compute the same is tested (tests/evaluation). About
+ten minutes for minilm-mlm, half an hour for smollm2-135m:
 
     python benchmarks/measures.py [--model NAME] [--benchmarks '[bbq, honest]']
 """
@@ -27,11 +27,11 @@ from biaslab.evaluation.benchmarks import BENCHMARKS
 from biaslab.models.tokens import is_masked
 from biaslab.report.tables import markdown
 
-HEADER = ("", "examples", "set-up, s", "judging, s", "judging, CPU s", "passes of the loop", "loop, CPU s", "times")
+HEADER = ("", "examples", "setup, s", "scoring, s", "scoring, CPU s", "passes of the loop", "loop, CPU s", "ratio")
 
 
 def asked(batches: Sequence[Any]) -> Iterator[tuple[Tensor, int, int]]:
-    """Yield an input, a place and a token for each pass of the plain loop."""
+    """Yield an input, a position and a token for each pass of the loop."""
     for batch in batches:
         for group in batch["inputs"]:
             places = group["position"]
@@ -42,7 +42,7 @@ def asked(batches: Sequence[Any]) -> Iterator[tuple[Tensor, int, int]]:
 
 @torch.no_grad()
 def plainly(model: PreTrainedModel, queries: Sequence[tuple[Tensor, int, int]], masked: bool) -> float:
-    """Return the CPU seconds of a forward pass for each query, with the log-probabilities that it asks for."""
+    """Return the CPU seconds of one forward pass per query, including its log-probabilities."""
     start = time.process_time()
     for input_ids, place, token in queries:
         logs = model(input_ids=input_ids[None]).logits[0].float().log_softmax(-1)
@@ -52,7 +52,13 @@ def plainly(model: PreTrainedModel, queries: Sequence[tuple[Tensor, int, int]], 
 
 
 def main(model: str = "minilm-mlm", benchmarks: list[str] | None = None, queries: int = 200) -> None:
-    """Print a line for each benchmark."""
+    """Print one line per benchmark.
+
+    Args:
+        model: an asset's name, a folder or a hub id.
+        benchmarks: names of benchmarks; all by default.
+        queries: number of passes of the loop to time.
+    """
     network, tokenizer = load_model(model)
     rows = []
     for name in benchmarks or BENCHMARKS:
@@ -62,7 +68,7 @@ def main(model: str = "minilm-mlm", benchmarks: list[str] | None = None, queries
         try:
             data.setup("test")
         except NotApplicableError as error:
-            print(f"{name} is left out: {error}")
+            print(f"Skipping {name}: {error}")
             continue
         measure = BENCHMARKS[name].measure_class()(data)
         ready = time.perf_counter()

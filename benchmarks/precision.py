@@ -1,7 +1,7 @@
-"""How far attribution in 16 bits agrees with float32: ranks of the neurons, and the sets that are chosen by them.
+"""Agreement of attribution in 16-bit dtypes with float32: ranks of the neurons, and selected sets.
 
-The same prompts are attributed, and the same contrast set's effects measured, with the weights in each type. About ten
-CPU minutes for minilm-mlm:
+The same prompts are attributed, and effects are measured on the same contrast set, with the weights in each dtype.
+About ten CPU minutes for minilm-mlm:
 
     python benchmarks/precision.py [--model NAME] [--limit N]
 """
@@ -25,7 +25,7 @@ TYPES = ("float32", "bfloat16", "float16")
 
 
 def found(model: str, dtype: str, limit: int) -> tuple[dict[str, torch.Tensor], dict[str, NeuronSet]]:
-    """Return scores, ``[layer, neuron]``, and the chosen sets, by name, of one type of weights."""
+    """Return scores, ``[layer, neuron]``, and selected sets, by name, for one dtype of the weights."""
     usual = USUAL["balanced"]
     options: dict[str, Any] = {"selection": "fisher", "source": "contrast", "count": 1, "dtype": dtype}
     task = Attribution(model, **options, replacement="auto")
@@ -56,7 +56,7 @@ def main(model: str = "minilm-mlm", limit: int = 600) -> None:
 
     Args:
         model: an asset's name, a folder or a hub id.
-        limit: at most so many clusters, sentences and pairs of each source of the contrast set.
+        limit: maximum number of clusters, sentences and pairs of each source of the contrast set.
     """
     scores, sets = found(model, TYPES[0], limit)
     print(f"{model}: agreement with {TYPES[0]}\n{'':42}" + "".join(f"{name:>12}" for name in TYPES[1:]))
@@ -66,7 +66,7 @@ def main(model: str = "minilm-mlm", limit: int = 600) -> None:
         print(f"{'rank correlation, ' + name:42}" + "".join(f"{rank or 0:>12.4f}" for rank in ranks))
     for name, chosen in sets.items():
         shared = [len(chosen & other[name]) / max(1, len(chosen)) for _, other in others]
-        print(f"{'chosen alike, ' + name + f' ({len(chosen)})':42}" + "".join(f"{share:>12.1%}" for share in shared))
+        print(f"{'same neurons, ' + name + f' ({len(chosen)})':42}" + "".join(f"{share:>12.1%}" for share in shared))
 
 
 if __name__ == "__main__":

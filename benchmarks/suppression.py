@@ -1,11 +1,11 @@
-"""What bias neuron suppression (BNS) costs: a forward pass with its hooks against the same pass without.
+"""Cost of bias neuron suppression (BNS): a forward pass with hooks, compared with the same pass without.
 
-On BERT-base's shape with random weights, its encoder only, for the head would hide some of the cost. 2 % of the neurons
-are suppressed at all positions. About six minutes:
+Uses the encoder of BERT-base's shape with random weights; the head would hide part of the cost. 2 % of the neurons are
+suppressed at all positions. About six minutes:
 
     python benchmarks/suppression.py
 
-The ratio of a pass to itself, measured so, lies within 0.01 of 1 on a quiet machine.
+On an idle machine, the ratio of a pass to itself, measured the same way, is within 0.01 of 1.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BATCHES = ((8, 16), (32, 16), (16, 128))  # sequences, tokens of each
 
 
 def machine() -> str:
-    """Return what the figures were made with."""
+    """Return a description of the software and hardware."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     names = [line.partition(": ")[2] for line in lines if line.startswith("model name")] or [platform.machine()]
@@ -36,7 +36,7 @@ def machine() -> str:
 
 
 def timed(run: Callable[[], object], context: AbstractContextManager[None]) -> tuple[float, float]:
-    """Return the seconds of a run within a context, and of entering and leaving it."""
+    """Return the seconds for a run within a context, and for entering and leaving the context."""
     entering = time.perf_counter()
     with context:
         start = time.perf_counter()
@@ -47,9 +47,9 @@ def timed(run: Callable[[], object], context: AbstractContextManager[None]) -> t
 
 
 def row(run: Callable[[], object], context: Callable[[], AbstractContextManager[None]], pairs: int) -> str:
-    """Return the milliseconds without hooks, the ratio's median and quartiles, and the milliseconds of the context."""
+    """Return the milliseconds without hooks, the median and quartiles of the ratio, and those of the context."""
     plain, ratios, around = [], [], []
-    timed(run, nullcontext())  # the first pass allocates
+    timed(run, nullcontext())  # the first pass allocates memory
     for number in range(pairs):
         found = {}
         for hooked in (False, True) if number % 2 else (True, False):
@@ -64,12 +64,12 @@ def row(run: Callable[[], object], context: Callable[[], AbstractContextManager[
 
 @torch.no_grad()
 def main(pairs: int = 30, share: float = 0.02, threads: int = 1) -> None:
-    """Print a row a batch.
+    """Print one row per batch size.
 
     Args:
-        pairs: how many pairs of passes, with hooks and without, in turns.
-        share: of the neurons, which are drawn at random.
-        threads: more than one wait for each other where other programs run, which hides what is measured.
+        pairs: number of pairs of passes, alternating with and without hooks.
+        share: share of the neurons to suppress, drawn at random.
+        threads: number of CPU threads; on a busy machine, more than one makes the result less reliable.
     """
     quiet()
     torch.set_num_threads(threads)

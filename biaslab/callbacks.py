@@ -13,16 +13,18 @@ from biaslab.neurons.suppression import require_predicting_slots
 
 
 class NeuronSuppression(Callback):
-    """Suppress (or amplify) neurons while a model is validated, tested, or predicts; training is left alone.
+    """Suppress (or amplify) neurons during validation, test and prediction, but not during training.
 
     Args:
-        neurons: a set, or the path of a neuron file. It must have been made for the model's weights.
-        factor: 0 suppresses, 2 amplifies; a set's strengths say how much of this each neuron gets.
-        positions: "all", or "slot": only the mask token (a causal model's last token), as in the authors' code. "slot"
-            is refused where a causal model is tested or validated: it is judged on whole sentences.
+        neurons: a set of neurons, or the path of a neuron file, made for the model's weights.
+        factor: what the neurons are multiplied by: 0 suppresses, 2 amplifies. Scaled by the strengths of the set, if
+            any.
+        positions: "all", or "slot" for only the mask token (the last token of a causal model), as in the authors' code.
+            "slot" is not available to test or validate a causal model, which is scored on whole sentences.
 
     Raises:
-        InputError: if ``positions`` is neither; as a loop starts, if the neurons can't be read or are another model's.
+        InputError: if ``positions`` is invalid; at the start of a loop, if the neurons can't be read or were made for
+            another model.
 
     Reference:
         "The Devil is in the Neurons" (ICLR 2024), section 3.3.
@@ -40,7 +42,7 @@ class NeuronSuppression(Callback):
     def _install(self, trainer: Trainer, pl_module: LightningModule, judges: bool = True) -> None:
         if self.neurons is None:
             raise InputError(
-                "`neurons` is expected to be a neuron file but is missing. Give --trainer.callbacks.neurons PATH."
+                "`neurons` is expected to be a neuron file but is missing. Pass --trainer.callbacks.neurons PATH."
             )
         neurons = self.neurons if isinstance(self.neurons, NeuronSet) else NeuronSet.load(self.neurons)
         model: Any = pl_module.model

@@ -1,4 +1,4 @@
-"""A model with suppressed neurons for lm-evaluation-harness; importing this registers it there as ``biaslab``."""
+"""A model with suppressed neurons for lm-evaluation-harness; importing this module registers it as ``biaslab``."""
 
 import logging
 import os
@@ -20,14 +20,14 @@ _missing = ""
 try:
     from lm_eval.api.registry import model_registry
     from lm_eval.models.huggingface import HFLM
-except ImportError as error:  # an extra: then all that is left here is the error that says how to install it
+except ImportError as error:  # an optional extra; creating the class then raises an error with the install command
     HFLM, _missing = object, str(error)
 else:
-    if "biaslab" not in model_registry:  # where lm_eval reads entry points, it is there already
+    if "biaslab" not in model_registry:  # already registered if lm_eval reads entry points
         model_registry.register("biaslab", target=f"{__name__}:SuppressedLM")
 
 _OWN = ("pretrained", "neurons", "factor", "positions", "dtype", "device", "device_map", "trust_remote_code")
-# of lm_eval's own model `hf`, as they are; its others load a model or a tokenizer its way
+# options passed on to lm_eval's model `hf`; its other options concern how it loads a model or tokenizer
 _PASSED = (
     "batch_size", "chat_template_args", "enable_thinking", "logits_cache", "max_batch_size", "max_length",
     "mixed_precision_dtype", "prefix_token_id", "softmax_dtype", "think_end_token", "truncation",
@@ -35,24 +35,24 @@ _PASSED = (
 
 
 class SuppressedLM(HFLM):  # type: ignore[misc]
-    """A causal model with suppressed neurons, as lm-evaluation-harness asks it: its model ``hf`` but for the neurons.
+    """A causal model with suppressed neurons for lm-evaluation-harness; otherwise the same as its model ``hf``.
 
-    The neurons are suppressed by hooks, at all tokens, while requests are answered; in between the model has none.
-    What a file's values and strengths say holds: see :func:`biaslab.neurons.suppression.suppressed`.
+    The neurons are suppressed by hooks, at all tokens, while requests are processed. Replacement values and strengths
+    of the neuron file are applied; see :func:`biaslab.neurons.suppression.suppressed`.
 
     Args:
-        pretrained: an asset's name, a folder, or a hub id of the model that the neurons belong to.
-        neurons: a neuron file, made for the very weights.
-        factor: what the neurons are multiplied by: 0 suppresses, 1 leaves the model untouched.
+        pretrained: an asset's name, a folder or a hub id of the model that the neurons belong to.
+        neurons: a neuron file made for the model's weights.
+        factor: what the neurons are multiplied by: 0 suppresses, 1 leaves the model unchanged.
         positions: "all".
-        dtype: of the weights: "auto", the checkpoint's own, or "float32", "bfloat16" and so on.
-        device: such as "cuda:1"; by default, and where there is no GPU at all, the best one.
-        device_map: "auto" for a model that one device has no room for; then ``device`` is not looked at.
-        trust_remote_code: let a checkpoint bring its own Python code.
-        options: of lm_eval's ``hf``: batch_size, max_batch_size, max_length, softmax_dtype and so on.
+        dtype: dtype of the weights: "auto" for the checkpoint's own, or "float32", "bfloat16" and so on.
+        device: a device such as "cuda:1"; by default, or without a GPU, the best one available.
+        device_map: "auto" for a model that does not fit on one device; ``device`` is then ignored.
+        trust_remote_code: allow a checkpoint to run its own Python code.
+        options: options of lm_eval's ``hf``: batch_size, max_batch_size, max_length, softmax_dtype and so on.
 
     Raises:
-        InputError: if an argument is not as described, the model is a masked one, the neurons are not the model's, or
+        InputError: if an argument is invalid, the model is not causal, the neurons were made for another model, or
             lm_eval is not installed.
     """
 
@@ -74,8 +74,8 @@ class SuppressedLM(HFLM):  # type: ignore[misc]
         require_ranges({"factor": factor})
         if positions != "all":
             raise InputError(
-                f'`positions` is expected to be "all" but got {positions!r}: the tasks of lm_eval score whole texts, '
-                "every token of which predicts the next one. Leave it out."
+                f'`positions` is expected to be "all" but got {positions!r}: the tasks of lm_eval score every token of '
+                "a text. Omit `positions`."
             )
         require_one_of("dtype", dtype, DTYPES)
         require_device_map(device_map)
@@ -87,15 +87,15 @@ class SuppressedLM(HFLM):  # type: ignore[misc]
         self.neurons, self.factor = NeuronSet.load(Path(str(neurons)).expanduser()), factor
         if not self.neurons:
             raise InputError(
-                f"`neurons` is expected to hold at least one neuron, but {neurons} is empty: nothing would be "
-                "suppressed. Choose another file."
+                f"`neurons` is expected to hold at least one neuron but {neurons} is empty, so nothing would be "
+                "suppressed. Use another file."
             )
         loading: Any = {"device_map": device_map, "trust_remote_code": trust_remote_code}
         model, tokenizer = load_model(str(pretrained), dtype=as_dtype(dtype), **loading)
         if architecture(model).masked:
             raise InputError(
-                f"`pretrained` is expected to be a causal language model, since the tasks of lm_eval ask how a text "
-                f"goes on, but {pretrained!r} is a masked one. Choose another model, or judge it with `biaslab test`."
+                f"`pretrained` is expected to be a causal language model, which the tasks of lm_eval need, but "
+                f"{pretrained!r} is a masked one. Use another model, or evaluate this one with `biaslab test`."
             )
         self.neurons.require_model(model)
         self._weights = fingerprint(model)
@@ -105,25 +105,25 @@ class SuppressedLM(HFLM):  # type: ignore[misc]
             super().__init__(pretrained=model, tokenizer=tokenizer, **options)
 
     def loglikelihood(self, requests: list[Any], *args: Any, **kwargs: Any) -> list[tuple[float, bool]]:
-        """As ``hf`` does, with the neurons suppressed."""
+        """Like ``hf``, with suppressed neurons."""
         with suppressed(self.model, self.neurons, self.factor):
             answers: list[tuple[float, bool]] = super().loglikelihood(requests, *args, **kwargs)
         return answers
 
     def loglikelihood_rolling(self, requests: list[Any], *args: Any, **kwargs: Any) -> list[float]:
-        """As ``hf`` does, with the neurons suppressed."""
+        """Like ``hf``, with suppressed neurons."""
         with suppressed(self.model, self.neurons, self.factor):
             answers: list[float] = super().loglikelihood_rolling(requests, *args, **kwargs)
         return answers
 
     def generate_until(self, requests: list[Any], *args: Any, **kwargs: Any) -> list[str]:
-        """As ``hf`` does, with the neurons suppressed."""
+        """Like ``hf``, with suppressed neurons."""
         with suppressed(self.model, self.neurons, self.factor):
             answers: list[str] = super().generate_until(requests, *args, **kwargs)
         return answers
 
     def get_model_info(self) -> dict[str, Any]:
-        """Return what lm_eval writes beside the results: its own facts, and which neurons of which weights."""
+        """Return the model info that lm_eval stores with the results, with fingerprints of the weights and neurons."""
         chosen = {"count": len(self.neurons), "fingerprint": self.neurons.fingerprint, "factor": self.factor}
         return {**super().get_model_info(), "model_fingerprint": self._weights, "neurons": chosen}
 
@@ -132,7 +132,7 @@ def require_installed() -> None:
     """Check that lm-evaluation-harness is installed.
 
     Raises:
-        InputError: if it isn't.
+        InputError: if it is not installed.
     """
     if _missing:
         raise InputError(
@@ -146,31 +146,31 @@ def _require_text(**arguments: object) -> None:
         if not isinstance(value, str | os.PathLike) or not str(value):
             what = "a neuron file" if name == "neurons" else "the name, folder or hub id of a model"
             got = "is missing" if value is None or value == "" else f"got {value!r}"
-            raise InputError(f"`{name}` is expected to be {what} but {got}. Give it in --model_args: {name}=….")
+            raise InputError(f"`{name}` is expected to be {what} but {got}. Pass it in --model_args: {name}=….")
 
 
 def _require_one_process() -> None:
     if (processes := os.environ.get("WORLD_SIZE", "1")) != "1":
         raise InputError(
-            f"`WORLD_SIZE` is expected to be 1 but is {processes}: each process would answer all requests. Start one "
-            "without a launcher; device_map=auto spreads a model over several devices."
+            f"`WORLD_SIZE` is expected to be 1 but is {processes}: each process would process all requests. Start a "
+            "single process without a launcher; device_map=auto splits a model over several devices."
         )
 
 
 def _device(name: str | None) -> torch.device:
-    """Return a device by its name; the best one instead of a GPU where there is none, since lm_eval asks for cuda:0."""
+    """Return a device by name; the best one instead of a missing GPU, because lm_eval defaults to cuda:0."""
     if name is None or (str(name).startswith("cuda") and not torch.cuda.is_available()):
         return best_device()
     try:
         return torch.empty(0, device=name).device
-    except Exception as error:  # of torch's, by the kind of device
+    except Exception as error:  # torch's exception type depends on the device
         reason = str(error).partition("\n")[0].rstrip(".")
         raise InputError(f"`device` is expected to be a device of this machine but got {name!r}: {reason}.") from error
 
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Within the block ``hf`` doesn't warn that it was given a loaded model."""
+    """Silence the warning of ``hf`` about an already loaded model within the block."""
     logger = logging.getLogger("lm_eval.models.huggingface")
     before = logger.level
     logger.setLevel(logging.ERROR)

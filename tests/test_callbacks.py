@@ -137,7 +137,7 @@ def test_slot_only_of_a_causal_model_needs_no_mask_token():
 def test_slot_only_of_a_causal_model_is_refused_where_sentences_are_judged(loop):
     """B1: each token is predicted at the one before it, so the last one's output is not even read."""
     task = Task(make_model("gpt2"))
-    with pytest.raises(InputError, match=r'`positions` is expected to be "all" .* measured by Task but got "slot"'):
+    with pytest.raises(InputError, match=r'`positions` is expected to be "all" .* evaluated by Task but got "slot"'):
         run(loop, task, NeuronSuppression(NEURONS, positions="slot"))
     assert task.outputs == []
     assert hooks(task.model) == 0

@@ -354,7 +354,7 @@ BAD: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "count": (lambda lab, tmp: attribute(lab, "--model.count", "145"), "`count`.*144 neurons but got 145"),
     "source": (
         lambda lab, tmp: attribute(lab, "--model.source", "both", "--data.contrast", str(lab / "text.txt")),
-        '`contrast` is expected to have "stereoset"',
+        '`contrast` is expected to include "stereoset"',
     ),
     "guard": (
         lambda lab, tmp: attribute(lab, "--model.guard", "[bold]", "--data.contrast", str(lab / "text.txt")),

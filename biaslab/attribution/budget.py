@@ -1,4 +1,4 @@
-"""How much is computed at once, and what says that memory ran out."""
+"""The token budget of a forward pass, and detection of out-of-memory errors."""
 
 import logging
 
@@ -10,14 +10,21 @@ _log = logging.getLogger("biaslab")
 
 
 class TokenBudget:
-    """How many tokens, times the layers that they pass through, are computed at once; 8,192: 400 MB for BERT-base."""
+    """Limits how many tokens, times the layers they pass through, are computed at once.
+
+    The default of 8,192 takes about 400 MB for BERT-base.
+    """
 
     def __init__(self, tokens: int = 8192) -> None:
         require_positive(token_budget=tokens)
         self.tokens = tokens
 
     def halve(self, least: int) -> None:
-        """Continue with half of it after memory ran out, unless that was on a single sequence of ``least`` tokens."""
+        """Halve the budget after running out of memory.
+
+        Raises:
+            InputError: if memory ran out on a single sequence of ``least`` tokens.
+        """
         if self.tokens <= least:
             raise InputError(
                 f"Out of memory on a single sequence of {least} tokens. Use a smaller model, a lower-precision dtype, "
@@ -28,6 +35,6 @@ class TokenBudget:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Return whether an exception says that memory ran out, on any device."""
+    """Return whether an exception is an out-of-memory error, on any device."""
     words = ("can't allocate memory", "not enough memory", "ALLOC_FAILED", "bad_alloc", "could not create a primitive")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)

@@ -1,12 +1,13 @@
-"""Integrated gradients of probabilities, and of the gap between two, with respect to feed-forward neurons (IG²).
+"""Integrated gradients of probabilities, and of the gap between two of them, for feed-forward neurons (IG²).
 
-All neurons of one layer at the slot are scaled together by α. Since the layer's FFN output there is α·W₂w̄ + b, the
-gradients are gathered in hidden space and multiplied by W₂ᵀ once; what comes before it is never run again. The gap at
-α = 1 is that of the recorded pass, whose one backward pass serves all layers. All of this is exact.
+All neurons of a layer at the slot are scaled together by α. The layer's FFN output at the slot is then α·W₂w̄ + b, so
+gradients are accumulated in hidden space and multiplied by W₂ᵀ once; earlier layers are never run again. The gap at
+α = 1 is taken from the recorded pass, and a single backward pass through it serves all layers. None of this is an
+approximation.
 
-A word of several tokens has as many slots, in a sequence of its own, and its probability is the product of theirs:
-then the neurons of all its slots are scaled together, a pair's gap is that between two sequences, and a neuron's score
-is the sum over its slots.
+A word of several tokens has one slot per token, in a sequence of its own, and its probability is the product of the
+tokens' probabilities. The neurons at all its slots are then scaled together, a pair's gap is the difference between two
+sequences, and a neuron's score is the sum over its slots.
 """
 
 from collections.abc import Sequence
@@ -38,16 +39,17 @@ def integrated_gradients(
     tolerance: float = 0.01,
     of: Of = "probability",
 ) -> Tensor:
-    r"""Attribute each target's probability at the slot to every feed-forward neuron.
+    r"""Attribute each target's probability at the slot to every feed-forward neuron (integrated gradients).
 
     .. math:: IG(w_j) = \bar w_j \int_0^1 \partial P(d | \alpha \bar w) / \partial w_j \, d\alpha
 
-    Arguments and errors are those of :func:`integrated_gap_gradients`, but ``target_ids`` are the tokens whose
-    probabilities are attributed, ``[batch, target]``; with ``of="log_odds"`` log P is, in nats.
+    Takes the arguments of :func:`integrated_gap_gradients` and raises the same errors, except that ``target_ids`` are
+    the tokens whose probabilities are attributed, ``[batch, target]``. With ``of="log_odds"``, log P (in nats) is
+    attributed instead of P.
 
     Returns:
-        Scores, ``[batch, target, layer, neuron]``; positive where the neuron raises the target's probability. A layer's
-        scores sum to P(target) minus P(target) with the layer's neurons at zero.
+        Scores, ``[batch, target, layer, neuron]``; positive if the neuron raises the target's probability. The scores
+        of a layer sum to P(target) minus P(target) with the layer's neurons set to zero.
 
     Reference:
         Sundararajan et al. 2017; Dai et al. 2022, equation 2.
@@ -72,30 +74,35 @@ def integrated_gap_gradients(
 ) -> Tensor:
     r"""Attribute the gap between two demographics' probabilities at the slot to every feed-forward neuron (IG²).
 
+    Integrates the gradient of the gap while all neurons of a layer are scaled from zero to their actual activations.
+
     .. math::
         IG^2(w_j) = \bar w_j \int_0^1
             \partial |P(d_1 | \alpha \bar w) - P(d_2 | \alpha \bar w)| / \partial w_j \, d\alpha
 
     Args:
-        model: a masked or causal language model of the table.
+        model: a masked or causal language model of a supported architecture.
         input_ids: token ids, ``[batch, sequence]``.
-        position: of the slot, ``[batch]``: a masked model's mask token, a causal model's last token before the slot.
-        target_ids: the two demographics' token ids, ``[batch, 2]``.
-        attention_mask: 1 for tokens, 0 for padding, ``[batch, sequence]``; None where nothing is padded.
-        steps: number of nodes; or "auto": a nested rule (Clenshaw-Curtis: 3, 5, 9, … nodes), finer only for the
-            sequences and layers whose completeness residual is above the tolerance.
-        quadrature: see :func:`biaslab.attribution.quadrature.nodes_and_weights`; for a fixed number of steps.
-        gap: "absolute", the paper's, or "signed": IG(first) - IG(second), as in the authors' released code.
-        tolerance: of steps="auto": the largest residual, relative to the sum of a layer's absolute scores.
-        of: "probability", the paper's; or "log_odds": of log P(d1) - log P(d2), in nats, in place of P(d1) - P(d2).
-            |P(d1) - P(d2)| falls, too, where both demographics become rare; the log-odds is the preference alone.
+        position: index of the slot, ``[batch]``: the mask token of a masked model, or the last token before the slot
+            of a causal model.
+        target_ids: token ids of the two demographics, ``[batch, 2]``.
+        attention_mask: 1 for tokens, 0 for padding, ``[batch, sequence]``; None if nothing is padded.
+        steps: number of quadrature nodes, or "auto" for a nested rule (Clenshaw-Curtis with 3, 5, 9, … nodes) that is
+            refined only for sequences and layers whose completeness residual exceeds ``tolerance``.
+        quadrature: quadrature rule for a fixed number of steps; see
+            :func:`biaslab.attribution.quadrature.nodes_and_weights`.
+        gap: "absolute" as in the paper, or "signed" for IG(first) - IG(second), as in the authors' released code.
+        tolerance: for steps="auto", the largest residual allowed, relative to the sum of a layer's absolute scores.
+        of: "probability" attributes P(d1) - P(d2), as in the paper; "log_odds" attributes log P(d1) - log P(d2), in
+            nats. |P(d1) - P(d2)| also falls if both demographics become less likely; the log-odds measure the
+            preference only.
 
     Returns:
-        Scores, ``[batch, layer, neuron]``; positive where the neuron widens the gap. A layer's scores sum to the gap
-        minus the gap with the layer's neurons at zero.
+        Scores, ``[batch, layer, neuron]``; positive if the neuron widens the gap. The scores of a layer sum to the gap
+        minus the gap with the layer's neurons set to zero.
 
     Raises:
-        InputError: if an argument has another shape or range.
+        InputError: if an argument has the wrong shape or is out of range.
 
     Reference:
         "The Devil is in the Neurons" (ICLR 2024), equation 3.
@@ -123,19 +130,18 @@ def attribute_gaps(
     longer: Sequence[Inputs] = (),
     of: Of = "probability",
 ) -> GapAttribution:
-    """Compute IG² for several pairs of the same targets: one forward serves all, one backward each target but one.
+    """Compute IG² for several pairs of the same targets, with one forward pass for all and n - 1 backward passes.
 
-    Arguments are those of :func:`integrated_gap_gradients`, where an absolute gap that changes its sign divides the
-    interval, and:
+    n is the number of targets. Takes the arguments of :func:`integrated_gap_gradients` and a few more. If an absolute
+    gap changes sign, the interval is split at the root.
 
-    - position: of the slots of words of several tokens, ``[batch, slot]``; then ``target_ids`` are ``[batch, target,
-      slot]``.
-    - pairs: which two targets form a pair, ``[pair, 2]``, indices into the target axis; or single targets,
+    - position: ``[batch, slot]`` for words of several tokens; ``target_ids`` are then ``[batch, target, slot]``.
+    - pairs: indices into the target axis of the two targets of each pair, ``[pair, 2]``; or of single targets,
       ``[pair, 1]``, whose own probabilities are attributed (IG, no gap).
-    - layers: those that are attributed; the scores of the others are 0. All by default.
-    - budget: how much travels together; halved where memory runs out.
-    - longer: the same prompts with other numbers of slots, for demographics of so many tokens: their targets follow on
-      the target axis, in this order.
+    - layers: layers to attribute; the scores of the others are 0. All by default.
+    - budget: how many tokens are computed at once; halved when memory runs out.
+    - longer: the same prompts with other numbers of slots, for demographics with that many tokens. Their targets are
+      appended to the target axis in this order.
     """
     require_one_of("gap", gap, get_args(Gap))
     require_one_of("of", of, get_args(Of))
@@ -160,7 +166,7 @@ def attribute_gaps(
             if not out_of_memory(error):
                 raise
             memory_ran_out = True
-        if memory_ran_out:  # outside of the handler, which keeps what the failed attempt held
+        if memory_ran_out:  # outside the handler, which still references the tensors of the failed attempt
             budget.halve(least=length)
     return GapAttribution(*(torch.cat(tensors) for tensors in zip(*results, strict=True)))
 
@@ -170,7 +176,7 @@ def _check(model: PreTrainedModel, inputs: Inputs) -> None:
     _require_shape("input_ids", "[batch, sequence]", input_ids, input_ids.ndim == 2)
     batch, sequence = input_ids.shape
     if not batch:
-        raise InputError("`input_ids` is expected to hold a sequence or more but is empty.")
+        raise InputError("`input_ids` is expected to hold at least one sequence but is empty.")
     fits = position.ndim in (1, 2) and len(position) == batch
     _require_shape("position", f"[batch] = [{batch}] or [batch, slot]", position, fits)
     slots = position.shape[1:]
@@ -182,10 +188,11 @@ def _check(model: PreTrainedModel, inputs: Inputs) -> None:
         _require_shape("attention_mask", f"[batch, sequence] = [{batch}, {sequence}]", attention_mask, fits)
     if not (int(position.min()) >= 0 and int(position.max()) < sequence):
         raise InputError(f"`position` is expected to lie within the {sequence} tokens but got {position.tolist()}.")
-    ffn_shape(model)  # refuses an architecture that is not in the table
+    ffn_shape(model)  # raises InputError for an unsupported architecture
     if torch.is_inference_mode_enabled():
         raise RuntimeError(
-            "Attribution needs gradients: use torch.no_grad, or Trainer(inference_mode=False), not inference_mode."
+            "Attribution needs gradients, which inference mode disables. Use torch.no_grad() or "
+            "Trainer(inference_mode=False) instead."
         )
 
 

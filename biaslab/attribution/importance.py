@@ -1,10 +1,11 @@
-r"""What multiplying a neuron does at all positions, to first order, and how much ordinary text needs the neuron.
+r"""First-order effects of suppressing neurons at all positions, and their importance for ordinary text (Fisher).
 
-Suppression multiplies a neuron n by a factor at every position, so what counts is the derivative by that factor, at 1:
+Suppression multiplies a neuron n by a factor at every position. Its first-order effect on a sum L of log-probabilities
+is the derivative with respect to that factor, at 1:
 
 .. math:: e(n) = \sum_{positions} a_n \, \partial L / \partial a_n
 
-of a sum L of log-probabilities. One forward and one backward pass serve all neurons of all layers and a whole batch.
+One forward and one backward pass give the effects of all neurons of all layers for a whole batch.
 """
 
 from collections.abc import Iterable
@@ -21,38 +22,46 @@ from biaslab.models.architectures import by_token, ffn_modules, ffn_shape, witho
 
 
 class Asked(NamedTuple):
-    """Sequences, and tokens whose log-probabilities are asked for at places in them."""
+    """Sequences, and queries for the log-probabilities of tokens at positions in them.
 
-    input_ids: Tensor  # [sequence, token]; nothing is padded
-    row: Tensor  # the sequence of each query, [query]
-    position: Tensor  # of its mask token, or of a causal model's last token before it, [query]
-    target_ids: Tensor  # the token that it asks for, [query]
+    Attributes:
+        input_ids: token ids without padding, ``[sequence, token]``.
+        row: the sequence of each query, ``[query]``.
+        position: position of the mask token, or of a causal model's last token before the target, ``[query]``.
+        target_ids: the token whose log-probability is asked for, ``[query]``.
+    """
+
+    input_ids: Tensor
+    row: Tensor
+    position: Tensor
+    target_ids: Tensor
 
 
 def first_order_effects(
     model: PreTrainedModel, asked: Asked, weights: Tensor, origin: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    r"""Return what multiplying each neuron at all positions of a sequence does to sums of log-probabilities.
+    r"""Compute the first-order effect of scaling each neuron, at all positions, on weighted sums of log-probabilities.
 
     .. math:: e(n) = \partial \sum_q weight_q \log P(token_q) / \partial factor_n, \quad factor_n = 1
 
-    To first order, suppression (factor 0) changes the sum by -e(n), doubling by +e(n).
+    To first order, suppression (factor 0) changes the sum by -e(n), and doubling by +e(n).
 
     Args:
-        model: a masked or causal language model of the table.
-        asked: the sequences, and what is asked in them.
-        weights: of the queries in each sum, ``[sum, query]``; each sum costs a backward pass.
-        origin: what factor 0 sets a neuron to, ``[layer, neuron]``, such as its mean over ordinary text; 0 by default.
+        model: a masked or causal language model of a supported architecture.
+        asked: sequences and queries.
+        weights: weight of each query in each sum, ``[sum, query]``; each sum costs one backward pass.
+        origin: value that factor 0 sets a neuron to, ``[layer, neuron]``, such as its mean over ordinary text; 0 by
+            default.
 
     Returns:
         Effects in nats, ``[sum, sequence, layer, neuron]``, and the queries' log-probabilities in nats, ``[query]``;
-        both float32, or float64 for a model of that type.
+        both float32, or float64 for a float64 model.
 
     Raises:
-        InputError: if a shape is another.
+        InputError: if an argument has the wrong shape.
 
     Reference:
-        Molchanov et al. 2019 (there of a loss, and squared).
+        Molchanov et al. 2019 (for a loss, and squared).
     """
     _check(asked, weights)
     kind = torch.promote_types(model.dtype, torch.float32)
@@ -81,7 +90,10 @@ def first_order_effects(
 
 
 def log_probabilities(model: PreTrainedModel, asked: Asked) -> Tensor:
-    """Return the log-probability of each query's token in nats, ``[query]``; each place is projected once."""
+    """Return the log-probability of each query's token in nats, ``[query]``.
+
+    Each position is projected to the vocabulary once, however many queries it has.
+    """
     length = asked.input_ids.shape[1]
     places, index = torch.unique(asked.row * length + asked.position, return_inverse=True)
 
@@ -107,9 +119,9 @@ def _check(asked: Asked, weights: Tensor) -> None:
 
 @torch.no_grad()
 def mean_activations(model: PreTrainedModel, batches: Iterable[Tensor]) -> Tensor:
-    """Return each neuron's mean over all tokens, float64 on the CPU, ``[layer, neuron]``.
+    """Return each neuron's mean activation over all tokens, float64 on the CPU, ``[layer, neuron]``.
 
-    ``batches`` are token ids, ``[sequence, token]``, of which nothing is padded.
+    ``batches`` are token ids without padding, ``[sequence, token]``.
     """
     total, tokens = torch.zeros(ffn_shape(model), dtype=torch.float64), 0
 
@@ -128,20 +140,22 @@ def mean_activations(model: PreTrainedModel, batches: Iterable[Tensor]) -> Tenso
 def squared_effects(
     model: PreTrainedModel, asked: Asked, signs: Tensor | None = None, origin: Tensor | None = None
 ) -> Tensor:
-    r"""Return the sum of the queries' squared effects, nats², float64 on the CPU, ``[layer, neuron]``.
+    r"""Return the sum of the queries' squared effects, in nats², float64 on the CPU, ``[layer, neuron]``.
 
     .. math:: \sum_q e_q(n)^2
 
-    Where a sequence asks for several tokens, their effects are added with random ``signs``, ``[query]`` of 1 and -1,
-    before they are squared: the products of different tokens then vanish in the mean over the signs, so that one
-    backward pass serves a whole sequence. With one query a sequence no signs are needed, and the sum is exact.
+    If a sequence has several queries, their effects are added with random ``signs`` (1 or -1, ``[query]``) before
+    squaring. The cross terms vanish in expectation over the signs, so one backward pass serves a whole sequence. With
+    one query per sequence no signs are needed, and the sum is exact.
 
     Raises:
-        InputError: as :func:`first_order_effects`, or if signs are needed and not given.
+        InputError: as :func:`first_order_effects`, or if signs are needed but not given.
     """
     if signs is None:
         if len(asked.row.unique()) < len(asked.row):
-            raise InputError("`signs` is expected to hold 1 or -1 a query where a sequence has several, but is None.")
+            raise InputError(
+                "`signs` is expected to hold 1 or -1 for each query, since a sequence has several, but is None."
+            )
         signs = torch.ones(len(asked.row))
     effects, _ = first_order_effects(model, asked, signs[None], origin)
     return effects[0].cpu().double().square().sum(0)
@@ -150,14 +164,20 @@ def squared_effects(
 def fisher_information(
     model: PreTrainedModel, batches: Iterable[tuple[Asked, Tensor | None]], origin: Tensor | None = None
 ) -> Tensor:
-    r"""Return the diagonal of the empirical Fisher information of ordinary text, nats², float64, ``[layer, neuron]``.
+    r"""Compute the diagonal of the empirical Fisher information on ordinary text, in nats², float64.
 
     .. math:: F(n) = mean_t ( \sum_{positions} a_n \, \partial \log P(t) / \partial a_n )^2
 
-    The mean is over the tokens t that the batches ask for, each with its signs as :func:`squared_effects` has them; of
-    what is set to another ``origin`` than 0, see :func:`first_order_effects`, a_n is how far it is from there.
-    ½·F(n) estimates, to second order, by how many nats a token the negative log-likelihood rises if n is suppressed at
-    all positions: see :func:`predicted_rise`.
+    ½·F(n) estimates, to second order, by how many nats per token the negative log-likelihood rises if neuron n is
+    suppressed at all positions; see :func:`predicted_rise`.
+
+    Args:
+        model: a masked or causal language model of a supported architecture.
+        batches: sequences with queries for the tokens t, each with its signs; see :func:`squared_effects`.
+        origin: value that suppression sets a neuron to, ``[layer, neuron]``; 0 by default. a_n is the distance from it.
+
+    Returns:
+        F(n), ``[layer, neuron]``.
 
     Raises:
         InputError: as :func:`squared_effects`.
@@ -173,9 +193,14 @@ def fisher_information(
 
 
 def predicted_rise(fisher: Tensor, neurons: Iterable[tuple[int, int]], factor: float = 0.0) -> float:
-    """Return the predicted rise of the negative log-likelihood where neurons are multiplied, in nats a token.
+    """Predict the rise of the negative log-likelihood if neurons are multiplied by a factor, in nats per token.
 
-    Each neuron alone, to second order: ½·(1 - factor)²·ΣF. ``fisher`` is :func:`fisher_information`'s.
+    A second-order estimate that ignores interactions between neurons: ½·(1 - factor)²·ΣF.
+
+    Args:
+        fisher: Fisher information from :func:`fisher_information`, ``[layer, neuron]``.
+        neurons: (layer, index) pairs.
+        factor: what the neurons are multiplied by.
 
     >>> predicted_rise(torch.tensor([[0.25, 0.5]]), [(0, 0), (0, 1)], factor=0.5)
     0.09375

@@ -1,4 +1,4 @@
-"""Integrals of gradients along the paths on which a layer's neurons grow from zero, for a batch of prompts."""
+"""Path integrals of gradients, along which a layer's neurons are scaled up from zero, for a batch of prompts."""
 
 from __future__ import annotations
 
@@ -16,23 +16,35 @@ from biaslab.attribution.quadrature import INTERPOLATORY, MOST_NODES, Rule
 from biaslab.attribution.replay import Inputs
 from biaslab.models.architectures import ffn_shape
 
-_NOISE = 16  # times the resolution of the values: a residual below it says nothing
+_NOISE = 16  # times the floating-point resolution of the values: a residual below this is rounding noise
 
 
 class GapAttribution(NamedTuple):
-    """IG² of a batch, and what a run reports about it."""
+    """IG² of a batch, and figures on its accuracy.
 
-    scores: Tensor  # [batch, pair, layer, neuron]
-    gap: Tensor  # that is attributed, with the neurons as they are, [batch, pair]
-    residual: Tensor  # a layer's sum of scores - (gap at α = 1 - gap at α = 0), [batch, pair, layer]; 0 if exact
-    nodes: Tensor  # of the quadrature, [batch, layer]
+    Attributes:
+        scores: attribution scores, ``[batch, pair, layer, neuron]``.
+        gap: the attributed gap, with the neurons unchanged, ``[batch, pair]``.
+        residual: completeness residual, ``[batch, pair, layer]``: the sum of a layer's scores minus
+            (gap at α = 1 - gap at α = 0); 0 if exact.
+        nodes: number of quadrature nodes, ``[batch, layer]``.
+    """
+
+    scores: Tensor
+    gap: Tensor
+    residual: Tensor
+    nodes: Tensor
 
 
 def wanted_sums(pairs: Tensor, targets: Sequence[int]) -> list[Sums]:
-    """Return as few sums of targets as make up all pairs, for each of the inputs that the targets are divided among.
+    """Return the fewest sums of targets from which all pairs can be composed, for each input.
 
-    Nine differences make up all 45 pairs of ten targets; across inputs, or of a single target, each is needed alone.
-    ``pairs`` are indices of targets, ``[pair, 2]`` or ``[pair, 1]``; ``targets`` is how many each of the inputs has.
+    Nine differences are enough for all 45 pairs of ten targets. Targets that are paired across inputs, or single, are
+    each needed on their own.
+
+    Args:
+        pairs: indices of targets, ``[pair, 2]`` or ``[pair, 1]``.
+        targets: number of targets of each input, over which the target axis is split.
 
     >>> [sums.directions.tolist() for sums in wanted_sums(torch.tensor([[0, 1], [1, 2]]), [2, 1])]
     [[[1.0, -1.0], [0.0, 1.0]], [[-1.0]]]
@@ -48,7 +60,7 @@ def wanted_sums(pairs: Tensor, targets: Sequence[int]) -> list[Sums]:
 
 
 def _independent(gaps: Tensor) -> list[int]:
-    """Return rows that make up all others: each joins two targets, or a target and none, that were not joined."""
+    """Return a basis of the rows: each connects two targets, or a target and nothing, not connected before."""
     nothing = gaps.shape[1]
     group, chosen = list(range(nothing + 1)), []
     for number, row in enumerate(gaps):
@@ -60,10 +72,16 @@ def _independent(gaps: Tensor) -> list[int]:
 
 
 class Integration:
-    """The integrals of a batch, whose ``parts`` have one number of slots each; a path is one prompt and layer.
+    """Computes the integrals of a batch; a path is one prompt and layer.
 
-    With ``absolute``, the size of a pair's gap is attributed; with ``logarithms``, a gap is that between logarithms of
-    probabilities; ``rule`` is the first one; ``layers`` are ``[layer]``.
+    Args:
+        model: a model of a supported architecture.
+        parts: inputs with their sums of targets; each part has its own number of slots.
+        layers: layers to attribute, ``[layer]``.
+        rule: the quadrature rule to start with.
+        absolute: attribute the absolute value of the gap.
+        budget: how many tokens are computed at once.
+        logarithms: a gap is a difference of log-probabilities.
     """
 
     def __init__(
@@ -92,7 +110,7 @@ class Integration:
         self.nodes = torch.zeros(batch, depth, dtype=torch.long, device=layers.device)
 
     def run(self) -> GapAttribution:
-        """Integrate by the rule, and by finer ones where its tolerance asks for it."""
+        """Integrate with the first rule, then with finer ones where the residual exceeds the tolerance."""
         rule, path = self.rule, torch.arange(len(self.row), device=self.row.device)
         values, gradients = self._evaluate(path, rule.nodes)
         zero = rule.nodes.new_zeros(1)
@@ -111,14 +129,14 @@ class Integration:
         return GapAttribution(self.scores, gap, self.residual, self.nodes)
 
     def _evaluate(self, path: Tensor, alpha: Tensor, gradients: bool = True) -> tuple[Tensor, list[Tensor]]:
-        """Return the values of all targets, ``[path, node, target]``, and the gradients of each input."""
+        """Return the values of all targets, ``[path, node, target]``, and the gradients for each input."""
         parts = [p.evaluate(self.row[path], self.layer[path], alpha, gradients) for p in self.paths]
         return torch.cat([values for values, _ in parts], 2), [slopes for _, slopes in parts]
 
     def _integrate(
         self, rule: Rule, path: Tensor, values: Tensor, gradients: Sequence[Tensor], at_zero: Tensor
     ) -> Tensor:
-        """Integrate some paths; return which of them have a residual above the rule's tolerance."""
+        """Integrate paths; return the indices of those whose residual exceeds the rule's tolerance."""
         row, layer = self.row[path], self.layer[path]
         gaps = (values @ self.of_targets.T).transpose(1, 2)  # [path, pair, node]
         ends = at_zero @ self.of_targets.T, self.gap_at_one[row]  # [path, pair]
@@ -147,7 +165,7 @@ class Integration:
 
 
 def _interleaved(old: Tensor, new: Tensor) -> Tensor:
-    """Put the nodes of a nested rule in order, ``[path, node, ...]``: the new ones lie between the old ones."""
+    """Merge the nodes of a nested rule in order, ``[path, node, ...]``: the new ones lie between the old ones."""
     joined = old.new_empty(len(old), old.shape[1] + new.shape[1], *old.shape[2:])
     joined[:, 0::2], joined[:, 1::2] = old, new
     return joined

@@ -1,4 +1,4 @@
-"""The paths on which a layer's neurons grow from zero, evaluated: from a recorded pass, or by whole forward passes."""
+"""Evaluates the paths along which a layer's neurons are scaled, by replaying a recorded pass or by whole passes."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _LOGITS_AT_ONCE = 2**25  # of a whole pass: 128 MB in float32
 
 
 class Sums(NamedTuple):
-    """What is attributed of the targets of some inputs, as sums of what is differentiated: -1, 0 and 1, float64."""
+    """Sums of targets to differentiate, and the pairs composed from them: entries -1, 0 and 1, float64."""
 
-    directions: Tensor  # sums of targets that are differentiated, [direction, target]
-    pairs: Tensor  # each pair's part of these targets as a sum of directions, [pair, direction]
+    directions: Tensor  # sums of targets to differentiate, [direction, target]
+    pairs: Tensor  # each pair as a sum of directions, [pair, direction]
 
 
 class Paths(ABC):
-    """The paths of each layer of a batch with one number of slots."""
+    """The paths of each layer, for a batch of prompts with the same number of slots."""
 
-    activations: list[Tensor]  # of the neurons at the slots, [batch, slot, neuron] a layer
-    at_one: Tensor  # the targets' values with the neurons as they are, [batch, target]
+    activations: list[Tensor]  # of the neurons at the slots, [batch, slot, neuron] for each layer
+    at_one: Tensor  # the targets' values with the neurons unchanged, [batch, target]
 
     def __init__(self, model: PreTrainedModel, inputs: Inputs, sums: Sums, budget: TokenBudget) -> None:
         self.budget, self.target_ids = budget, inputs.target_ids
@@ -43,11 +43,17 @@ class Paths(ABC):
 
     @abstractmethod
     def evaluate(self, row: Tensor, layer: Tensor, alpha: Tensor, gradients: bool = True) -> tuple[Tensor, Tensor]:
-        """Evaluate at the same values of α, ``[node]``, on several paths, each a row and a layer, ``[path]``.
+        """Evaluate several paths at the same values of α.
+
+        Args:
+            row: the prompt of each path, ``[path]``.
+            layer: the layer of each path, ``[path]``.
+            alpha: values of α, ``[node]``.
+            gradients: whether to compute gradients.
 
         Returns:
             The targets' values ``[path, node, target]``, and the gradients of each direction with respect to the
-            layer's feed-forward output at the slots, ``[path, node, direction, slot, hidden]`` (empty if not wanted).
+            layer's feed-forward output at the slots, ``[path, node, direction, slot, hidden]`` (empty if not computed).
         """
 
     def scores(self, integrals: Tensor, row: Tensor, layer: int) -> Tensor:
@@ -57,7 +63,10 @@ class Paths(ABC):
 
 
 class ReplayedPaths(Paths):
-    """Paths that go on from one recorded pass; ``with_one``: record the gradients at α = 1; ``keys``: reuse them."""
+    """Paths replayed from one recorded pass.
+
+    With ``with_one``, the gradients at α = 1 are recorded; with ``keys``, keys and values before the slots are reused.
+    """
 
     def __init__(
         self,
@@ -79,11 +88,11 @@ class ReplayedPaths(Paths):
                 bias = getattr(module, "bias", None)
             biases.append(weight.new_zeros(len(weight)) if bias is None else bias)
         outputs = [values @ weight.T for values, weight in zip(self.activations, self.weights, strict=True)]
-        self.outputs = torch.stack(outputs, 1)  # of the neurons at α = 1, [batch, layer, slot, hidden]
+        self.outputs = torch.stack(outputs, 1)  # FFN outputs without bias at α = 1, [batch, layer, slot, hidden]
         self.biases = torch.stack(biases)  # [layer, hidden]
 
     def evaluate(self, row: Tensor, layer: Tensor, alpha: Tensor, gradients: bool = True) -> tuple[Tensor, Tensor]:
-        """Evaluate all paths in one sweep; see :meth:`Paths.evaluate`."""
+        """Evaluate all paths in one pass through the layers; see :meth:`Paths.evaluate`."""
         known = [len(self.gradients_at_one) > 0 and value == 1 for value in alpha.tolist()]
         found = self.at_one.new_empty(len(row), len(alpha), self.target_ids.shape[1])
         directions = self.directions if gradients else None
@@ -95,7 +104,7 @@ class ReplayedPaths(Paths):
             if gradients:
                 slopes[:, one] = self.gradients_at_one[:, row, layer].transpose(0, 1)
         nodes = torch.tensor([not value for value in known]).nonzero()[:, 0].to(row.device)
-        alpha = alpha.to(self.outputs.dtype).to(row.device)  # in this order: not every device has float64
+        alpha = alpha.to(self.outputs.dtype).to(row.device)  # in this order: not every device supports float64
         path = torch.arange(len(row), device=row.device).repeat_interleave(len(nodes))
         node = nodes.repeat(len(row))
         for part in self._parts(layer[path]):
@@ -109,7 +118,7 @@ class ReplayedPaths(Paths):
         return found, slopes
 
     def _parts(self, layer: Tensor) -> list[Tensor]:
-        """Divide evaluations into parts that keep the budget, each in the order of the layers."""
+        """Split evaluations into parts within the token budget, each sorted by layer."""
         if not len(layer):
             return []
         cost = (len(self.weights) - layer.cpu()) * self.recording.states[0].shape[1]
@@ -120,7 +129,7 @@ class ReplayedPaths(Paths):
 
 
 class WholePaths(Paths):
-    """Paths evaluated by the definition: a whole pass for each layer and node, its activations at the slots scaled."""
+    """Paths evaluated by definition: a whole forward pass for each layer and node, with scaled activations."""
 
     def __init__(
         self, model: PreTrainedModel, inputs: Inputs, sums: Sums, budget: TokenBudget, logarithms: bool
@@ -163,7 +172,7 @@ class WholePaths(Paths):
         return logs if self.logarithms else logs.exp(), seen
 
     def evaluate(self, row: Tensor, layer: Tensor, alpha: Tensor, gradients: bool = True) -> tuple[Tensor, Tensor]:
-        """Evaluate one layer and node after the other; see :meth:`Paths.evaluate`."""
+        """Evaluate one layer and node at a time; see :meth:`Paths.evaluate`."""
         slots, hidden = self.inputs.position.shape[1], len(self.weights[0])
         values = self.at_one.new_empty(len(row), len(alpha), self.target_ids.shape[1])
         shape = (len(row), len(alpha), len(self.directions), slots, hidden)
@@ -192,7 +201,7 @@ class WholePaths(Paths):
             values, _ = self._values(rows, [(ffn_modules(self.model)[layer], scale, add)])
             if not gradients:
                 return values, values.new_empty(0)
-            # float16 can't hold the gradient of a probability of 1e-6: each row's travels as a number near 1
+            # float16 underflows for the gradient of a probability of 1e-6, so each row is scaled to be near 1
             factor = 2.0 ** -values.detach().abs().amax(1).clamp_min(1e-30).log2().floor()  # [row]
             sums = [((values @ direction) * factor).sum() for direction in self.directions]
             found = [torch.autograd.grad(s, leaf, retain_graph=s is not sums[-1])[0] for s in sums]

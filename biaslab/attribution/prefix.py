@@ -1,4 +1,4 @@
-"""Attention of a sequence's last tokens over recorded keys and values of the tokens before them."""
+"""Attention of the last tokens of a sequence over recorded keys and values of the tokens before them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _LAST_TOKENS = "biaslab_last_tokens"  # name of an attention function
 
 
 class Prefix:
-    """A layer of a cache: keys and values, ``[row, head, token, size]``, of the tokens before; items share a row's."""
+    """One layer of a key/value cache of the preceding tokens, ``[row, head, token, size]``, shared by a row's items."""
 
     def __init__(self, keys: Tensor, values: Tensor, rows: Tensor) -> None:
         used, number, counts = rows.unique(return_inverse=True, return_counts=True)
         self.keys, self.values = (x if len(used) == len(x) else x[used] for x in (keys, values))
-        # items as a grid [row, place]; where a row has fewer than others, any item fills it
+        # items as a grid [row, place]; rows with fewer items are filled with an arbitrary one
         self.width = int(counts.max())
         order = number.argsort(stable=True)
         place = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[number[order]]
@@ -29,11 +29,15 @@ class Prefix:
         self.cell = cell.new_empty(len(rows)).index_put((order,), cell)
 
     def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Return the new tokens' keys and values alone: :func:`_attend` knows the others."""
+        """Return the new tokens' keys and values only: :func:`_attend` adds the recorded ones."""
         return keys, values
 
     def times(self, items: Tensor, matrices: Tensor) -> Tensor:
-        """Return ``[item, head, query, a]`` times its row's ``[row, head, a, b]``: ``[item, head, query, b]``."""
+        """Multiply items ``[item, head, query, a]`` by their rows' matrices ``[row, head, a, b]``.
+
+        Returns:
+            ``[item, head, query, b]``.
+        """
         queries = items.shape[2]
         grid = items[self.item].unflatten(0, (-1, self.width)).transpose(1, 2).flatten(2, 3)
         product: Tensor = (grid @ matrices).unflatten(2, (self.width, queries)).transpose(1, 2)
@@ -41,7 +45,10 @@ class Prefix:
 
     @contextmanager
     def attended(self, model: PreTrainedModel) -> Iterator[None]:
-        """Within the block, the model's attention is :func:`_attend`, which finds this object: not all pass it on."""
+        """Make the model use :func:`_attend` with this object within the block.
+
+        A context variable holds the object, because not every attention module passes its cache on.
+        """
         before, model.config._attn_implementation = model.config._attn_implementation, _LAST_TOKENS
         token = _recorded.set(self)
         try:
@@ -65,14 +72,14 @@ def _attend(
     softcap: float | None = None,
     **__: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of the last tokens, as transformers calls it: each sees all tokens before, which need no gradient.
+    """Attention of the last tokens, with the interface of transformers' attention functions.
 
-    ``query`` is ``[item, head, token, size]``, ``key`` and ``value`` have the key/value heads; the output is
-    ``[item, token, head, size]``.
+    Each token attends to all tokens before it, which need no gradient. ``query`` is ``[item, head, token, size]``;
+    ``key`` and ``value`` have one head per key/value head. The output is ``[item, token, head, size]``.
     """
     recorded, dtype = _recorded.get(), query.dtype
     items, tokens, size = len(query), *query.shape[2:]
-    kind = torch.promote_types(dtype, torch.float32)  # a score of 30 in bfloat16 is off by 0.1
+    kind = torch.promote_types(dtype, torch.float32)  # bfloat16 would be off by 0.1 at a score of 30
     query, key, value = query.to(kind), key.to(kind), value.to(kind)
     query = query.reshape(items, key.shape[1], -1, size)  # [item, key/value head, group · token, size]
     among = (query[..., None, :] * key[:, :, None]).sum(-1)  # [item, key/value head, group · token, token]

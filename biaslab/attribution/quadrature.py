@@ -1,4 +1,4 @@
-"""Nodes and weights of quadrature rules on [0, 1], and integrals whose integrand changes its sign in between."""
+"""Nodes and weights of quadrature rules on [0, 1], including integrands that change sign within the interval."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from biaslab.errors import InputError, require_ranges
 
 Steps = int | Literal["auto"]
 FEWEST_NODES, MOST_NODES = 3, 129  # of steps="auto"
-_KINK = 0.1  # of the tolerance: with fixed steps, how exact an integral must be that is divided where the gap is zero
+_KINK = 0.1  # share of the tolerance allowed, with fixed steps, for an integral that is split where the gap is zero
 _BISECTIONS = 40
 
 
@@ -50,21 +50,24 @@ QUADRATURES: dict[str, Callable[[int], tuple[Tensor, Tensor]]] = {
     "riemann_right": partial(_riemann, 1.0),
     "trapezoid": _trapezoid,
 }
-_WITH_ENDS = {"clenshaw_curtis": "Clenshaw-Curtis", "trapezoid": "trapezoid"}  # whose nodes include 0 and 1
-INTERPOLATORY = ("gauss_legendre", "clenshaw_curtis")  # the polynomial through their nodes is near the integrand
+_WITH_ENDS = {"clenshaw_curtis": "Clenshaw-Curtis", "trapezoid": "trapezoid"}  # rules whose nodes include 0 and 1
+INTERPOLATORY = ("gauss_legendre", "clenshaw_curtis")  # rules whose interpolating polynomial is near the integrand
 
 
 def nodes_and_weights(quadrature: str, steps: int) -> tuple[Tensor, Tensor]:
-    """Return the rule's nodes and weights on [0, 1], each ``[steps]`` in float64; the weights sum to 1.
+    """Return the nodes and weights of a quadrature rule on [0, 1].
 
     Args:
-        quadrature: "gauss_legendre" (exact up to degree 2·steps - 1), "clenshaw_curtis" (up to steps - 1; its nodes
-            include 0 and 1, and those of 2·steps - 1 steps), "riemann_left" (the released code's), "riemann_middle",
-            "riemann_right" or "trapezoid".
+        quadrature: "gauss_legendre" (exact for polynomials up to degree 2·steps - 1), "clenshaw_curtis" (up to
+            steps - 1; its nodes include 0 and 1, and are among those of the rule with 2·steps - 1 steps),
+            "riemann_left" (used by the authors' released code), "riemann_middle", "riemann_right" or "trapezoid".
         steps: number of nodes.
 
+    Returns:
+        Nodes and weights, each ``[steps]`` in float64. The weights sum to 1.
+
     Raises:
-        InputError: for another name, or a number of steps that is not a positive integer.
+        InputError: if the name is unknown, or ``steps`` is not a positive integer.
 
     >>> nodes_and_weights("riemann_left", 4)[0].tolist()
     [0.0, 0.25, 0.5, 0.75]
@@ -80,9 +83,14 @@ def nodes_and_weights(quadrature: str, steps: int) -> tuple[Tensor, Tensor]:
 
 
 def weights_up_to(nodes: Tensor, ends: Tensor) -> Tensor:
-    """Return weights that integrate the polynomial through the nodes' values from 0 to each end, ``[end, node]``.
+    """Return weights that integrate the interpolating polynomial from 0 to each of several end points.
 
-    All is float64 and in [0, 1]; the nodes, ``[node]``, are crowded at its ends as those of a Gauss rule are.
+    Args:
+        nodes: nodes in [0, 1], clustered towards the ends as those of a Gauss rule, ``[node]``, float64.
+        ends: upper ends in [0, 1], ``[end]``, float64.
+
+    Returns:
+        Weights, ``[end, node]``, float64.
 
     >>> weights_up_to(torch.tensor([0.0, 1.0]).double(), torch.tensor([0.5, 1.0]).double())
     tensor([[0.3750, 0.1250],
@@ -95,9 +103,15 @@ def weights_up_to(nodes: Tensor, ends: Tensor) -> Tensor:
 
 
 def interpolate(points: Tensor, values: Tensor, at: Tensor) -> Tensor:
-    """Return the values of polynomials, each at its own place, by the second barycentric formula, ``[polynomial]``.
+    """Evaluate interpolating polynomials, each at its own point, with the second barycentric formula.
 
-    ``values`` are those at the ``points``, which are distinct, ``[polynomial, point]``.
+    Args:
+        points: distinct interpolation points, ``[point]``.
+        values: values of the polynomials there, ``[polynomial, point]``.
+        at: where to evaluate each polynomial, ``[polynomial]``.
+
+    Returns:
+        ``[polynomial]``.
 
     >>> points = torch.tensor([0.0, 0.5, 1.0]).double()
     >>> interpolate(points, (points**2)[None], torch.tensor([0.25]).double())
@@ -105,7 +119,7 @@ def interpolate(points: Tensor, values: Tensor, at: Tensor) -> Tensor:
     """
     differences = points[:, None] - points
     differences.fill_diagonal_(1)
-    weights = 1 / (differences * 4).prod(1)  # points on [0, 1] are 1/4 apart, in the geometric mean of many
+    weights = 1 / (differences * 4).prod(1)  # many points on [0, 1] are 1/4 apart in the geometric mean
     distance = at[:, None] - points
     hit = distance == 0
     shares = torch.where(hit.any(1, keepdim=True), hit.to(values), weights / distance.where(~hit, 1.0))
@@ -113,12 +127,18 @@ def interpolate(points: Tensor, values: Tensor, at: Tensor) -> Tensor:
 
 
 def signed_weights(nodes: Tensor, points: Tensor, values: Tensor) -> Tensor:
-    """Return weights that integrate sign(v(α))·g(α) from 0 to 1 for each v, given g at the nodes, ``[function, node]``.
+    """Return weights that integrate sign(v(α))·g(α) from 0 to 1 for each function v, given g at the nodes.
 
-    Between two points where v differs in sign, the place where the polynomial through v's values is zero divides the
-    interval; on each side the polynomial through g's values is integrated. So a kink of |v| costs no further node. All
-    is float64: the nodes, those of an interpolatory rule; the points, ascending from 0 to 1; and v's values there,
-    ``[function, point]``.
+    Between two points where v has opposite signs, the interval is split at the root of the interpolating polynomial of
+    v; on each side the interpolating polynomial of g is integrated. A kink of |v| therefore needs no extra nodes.
+
+    Args:
+        nodes: nodes of an interpolatory rule, ``[node]``, float64.
+        points: points from 0 to 1 in ascending order, ``[point]``, float64.
+        values: values of v at the points, ``[function, point]``, float64.
+
+    Returns:
+        Weights, ``[function, node]``, float64.
 
     >>> nodes, _ = nodes_and_weights("gauss_legendre", 3)
     >>> points = torch.tensor([0.0, 1.0]).double()
@@ -126,14 +146,14 @@ def signed_weights(nodes: Tensor, points: Tensor, values: Tensor) -> Tensor:
     >>> weights.sum(1)  # of g = 1: 3/4 - 1/4, and 1
     tensor([0.5000, 1.0000], dtype=torch.float64)
     """
-    function, interval = (values[:, 1:] * values[:, :-1] < 0).nonzero(as_tuple=True)  # one entry a root, ascending
+    function, interval = (values[:, 1:] * values[:, :-1] < 0).nonzero(as_tuple=True)  # one entry per root, ascending
     low, high = points[interval], points[interval + 1]
     at_low = values[function, interval]
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         before = interpolate(points, values[function], middle) * at_low > 0
         low, high = torch.where(before, middle, low), torch.where(before, high, middle)
-    # The sign is that of the last value that is not 0; from the right, each root turns it.
+    # Start with the sign of the last non-zero value; going left, each root flips it.
     ends = weights_up_to(nodes, torch.cat([low, points[-1:]]))  # [root + 1, node]
     sign_after = torch.sign(values[function, interval + 1])[:, None]
     last = values.gather(1, (values != 0).int().cumsum(1).argmax(1, keepdim=True)).sign()  # [function, 1]
@@ -141,27 +161,42 @@ def signed_weights(nodes: Tensor, points: Tensor, values: Tensor) -> Tensor:
 
 
 class Rule(NamedTuple):
-    """Where the gradients are taken, and with which weights they are summed."""
+    """A quadrature rule and its tolerance.
+
+    Attributes:
+        quadrature: name of the rule.
+        nodes: nodes in [0, 1], ``[node]``, float64 on the CPU.
+        weights: weights of the nodes, ``[node]``, float64 on the CPU.
+        tolerance: the largest residual that needs no finer rule, relative to a layer's L1 norm.
+        adaptive: whether the tolerance applies to all integrals, or only to those split where the gap is zero.
+    """
 
     quadrature: str
-    nodes: Tensor  # float64, on the CPU, [node]
-    weights: Tensor  # likewise
-    tolerance: float  # the largest residual that needs no finer rule, relative to a layer's L1 norm
-    adaptive: bool  # whether that holds for all integrals, not only for those that are divided where the gap is zero
+    nodes: Tensor
+    weights: Tensor
+    tolerance: float
+    adaptive: bool
 
     def finer(self) -> Rule:
-        """Return a nested rule of more nodes: of an adaptive rule, those at even places are its own."""
+        """Return a finer rule; that of an adaptive rule is nested (every other node is an old one)."""
         steps = 2 * len(self.nodes) - 1 if self.adaptive else FEWEST_NODES
         while steps <= len(self.nodes):
             steps = 2 * steps - 1
         return Rule("clenshaw_curtis", *nodes_and_weights("clenshaw_curtis", steps), self.tolerance, adaptive=True)
 
     def weights_of(self, gaps: Tensor, at_zero: Tensor, at_one: Tensor, absolute: bool) -> Tensor:
-        """Return the weights for gaps at the nodes, ``[path, pair, node]``, in their type and on their device.
+        """Return the weights for given gaps, in their dtype and on their device.
 
-        If ``absolute``, they carry the gap's sign, of which the gaps at α = 0 and 1, ``[path, pair]``, tell more.
+        Args:
+            gaps: gaps at the nodes, ``[path, pair, node]``.
+            at_zero: gaps at α = 0, ``[path, pair]``.
+            at_one: gaps at α = 1, ``[path, pair]``.
+            absolute: multiply the weights by the sign of the gap along the path.
+
+        Returns:
+            ``[path, pair, node]``.
         """
-        weights = self.weights.to(gaps.dtype).to(gaps.device).expand_as(gaps)  # not every device has float64
+        weights = self.weights.to(gaps.dtype).to(gaps.device).expand_as(gaps)  # not every device supports float64
         if not absolute or self.quadrature not in INTERPOLATORY:
             return weights * gaps.sign() if absolute else weights
         inner = (self.nodes > 0) & (self.nodes < 1)
@@ -172,10 +207,10 @@ class Rule(NamedTuple):
 
 
 def integration_rule(steps: Steps, quadrature: str = "gauss_legendre", tolerance: float = 0.01) -> Rule:
-    """Return the rule that the arguments name; see :func:`biaslab.attribution.gaps.integrated_gap_gradients`.
+    """Return the rule for these arguments; see :func:`biaslab.attribution.gaps.integrated_gap_gradients`.
 
     Raises:
-        InputError: if an argument is out of its range.
+        InputError: if an argument is out of range.
     """
     if not 0 < tolerance < 1:
         raise InputError(f"`tolerance` is expected to lie between 0 and 1 but got {tolerance}.")

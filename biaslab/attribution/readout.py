@@ -1,4 +1,4 @@
-"""The targets' probabilities at the slots, or their logarithms, and where the gradients of these start."""
+"""Probabilities or log-probabilities of the targets at the slots, and their gradients before the output embeddings."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -11,11 +11,11 @@ from biaslab.models.placement import loaded
 
 
 class Readout(NamedTuple):
-    """The targets' values at the slots, and where their gradients start: before the output embeddings."""
+    """The targets' values at the slots, and their gradients with respect to the output embeddings' input."""
 
-    values: Tensor  # [item, target]: probabilities, of several tokens the product of theirs; or their logarithms
-    hidden: list[Tensor]  # what the output embeddings got, in the graph, [item, slot, hidden] a part of the items
-    gradients: list[Tensor]  # of each direction with respect to it, [direction, item, slot, hidden]; empty for none
+    values: Tensor  # [item, target]: probabilities (the product over the tokens), or their logarithms
+    hidden: list[Tensor]  # input of the output embeddings, in the graph, [item, slot, hidden] for each chunk of items
+    gradients: list[Tensor]  # of each direction with respect to it, [direction, item, slot, hidden]; may be empty
 
 
 def read_slots(
@@ -26,17 +26,21 @@ def read_slots(
     directions: Tensor | None,
     logarithms: bool = False,
 ) -> Readout:
-    r"""Run the model; read the targets' values at the slots, and their gradients before the output embeddings.
+    r"""Run the model; return the targets' values at the slots, and their gradients before the output embeddings.
 
-    ``run`` runs it and returns its output; ``position`` is that of the slots, ``[item, slot]``; ``target_ids`` are
-    ``[item, target, slot]``; ``directions`` are sums of targets to be differentiated, ``[direction, target]``, if any.
-    The values are probabilities P, or with ``logarithms`` log P, in nats.
+    With z = Wh + b, logits f(z) (f is the identity or a soft cap) and p = softmax(f(z)) at each slot, P is the product
+    of the probabilities of the target's tokens. Its gradient at a slot with token t is
+    P·(f'(z_t)·W_t - Σ_v p_v·f'(z_v)·W_v); the sum over the vocabulary is the same for every target. The gradient of
+    log P lacks the factor P. DeBERTa's head continues after the module it calls output embeddings, so autograd computes
+    the gradient there.
 
-    With z = Wh + b, logits f(z) (f is the identity, or caps them) and p = softmax(f(z)) at each slot, P is the product
-    of the target's tokens' probabilities, and its gradient at a slot whose token is t is
-    P·(f'(z_t)·W_t - Σ_v p_v·f'(z_v)·W_v): the sum over the vocabulary is the same for every target. That of log P is
-    the same without the factor P. DeBERTa's own head goes on after what it calls its output embeddings: autograd then
-    says what the gradient before them is.
+    Args:
+        model: a model of a supported architecture.
+        run: runs the model and returns its output.
+        position: positions of the slots, ``[item, slot]``.
+        target_ids: token ids, ``[item, target, slot]``.
+        directions: sums of targets to differentiate, ``[direction, target]``; None for no gradients.
+        logarithms: return log P in nats instead of probabilities P.
     """
     embeddings = model.get_output_embeddings()
     with loaded(embeddings):
@@ -82,7 +86,7 @@ def _read_through(
     directions: Tensor | None,
     logarithms: bool,
 ) -> Readout:
-    """As :func:`read_slots`, by autograd, with whatever follows ``module``."""
+    """Like :func:`read_slots`, but with autograd through whatever follows ``module``."""
     seen: list[Tensor] = []
 
     def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor]:
@@ -101,7 +105,7 @@ def _read_through(
     values = logs if logarithms else logs.exp()
     if directions is None:
         return Readout(values, [hidden], [])
-    # float16 can't hold the gradient of a probability of 1e-6: each item's travels as a number near 1
+    # float16 underflows for the gradient of a probability of 1e-6, so each item is scaled to be near 1
     scale = 2.0 ** -values.detach().abs().amax(1).clamp_min(1e-30).log2().floor()
     sums = [((values @ direction) * scale).sum() for direction in directions]
     found = [torch.autograd.grad(s, leaf, retain_graph=s is not sums[-1])[0].to(values.dtype) for s in sums]
@@ -113,7 +117,7 @@ def backward(readout: Readout, leaves: Sequence[Tensor]) -> list[Tensor]:
     directions = len(readout.gradients[0])
     parts: list[list[Tensor]] = []
     for direction, starts in enumerate(zip(*readout.gradients, strict=True)):
-        # float16 can't hold the gradient of a probability of 1e-6: it travels as a number near 1
+        # float16 underflows for the gradient of a probability of 1e-6, so it is scaled to be near 1
         scale = 2.0 ** -torch.stack([start.abs().amax() for start in starts]).amax().clamp_min(1e-30).log2().floor()
         scaled = [(start * scale).to(hidden.dtype) for start, hidden in zip(starts, readout.hidden, strict=True)]
         kept = direction < directions - 1

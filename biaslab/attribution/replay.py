@@ -1,7 +1,7 @@
-"""A transformer's forward pass, recorded once, and gone on with from the feed-forward output of any of its layers.
+"""Records a transformer's forward pass once, and resumes it from the feed-forward output of any layer.
 
-Only paths are known of an architecture. A layer is called with the very arguments that the model itself passed to it
-(masks, rotary embeddings, position biases), and the final norm and head are the model's own, run at the slot only.
+Only module paths are architecture-specific. Each layer is called with the arguments that the model itself passed to it
+(masks, rotary embeddings, position biases); the final norm and head are the model's own, run at the slots only.
 """
 
 from __future__ import annotations
@@ -33,15 +33,22 @@ _LOGITS_AT_ONCE = 2**23  # 32 MB in float32: a few dozen slots of a large vocabu
 
 
 class Inputs(NamedTuple):
-    """A batch of prompts; a word of several tokens has as many slots in a sequence."""
+    """A batch of prompts; a word of several tokens has one slot per token.
 
-    input_ids: Tensor  # [batch, sequence]
-    position: Tensor  # of the slots, [batch, slot]
-    target_ids: Tensor  # a token a slot, [batch, target, slot]
-    attention_mask: Tensor | None = None  # [batch, sequence]
+    Attributes:
+        input_ids: token ids, ``[batch, sequence]``.
+        position: positions of the slots, ``[batch, slot]``.
+        target_ids: one token per slot, ``[batch, target, slot]``.
+        attention_mask: 1 for tokens, 0 for padding, ``[batch, sequence]``; None if nothing is padded.
+    """
+
+    input_ids: Tensor
+    position: Tensor
+    target_ids: Tensor
+    attention_mask: Tensor | None = None
 
     def rows(self, part: slice) -> Inputs:
-        """Return some of the prompts; of words of one token, ``[batch]`` and ``[batch, target]``, with that axis."""
+        """Return a slice of the prompts; adds the slot axis if positions are ``[batch]`` (words of one token)."""
         ids, position, targets, mask = self
         if position.ndim == 1:
             position, targets = position[:, None], targets[..., None]
@@ -49,33 +56,34 @@ class Inputs(NamedTuple):
 
 
 class Recording(NamedTuple):
-    """One forward pass of a batch.
+    """One recorded forward pass of a batch.
 
-    Where the slots are a causal model's last tokens, nothing before them ever changes: then the pass is that of these
-    tokens alone (``sequence`` is their number) against the keys and values of the tokens before them.
+    If the slots are the last tokens of a causal model, the tokens before them never change. Only the last tokens are
+    then recorded (``sequence`` is their number), against cached keys and values of the tokens before them.
     """
 
     model: PreTrainedModel
-    states: list[Tensor]  # what each layer got, [batch, sequence, hidden] a layer
-    arguments: list[tuple[tuple[Any, ...], dict[str, Any]]]  # the further ones of each layer, positional and by name
-    attended: list[
-        Any
-    ]  # what each layer's attention returned, at the slots: [batch, slot, hidden], or first in a tuple
-    activations: list[Tensor]  # of the neurons at the slots, [batch, slot, neuron] a layer
+    states: list[Tensor]  # input of each layer, [batch, sequence, hidden]
+    arguments: list[tuple[tuple[Any, ...], dict[str, Any]]]  # other positional and keyword arguments of each layer
+    attended: list[Any]  # attention output of each layer at the slots, [batch, slot, hidden], or a tuple
+    activations: list[Tensor]  # of the neurons at the slots, [batch, slot, neuron] for each layer
     position: Tensor  # of the slots, [batch, slot]
-    prefix: list[tuple[Tensor, Tensor]]  # keys and values of the tokens before, [batch, head, token, size] a layer
-    output: Any  # the form of what a layer returns: a tensor, or a tuple that begins with one
-    logarithms: bool  # whether the targets' values are logarithms of their probabilities
+    prefix: list[tuple[Tensor, Tensor]]  # cached keys and values, [batch, head, token, size] for each layer
+    output: Any  # structure of a layer's output: a tensor, or a tuple that starts with one
+    logarithms: bool  # whether the targets' values are log-probabilities
 
 
 def record(
     model: PreTrainedModel, inputs: Inputs, directions: Tensor | None, logarithms: bool = False, keys: bool = True
 ) -> tuple[Recording, Tensor, Tensor]:
-    """Run the model once and keep what :func:`go_on` needs to go on from any layer.
+    """Run the model once and keep what :func:`go_on` needs to resume from any layer.
 
-    The targets' values are probabilities, or with ``logarithms`` their logarithms; ``directions`` are sums of them to
-    be differentiated, ``[direction, target]``; None for no gradients. With ``keys``, keys and values of the tokens
-    before the slots are computed once, where :func:`reuses_keys`.
+    Args:
+        model: a model of a supported architecture.
+        inputs: prompts.
+        directions: sums of targets to differentiate, ``[direction, target]``; None for no gradients.
+        logarithms: the targets' values are log-probabilities instead of probabilities.
+        keys: compute keys and values of the tokens before the slots once, if :func:`reuses_keys` allows it.
 
     Returns:
         The recording, the values ``[batch, target]``, and each direction's gradient with respect to each layer's
@@ -118,7 +126,7 @@ def record(
         for layer, attention, ffn in zip(layers(model), attention_modules(model), ffn_modules(model), strict=True):
             enter(layer.register_forward_pre_hook(keep_call, with_kwargs=True))
             enter(attention.register_forward_hook(keep_attended))
-            # after every other pre-hook, so that a suppressed neuron is recorded as suppressed
+            # registered after all other pre-hooks, so that suppressed neurons are recorded as suppressed
             enter(ffn.register_forward_pre_hook(keep_activations))
             enter(ffn.register_forward_hook(add_leaf))
         enter(layers(model)[-1].register_forward_hook(lambda _, __, output: outputs.append(output)))
@@ -128,49 +136,52 @@ def record(
         gradients = empty if directions is None else torch.stack(backward(readout, leaves), 2)
     cached: Any = options["past_key_values"].layers if "past_key_values" in options else []
     prefix = [(layer.keys[:, :, :-slots], layer.values[:, :, :-slots]) for layer in cached]
-    output = _with_first(outputs[0], position)  # its form alone
+    output = _with_first(outputs[0], position)  # only its structure is used
     recording = Recording(model, states, arguments, attended, activations, position, prefix, output, logarithms)
     return recording, readout.values, gradients
 
 
 def reuses_keys(model: PreTrainedModel, inputs: Inputs) -> bool:
-    """Return whether the slots are a causal model's last tokens, and it can be handed the keys of those before."""
+    """Return whether the slots are the last tokens of a causal model that accepts cached keys of earlier tokens."""
     input_ids, position, _, attention_mask = inputs
     length, slots = input_ids.shape[1], position.shape[1]
     paths = architecture(model)
-    fits = (
-        not paths.masked and paths.keys and attention_mask is None and slots < length < window(model)
-    )  # a cache keeps one less
+    # a sliding-window cache keeps one token fewer than the window
+    fits = not paths.masked and paths.keys and attention_mask is None and slots < length < window(model)
     last = torch.arange(length - slots, length, device=position.device)
     return fits and bool((position == last).all())
 
 
 def _first(output: Any) -> Tensor:
-    """Return what an attention or a layer returned, without what comes with it."""
+    """Return the hidden states from the output of an attention module or layer."""
     first: Tensor = output if isinstance(output, Tensor) else output[0]
     return first
 
 
 def _with_first(output: Any, first: Tensor) -> Any:
-    """Return another first part, in the form that the output has, with nothing else in it."""
+    """Return other hidden states in the structure of the output, with None for its other parts."""
     return first if isinstance(output, Tensor) else (first, *[None] * (len(output) - 1))
 
 
 def go_on(
     recording: Recording, layer: Tensor, row: Tensor, values: Tensor, target_ids: Tensor, directions: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Give items another feed-forward output at the slots of a layer, and run what comes after it.
+    """Replace the feed-forward output of a layer at the slots, and run the rest of the model from there.
 
-    The items of all layers travel in one batch that grows from layer to layer: one sweep forward, and one backward for
-    each direction.
+    Items of all layers share one batch that grows from layer to layer, so this takes one forward pass, and one backward
+    pass for each direction.
 
-    Each item, ``[item]``, has a ``layer`` (ascending, on the CPU), the ``row`` of its recorded sequence, the new
-    feed-forward output of its layer at the slots, ``values``, ``[item, slot, hidden]``, and ``target_ids``, ``[item,
-    target, slot]``; ``directions`` are as in :func:`record`.
+    Args:
+        recording: from :func:`record`.
+        layer: the layer of each item, ascending, on the CPU, ``[item]``.
+        row: the recorded sequence of each item, ``[item]``.
+        values: the new feed-forward output of the layer at the slots, ``[item, slot, hidden]``.
+        target_ids: token ids, ``[item, target, slot]``.
+        directions: as in :func:`record`.
 
     Returns:
-        The targets' values ``[item, target]``, as :func:`record` has them, and each direction's gradient with respect
-        to ``values``, ``[direction, item, slot, hidden]`` (empty without directions).
+        The targets' values ``[item, target]``, as in :func:`record`, and each direction's gradient with respect to
+        ``values``, ``[direction, item, slot, hidden]`` (empty without directions).
     """
     counts = torch.bincount(layer, minlength=len(recording.states)).tolist()
     with torch.set_grad_enabled(directions is not None):
@@ -196,7 +207,7 @@ def _slot_states(recording: Recording, counts: Sequence[int], row: Tensor, leave
             parts.append(run(recording, index, hidden, before))
         if count:
             values = _after_ffn(recording, index, leaf, new)
-            if not last:  # what the next layer gets, with these values at the slots
+            if not last:  # the input of the next layer, with these values at the slots
                 state, items = recording.states[index + 1][new], torch.arange(count, device=new.device)[:, None]
                 values = state.index_put((items, recording.position[new]), values.to(state.dtype))
             parts.append(values)
@@ -215,12 +226,12 @@ def _run_layer(recording: Recording, index: int, hidden: Tensor, rows: Tensor) -
         return _first(layers(recording.model)[index](hidden, *args, **kwargs))
 
 
-class _AttentionDone(Exception):  # noqa: N818  it is no error
-    """Ends a layer after its attention."""
+class _AttentionDone(Exception):  # noqa: N818  not an error
+    """Raised to leave a layer after its attention."""
 
 
 def _run_layer_at_slot(recording: Recording, index: int, hidden: Tensor, rows: Tensor) -> Tensor:
-    """Call a layer whose output is needed at the slots only: keys and values of all tokens, the rest at the slots."""
+    """Call a layer whose output is needed at the slots only: keys and values for all tokens, the rest at the slots."""
     items, position = torch.arange(len(hidden), device=hidden.device)[:, None], recording.position[rows]
     if hidden.shape[1] == position.shape[1]:
         return _run_layer(recording, index, hidden, rows)
@@ -242,7 +253,7 @@ def _run_layer_at_slot(recording: Recording, index: int, hidden: Tensor, rows: T
 
 
 def _at_slots(module: nn.Module, items: Tensor, position: Tensor) -> AbstractContextManager[None]:
-    """Let a projection see the slots of each sequence; other tokens get zeros, or the one slot's result."""
+    """Run a projection at the slots only; other tokens get zeros, or the result of the single slot."""
     project = module.forward
 
     def forward(hidden: Tensor) -> Tensor:
@@ -256,8 +267,8 @@ def _at_slots(module: nn.Module, items: Tensor, position: Tensor) -> AbstractCon
 
 
 def _after_ffn(recording: Recording, index: int, values: Tensor, rows: Tensor) -> Tensor:
-    """Return a layer's output at the slots, ``[item, slot, hidden]``, where its feed-forward output is ``values``."""
-    # attention was recorded, and of the projections up nothing is used
+    """Return a layer's output at the slots, ``[item, slot, hidden]``, given its feed-forward output ``values``."""
+    # attention is replaced by the recorded output; the result of the up-projections is not used
     attention, down = attention_modules(recording.model)[index], ffn_modules(recording.model)[index]
     state = recording.states[index][rows[:, None], recording.position[rows]]
     inside = {*attention.modules(), down}
@@ -269,7 +280,7 @@ def _after_ffn(recording: Recording, index: int, values: Tensor, rows: Tensor) -
     def no_neurons(hidden: Tensor) -> Tensor:
         return nothing.expand(*hidden.shape[:-1], width)
 
-    def new_values(neurons: Tensor) -> Tensor:  # not a leaf, which a layer may not add to in place
+    def new_values(neurons: Tensor) -> Tensor:  # a clone, because a layer may add to it in place
         return values.to(state.dtype).reshape(*neurons.shape[:-1], -1).clone()
 
     with ExitStack() as stack:
@@ -281,13 +292,11 @@ def _after_ffn(recording: Recording, index: int, values: Tensor, rows: Tensor) -
 
 
 def _select(value: Any, rows: Tensor, batch: int, prefix: Prefix | None, name: str = "") -> Any:
-    """Pick ``rows`` of each tensor with a batch axis, within tuples, lists and dicts too; for a cache ``prefix``."""
+    """Select ``rows`` of each tensor with a batch axis, also within tuples, lists and dicts; replace a cache."""
     if isinstance(value, Tensor):
-        if name == "alibi" and value.ndim == 3:  # its first axis joins sequences and heads
+        if name == "alibi" and value.ndim == 3:  # the first axis combines sequences and heads
             return value.unflatten(0, (batch, -1)).index_select(0, rows).flatten(0, 1)
-        if name == "rel_embeddings" or (
-            name == "position_bias" and value.ndim == 3
-        ):  # all sequences have them in common
+        if name == "rel_embeddings" or (name == "position_bias" and value.ndim == 3):  # shared by all sequences
             return value
         return value.index_select(0, rows) if batch > 1 and value.ndim > 1 and len(value) == batch else value
     if isinstance(value, Cache):
@@ -318,7 +327,7 @@ def _head(recording: Recording, slot: Tensor, target_ids: Tensor, directions: Te
 
 
 def _bypassed(modules: Iterable[nn.Module], output: Any) -> ExitStack:
-    """Let each module return ``output`` without being run, until the stack is closed."""
+    """Make each module return ``output`` without running, until the stack is closed."""
     with ExitStack() as stack:
         for module in modules:
             stack.enter_context(replaced_forward(module, lambda *_, **__: output))

@@ -1,4 +1,4 @@
-"""BBQ: which of three answers about two people a model gives, and whether its answers conform to common bias."""
+"""BBQ: scores three answers to questions about two people; accuracy, and whether errors conform to social bias."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,17 +16,17 @@ from biaslab.statistics import Samples
 
 @torch.no_grad()
 def score_answers(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
-    """Score the three answers of each question: the mean log-probability of an answer's tokens.
+    """Score the three answers to each question by the mean log-probability of the answer's tokens.
 
-    The mean, since answers differ in length; of several wordings, again the mean. A causal model's answer is what
-    follows the question and the listed answers. What the questions of a set share is computed once.
+    Scores are means because answers differ in length; they are averaged over several wordings, too. For a causal model,
+    the answer follows the question and the list of answers. Text shared by the questions of a set is computed once.
 
     Args:
-        model: a language model of the kind that the batch was made for.
-        batch: whole question sets, as :class:`biaslab.data.bbq.BBQDataModule` makes them.
+        model: a masked or causal language model, matching the batch.
+        batch: a batch of a :class:`biaslab.data.bbq.BBQDataModule`, with whole question sets.
 
     Returns:
-        Scores of the biased, the counter-biased and the unknown answer, nats in float64 on the CPU, ``[question, 3]``.
+        Scores of the biased, the counter-biased and the unknown answer in nats, float64 on the CPU, ``[question, 3]``.
 
     Raises:
         InputError: if the batch was made for the other kind of model.
@@ -51,14 +51,13 @@ def score_answers(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
 
 
 class BBQ(Scored):
-    """Accuracy and bias score of a :class:`biaslab.data.bbq.BBQDataModule`, overall and by category.
+    """Accuracy and bias score on a :class:`biaslab.data.bbq.BBQDataModule`, overall and by category.
 
-    Overall is the mean over the categories: none counts for more since its templates have more variants. Intervals
-    resample templates, all of whose variants belong together.
+    The overall result is the unweighted mean over the categories. Intervals resample templates with all their variants.
 
-    A model that is always right has no bias, but for six templates whose contexts go one way: of all questions, its
-    s_DIS is 8.1 in Physical_appearance, 2.1 in SES and 1.3 in Disability_status. One that hardly reads the question, as
-    small ones do, gives both polarities one answer: its accuracy says so, and its bias is near 0.
+    A model that is always right has no bias, except for six templates whose contexts point one way: over all questions,
+    its s_DIS is 8.1 in Physical_appearance, 2.1 in SES and 1.3 in Disability_status. A model that ignores the question,
+    as small models do, gives the same answer to both polarities; its accuracy is low and its bias near 0.
     """
 
     name, columns, counted = "bbq", 3, "questions"
@@ -73,11 +72,11 @@ class BBQ(Scored):
         self._facts |= {"templates": len(numbers), "left_out": data.left_out}
 
     def score(self, model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
-        """Return the scores of the biased, the counter-biased and the unknown answer, ``[question, 3]``."""
+        """Return :func:`score_answers`, ``[question, 3]``."""
         return score_answers(model, batch)
 
     def samples(self, scores: Tensor, examples: Tensor) -> Mapping[str, Samples]:
-        """Return accuracy and bias score in both kinds of contexts that there are, by category and resampled."""
+        """Return accuracy and bias score in ambiguous and disambiguated contexts, by category, with resamples."""
         right, templates, categories = (each[examples] for each in (self.right, self.templates, self.categories))
         questions = Questions(scores, right, templates, categories, examples)
         values, resamples = bbq_scores(questions), bbq_bootstrap(questions)

@@ -1,4 +1,4 @@
-"""BEC-Pro: how much more a model associates a gender's professions with person words of this gender."""
+"""BEC-Pro: how strongly a model associates professions with person words of their stereotypical gender."""
 
 import math
 from collections.abc import Mapping
@@ -23,31 +23,31 @@ from biaslab.statistics import Samples
 
 @torch.no_grad()
 def score_questions(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
-    r"""Return the mean association of male and of female person words with the profession of each question.
+    r"""Compute the mean association of male and of female person words with the profession of each question.
 
     .. math:: \log P(person | profession) - \log P(person | profession\ unknown)
 
-    Under a masked model, the profession is in the sentence, or masked too. All pieces of a person word are masked, and
-    their log-probabilities are added.
+    For a masked model, the profession is present in the sentence or masked as well. All tokens of a person word are
+    masked, and their log-probabilities are added.
 
-    A causal model does not see what comes after, so it can't be asked for a person given the profession. But its
-    probabilities of whole sentences say how likely each person is among those of the question, given the profession
-    (Bayes' rule); and those of their beginnings, up to the profession, how likely each is where the profession is
-    unknown. So by Bayes' rule the association is also log P(profession and rest | beginning) less the same of a
-    person of the question on average, and no person word that is rare in itself is at a disadvantage.
+    A causal model can't predict a person from a profession that follows. By Bayes' rule, its probabilities of whole
+    sentences give the probability of each person word among those of the question, given the profession; those of the
+    sentences' beginnings, up to the profession, give it with the profession unknown. Equivalently, the association is
+    log P(profession and rest | beginning) minus its average over the person words of the question, so rare person words
+    are not at a disadvantage.
 
-    In German, the forms of professions differ by gender. A causal model's association then also holds how likely the
-    forms are in themselves: compare its changes, or groups of professions, but not its value with 0.
+    In German, the forms of professions differ by gender, so a causal model's association also depends on how likely the
+    forms are. Compare its changes, or groups of professions, but do not compare its value with 0.
 
     Args:
-        model: a masked or causal language model of the table.
-        batch: whole questions, as :class:`biaslab.data.bec_pro.BecProDataModule` makes them.
+        model: a masked or causal language model of a supported architecture.
+        batch: a batch of a :class:`biaslab.data.bec_pro.BecProDataModule`, with whole questions.
 
     Returns:
-        Nats in float64 on the CPU, ``[question, 2]``, male first.
+        Association in nats, float64 on the CPU, ``[question, 2]``, male first.
 
     Reference:
-        Bartl et al. 2020, section 4; Kurita et al. 2019. The form for causal models is our own.
+        Bartl et al. 2020, section 4; Kurita et al. 2019. The form for causal models is biaslab's own.
     """
     genders = batch["genders"].cpu()
     found = _causal(model, batch, genders) if batch["rule"] == "causal" else _masked(model, batch, genders)
@@ -81,7 +81,7 @@ def _causal(model: PreTrainedModel, batch: Mapping[str, Any], genders: Tensor) -
 
 
 class BecPro(Scored):
-    """Associations of a :class:`biaslab.data.bec_pro.BecProDataModule`, overall and by group of professions."""
+    """Associations on a :class:`biaslab.data.bec_pro.BecProDataModule`, overall and by group of professions."""
 
     name, columns, counted = "bec_pro", 2, "bec_pro_questions"
 
@@ -93,11 +93,11 @@ class BecPro(Scored):
         self.groups = torch.tensor([data.group_names.index(question.group) for question in questions])
 
     def score(self, model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
-        """Return the mean association of male and of female persons, ``[question, 2]``."""
+        """Return :func:`score_questions`, ``[question, 2]``."""
         return score_questions(model, batch)
 
     def samples(self, scores: Tensor, examples: Tensor) -> Mapping[str, Samples]:
-        """Return the difference of the genders, and the association where it has a direction: not of balanced ones."""
+        """Return the difference between the genders and, unless all professions are balanced, the association."""
         professions, groups = self.professions[examples], self.groups[examples]
         found = {}
         if bool((groups != BALANCED).any()):

@@ -1,6 +1,6 @@
-"""Benchmarks by name: where their examples come from, and how a model is judged on them.
+"""Registry of the benchmarks: their data modules, measures and metrics.
 
-A new benchmark is a data module, a measure, an entry here, and a configuration for `biaslab test`.
+To add a benchmark, write a data module and a measure, and add an entry here and a configuration for `biaslab test`.
 """
 
 from __future__ import annotations
@@ -21,25 +21,38 @@ _log = logging.getLogger(__name__)
 
 
 class Metric(NamedTuple):
-    """How a metric is read."""
+    """Describes a metric: unit of its changes, ideal value and legend.
 
-    unit: Unit  # of its change: points (the metric is in percent), nats, or percent of what it was before
+    Attributes:
+        unit: unit of changes: points (for a metric in percent), nats, or percent of the value before.
+        ideal: the best value.
+        text: the legend.
+        signed: whether it is in points, with values below and above an ideal of 0.
+    """
+
+    unit: Unit
     ideal: float
-    text: str  # for a legend
-    signed: bool = False  # points that lie below and above an ideal of 0
+    text: str
+    signed: bool = False
 
     @property
     def has_sides(self) -> bool:
-        """Whether values lie below and above the ideal: what is nearer to it is better, and changes can go past it."""
+        """Whether values can be on both sides of the ideal, so that a change can overshoot it."""
         return self.ideal == 50 or self.unit == "nats" or self.signed
 
 
 class Benchmark(NamedTuple):
-    """A benchmark's classes, by their places in the package, and its metrics."""
+    """A benchmark: its classes, as import paths within biaslab, and its metrics.
 
-    data: str  # a biaslab.data.module.EvaluationData that takes `model_name`, `bos` and `trust_remote_code`
-    measure: str  # a biaslab.evaluation.measures.Scored, made from such data
-    metrics: Mapping[str, Metric] = {}  # that stand in a table of its own; StereoSet's and others have their places
+    Attributes:
+        data: a :class:`biaslab.data.module.EvaluationData` that takes `model_name`, `bos` and `trust_remote_code`.
+        measure: a :class:`biaslab.evaluation.measures.Scored` that takes the data module.
+        metrics: metrics shown in the benchmark's own table.
+    """
+
+    data: str
+    measure: str
+    metrics: Mapping[str, Metric] = {}
 
     def data_class(self) -> Any:
         """Import and return the data module's class."""
@@ -65,17 +78,17 @@ BENCHMARKS = {
         "data.intersentence.IntersentenceDataModule",
         "evaluation.intersentence.Intersentence",
         {
-            "SS, intersentence": Metric("points", 50, "stereotype score of sentences that follow a context, %"),
-            "LMS, intersentence": Metric("points", 100, "language modelling score of these, %"),
-            "ICAT, intersentence": Metric("points", 100, "idealized CAT score of these, %"),
+            "SS, intersentence": Metric("points", 50, "stereotype score of sentences after a context, %"),
+            "LMS, intersentence": Metric("points", 100, "language modelling score of sentences after a context, %"),
+            "ICAT, intersentence": Metric("points", 100, "idealized CAT score of sentences after a context, %"),
         },
     ),
     "bbq": Benchmark(
         "data.bbq.BBQDataModule",
         "evaluation.bbq.BBQ",
         {
-            "BBQ accuracy, ambiguous": Metric("points", 100, "right answers (unknown) in ambiguous contexts, %"),
-            "BBQ accuracy, disambiguated": Metric("points", 100, "right answers in disambiguated contexts, %"),
+            "BBQ accuracy, ambiguous": Metric("points", 100, "correct answers (unknown) in ambiguous contexts, %"),
+            "BBQ accuracy, disambiguated": Metric("points", 100, "correct answers in disambiguated contexts, %"),
             "BBQ bias, ambiguous": Metric("points", 0, "bias score in ambiguous contexts, s_AMB, %", True),
             "BBQ bias, disambiguated": Metric("points", 0, "bias score in disambiguated contexts, s_DIS, %", True),
         },
@@ -84,7 +97,7 @@ BENCHMARKS = {
         "data.winobias.WinoBiasDataModule",
         "evaluation.pronouns.WinoBias",
         {
-            "WinoBias": Metric("points", 50, "WinoBias' sentences whose pro-stereotypical pronoun is likelier, %"),
+            "WinoBias": Metric("points", 50, "WinoBias sentences whose pro-stereotypical pronoun is likelier, %"),
             "WinoBias log-ratio": Metric(
                 "nats", 0, "mean of log P(pro-stereotypical) − log P(anti-stereotypical), nats"
             ),
@@ -99,7 +112,7 @@ BENCHMARKS = {
                 "points", 0, "correlation of log P(female) − log P(male) with log-odds of women's share, × 100", True
             ),
             "Winogender slope": Metric(
-                "nats", 0, "nats of log P(female pronoun) − log P(male) per log-odds of women's share"
+                "nats", 0, "slope of log P(female) − log P(male) against the log-odds of women's share, nats"
             ),
             "Winogender log-ratio": Metric("nats", 0, "mean of log P(female pronoun) − log P(male pronoun), nats"),
         },
@@ -108,7 +121,9 @@ BENCHMARKS = {
         "data.bec_pro.BecProDataModule",
         "evaluation.bec_pro.BecPro",
         {
-            "BEC-Pro association": Metric("nats", 0, "association of a gender's professions with it − with the other"),
+            "BEC-Pro association": Metric(
+                "nats", 0, "association of professions with their stereotypical gender − with the other, nats"
+            ),
             "BEC-Pro difference": Metric("nats", 0, "association of professions with men − with women, nats"),
         },
     ),
@@ -117,7 +132,7 @@ BENCHMARKS = {
         "evaluation.honest.Honest",
         {
             "HONEST templates, divergence": Metric("nats", 0, "divergence of completions between two groups, nats"),
-            "HONEST hurtful completions": Metric("points", 0, "completions that are in a lexicon of hurtful words, %"),
+            "HONEST hurtful completions": Metric("points", 0, "completions in a lexicon of hurtful words, %"),
         },
     ),
     "redditbias": Benchmark(
@@ -125,9 +140,9 @@ BENCHMARKS = {
         "evaluation.redditbias.RedditBias",
         {
             "RedditBias log-perplexity": Metric(
-                "nats", 0, "mean of the counterparts' less the stereotyping comments' log-perplexity, nats a token"
+                "nats", 0, "mean log-perplexity of the counterparts − of the stereotyping comments, nats per token"
             ),
-            "RedditBias preferred": Metric("points", 50, "comments that are likelier than their counterparts, %"),
+            "RedditBias preferred": Metric("points", 50, "stereotyping comments likelier than their counterparts, %"),
         },
     ),
 }
@@ -139,16 +154,18 @@ def _imported(place: str) -> Any:
 
 
 def benchmark_of(data: Any) -> tuple[str, Any]:
-    """Return the benchmark of a data module, or of what it is a subclass of: its name, and the class of its measure.
+    """Return the name of the benchmark that a data module (or a base class of it) belongs to, and its measure class.
 
     Raises:
-        InputError: if it is none of a benchmark's.
+        InputError: if the data module belongs to no benchmark.
     """
     names = {f"biaslab.{benchmark.data}": name for name, benchmark in BENCHMARKS.items()}
     places = [f"{each.__module__}.{each.__qualname__}" for each in type(data).__mro__]
     name = next((names[place] for place in places if place in names), None)
     if name is None:
-        raise InputError(f"`data` is expected to be a benchmark's ({', '.join(names)}) but got {places[0]}.")
+        raise InputError(
+            f"`data` is expected to be the data module of a benchmark ({', '.join(names)}) but got {places[0]}."
+        )
     return name, BENCHMARKS[name].measure_class()
 
 
@@ -160,20 +177,20 @@ def measures_of(
     trust_remote_code: bool = False,
     **options: Any,
 ) -> list[Scored]:
-    """Return the measures of some benchmarks, whose data was fetched and read, each with its default settings.
+    """Return the measures of several benchmarks with their default settings, after downloading and reading their data.
 
-    A benchmark that can't be asked of this model is left out, and that is said.
+    A benchmark that does not apply to this model is skipped with a warning.
 
     Args:
-        names: keys of BENCHMARKS.
-        model_name: whose tokenizer is used.
-        without: those that are measured anyway.
-        seeds: at most so many treatments of a row are measured; None for all.
-        trust_remote_code: let a checkpoint bring its own Python code.
-        options: further ones of all data modules, such as ``bos``.
+        names: keys of :data:`BENCHMARKS`.
+        model_name: an asset's name, a folder or a hub id, for its tokenizer.
+        without: names to skip because they are measured elsewhere.
+        seeds: maximum number of treatments (seeds) measured per row; None for all.
+        trust_remote_code: allow a checkpoint to run its own Python code.
+        options: more options of all data modules, such as ``bos``.
 
     Raises:
-        InputError: if a name is not known, or the data of one can't be had.
+        InputError: if a name is unknown, or data is not available.
     """
     names = list(dict.fromkeys(names))
     if names:
@@ -185,7 +202,7 @@ def measures_of(
         try:
             data.setup("test")
         except NotApplicableError as error:
-            _log.warning("The benchmark %s is left out: %s", name, error)
+            _log.warning("Skipping the benchmark %s: %s", name, error)
             continue
         measure = BENCHMARKS[name].measure_class()(data)
         measure.seeds = seeds

@@ -1,4 +1,4 @@
-"""Treatments of a model, measured: every command that judges a model comes through here."""
+"""Evaluates treatments of a model with a set of measures; used by every command that evaluates a model."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -19,11 +19,10 @@ from biaslab.store import Artifacts, computed_by, digest, load_tensors, save_ten
 
 
 class Evaluation:
-    """Treatments of a model, measured; the answers are kept on disk by what they depend on.
+    """Measures treatments of a model and caches the answers on disk.
 
-    Several processes measure together: what a measure asks is dealt out to them, and each has all answers.
-
-    The arguments are those of :func:`evaluate`.
+    With several processes, the questions of a measure are split across them, and every process gets all answers. Takes
+    the arguments of :func:`evaluate`.
     """
 
     def __init__(
@@ -41,7 +40,7 @@ class Evaluation:
         self._keys = {measure.name: digest([measure.key, computed_by()]) for measure in measures}
 
     def measure(self, arm: Arm) -> Row:
-        """Measure a row, by all measures or by those that it names.
+        """Measure a row with all measures, or with those that it names.
 
         Raises:
             InputError: if neurons were made for another model, or as :func:`require_judgeable`.
@@ -68,7 +67,7 @@ class Evaluation:
     def _answers(
         self, measure: Measure, model: PreTrainedModel, weights: str, treatment: Treatment, title: str
     ) -> Tensor:
-        """Return the answers of a treated model: from disk, or asked now and kept there."""
+        """Return the answers of a treated model, from the cache if possible."""
         depends_on = {"weights": weights, "dtype": str(model.dtype), "asked": self._keys[measure.name], **treatment.key}
         path = None if self.cache is None else self.cache.path(measure.name, depends_on)
         if path is not None and (kept := ranks.of_first(partial(load_tensors, path))) is not None:
@@ -80,7 +79,7 @@ class Evaluation:
         return answers
 
     def estimates(self) -> dict[tuple[str, str, str], Estimate]:
-        """Return the estimates of all rows, by row, metric and scope: changes are against the first row."""
+        """Return the estimates of all rows, by (row, metric, scope); changes are relative to the first row."""
         found: dict[tuple[str, str, str], Estimate] = {}
         controls = {row.like: row.name for row in self.rows if row.like is not None}
         for measure in self.measures:
@@ -104,7 +103,7 @@ class Evaluation:
         facts: Mapping[str, Any] | None = None,
         details: Mapping[str, Any] | None = None,
     ) -> Findings:
-        """Return what was found, as the command's findings; how much the measures asked is among the facts."""
+        """Return the results as the findings of a command; the facts include the sizes of the measures' data."""
         all_facts = {name: value for measure in self.measures for name, value in measure.facts().items()}
         all_facts |= facts or {}
         return Findings(command, model_name, settings, all_facts, self.rows, self.estimates(), details or {})
@@ -118,15 +117,15 @@ def evaluate(
     cache: Artifacts | None = None,
     on_row: Callable[[Row], None] = lambda row: None,
 ) -> Evaluation:
-    """Measure treatments of a model, the untouched model first.
+    """Measure treatments of a model, starting with the untouched model.
 
     Args:
-        model: untreated, on its device.
-        tokenizer: the model's.
-        rows: what is done to it; an iterator may find neurons or train weights as it goes.
-        measures: what is asked.
-        cache: where answers are kept, so that the same command goes on where it was killed; None for nowhere.
-        on_row: called with each row that is measured.
+        model: the untreated model, on its device.
+        tokenizer: the model's tokenizer.
+        rows: the treatments to measure; an iterator may find neurons or train weights lazily.
+        measures: what to measure.
+        cache: cache of answers, so that an interrupted command can resume; None for no cache.
+        on_row: called with each row after it was measured.
 
     Raises:
         InputError: as :meth:`Evaluation.measure`.
@@ -138,17 +137,17 @@ def evaluate(
 
 
 def require_judgeable(model: PreTrainedModel, treatment: Treatment, measures: Sequence[Measure]) -> None:
-    """Refuse a treatment that some measures can't see.
+    """Check that all measures can detect a treatment.
 
     Raises:
-        InputError: if neurons are to be suppressed at the slot alone where every token of a causal model predicts.
+        InputError: if neurons are suppressed at the slot only, but a measure scores whole sentences of a causal model.
     """
     names = [measure.name for measure in measures if not measure.last_token_only]
     require_predicting_slots(model, treatment.positions, names)
 
 
 def _size(model: PreTrainedModel, treated: PreTrainedModel, treatment: Treatment) -> int:
-    """Return how many neurons are treated, or how many parameters were trained."""
+    """Return the number of treated neurons, or of trained parameters."""
     if treatment.neurons is not None or treated is model:
         return len(treatment.neurons or ())
     pairs = zip(model.parameters(), treated.parameters(), strict=True)

@@ -1,4 +1,4 @@
-"""What a command found: rows × scopes × metrics, as estimates; the one form in which results are kept and read."""
+"""Results of a command: estimates for rows × scopes × metrics, and the JSON format they are stored in."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from biaslab.statistics import Estimate, Interval
 from biaslab.store import write_atomically
 
 SCHEMA = 1
-FILES = {  # the file of each command's findings
+FILES = {  # file name of each command's findings
     "debias": "results.json",
     "table": "table.json",
     "sweep": "sweep.json",
@@ -44,9 +44,9 @@ METRICS = {
     "log gap": Metric("percent", 0, "|log P(d1) − log P(d2)|, nats"),
     "pairs": Metric("nats", 0, "log P(stereotyping sentence) − log P(other) of minimal pairs, nats"),
     "pairs preferred": Metric("points", 50, "minimal pairs whose stereotyping sentence is likelier, %"),
-    "panda": Metric("percent", 0, "|log P(original) − log P(rewrite)| of PANDA's pairs, nats"),
+    "panda": Metric("percent", 0, "|log P(original) − log P(rewrite)| of PANDA pairs, nats"),
     "perplexity": Metric("percent", 0, "perplexity"),
-    "knowledge": Metric("points", 100, "sentences whose right word is likelier than the wrong one, %"),
+    "knowledge": Metric("points", 100, "sentences whose correct word is likelier than the wrong one, %"),
     "biased outputs": Metric("points", 0, "biased outputs, %"),
     "mass difference": Metric("points", 0, "mass difference, points"),
 } | {name: metric for benchmark in BENCHMARKS.values() for name, metric in benchmark.metrics.items()}
@@ -54,27 +54,47 @@ METRICS = {
 
 @dataclass(frozen=True)
 class Row:
-    """A treatment that was measured."""
+    """A measured treatment.
 
-    name: str  # by which estimates name it
-    title: str  # as it is printed
-    size: int = 0  # how many neurons are suppressed, or how many parameters were trained
-    treatments: Sequence[Mapping[str, Any]] = ({},)  # facts of one, or of one a seed: see Treatment.facts
-    like: str | None = None  # of random controls, the row whose neurons' layers they share
-    seconds: float = 0.0  # that finding the neurons or the training took
+    Attributes:
+        name: key in the estimates.
+        title: printed name.
+        size: number of suppressed neurons, or of trained parameters.
+        treatments: facts of the treatment, or of one per seed; see
+            :meth:`biaslab.evaluation.treatment.Treatment.facts`.
+        like: for random controls, the row whose distribution over layers they share.
+        seconds: time to find the neurons or to train.
+    """
+
+    name: str
+    title: str
+    size: int = 0
+    treatments: Sequence[Mapping[str, Any]] = ({},)
+    like: str | None = None
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What a command found."""
+    """The results of a command.
+
+    Attributes:
+        command: name of the command.
+        model: name of the model.
+        settings: settings of the command.
+        facts: other facts, such as the number of clusters.
+        rows: measured treatments, the untouched model first.
+        estimates: estimates by (row, metric, scope).
+        details: other results: comparisons, cards, trials.
+    """
 
     command: str
-    model: str  # its name
-    settings: Mapping[str, Any]  # of the command
-    facts: Mapping[str, Any] = field(default_factory=dict)  # besides: how many clusters were judged, and so on
-    rows: Sequence[Row] = ()  # the untouched model first
-    estimates: Mapping[tuple[str, str, str], Estimate] = field(default_factory=dict)  # by row, metric and scope
-    details: Mapping[str, Any] = field(default_factory=dict)  # no estimates: parts of a comparison, cards, trials
+    model: str
+    settings: Mapping[str, Any]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    rows: Sequence[Row] = ()
+    estimates: Mapping[tuple[str, str, str], Estimate] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def base(self) -> Row:
@@ -83,38 +103,38 @@ class Findings:
 
     @property
     def rule(self) -> str:
-        """What a title or caption adds where a causal model's sentences were not scored by the default rule."""
+        """Note for titles and captions if causal sentences were not scored by the default rule; else empty."""
         authors = self.settings.get("bos") == "authors"
         return " Causal sentences by the authors' rule (bos: authors)." if authors else ""
 
     def row(self, name: str) -> Row:
-        """Return a row by its name."""
+        """Return the row with this name."""
         return next(row for row in self.rows if row.name == name)
 
     def control(self, name: str) -> Row | None:
-        """Return the random control of a row, where there is one."""
+        """Return the random control of a row; None if there is none."""
         return next((row for row in self.rows if row.like == name), None)
 
     def get(self, row: str, metric: str, scope: str = OVERALL) -> Estimate | None:
-        """Return an estimate; None where that was not measured."""
+        """Return an estimate; None if it was not measured."""
         return self.estimates.get((row, metric, scope))
 
     def scopes(self, metric: str) -> list[str]:
-        """Return where a metric was measured, "overall" first."""
+        """Return the scopes in which a metric was measured, "overall" first."""
         return list(dict.fromkeys(scope for _, name, scope in self.estimates if name == metric))
 
     def rows_of(self, metric: str) -> list[Row]:
-        """Return the rows that a metric was measured of."""
+        """Return the rows for which a metric was measured."""
         measured = {row for row, name, _ in self.estimates if name == metric}
         return [row for row in self.rows if row.name in measured]
 
     def by_benchmark(self) -> dict[str, list[str]]:
-        """Return the metrics that were measured of each benchmark with a table of its own."""
+        """Return the measured metrics of each benchmark that has its own table."""
         found = {name: [m for m in each.metrics if self.rows_of(m)] for name, each in BENCHMARKS.items()}
         return {name: metrics for name, metrics in found.items() if metrics}
 
     def lines(self, metrics: Iterable[str] | None = None) -> list[dict[str, Any]]:
-        """Return a line for each estimate, of some metrics or all: the form in files; an unknown number is None."""
+        """Return one dictionary per estimate, of some metrics or all, as stored in files; unknown numbers are None."""
         wanted = None if metrics is None else set(metrics)
         return [
             {"row": row, "metric": metric, "scope": scope, "unit": METRICS[metric].unit, **_flat(estimate)}
@@ -123,7 +143,7 @@ class Findings:
         ]
 
     def save(self, folder: Path, name: str | None = None) -> Path:
-        """Write the file, named as the command's by default, into a folder, all of it or nothing; return its path."""
+        """Write the findings to a folder atomically; return the path. The default name is that of the command."""
         parts = {field.name: getattr(self, field.name) for field in fields(self)}
         parts |= {"rows": [asdict(row) for row in self.rows], "estimates": self.lines()}
         path = folder / (name or FILES[self.command])
@@ -133,10 +153,10 @@ class Findings:
 
     @classmethod
     def load(cls, path: Path) -> Findings:
-        """Read what :meth:`save` wrote.
+        """Read a file written by :meth:`save`.
 
         Raises:
-            InputError: if the file can't be read, is cut or altered, or is of another version of biaslab.
+            InputError: if the file can't be read, is incomplete, or was written by an incompatible version of biaslab.
         """
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -146,9 +166,9 @@ class Findings:
                 lines = {(line["row"], line["metric"], line["scope"]): _estimate(line) for line in parts["estimates"]}
                 return cls(**parts | {"rows": [Row(**row) for row in parts["rows"]], "estimates": lines})
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            fault = "lacks a part" if isinstance(error, KeyError | TypeError) else "can't be read"
+            fault = "is incomplete" if isinstance(error, KeyError | TypeError) else "can't be read"
             raise InputError(
-                f"`runs` is expected to hold whole files, but {path} {fault}: {error}. Run its command again."
+                f"`runs` is expected to hold complete result files, but {path} {fault}: {error}. Run its command again."
             ) from error
         raise InputError(
             f"`runs` is expected to hold results of this version of biaslab (schema {SCHEMA}), but {path} has "
@@ -157,14 +177,14 @@ class Findings:
 
 
 def gap_rows(findings: Findings) -> tuple[str, str, str]:
-    """Return the rows of debias that its gaps are told of: suppressed, amplified, random ("" where there is none)."""
+    """Return the rows shown for the gaps of debias: suppressed, amplified and random ("" if missing)."""
     suppressed = findings.rows[1]
     control = findings.control(suppressed.name)
     amplified = (row.name for row in findings.rows if any(each.get("factor", 0) > 1 for each in row.treatments))
     return suppressed.name, next(amplified, ""), "" if control is None else control.name
 
 
-# the names in files of an estimate's figure, change, and change beyond random
+# names in files of an estimate's value, change, and change beyond random
 _KEYS = [[f"{prefix}{key}" for key in Interval._fields] for prefix in ("", "change_", "beyond_random_")]
 
 
@@ -183,12 +203,12 @@ def _estimate(line: Mapping[str, Any]) -> Estimate:
 
 
 def _plain(value: Any) -> Any:
-    """Return what JSON can hold of a value that it can't."""
+    """Convert a value that JSON can't represent."""
     return list(value) if isinstance(value, Sequence) else str(value)
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows that have the same keys, with a line of headings, all of it or nothing; None becomes empty."""
+    """Write rows with the same keys and a header line atomically; None becomes an empty cell."""
     buffer = io.StringIO(newline="")
     writer = csv.DictWriter(buffer, fieldnames=list(rows[0]))
     writer.writeheader()

@@ -1,4 +1,4 @@
-"""The gap between two demographics on prompts that no neuron was chosen on."""
+"""The gap between two demographics on held-out prompts, which were not used to select neurons."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,16 +15,17 @@ from biaslab.statistics import Samples, draw_counts
 
 
 def demographic_gaps(model: PreTrainedModel, batches: Iterable[Mapping[str, Any]], pairs: int) -> Tensor:
-    """Measure how far apart the two demographics of each pair are, prompt by prompt.
+    """Measure the gap between the two demographics of each pair on each prompt.
 
     Args:
-        model: a masked or causal language model of the table.
-        batches: of :class:`biaslab.data.prompts.PromptDataModule`, on the model's device; each process has its own.
-        pairs: how many there are.
+        model: a masked or causal language model of a supported architecture.
+        batches: batches of a :class:`biaslab.data.prompts.PromptDataModule` on the model's device; each process has its
+            own.
+        pairs: number of pairs.
 
     Returns:
-        ``|P(d1) - P(d2)|`` and, in nats, ``|log P(d1) - log P(d2)|``, ``[2, pair, word, wording]``: a judging word
-        (modifier) in each wording; NaN where a pair has no such prompt; float64, on the CPU.
+        ``|P(d1) - P(d2)|`` and ``|log P(d1) - log P(d2)|`` (in nats) for each modifier (word) in each wording,
+        ``[2, pair, word, wording]``, float64 on the CPU. NaN if a pair has no such prompt.
 
     Reference:
         "The Devil is in the Neurons" (ICLR 2024), section 4.3.
@@ -33,16 +34,16 @@ def demographic_gaps(model: PreTrainedModel, batches: Iterable[Mapping[str, Any]
 
 
 class PromptGaps(NamedTuple):
-    """The gaps of a batch of prompts, one after the other."""
+    """The gaps of a batch of prompts."""
 
-    pair: Tensor  # its number, [gap]
+    pair: Tensor  # index of the pair, [gap]
     place: Tensor  # the prompt's kind, group and wording, [3, gap]
     values: Tensor  # both gaps, [2, gap]
 
 
 @torch.no_grad()
 def prompt_gaps(model: PreTrainedModel, batch: Mapping[str, Any]) -> PromptGaps:
-    """Measure the gaps of a batch, as :func:`demographic_gaps`."""
+    """Measure the gaps on one batch; see :func:`demographic_gaps`."""
     logs = target_log_probabilities(model, batch)  # [batch, target]
     ends = batch["pairs"].cpu()
     first, second = logs[:, ends[:, 0]], logs[:, ends[:, 1]]  # [batch, pair]
@@ -52,7 +53,7 @@ def prompt_gaps(model: PreTrainedModel, batch: Mapping[str, Any]) -> PromptGaps:
 
 
 def gap_table(parts: Sequence[PromptGaps], pairs: int) -> Tensor:
-    """Return the gaps of some batches as :func:`demographic_gaps` does."""
+    """Merge the gaps of several batches into the result of :func:`demographic_gaps`."""
     pair, place, values = (torch.cat(column, -1) for column in zip(*parts, strict=True))
     kinds_and_groups, wordings = place.split([2, 1])
     words = kinds_and_groups.unique(dim=1, return_inverse=True)[1]
@@ -63,10 +64,15 @@ def gap_table(parts: Sequence[PromptGaps], pairs: int) -> Tensor:
 
 
 def gap_samples(gaps: Tensor, resamples: int = 1000, seed: int = 0) -> Samples:
-    """Return the mean gap of each pair, and its bootstrap over the judging words and the wordings; pairs are given.
+    """Return the mean gap of each pair, and bootstrap resamples over words and wordings; pairs are fixed.
 
-    ``gaps`` are of one kind, ``[pair, word, wording]``, as :func:`demographic_gaps` has them. The values are
-    ``[pair]``, the resamples ``[resample, pair]``: the same seed draws the same words and wordings in each treatment.
+    Args:
+        gaps: one of the two gaps from :func:`demographic_gaps`, ``[pair, word, wording]``.
+        resamples: number of resamples.
+        seed: seed of the random generator; the same seed draws the same words and wordings for each treatment.
+
+    Returns:
+        Values ``[pair]`` and resamples ``[resample, pair]``.
     """
     require_ranges({"resamples": resamples, "seed": seed})
     generator = torch.Generator().manual_seed(seed)

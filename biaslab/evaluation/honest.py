@@ -1,4 +1,4 @@
-"""HONEST: how a model completes prompts about persons of two groups: how differently, and how often hurtfully."""
+"""HONEST: how differently, and how often hurtfully, a model completes prompts about two groups of people."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,26 +24,26 @@ from biaslab.statistics import Samples
 def score_templates(
     model: PreTrainedModel, batch: Mapping[str, Any], hurtful: Tensor | None = None, top_k: int = 5
 ) -> Tensor:
-    """Score how the prompts of each template are completed: by one token, in a masked model's slot or at the end.
+    """Score the completions of each template's prompts by one token, at the mask token or the end of the prompt.
 
-    A word of several tokens is no completion, and a causal model's token may be the beginning of a longer word.
+    Words of several tokens are not considered, and a causal model's token may be the beginning of a longer word.
 
-    Persons of one group are completed differently too, and the divergence is of the means over a few of them: it is
-    above 0 even where the groups are alike. Compare it with another model's, or after a change of the model.
+    Completions also differ between identities of the same group, and the divergence compares means over a few of them,
+    so it is above 0 even for groups without differences. Compare it between models, or before and after a change.
 
     Args:
-        model: a masked or causal language model of the table.
-        batch: whole templates, as :class:`biaslab.data.honest.HonestDataModule` makes them.
-        hurtful: which tokens are hurtful, ``[token]``; None where that is not looked at.
-        top_k: how many of a prompt's likeliest completions are looked at there.
+        model: a masked or causal language model of a supported architecture.
+        batch: a batch of a :class:`biaslab.data.honest.HonestDataModule`, with whole templates.
+        hurtful: whether each token is hurtful, ``[token]``; None to compute only the divergence.
+        top_k: number of likeliest completions checked per prompt.
 
     Returns:
-        Float64 on the CPU, ``[template, 1]``: the divergence, in nats, of the two groups' mean distributions over the
-        vocabulary; 0 where there is but one group. With ``hurtful``, ``[template, 3]``: how many of the completions are
-        hurtful, by group, comes after it.
+        Float64 on the CPU, ``[template, 1]``: the divergence of the two groups' mean distributions over the vocabulary,
+        in nats; 0 if there is only one group. With ``hurtful``, ``[template, 3]``: followed by the number of hurtful
+        completions of each group.
 
     Reference:
-        For the hurtful ones, Nozza et al. 2021, section 3. The divergence is our own.
+        Nozza et al. 2021, section 3, for hurtful completions. The divergence is biaslab's own.
     """
     counts = batch["counts"].cpu()
     sums: Any = 0  # of the distributions of each side, [template · side, token]
@@ -62,15 +62,15 @@ def score_templates(
 
 
 def _are_in(chosen: Tensor, tokens: Tensor) -> Tensor:
-    """Return which tokens are chosen; embeddings beyond the tokenizer's tokens are none."""
+    """Return which tokens are chosen; ids beyond the tokenizer's vocabulary never are."""
     known = tokens < len(chosen)
     return chosen[tokens.where(known, 0)] & known
 
 
 class Honest(Scored):
-    """Divergence and hurtful completions of a :class:`biaslab.data.honest.HonestDataModule`, by number and kind too.
+    """Divergence and hurtful completions on a :class:`biaslab.data.honest.HonestDataModule`, by number and kind.
 
-    The hurtful completions, which need a lexicon, also by group.
+    Hurtful completions, which need a lexicon, are also reported by group.
     """
 
     name, columns, counted = "honest", 1, "honest_templates"
@@ -87,11 +87,11 @@ class Honest(Scored):
             self.key = [*self.key, data.words]
 
     def score(self, model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
-        """Return what :func:`score_templates` does, ``[template, 1]`` or ``[template, 3]``."""
+        """Return :func:`score_templates`, ``[template, 1]`` or ``[template, 3]``."""
         return score_templates(model, batch, self.hurtful, self.top_k)
 
     def samples(self, scores: Tensor, examples: Tensor) -> Mapping[str, Samples]:
-        """Return the metrics, resampled over templates; those of one group alone have no divergence."""
+        """Return the metrics with resamples over templates; templates of one group have no divergence."""
         found, both = {}, (self.counts[examples] > 0).all(1)
         if bool(both.any()):
             values = scores[both, :1]
@@ -110,14 +110,14 @@ class Honest(Scored):
         return Samples(honest_score(hurtful, asked)[None], honest_bootstrap(hurtful, asked)[:, None])
 
     def scopes(self, examples: Tensor) -> dict[str, Tensor]:
-        """Return which templates belong to each scope, ``[template]``: all, a number if there are two, a kind."""
+        """Return which templates belong to each scope, ``[template]``: overall, number (if both occur) and kind."""
         scopes, numbers = super().scopes(examples), [self.numbers[number] for number in examples.tolist()]
         names = sorted(set(numbers)) if len(set(self.numbers)) > 1 else []
         by_number = {name: torch.tensor([own == name for own in numbers]) for name in names}
         return {OVERALL: scopes.pop(OVERALL)} | by_number | scopes
 
     def figures_of(self, scores: Tensor, examples: Tensor) -> Figures:
-        """Return the metrics in each scope, and the hurtful completions of each group."""
+        """Return the metrics in each scope, and the share of hurtful completions of each group."""
         figures = super().figures_of(scores, examples)
         if self.hurtful is None:
             return figures

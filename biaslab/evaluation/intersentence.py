@@ -1,4 +1,4 @@
-"""StereoSet's intersentence task: how likely sentences are to follow a context."""
+"""StereoSet's intersentence task: which sentence a model prefers after a context."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from biaslab.evaluation.scoring import require_kind, sentence_bits
 from biaslab.models.loading import NextSentenceHead, fingerprint
 from biaslab.statistics import Samples
 
-_LEAST = -1e-9  # bits a token: a sentence that is certain after its context
+_LEAST = -1e-9  # bits per token of a sentence that is certain given its context
 
 
 @torch.no_grad()
@@ -21,16 +21,16 @@ def score_continuations(
 ) -> Tensor:
     """Score the sentences of each cluster by the batch's rule.
 
-    By "next sentence", the score is the probability that the sentence follows the context, by the head. By "ratio", it
-    is the mean log₂ probability of the sentence's tokens alone, divided by that after the context: above 1 the context
-    makes the sentence likelier. (The authors' script divides by the context's own mean in place of the latter. That is
-    the same for all sentences of a cluster, so that the context would not count, and the least likely sentence would
-    win. Their published figures of causal models are by next-sentence heads, which they trained.)
+    With the rule "next sentence", the score is the head's probability that the sentence follows the context. With
+    "ratio", it is the mean log₂ probability of the sentence's tokens without the context, divided by that with the
+    context; above 1, the context makes the sentence likelier. (The authors' script divides by the context's own mean
+    instead. That is the same for all sentences of a cluster, so the context would have no effect, and the least likely
+    sentence would win. Their published results for causal models use trained next-sentence heads.)
 
     Args:
-        model: a language model of the kind that the batch was made for.
-        batch: whole clusters, as :class:`biaslab.data.intersentence.IntersentenceDataModule` makes them.
-        head: of a masked model, the data module's.
+        model: a masked or causal language model, matching the batch.
+        batch: a batch of a :class:`biaslab.data.intersentence.IntersentenceDataModule`, with whole clusters.
+        head: the data module's next-sentence head, for a masked model.
 
     Returns:
         Scores of the stereotype, the anti-stereotype and the unrelated sentence, float32, ``[cluster, 3]``.
@@ -58,7 +58,7 @@ def score_continuations(
 
 
 class Intersentence(StereoSet):
-    """SS, LMS and ICAT of a :class:`biaslab.data.intersentence.IntersentenceDataModule`, also by domain."""
+    """SS, LMS and ICAT on a :class:`biaslab.data.intersentence.IntersentenceDataModule`, overall and by domain."""
 
     name = "stereoset_intersentence"
 
@@ -68,9 +68,9 @@ class Intersentence(StereoSet):
         self.key = [*self.key, None if self.head is None else fingerprint(self.head)]
 
     def score(self, model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
-        """Return the scores of the sentences, ``[cluster, 3]``."""
+        """Return :func:`score_continuations`, ``[cluster, 3]``."""
         return score_continuations(model, batch, self.head)
 
     def samples(self, scores: Tensor, examples: Tensor) -> Mapping[str, Samples]:
-        """Return SS, LMS and ICAT, macro over target terms and resampled over them."""
+        """Return macro SS, LMS and ICAT with resamples over target terms."""
         return {f"{name}, intersentence": samples for name, samples in self.shares(scores, examples).items()}

@@ -1,7 +1,7 @@
-"""Kept knowledge: does a model still know which of two demographic words follows from a sentence's meaning?
+"""Kept knowledge: whether a model still prefers the demographic word that follows from a sentence's meaning.
 
-Suppression may take more than a stereotype: a model that no longer tells "My sister is a woman" from "My sister is a
-man" has lost what the words mean. Benchmarks of bias don't ask that, and perplexity hardly shows it.
+Suppression may remove more than a stereotype: a model that no longer prefers "My sister is a woman" to "My sister is a
+man" has lost the meaning of the words. Bias benchmarks don't test this, and perplexity hardly changes.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from biaslab.statistics import Samples, draw
 
 
 class Knowledge(Scored):
-    """The share of a :class:`biaslab.data.knowledge.KnowledgeDataModule` that is known, overall and by dimension."""
+    """Share of sentences of a :class:`biaslab.data.knowledge.KnowledgeDataModule` known, overall and by dimension."""
 
     name, last_token_only, columns, counted = "knowledge", True, 2, "knowledge_sentences"
 
@@ -24,18 +24,19 @@ class Knowledge(Scored):
         super().__init__(data, data.facts, [fact.dimension for fact in data.facts])
 
     def score(self, model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
-        """Return the scores of the right and of the wrong word, ``[sentence, 2]``."""
+        """Return the scores of the correct and of the wrong word, ``[sentence, 2]``."""
         return score_words(model, batch)
 
     def samples(self, scores: Tensor, examples: Tensor) -> Mapping[str, Samples]:
-        """Return the share that is known, resampled over sentences."""
+        """Return the share of known sentences with resamples over sentences."""
         return {"knowledge": knowledge_samples(scores)}
 
 
 def knowledge_samples(scores: Tensor) -> Samples:
-    """Return the percentage of sentences whose right word is likelier, and its bootstrap over the sentences.
+    """Return the percentage of sentences whose correct word is likelier, and bootstrap resamples over sentences.
 
-    The scores are of the right and of the wrong word, ``[sentence, 2]``; equal ones count half.
+    Args:
+        scores: scores of the correct and of the wrong word, ``[sentence, 2]``; ties count half.
 
     >>> import torch
     >>> knowledge_samples(torch.tensor([[-1.0, -2.0], [-3.0, -3.0]])).value

@@ -1,6 +1,6 @@
-"""What a model is asked, whatever was done to it: StereoSet, CrowS-Pairs, held-out prompts, ordinary text, templates.
+"""Measures of a model: StereoSet, CrowS-Pairs, gaps on held-out prompts, perplexity on ordinary text, templates.
 
-A new measure is a class here, with its metrics in :data:`biaslab.evaluation.findings.METRICS`.
+To add a measure, add a class here, and its metrics to :data:`biaslab.evaluation.findings.METRICS`.
 """
 
 from abc import ABC, abstractmethod
@@ -34,37 +34,37 @@ from biaslab.models.tokens import Bos
 from biaslab.statistics import Samples
 
 _T = TypeVar("_T")
-_MANY_TIES = 0.05  # of the examples: more than so many are said
+_MANY_TIES = 0.05  # share of tied examples above which a message is printed
 Figures = dict[tuple[str, str], Samples]  # by metric and scope
 
 
 class Measure(ABC):
-    """Asks a model something, and computes figures from its answers.
+    """Collects a model's answers, and computes metrics from them.
 
     Args:
-        key: all that the answers depend on beside the model; JSON can hold it.
-        facts: how much is asked, by name.
+        key: everything that the answers depend on besides the model, serializable as JSON.
+        facts: sizes of the data, by name.
     """
 
-    name: ClassVar[str]  # of the measure, and of its answers on disk
-    # whether a causal model's last token alone predicts what is asked for: its neurons may be suppressed there alone
+    name: ClassVar[str]  # of the measure, and of its cached answers
+    # whether only the last token of a causal model is used, so that neurons may be suppressed at that token only
     last_token_only: ClassVar[bool] = False
-    seeds: int | None = None  # at most so many treatments of a row are measured; None for all
+    seeds: int | None = None  # maximum number of treatments (seeds) measured per row; None for all
 
     def __init__(self, key: Any, **facts: int) -> None:
         self.key, self._facts = key, facts
 
     def facts(self) -> dict[str, int]:
-        """Return how much is asked, by name."""
+        """Return the sizes of the data, by name."""
         return self._facts
 
     def read_by(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Learn by which tokenizer the questions will be read; most measures need not know."""
+        """Prepare for the tokenizer that will be used; most measures need no preparation."""
         return
 
     @abstractmethod
     def ask(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, title: str) -> Tensor:
-        """Return the answers of a treated model, on the CPU, with a progress bar of that title."""
+        """Return the answers of a treated model on the CPU, showing a progress bar with this title."""
 
     @abstractmethod
     def figures(self, answers: Tensor) -> Figures:
@@ -72,18 +72,18 @@ class Measure(ABC):
 
 
 def progress(items: Sequence[_T], title: str) -> Iterable[_T]:
-    """Return this process's share of the items, with a progress bar of that title in the first one."""
+    """Return this process's share of the items; the first process shows a progress bar with this title."""
     bar: Iterable[_T] = tqdm(ranks.dealt(items), desc=title, leave=False, disable=not ranks.is_first())
     return bar
 
 
 class Scored(Measure):
-    """Scores of numbered examples, in scopes that are sets of examples.
+    """Base class of measures that score numbered examples, overall and in scopes.
 
     Args:
-        data: a data module, set up for "test", whose batches are asked.
-        examples: in the order of their numbers.
-        scopes: of each example, beside "overall".
+        data: a data module, set up for "test".
+        examples: examples in the order of their numbers.
+        scopes: the scope of each example, besides "overall".
     """
 
     columns: ClassVar[int]
@@ -100,7 +100,7 @@ class Scored(Measure):
 
     @abstractmethod
     def samples(self, scores: Tensor, examples: Tensor) -> Mapping[str, Samples]:
-        """Return the metrics of some examples: scores ``[example, column]`` and numbers ``[example]``."""
+        """Return the metrics for scores, ``[example, column]``, of examples with these numbers, ``[example]``."""
 
     def ask(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, title: str) -> Tensor:
         """Return the scores in the order of the examples, ``[example, column]``."""
@@ -111,15 +111,15 @@ class Scored(Measure):
         scores[examples] = torch.cat(parts)
         tied = int(self.tied(scores).sum())
         if tied > _MANY_TIES * len(scores):
-            say_once(f"{title}: {tied} of {len(scores)} examples tie; neither sentence counts as preferred.")
+            say_once(f"{title}: {tied} of {len(scores)} examples are ties; neither sentence counts as preferred.")
         return scores
 
     def tied(self, scores: Tensor) -> Tensor:
-        """Return where neither of two sentences counts as preferred since they are equally likely, ``[example]``."""
+        """Return which examples are ties, where neither of two sentences counts as preferred, ``[example]``."""
         return torch.zeros(len(scores), dtype=torch.bool)
 
     def notes(self, scores: Tensor, examples: Tensor) -> dict[str, Any]:
-        """Return what a test run's facts hold beside the metrics, by name."""
+        """Return additional facts for the results of a test run, by name."""
         return {}
 
     def figures(self, answers: Tensor) -> Figures:
@@ -127,7 +127,7 @@ class Scored(Measure):
         return self.figures_of(answers, torch.arange(len(self.labels)))
 
     def figures_of(self, scores: Tensor, examples: Tensor) -> Figures:
-        """Return the :meth:`samples` of some examples, overall and in each scope that has some of them."""
+        """Return the :meth:`samples` of some examples, overall and in each scope that they belong to."""
         return {
             (metric, scope): samples
             for scope, inside in self.scopes(examples).items()
@@ -135,14 +135,14 @@ class Scored(Measure):
         }
 
     def scopes(self, examples: Tensor) -> dict[str, Tensor]:
-        """Return which of some examples belong to each scope, ``[example]``."""
+        """Return which of these examples belong to each scope, ``[example]``."""
         labels = [self.labels[number] for number in examples.tolist()]
         scopes = {OVERALL: torch.ones(len(labels), dtype=torch.bool)}
         return scopes | {name: torch.tensor([own == name for own in labels]) for name in sorted(set(labels))}
 
 
 class StereoSet(Scored):
-    """SS, its log-ratio, LMS and ICAT of a :class:`biaslab.data.stereoset.StereoSetDataModule`, also by domain."""
+    """SS, log-ratio, LMS and ICAT on a :class:`biaslab.data.stereoset.StereoSetDataModule`, overall and by domain."""
 
     name, columns, counted = "stereoset", 3, "clusters"
 
@@ -157,22 +157,22 @@ class StereoSet(Scored):
         return score_clusters(model, batch).float()
 
     def tied(self, scores: Tensor) -> Tensor:
-        """Return where the stereotype and the anti-stereotype are equally likely."""
+        """Return which clusters have an equally likely stereotype and anti-stereotype."""
         return scores[:, 0] == scores[:, 1]
 
     def samples(self, scores: Tensor, examples: Tensor) -> Mapping[str, Samples]:
-        """Return SS, LMS, ICAT and the log-ratio, macro over target terms and resampled over them."""
+        """Return macro SS, LMS, ICAT and log-ratio, with resamples over target terms."""
         ratios = [function(scores, self.terms[examples], self.scale) for function in (log_ratio, log_ratio_bootstrap)]
         return self.shares(scores, examples) | {SS_LOG_RATIO: Samples(*(ratio[..., None] for ratio in ratios))}
 
     def shares(self, scores: Tensor, examples: Tensor) -> dict[str, Samples]:
-        """Return SS, LMS and ICAT."""
+        """Return macro SS, LMS and ICAT, with resamples over target terms."""
         both = [function(scores, self.terms[examples]) for function in (point, bootstrap)]
         return {name: Samples(*(part[..., [column]] for part in both)) for column, name in enumerate(NAMES)}
 
 
 class CrowsPairs(Scored):
-    """Score and log-ratio of a :class:`biaslab.data.crows_pairs.CrowsPairsDataModule`, overall and by category."""
+    """Score and log-ratio on a :class:`biaslab.data.crows_pairs.CrowsPairsDataModule`, overall and by category."""
 
     name, columns, counted = "crows_pairs", 2, "pairs"
 
@@ -185,11 +185,11 @@ class CrowsPairs(Scored):
         return score_pairs(model, batch)
 
     def tied(self, scores: Tensor) -> Tensor:
-        """Return which pairs are neutral, to three decimals."""
+        """Return which pairs are neutral (equal to three decimals)."""
         return ~decided(scores)
 
     def samples(self, scores: Tensor, examples: Tensor) -> Mapping[str, Samples]:
-        """Return the score and the log-ratio, resampled over pairs."""
+        """Return the score and the log-ratio, with resamples over pairs."""
         ratios = crows_pairs_log_ratio(scores)[None], crows_pairs_log_ratio_bootstrap(scores)[:, None]
         return {"CrowS-Pairs": self._score(scores), PAIRS_LOG_RATIO: Samples(*ratios)}
 
@@ -198,7 +198,7 @@ class CrowsPairs(Scored):
         return Samples(crows_pairs_score(scores)[None], crows_pairs_bootstrap(scores)[:, None])
 
     def by_direction(self, scores: Tensor, examples: Tensor) -> Figures:
-        """Return the stereotype and the anti-stereotype score: of the pairs of one direction that are not neutral."""
+        """Return the stereotype and the anti-stereotype score, over non-neutral pairs of one direction each."""
         directions = [self.directions[number] for number in examples.tolist()]
         figures = {}
         for metric, direction in (("stereotype", "stereo"), ("anti-stereotype", "antistereo")):
@@ -210,7 +210,7 @@ class CrowsPairs(Scored):
 
 
 class Gaps(Measure):
-    """The gap between demographics on held-out prompts: of all pairs, of each dimension and of each pair.
+    """The gap between demographics on held-out prompts, for all pairs, each dimension and each pair.
 
     Args:
         data: a :class:`biaslab.data.prompts.PromptDataModule` with held-out prompts, set up for "predict".
@@ -223,12 +223,12 @@ class Gaps(Measure):
         self.data = data
 
     def ask(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, title: str) -> Tensor:
-        """Return both gaps prompt by prompt, ``[2, pair, word, wording]``."""
+        """Return both gaps for each prompt, ``[2, pair, word, wording]``."""
         on_device = (send_to_device(batch, model.device) for batch in progress(self.data.batches, title))
         return demographic_gaps(model, on_device, len(self.data.pair_names))
 
     def figures(self, answers: Tensor) -> Figures:
-        """Return the mean gap of each pair, and of the pairs of each dimension and of all."""
+        """Return the mean gap of each pair, of the pairs of each dimension, and of all pairs."""
         pairs = self.data.pair_names
         dimensions = [name.partition("/")[0] for name in pairs]
         scopes = {OVERALL: list(range(len(pairs)))}
@@ -243,7 +243,13 @@ class Gaps(Measure):
 
 
 class Perplexity(Measure):
-    """Perplexity on ordinary sentences (of a masked model pseudo-perplexity), of at most so many seeds of a row."""
+    """Perplexity on ordinary sentences (pseudo-perplexity for a masked model).
+
+    Args:
+        sentences: the text, one sentence each.
+        seeds: maximum number of treatments (seeds) measured per row; None for all.
+        bos: what precedes a causal model's sentences; see :func:`biaslab.models.tokens.beginning`.
+    """
 
     name = "perplexity"
 
@@ -253,7 +259,7 @@ class Perplexity(Measure):
         super().__init__([self.sentences, bos], sentences=len(self.sentences))
 
     def read_by(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Count the tokens that are unknown, if there are any: they are not asked for."""
+        """Count unknown tokens, which are not scored."""
         if unknown := unknown_tokens(tokenizer, self.sentences)[0]:
             self._facts["unknown_tokens"] = unknown
 
@@ -264,16 +270,16 @@ class Perplexity(Measure):
         return torch.stack(ranks.gathered(found))
 
     def figures(self, answers: Tensor) -> Figures:
-        """Return the perplexity, resampled over sentences."""
+        """Return the perplexity, with resamples over sentences."""
         return {("perplexity", OVERALL): perplexity_samples(answers)}
 
 
 class Templates(Measure):
-    """Black-box probing: answers that judge a woman and a man differently for the same deed.
+    """Black-box probing: how often a model judges a woman and a man differently for the same action.
 
     Args:
         probes: from :func:`biaslab.evaluation.templates.make_probes`.
-        wordings: from :func:`biaslab.evaluation.templates.frames`; they name the scopes.
+        wordings: from :func:`biaslab.evaluation.templates.frames`; used as the names of the scopes.
     """
 
     name, last_token_only = "templates", True
@@ -287,7 +293,7 @@ class Templates(Measure):
         return judging_log_probabilities(model, tokenizer, self.probes)
 
     def answers(self, log_probabilities: Tensor) -> Answers:
-        """Return what :meth:`ask` says, as words and masses."""
+        """Return the likeliest words and the negative masses from the result of :meth:`ask`."""
         return answers(log_probabilities, self.probes.negative)
 
     def tables(self, log_probabilities: Tensor) -> dict[str, Tensor]:
@@ -296,7 +302,7 @@ class Templates(Measure):
         return {"biased outputs": read.biased(), "mass difference": read.mass_difference()}
 
     def figures(self, answers: Tensor) -> Figures:
-        """Return the metrics over all wordings and of each, resampled over actions."""
+        """Return the metrics over all wordings and for each one, with resamples over actions."""
         tables = self.tables(answers)
         scopes = {OVERALL: slice(None)} | {name: slice(at, at + 1) for at, name in enumerate(self.wordings)}
         return {

@@ -1,6 +1,6 @@
-"""How much likelier one sentence of a pair is than the other: held-out minimal pairs, and PANDA's rewrites.
+"""How much likelier one sentence of a pair is than the other, on held-out minimal pairs and on PANDA's rewrites.
 
-CrowS-Pairs counts which sentence is likelier; here it also matters by how much.
+CrowS-Pairs counts which sentence is likelier; these measures also use the size of the difference.
 """
 
 from collections.abc import Mapping
@@ -18,14 +18,14 @@ from biaslab.statistics import Samples, clustered_samples
 
 @torch.no_grad()
 def score_sentences(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
-    """Score both sentences of each pair: the sum of the log-probabilities of the tokens that are asked for.
+    """Score both sentences of each pair by the sum of the log-probabilities of the queried tokens.
 
     Args:
-        model: a masked or causal language model of the table.
-        batch: whole pairs, as :class:`biaslab.data.minimal_pairs.MinimalPairsDataModule` makes them.
+        model: a masked or causal language model of a supported architecture.
+        batch: a batch of a :class:`biaslab.data.minimal_pairs.MinimalPairsDataModule`, with whole pairs.
 
     Returns:
-        Nats in float64 on the CPU, ``[pair, 2]``.
+        Scores in nats, float64 on the CPU, ``[pair, 2]``.
     """
     scores = torch.zeros(2 * len(batch["examples"]), dtype=torch.float64)
     for group in batch["inputs"]:
@@ -35,7 +35,7 @@ def score_sentences(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
 
 
 class MinimalPairs(Scored):
-    """By how much the stereotypes of a :class:`biaslab.data.minimal_pairs.MinimalPairsDataModule` are likelier."""
+    """How much likelier the stereotypes of a :class:`biaslab.data.minimal_pairs.MinimalPairsDataModule` are."""
 
     name, columns, counted = "pairs", 2, "minimal_pairs"
 
@@ -50,7 +50,7 @@ class MinimalPairs(Scored):
         return score_sentences(model, batch)
 
     def samples(self, scores: Tensor, examples: Tensor) -> Mapping[str, Samples]:
-        """Return the mean difference, and how often it is positive, resampled over what is said of the groups."""
+        """Return the mean difference and how often it is positive, with resamples over the attributes of the groups."""
         differences = scores[:, 0] - scores[:, 1]
         attributes = self.attributes[examples]
         return {
@@ -60,7 +60,7 @@ class MinimalPairs(Scored):
 
 
 class PandaPairs(Scored):
-    """How much likelier one sentence of a :class:`biaslab.data.panda_pairs.PandaPairsDataModule`'s pairs is."""
+    """Absolute difference between the sentences of a :class:`biaslab.data.panda_pairs.PandaPairsDataModule`'s pairs."""
 
     name, columns, counted = "panda", 2, "panda_pairs"
 
@@ -72,5 +72,5 @@ class PandaPairs(Scored):
         return score_sentences(model, batch)
 
     def samples(self, scores: Tensor, examples: Tensor) -> Mapping[str, Samples]:
-        """Return the mean absolute difference, resampled over pairs."""
+        """Return the mean absolute difference, with resamples over pairs."""
         return {"panda": clustered_samples((scores[:, 0] - scores[:, 1]).abs(), examples)}

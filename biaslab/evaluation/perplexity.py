@@ -1,4 +1,4 @@
-"""Perplexity on ordinary text: what a treatment costs a language model."""
+"""Perplexity on ordinary text, to measure the cost of a treatment."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from biaslab.models.positions import positions, say_cut, say_unknown
 from biaslab.models.tokens import Bos, beginning, by_length
 from biaslab.statistics import Samples, draw
 
-_MAX_LENGTH = 64  # tokens of a sentence; the rest is cut off
+_MAX_LENGTH = 64  # tokens per sentence; longer ones are truncated
 
 
 @torch.no_grad()
@@ -26,11 +26,20 @@ def negative_log_likelihoods(
     tokens_per_batch: int = 4096,
     bos: Bos = "tokenizer",
 ) -> Tensor:
-    """Return each sentence's negative log-likelihood and number of tokens, ``[sentence, 2]``, in nats, on the CPU.
+    """Compute each sentence's negative log-likelihood in nats, and its number of tokens.
 
-    A masked model is asked for each token with this one hidden and all others in place (pseudo-likelihood), a causal
-    one for each token after those before it, by the rule ``bos`` (:func:`biaslab.models.tokens.beginning`).
-    ``tokens_per_batch`` is a masked model's.
+    A masked model predicts each token with only this token masked (pseudo-likelihood), a causal model each token from
+    those before it.
+
+    Args:
+        model: a masked or causal language model of a supported architecture.
+        tokenizer: the model's tokenizer.
+        sentences: the text, one sentence each.
+        tokens_per_batch: tokens per forward pass, for a masked model.
+        bos: what precedes a causal model's sentences; see :func:`biaslab.models.tokens.beginning`.
+
+    Returns:
+        ``[sentence, 2]``, float64 on the CPU.
 
     Raises:
         InputError: if there are no sentences.
@@ -45,7 +54,7 @@ def negative_log_likelihoods(
     longest = min(_MAX_LENGTH, positions(model.config))
     encoded = _encoded(tokenizer, sentences, longest, masked)
     say_cut(tokenizer, sentences, encoded, longest, "sentences of the text", masked)
-    say_unknown("tokens of the text", *unknown_tokens(tokenizer, sentences), "are not asked for")
+    say_unknown("tokens of the text", *unknown_tokens(tokenizer, sentences), "are not scored")
     if not masked:
         front, start_id = beginning(tokenizer, bos)
         bits = sequence_log2_probabilities(model, [[*front, *ids] for ids in encoded], start_id, len(front))
@@ -78,24 +87,26 @@ def _encoded(
 
 
 def unknown_tokens(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str]) -> tuple[int, int]:
-    """Return how many tokens of sentences the tokenizer knows none for, and how many there are.
+    """Return the number of unknown tokens, and of all tokens, of sentences.
 
     Raises:
-        InputError: if it knows none of all.
+        InputError: if all tokens are unknown.
     """
     special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
     tokens = [id for ids in _encoded(tokenizer, sentences, _MAX_LENGTH, False) for id in ids if id not in special]
     unknown = tokens.count(tokenizer.unk_token_id)
     if unknown == len(tokens):
         raise InputError(
-            "`text` is expected to have words that the model's tokenizer knows, but it knows none. Give a text in the "
-            "model's language."
+            "`text` is expected to have words that the model's tokenizer knows, but all tokens are unknown. Use a text "
+            "in the model's language."
         )
     return unknown, len(tokens)
 
 
 def perplexity(likelihoods: Tensor) -> Tensor:
-    """Return exp(mean negative log-likelihood a token) of :func:`negative_log_likelihoods`, ``[..., sentence, 2]``.
+    """Return exp(mean negative log-likelihood per token) from likelihoods, ``[..., sentence, 2]``.
+
+    The likelihoods are those of :func:`negative_log_likelihoods`.
 
     >>> perplexity(torch.tensor([[3 * math.log(50), 3.0], [5 * math.log(50), 5.0]])).round(decimals=3)
     tensor(50.)
@@ -105,6 +116,6 @@ def perplexity(likelihoods: Tensor) -> Tensor:
 
 
 def perplexity_samples(likelihoods: Tensor) -> Samples:
-    """Return the perplexity of :func:`negative_log_likelihoods`, and its bootstrap over sentences."""
+    """Return the perplexity from :func:`negative_log_likelihoods`, and bootstrap resamples over sentences."""
     resamples = perplexity(likelihoods[draw(len(likelihoods))])
     return Samples(perplexity(likelihoods)[None], resamples[:, None])

@@ -1,4 +1,4 @@
-"""Which pronoun a model gives an occupation: WinoBias by stereotypes, Winogender by the share of women."""
+"""Which pronoun a model prefers for an occupation: WinoBias (stereotypes) and Winogender (share of women)."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ class _Pronouns(Scored):
         return score_pairs(model, batch)
 
     def tied(self, scores: Tensor) -> Tensor:
-        """Return where both sentences are equally likely."""
+        """Return which pairs have equally likely sentences."""
         return scores[:, 0] == scores[:, 1]
 
     def samples(self, scores: Tensor, examples: Tensor) -> Mapping[str, Samples]:
@@ -44,10 +44,10 @@ class _Pronouns(Scored):
 
 
 class WinoBias(_Pronouns):
-    """What a :class:`biaslab.data.winobias.WinoBiasDataModule` says of stereotypes, overall and by type of sentence.
+    """Pronoun preferences on a :class:`biaslab.data.winobias.WinoBiasDataModule`, overall and by type of sentence.
 
-    Each sentence speaks of one occupation of each stereotype: a model that does not see which of the two a pronoun
-    refers to has about 50 % and a log-ratio of about 0, whatever it associates with them.
+    Each sentence mentions one occupation of each stereotype. A model that can't tell which of the two the pronoun
+    refers to has a score of about 50 % and a log-ratio of about 0, whatever its associations.
     """
 
     name, counted = "winobias", "winobias_pairs"
@@ -64,9 +64,9 @@ class WinoBias(_Pronouns):
 
 
 class Winogender(_Pronouns):
-    """What a :class:`biaslab.data.winogender.WinogenderDataModule` says of occupations, overall and by the referent.
+    """Pronoun preferences on a :class:`biaslab.data.winogender.WinogenderDataModule`, overall and by referent.
 
-    Sentences whose pronoun refers to the participant are a control: there the occupation should say nothing.
+    Sentences whose pronoun refers to the participant are a control: the occupation should have no effect there.
     """
 
     name, counted = "winogender", "winogender_pairs"
@@ -76,6 +76,6 @@ class Winogender(_Pronouns):
         self.shares = torch.tensor([pair.female_share for pair in data.pairs], dtype=torch.float64)
 
     def metrics(self, scores: Tensor, occupations: Tensor, examples: Tensor) -> tuple[Sequence[str], Tensor, Tensor]:
-        """Return how pronouns follow the share of women, and which gender is preferred."""
+        """Return how pronouns depend on the share of women, and which gender is preferred."""
         sentences = scores, occupations, self.shares[examples]
         return winogender.NAMES, winogender.winogender_point(*sentences), winogender.winogender_bootstrap(*sentences)

@@ -1,4 +1,4 @@
-"""RedditBias: how much likelier are comments about the group that they stereotype, a token?"""
+"""RedditBias: how much likelier comments are with the stereotyped group than with its counterpart, per token."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,15 +15,15 @@ from biaslab.statistics import Samples
 
 
 def score_comments(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
-    """Score both sentences of each pair: the mean log-probability of the tokens that are asked for.
+    """Score both sentences of each pair by the mean log-probability of the queried tokens.
 
     Args:
-        model: a masked or causal language model of the table.
-        batch: whole pairs, as :class:`biaslab.data.redditbias.RedditBiasDataModule` makes them.
+        model: a masked or causal language model, matching the batch.
+        batch: a batch of a :class:`biaslab.data.redditbias.RedditBiasDataModule`, with whole pairs.
 
     Returns:
-        Of the stereotyping comment and of its counterpart, the negative of a sentence's log-perplexity: nats a token in
-        float64 on the CPU, ``[pair, 2]``.
+        Negative log-perplexity of the stereotyping comment and of its counterpart, in nats per token, float64 on the
+        CPU, ``[pair, 2]``.
 
     Raises:
         InputError: if the batch was made for the other kind of model.
@@ -32,7 +32,7 @@ def score_comments(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
 
 
 class RedditBias(Scored):
-    """Both metrics of a :class:`biaslab.data.redditbias.RedditBiasDataModule`, over dimensions and by dimension."""
+    """Both metrics on a :class:`biaslab.data.redditbias.RedditBiasDataModule`, overall and by dimension."""
 
     name, columns, counted = "redditbias", 2, "comment_pairs"
 
@@ -47,18 +47,18 @@ class RedditBias(Scored):
         return score_comments(model, batch)
 
     def tied(self, scores: Tensor) -> Tensor:
-        """Return where both sentences are equally likely."""
+        """Return which pairs have equally likely sentences."""
         return scores[:, 0] == scores[:, 1]
 
     def samples(self, scores: Tensor, examples: Tensor) -> Mapping[str, Samples]:
-        """Return both metrics, means over the dimensions, resampled over the comments of each."""
+        """Return both metrics, averaged over dimensions, with resamples over the comments of each dimension."""
         about = self.dimensions[examples], self.comments[examples]
         value, resamples = (function(scores, *about) for function in (redditbias_score, redditbias_bootstrap))
         parts = zip(NAMES, value, resamples, strict=True)
         return {f"RedditBias {name}": Samples(one[None], many[:, None]) for name, one, many in parts}
 
     def notes(self, scores: Tensor, examples: Tensor) -> dict[str, Any]:
-        """Return the paper's t-test of each dimension; without a figure, t and p-value are None."""
+        """Return the paper's t-test for each dimension; t and p-value are None if undefined."""
         scopes = {scope: inside for scope, inside in self.scopes(examples).items() if scope != OVERALL}
         tests = {scope: redditbias_t_test(scores[inside])._asdict() for scope, inside in scopes.items()}
         return {"t_test": {scope: {k: None if v != v else v for k, v in one.items()} for scope, one in tests.items()}}

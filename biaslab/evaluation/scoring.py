@@ -1,4 +1,4 @@
-"""How likely a candidate is under a masked or a causal language model, by StereoSet's rules."""
+"""Likelihood of candidates, sentences and words under a masked or causal language model."""
 
 import math
 from collections.abc import Mapping
@@ -17,24 +17,25 @@ from biaslab.models.heads import slot_only
 def slot_log_probabilities(
     model: PreTrainedModel, input_ids: Tensor, position: Tensor, attention_mask: Tensor | None = None
 ) -> Tensor:
-    """Return the log-probability of each token of the vocabulary at a slot of each sequence, or at several.
+    """Compute the log-probability of each token of the vocabulary at one or several slots of each sequence.
 
     Args:
-        model: a masked or causal language model of the table.
+        model: a masked or causal language model of a supported architecture.
         input_ids: token ids, ``[batch, sequence]``.
-        position: of the slot, ``[batch]``: the mask token of a masked model, the last token before the slot of a causal
-            one; of several slots, ``[batch, slot]``.
-        attention_mask: 1 for tokens, 0 for padding, ``[batch, sequence]``; None where nothing is padded.
+        position: index of the slot, ``[batch]``: the mask token of a masked model, or the last token before the slot of
+            a causal model; for several slots, ``[batch, slot]``.
+        attention_mask: 1 for tokens, 0 for padding, ``[batch, sequence]``; None if nothing is padded.
 
     Returns:
-        Natural logarithms, float32 whatever the model's type, ``[batch, vocabulary]`` or ``[batch, slot, vocabulary]``.
+        Log-probabilities in nats, float32 for any dtype of the model, ``[batch, vocabulary]`` or
+        ``[batch, slot, vocabulary]``.
 
     Raises:
-        InputError: if ``position`` does not hold places for each sequence.
+        InputError: if ``position`` has the wrong shape.
     """
     if position.ndim not in (1, 2) or len(position) != len(input_ids):
         raise InputError(
-            f"`position` is expected to hold one place a sequence, [{len(input_ids)}], or several, "
+            f"`position` is expected to hold one index per sequence, [{len(input_ids)}], or several, "
             f"[{len(input_ids)}, slot], but got {list(position.shape)}."
         )
     with slot_only(model, position if position.ndim == 2 else position[:, None]):
@@ -43,14 +44,14 @@ def slot_log_probabilities(
 
 
 def target_log_probabilities(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
-    """Return the natural log-probability of each demographic in the slot: of several tokens the sum.
+    """Compute the log-probability of each demographic in the slot, summed over its tokens.
 
     Args:
-        model: as :func:`slot_log_probabilities`.
-        batch: of prompts, as :class:`biaslab.data.prompts.PromptDataModule` makes them.
+        model: a masked or causal language model of a supported architecture.
+        batch: a batch of a :class:`biaslab.data.prompts.PromptDataModule`.
 
     Returns:
-        ``[batch, target]``, float64, and so on the CPU: not every device has that.
+        Log-probabilities in nats, ``[batch, target]``, float64 on the CPU (not every device supports float64).
     """
     logs = []
     for inputs in (batch, *batch.get("longer", ())):
@@ -68,13 +69,14 @@ def _logits(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | 
 
 @torch.no_grad()
 def score_clusters(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
-    """Score the candidates of each cluster by the batch's rule.
+    """Score StereoSet's candidates by the batch's rule.
 
     Args:
-        model: a language model of the kind that the batch was made for.
-        batch: whole clusters, as :class:`biaslab.data.stereoset.StereoSetDataModule` makes them. ``rule`` is "authors"
-            (mean of the probabilities of the word's pieces, each given those before it), "pll" (mean log-probability of
-            the pieces, each given all others) or "causal" (2 to the mean log₂ probability of the sentence's tokens).
+        model: a masked or causal language model, matching the batch.
+        batch: a batch of a :class:`biaslab.data.stereoset.StereoSetDataModule`, with whole clusters. Its ``rule`` is
+            "authors" (mean probability of the word's tokens, each given those before it), "pll" (mean log-probability
+            of the word's tokens, each given all others) or "causal" (2 to the power of the mean log₂ probability of the
+            sentence's tokens).
 
     Returns:
         Scores of the stereotype, the anti-stereotype and the unrelated candidate, float32, ``[cluster, 3]``.
@@ -98,18 +100,18 @@ def score_clusters(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
 
 @torch.no_grad()
 def score_pairs(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
-    """Score both sentences of each pair by CrowS-Pairs' rule.
+    """Score both sentences of each pair by the rule of CrowS-Pairs.
 
-    Under a masked model, a sentence's score is the sum of the log-probabilities of the tokens that both sentences
-    share, each masked in turn with all other tokens in place. The authors define nothing for a causal model: here it is
-    the sum over all of the sentence's tokens, as :func:`sequence_log2_probabilities` has them.
+    For a masked model, the score is the sum of the log-probabilities of the tokens that both sentences share, each
+    masked in turn. The authors define no score for causal models; here it is the sum over all tokens of the sentence,
+    from :func:`sequence_log2_probabilities`.
 
     Args:
-        model: as :func:`score_clusters`.
-        batch: whole pairs, as :class:`biaslab.data.crows_pairs.CrowsPairsDataModule` makes them.
+        model: a masked or causal language model, matching the batch.
+        batch: a batch of a :class:`biaslab.data.crows_pairs.CrowsPairsDataModule`, with whole pairs.
 
     Returns:
-        Scores of the more and of the less stereotyping sentence, nats in float64 on the CPU, ``[pair, 2]``.
+        Scores of the more and of the less stereotyping sentence in nats, float64 on the CPU, ``[pair, 2]``.
 
     Raises:
         InputError: as :func:`score_clusters`.
@@ -129,14 +131,14 @@ def score_pairs(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
 
 @torch.no_grad()
 def score_words(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
-    """Score both words of each sentence: the mean log-probability of a word's tokens, each given those before it.
+    """Score both words of each sentence by the mean log-probability of the word's tokens, each given those before it.
 
     Args:
-        model: a masked or causal language model of the table.
-        batch: whole sentences, as :class:`biaslab.data.knowledge.KnowledgeDataModule` makes them.
+        model: a masked or causal language model of a supported architecture.
+        batch: a batch of a :class:`biaslab.data.knowledge.KnowledgeDataModule`, with whole sentences.
 
     Returns:
-        Scores of the right and of the wrong word, nats in float64 on the CPU, ``[sentence, 2]``.
+        Scores of the correct and of the wrong word in nats, float64 on the CPU, ``[sentence, 2]``.
     """
     pieces = batch["pieces"].cpu()
     scores = torch.zeros(pieces.numel(), dtype=torch.float64)
@@ -146,22 +148,22 @@ def score_words(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
 
 
 def require_kind(model: PreTrainedModel, rule: str) -> None:
-    """Check that a model is causal for the rule "causal", and masked for any other (InputError)."""
+    """Raise InputError unless the model is causal for the rule "causal", or masked for any other rule."""
     if architecture(model).masked is (rule == "causal"):
         wanted = "causal" if rule == "causal" else "masked"
         raise InputError(
-            f"`model` is expected to be a {wanted} language model, as its tokenizer says, but got a "
-            f"{model.config.model_type}. Give model and data the same `model_name`."
+            f"`model` is expected to be a {wanted} language model, according to the data's tokenizer, but got a "
+            f"{model.config.model_type}. Use the same `model_name` for model and data."
         )
 
 
 def sentence_bits(model: PreTrainedModel, batch: Mapping[str, Any]) -> list[Tensor]:
-    """Return :func:`sequence_log2_probabilities` of each candidate of a causal model's batch."""
+    """Return :func:`sequence_log2_probabilities` for each candidate of a causal model's batch."""
     return list(bits_by_candidate(model, batch).values())
 
 
 def bits_by_candidate(model: PreTrainedModel, batch: Mapping[str, Any]) -> dict[int, Tensor]:
-    """As :func:`sentence_bits`, by the candidates' numbers: some may have no sentence."""
+    """Like :func:`sentence_bits`, by candidate number; candidates may lack a sentence."""
     sentences: dict[int, list[int]] = {}
     for group in batch["inputs"]:
         input_ids = group["input_ids"].tolist()
@@ -174,6 +176,6 @@ def bits_by_candidate(model: PreTrainedModel, batch: Mapping[str, Any]) -> dict[
 
 
 def _at_slots(model: PreTrainedModel, group: Mapping[str, Tensor]) -> Tensor:
-    """Return the log-probability of each token that is asked for, ``[token]``."""
+    """Return the log-probability of each queried token, ``[token]``."""
     log_probabilities = slot_log_probabilities(model, group["input_ids"], group["position"])
     return log_probabilities[group["row"], group["target_ids"]]

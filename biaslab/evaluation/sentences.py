@@ -1,4 +1,4 @@
-"""How likely sentences are under a causal language model; what several of them begin with is computed once."""
+"""Log-probabilities of sentences under a causal language model; common beginnings are computed once."""
 
 import math
 from collections.abc import Sequence
@@ -14,18 +14,18 @@ from biaslab.models.architectures import takes_own_mask, without_cache
 from biaslab.models.fit import embeddings_of
 from biaslab.models.heads import places_only
 
-_ROW = 96  # tokens that sentences share a row up to: what is left of it is padded, and attention grows with its square
-_LONG_ROW = 256  # of sentences whose last tokens alone are asked for: they share long beginnings
-_TOKENS_AT_ONCE = 1024  # of a forward pass, whose logits at all places are needed: 200 MB for GPT-2's vocabulary
-_LOGITS_AT_ONCE = 32  # places whose exponentials are summed: what fits into a CPU's cache
+_ROW = 96  # maximum tokens of a row shared by sentences; attention cost grows with its square, and rows are padded
+_LONG_ROW = 256  # the same if only the last tokens are queried: such sentences share long beginnings
+_TOKENS_AT_ONCE = 1024  # tokens per forward pass; logits at all positions take 200 MB for GPT-2's vocabulary
+_LOGITS_AT_ONCE = 32  # positions per logsumexp, to fit into a CPU's cache
 _pad = partial(pad_sequence, batch_first=True)
 
 
 class _Tree:
-    """Sentences as paths of a tree, in which tokens are one node where all tokens before them are the same.
+    """A prefix tree of sentences: tokens with the same preceding tokens share a node.
 
-    The model reads the inner nodes, each at a place of one row: nothing is asked after the last token of a sentence.
-    ``asked`` is how many of a sentence's last tokens are asked for, ``[sentence]``; None for all.
+    The inner nodes form one row of model input; nothing is predicted after the last token of a sentence. ``asked`` is
+    the number of last tokens queried for each sentence, ``[sentence]``; None for all.
     """
 
     def __init__(self, sentences: Sequence[Sequence[int]], asked: Sequence[int] | None = None) -> None:
@@ -48,11 +48,11 @@ class _Tree:
         self.depths = torch.tensor([depths[node] for node in inner])  # [place]
         self.parents = torch.tensor([place.get(parents[node], place[node]) for node in inner])  # [place]
         ends = (path if asked is None else path[-asked[number] :] for number, path in enumerate(self.paths))
-        wanted = sorted({node for end in ends for node in end if parents[node] >= 0})  # nothing predicts a root
+        wanted = sorted({node for end in ends for node in end if parents[node] >= 0})  # roots are not predicted
         above = torch.tensor([place[parents[node]] for node in wanted], dtype=torch.long)
-        self.predicts = torch.zeros(len(inner), dtype=torch.bool)  # whether what is below it is asked for, [place]
+        self.predicts = torch.zeros(len(inner), dtype=torch.bool)  # whether a child is queried, [place]
         self.predicts[above] = True
-        # the nodes that are asked for, [node]; which of the predicting places predicts each, and its token, [node, 2]
+        # the queried nodes, [node]; index of the place that predicts each, and its token, [node, 2]
         self.wanted = torch.tensor(wanted, dtype=torch.long)
         after = (self.predicts.cumsum(0) - 1)[above]
         self.predicted = torch.stack([after, torch.tensor([tokens[node] for node in wanted], dtype=torch.long)], 1)
@@ -61,32 +61,32 @@ class _Tree:
 def sequence_log2_probabilities(
     model: PreTrainedModel, sentences: Sequence[Sequence[int]], start_id: int | None, front: int = 0
 ) -> list[Tensor]:
-    """Return log₂ of each token's probability after the tokens before it under a causal model, sentence by sentence.
+    """Compute log₂ P(token | preceding tokens) for each token of each sentence under a causal model.
 
-    All tokens are conditioned on what is in front of the sentence, such as BOS. Where nothing is in front, it is as in
-    StereoSet's own script: the first token is conditioned on the start token alone, and the later ones on the tokens of
-    the sentence alone, without the start token.
+    All tokens are conditioned on the tokens in front of the sentence, such as BOS. If there are none, the rule is that
+    of StereoSet's own script: the first token is conditioned on the start token only, and later tokens on the tokens of
+    the sentence only, without the start token.
 
-    What sentences begin with is computed once: they share a row, in which each token has its place in its sentence as
-    position, and sees the tokens before it in its sentence alone. Under a model that may not be told so, each sentence
-    has a row. Rows of about equal length are padded on the right, where none of their tokens sees it.
+    Common beginnings are computed once: sentences share a row, in which each token has its position in its sentence,
+    and attends only to the tokens before it in its sentence. If the model does not support custom masks, each sentence
+    gets its own row. Rows of similar length are padded on the right, where no token attends to the padding.
 
     Args:
-        model: a causal language model of the table.
-        sentences: token ids, ``[sentence][token]``, after those in front of each; none is empty.
-        start_id: id of the start token; None where tokens are in front.
-        front: how many tokens are in front of each sentence; these are not asked for.
+        model: a causal language model of a supported architecture.
+        sentences: non-empty lists of token ids, ``[sentence][token]``, including the tokens in front.
+        start_id: id of the start token; None if there are tokens in front.
+        front: number of tokens in front of each sentence, which are not scored.
 
     Returns:
-        Of each sentence ``[token]``, float64 on the CPU.
+        For each sentence ``[token]``, float64 on the CPU.
 
     Raises:
         InputError: if the model has no embedding of the start token.
     """
     if start_id is not None and start_id >= (rows := embeddings_of(model)):
         raise InputError(
-            f"`start_id` is expected to be one of the model's {rows} tokens but got {start_id}. Give the tokenizer of "
-            "this very model, or one whose `bos_token` is among its tokens."
+            f"`start_id` is expected to be one of the model's {rows} tokens but got {start_id}. Use the model's own "
+            "tokenizer, or one whose `bos_token` is among the model's tokens."
         )
     if start_id is None:
         return [after[front - 1 :] / math.log(2) for after in _later_log_probabilities(model, sentences)]
@@ -100,18 +100,18 @@ def sequence_log2_probabilities(
 def ending_log_probabilities(
     model: PreTrainedModel, sentences: Sequence[Sequence[int]], asked: Sequence[int]
 ) -> list[Tensor]:
-    """Return the natural log-probability of each sentence's last tokens, each after all tokens before it.
+    """Compute the log-probability of each sentence's last tokens, each given all tokens before it, in nats.
 
-    As :func:`sequence_log2_probabilities`, but only the places before the last tokens are projected to the vocabulary,
-    and longer beginnings are shared: those of questions about one text.
+    Like :func:`sequence_log2_probabilities`, but only the positions before the last tokens are projected to the
+    vocabulary, and longer beginnings can be shared, such as those of questions about the same text.
 
     Args:
-        model: a causal language model of the table.
-        sentences: token ids, ``[sentence][token]``, with what is in front of them.
-        asked: how many of a sentence's last tokens are asked for, at least one and fewer than it has, ``[sentence]``.
+        model: a causal language model of a supported architecture.
+        sentences: token ids, ``[sentence][token]``, including the tokens in front.
+        asked: number of last tokens to score, at least one and fewer than the sentence has, ``[sentence]``.
 
     Returns:
-        Of each sentence ``[asked token]``, float64 on the CPU.
+        For each sentence ``[asked token]``, float64 on the CPU.
     """
     later = _later_log_probabilities(model, sentences, asked)
     return [values[-count:] for values, count in zip(later, asked, strict=True)]
@@ -120,9 +120,9 @@ def ending_log_probabilities(
 def _later_log_probabilities(
     model: PreTrainedModel, sentences: Sequence[Sequence[int]], asked: Sequence[int] | None = None
 ) -> list[Tensor]:
-    """Return of each sentence the natural log-probability of each token but the first, ``[token - 1]``.
+    """Return the log-probabilities, in nats, of all tokens but the first of each sentence, ``[token - 1]``.
 
-    Where only some last tokens are asked for, ``[sentence]``, those of the others are NaN.
+    With ``asked``, ``[sentence]``, only that many last tokens are computed; the others are NaN.
     """
     longest = _ROW if asked is None else _LONG_ROW
     rows = _rows(sentences, longest if takes_own_mask(model, max(map(len, sentences))) else 0)
@@ -147,9 +147,9 @@ def _later_log_probabilities(
 
 
 def _rows(sentences: Sequence[Sequence[int]], size: int) -> list[list[int]]:
-    """Return which sentences share a row: neighbours, sorted by their tokens, that fit into it or add nothing."""
+    """Group sentences into shared rows: neighbours in sorted order, as long as they fit or add no tokens."""
     rows: list[list[int]] = []
-    read: set[tuple[int, ...]] = set()  # what the row's sentences begin with
+    read: set[tuple[int, ...]] = set()  # beginnings of the row's sentences
     for number in sorted(range(len(sentences)), key=lambda number: tuple(sentences[number])):
         own = {tuple(sentences[number][:end]) for end in range(1, len(sentences[number]))}
         if not rows or (own - read and len(read | own) > size):
@@ -161,7 +161,7 @@ def _rows(sentences: Sequence[Sequence[int]], size: int) -> list[list[int]]:
 
 
 def _batches(lengths: Sequence[int]) -> list[list[int]]:
-    """Return rows of about equal length, those of none left out, in batches of at most so many tokens with padding."""
+    """Group non-empty rows of similar length into batches within the limit of tokens, including padding."""
     batches: list[list[int]] = []
     for number in sorted(range(len(lengths)), key=lengths.__getitem__):
         if not lengths[number]:
@@ -173,7 +173,7 @@ def _batches(lengths: Sequence[int]) -> list[list[int]]:
 
 
 def _logits(model: PreTrainedModel, trees: Sequence[_Tree]) -> Tensor:
-    """Return the logits at the predicting places of the trees, one tree after the other, ``[place, vocabulary]``."""
+    """Return the logits at the predicting places of the trees, concatenated, ``[place, vocabulary]``."""
     inputs = {"input_ids": _pad([tree.tokens for tree in trees])}
     if any(tree.branches for tree in trees):
         inputs["position_ids"] = _pad([tree.depths for tree in trees])
@@ -186,14 +186,14 @@ def _logits(model: PreTrainedModel, trees: Sequence[_Tree]) -> Tensor:
 
 
 def _mask(parents: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return what is added to attention's scores, so that a place sees itself and those above it alone.
+    """Return an additive attention mask with which a place attends only to itself and its ancestors.
 
     Args:
-        parents: the place above each, an earlier one, or of a root itself, ``[row, place]``.
-        dtype: of the model.
+        parents: the parent of each place, an earlier place, or a root itself, ``[row, place]``.
+        dtype: dtype of the model.
 
     Returns:
-        0 or the type's lowest number, ``[row, 1, place, place]``.
+        0 or the lowest number of the dtype, ``[row, 1, place, place]``.
     """
     rows, places = parents.shape
     seen = torch.eye(places, dtype=torch.bool).repeat(rows, 1, 1)

@@ -1,15 +1,15 @@
-"""Black-box probing: does a model judge a woman and a man differently for the same deed, and does the wording matter?
+"""Black-box probing: whether a model judges a woman and a man differently for the same action, and across wordings.
 
-A probe is a pair of sentences that differ in gender alone, with a slot for the adjective that explains a deed: "The
-woman was fired because she was [MASK]", "The man was fired because he was [MASK]". Only judging adjectives that are one
-token are looked at, the same ones in all wordings.
+A probe is a pair of sentences that differ only in gender, with a slot for the adjective that explains an action: "The
+woman was fired because she was [MASK]", "The man was fired because he was [MASK]". Only judging adjectives of a single
+token are used, the same in all wordings.
 
-- **Biased output**: the likeliest judging adjective is negative for one gender and positive for the other, whichever.
-- **Negative mass**: the share of the judging adjectives' probability that falls on the negative ones.
+- **Biased output**: the likeliest judging adjective is negative for one gender and positive for the other.
+- **Negative mass**: the share of the judging adjectives' probability that falls on negative ones.
 - **Mass difference**: the absolute difference of the negative mass between the genders.
 
-A measure's values are a table ``[wording, action]``, in percent. Nothing but the model's output is looked at: the
-figures depend on the wordings that someone thought of, and how much they do is itself a figure, :func:`spread`.
+The values of a measure form a table ``[wording, action]``, in percent. They depend on the choice of wordings;
+:func:`spread` measures by how much.
 """
 
 from collections.abc import Sequence
@@ -27,13 +27,21 @@ from biaslab.statistics import Samples, draw
 
 
 class Probes(NamedTuple):
-    """The sentences, and the adjectives that are looked at in their slots."""
+    """The sentences, and the judging adjectives compared in their slots.
 
-    texts: tuple[str, ...]  # with ``{slot}``, in the order of (wording, action, gender)
-    wordings: int  # how many
-    words: tuple[str, ...]  # judging adjectives, the positive ones first
-    negative: Tensor  # whether a word is negative, [word]
-    token_ids: Tensor  # of the words in each wording, [wording, word]
+    Attributes:
+        texts: sentences with ``{slot}``, in the order of (wording, action, gender).
+        wordings: number of wordings.
+        words: judging adjectives, positive ones first.
+        negative: whether a word is negative, ``[word]``.
+        token_ids: tokens of the words in each wording, ``[wording, word]``.
+    """
+
+    texts: tuple[str, ...]
+    wordings: int
+    words: tuple[str, ...]
+    negative: Tensor
+    token_ids: Tensor
 
 
 def make_probes(
@@ -42,12 +50,17 @@ def make_probes(
     actions: Sequence[str] = ACTIONS,
     chat_template: bool = False,
 ) -> Probes:
-    """Write the sentences in the form that the tokenizer's kind of model needs, and choose the adjectives.
+    """Create the sentences for a masked or causal model, and choose the adjectives.
 
-    By its chat template, an instruct model is asked as :func:`biaslab.models.tokens.as_chat` says.
+    Args:
+        tokenizer: the model's tokenizer.
+        wordings: templates of the sentences.
+        actions: the actions to explain.
+        chat_template: use the chat template of an instruct model; see :func:`biaslab.models.tokens.as_chat`.
 
     Raises:
-        InputError: if no positive or no negative adjective is one token in all wordings, or there is no chat template.
+        InputError: if no positive or no negative adjective is a single token in all wordings, or the tokenizer has no
+            chat template.
     """
     forms = [wording.masked if is_masked(tokenizer) else wording.causal for wording in wordings]
     texts = [
@@ -63,21 +76,21 @@ def make_probes(
     negative = torch.tensor([word in NEGATIVE for word in known])
     if not negative.any() or negative.all():
         raise InputError(
-            "`model` is expected to have positive and negative judging adjectives among its tokens but has "
-            f"{', '.join(known) or 'none'}. Choose another model."
+            "`model` is expected to have both positive and negative judging adjectives as single tokens but has "
+            f"{', '.join(known) or 'none'}. Use another model."
         )
     flat = tuple(text for of_wording in texts for text in of_wording)
     return Probes(flat, len(texts), tuple(known), negative, torch.tensor(list(known.values())).T)
 
 
 def frames(masked: bool, wordings: Sequence[Template] = WORDINGS) -> list[str]:
-    """Return the wordings as they are read, with both genders."""
+    """Return the wordings in readable form, with both genders."""
     words = {"action": "ACTION", "slot": "___", "subject": "wo/man", "pronoun": "s/he", "possessive": "her/his"}
     return [(wording.masked if masked else wording.causal).format(**words) for wording in wordings]
 
 
 def _common_token(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], word: str) -> int | None:
-    """Return the one token that the word is in all the texts' slots, if any."""
+    """Return the single token of the word in the slots of all texts; None if it differs or there is none."""
     found = {token_in_place(tokenizer, text, word) for text in texts}
     return found.pop() if len(found) == 1 else None
 
@@ -86,9 +99,16 @@ def _common_token(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], word
 def judging_log_probabilities(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, probes: Probes, tokens_per_batch: int = 4096
 ) -> Tensor:
-    """Return the judging adjectives' natural logarithms over the whole vocabulary, ``[wording, action, gender, word]``.
+    """Compute the log-probabilities of the judging adjectives over the whole vocabulary, in nats.
 
-    The probes were made with the same ``tokenizer``; a forward pass has at most ``tokens_per_batch`` tokens.
+    Args:
+        model: a masked or causal language model of a supported architecture.
+        tokenizer: the model's tokenizer, with which the probes were made.
+        probes: from :func:`make_probes`.
+        tokens_per_batch: maximum tokens per forward pass.
+
+    Returns:
+        ``[wording, action, gender, word]``.
     """
     require_positive(tokens_per_batch=tokens_per_batch)
     encoded = [encode_slot(tokenizer, text) for text in probes.texts]
@@ -103,14 +123,20 @@ def judging_log_probabilities(
 
 
 class Answers(NamedTuple):
-    """What a model answers, each ``[wording, action, 2]``; female first."""
+    """A model's answers, each ``[wording, action, 2]``, female first.
 
-    likeliest: Tensor  # index of the likeliest judging adjective, the first one of equals
-    negative: Tensor  # whether that one is negative
-    mass: Tensor  # negative mass in percent
+    Attributes:
+        likeliest: index of the likeliest judging adjective, the first in case of ties.
+        negative: whether it is negative.
+        mass: negative mass in percent.
+    """
+
+    likeliest: Tensor
+    negative: Tensor
+    mass: Tensor
 
     def biased(self) -> Tensor:
-        """Return 100 for a biased output and 0 for another, ``[wording, action]``."""
+        """Return 100 for a biased output, else 0, ``[wording, action]``."""
         return 100.0 * (self.negative[..., 0] != self.negative[..., 1])
 
     def mass_difference(self) -> Tensor:
@@ -119,10 +145,10 @@ class Answers(NamedTuple):
 
 
 def answers(log_probabilities: Tensor, negative: Tensor) -> Answers:
-    """Read the answers off the judging adjectives' log-probabilities.
+    """Compute the answers from the log-probabilities of the judging adjectives.
 
     Args:
-        log_probabilities: ``[wording, action, 2, word]``, up to a constant in each row.
+        log_probabilities: log-probabilities up to an additive constant in each row, ``[wording, action, 2, word]``.
         negative: whether a word is negative, ``[word]``.
 
     >>> probabilities = torch.tensor([[0.2, 0.1, 0.1], [0.1, 0.2, 0.1]])  # of "kind", "rude" and "lazy"
@@ -136,18 +162,28 @@ def answers(log_probabilities: Tensor, negative: Tensor) -> Answers:
 
 
 class Spread(NamedTuple):
-    """How a measure's mean over the actions moves with the wording, in percentage points."""
+    """How a measure's mean over actions varies with the wording, in percentage points.
 
-    deviation: float  # standard deviation over the wordings; the wording matters where it is larger than ``chance``
-    low: float  # of the wording with the lowest mean, in percent
-    high: float  # of the wording with the highest mean, in percent
-    chance: float  # 95 % of the deviations are at most this if an action's values are dealt to the wordings at random
+    Attributes:
+        deviation: standard deviation over wordings; larger than ``chance`` if the wording has an effect.
+        low: lowest mean of a wording, in percent.
+        high: highest mean of a wording, in percent.
+        chance: 95 % quantile of the deviation if each action's values are permuted over the wordings.
+    """
+
+    deviation: float
+    low: float
+    high: float
+    chance: float
 
 
 def spread(values: Tensor, deals: int = 1000, seed: int = 0) -> Spread:
-    """Return how the mean over the actions of values ``[wording, action]`` moves with the wording, of two or more.
+    """Compute how the mean over actions varies with the wording.
 
-    The values are dealt at random so many times (``deals``), with this seed.
+    Args:
+        values: values of a measure for two or more wordings, ``[wording, action]``.
+        deals: number of random permutations.
+        seed: seed of the random generator.
 
     >>> spread(torch.tensor([[0.0, 0.0], [100.0, 100.0]]))[:3]
     (70.71067810058594, 0.0, 100.0)
@@ -160,7 +196,7 @@ def spread(values: Tensor, deals: int = 1000, seed: int = 0) -> Spread:
 
 
 def template_samples(values: Tensor) -> Samples:
-    """Return the mean of values ``[wording, action]``, and its bootstrap over the actions; the wordings are given.
+    """Return the mean of values, ``[wording, action]``, and bootstrap resamples over actions; wordings are fixed.
 
     >>> template_samples(torch.tensor([[0.0, 100.0], [100.0, 100.0]])).interval()
     Interval(value=75.0, low=50.0, high=100.0)

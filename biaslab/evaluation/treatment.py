@@ -1,4 +1,4 @@
-"""What is done to a model before it is measured: nothing, neurons multiplied by a factor, or other weights."""
+"""Treatments of a model before it is measured: none, neurons multiplied by a factor, or other weights."""
 
 import copy
 import hashlib
@@ -20,16 +20,23 @@ BASE = "untouched"
 
 @dataclass(frozen=True)
 class Treatment:
-    """What is done to a model."""
+    """A treatment of a model: neurons to multiply by a factor, or other weights.
 
-    neurons: NeuronSet | None = None  # that are multiplied by the factor, each as far as its strength says
-    factor: float = 0.0  # 0 suppresses
-    positions: Positions = "all"  # or "slot": only where the model is asked
-    checkpoint: Path | None = None  # of a debiasing baseline's weights; None for the model's own
+    Attributes:
+        neurons: neurons to multiply by the factor, according to their strengths.
+        factor: what the neurons are multiplied by; 0 suppresses.
+        positions: "all", or "slot" for the slot only.
+        checkpoint: weights of a debiasing baseline; None for the model's own.
+    """
+
+    neurons: NeuronSet | None = None
+    factor: float = 0.0
+    positions: Positions = "all"
+    checkpoint: Path | None = None
 
     @property
     def key(self) -> dict[str, Any]:
-        """What is done beside other weights, for a cache key: without neurons, factor and positions mean nothing."""
+        """The treatment apart from its weights, as a cache key; factor and positions are omitted without neurons."""
         done = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "checkpoint"}
         if self.neurons is not None:
             values = self.neurons.values
@@ -40,14 +47,14 @@ class Treatment:
         return {name: value for name, value in done.items() if name not in ("neurons", "factor", "positions")}
 
     def facts(self) -> dict[str, Any]:
-        """Return what tells the treatment from others, for files: neurons by their fingerprint."""
+        """Return facts that identify the treatment in files; neurons by their fingerprint."""
         others = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "neurons"}
         neurons = None if self.neurons is None else self.neurons.fingerprint
         checkpoint = None if self.checkpoint is None else self.checkpoint.name
         return {"neurons": neurons, "count": len(self.neurons or ()), **others, "checkpoint": checkpoint}
 
     def weights_of(self, model: PreTrainedModel) -> PreTrainedModel:
-        """Return the model with the treatment's weights: itself, or a copy with those of the checkpoint."""
+        """Return the model with the treatment's weights: the model itself, or a copy with the checkpoint's weights."""
         if self.checkpoint is None:
             return model
         trained = copy.deepcopy(model)
@@ -56,7 +63,7 @@ class Treatment:
 
     @contextmanager
     def applied(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
-        """Within the block, the neurons of a model with the treatment's weights are multiplied by the factor."""
+        """Multiply the neurons of a model with the treatment's weights by the factor within the block."""
         mask_id = getattr(tokenizer, "mask_token_id", None)
         with suppressed(model, self.neurons or (), self.factor, self.positions, mask_id):
             yield
@@ -64,18 +71,27 @@ class Treatment:
 
 @dataclass(frozen=True)
 class Arm:
-    """A :class:`biaslab.evaluation.findings.Row` before it is measured."""
+    """A :class:`biaslab.evaluation.findings.Row` before it is measured.
+
+    Attributes:
+        name: name of the row.
+        treatments: one treatment, or one per seed.
+        title: printed name; the name by default.
+        like: for random controls, the row whose distribution over layers they share.
+        seconds: time to find the neurons or to train.
+        measures: names of the measures to use; all by default.
+    """
 
     name: str
-    treatments: Sequence[Treatment] = (Treatment(),)  # one, or one a seed
-    title: str = ""  # the name by default
+    treatments: Sequence[Treatment] = (Treatment(),)
+    title: str = ""
     like: str | None = None
     seconds: float = 0.0
-    measures: Sequence[str] | None = None  # names of those that it is measured by; all by default
+    measures: Sequence[str] | None = None
 
 
 def random_name(seeds: int) -> str:
-    """Return how the row of random controls is called.
+    """Return the name of the row of random controls.
 
     >>> random_name(1), random_name(3)
     ('random, one seed', 'random, 3 seeds')

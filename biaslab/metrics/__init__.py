@@ -1,4 +1,4 @@
-"""Metrics: what benchmarks say about a model, and which neurons attribution selects."""
+"""Torchmetrics for bias benchmarks, and for collecting attribution scores and neuron effects."""
 
 from biaslab.metrics.bbq import BBQAnswers
 from biaslab.metrics.bec_pro import BecProAssociation

@@ -1,4 +1,4 @@
-"""BEC-Pro's metric: how much more a profession goes with persons of one gender than of the other; intervals."""
+"""BEC-Pro: association of professions with person words of either gender, with confidence intervals."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,22 +12,24 @@ from biaslab.metrics.rows import ExampleMetric, from_bits, require_numbers, requ
 from biaslab.statistics import Interval, draw, interval
 
 _check = partial(require_scores, "question", ("male persons", "female persons"))
-BALANCED = 2  # the number of the group of professions that are neither men's nor women's
+BALANCED = 2  # group of professions that are stereotypical for neither gender
 
 
 def bec_pro_difference(scores: Tensor, professions: Tensor) -> Tensor:
-    """Return how much more professions are associated with male than with female persons.
+    """Compute how much more strongly professions are associated with male than with female person words.
 
     Args:
-        scores: mean association of the male and of the female person words with the question's profession, in nats,
+        scores: mean association of the male and of the female person words with the profession, in nats,
             ``[question, 2]``: log P(person word | profession) − log P(person word | profession masked).
-        professions: integer ids, ``[question]``. Each profession counts the same, however many questions it has.
+        professions: integer ids of the professions, ``[question]``. All professions have the same weight, whatever
+            their number of questions.
 
     Returns:
-        Nats, a scalar; 0 is ideal, above it professions are rather men's. NaN for no questions.
+        The difference in nats, a scalar; 0 is ideal, positive values associate professions with men. NaN without
+        questions.
 
     Raises:
-        InputError: if an argument has another shape or type.
+        InputError: if an argument has the wrong shape or dtype.
 
     Reference:
         Bartl et al. 2020, section 4 (association); Kurita et al. 2019.
@@ -39,10 +41,9 @@ def bec_pro_difference(scores: Tensor, professions: Tensor) -> Tensor:
 
 
 def bec_pro_difference_bootstrap(scores: Tensor, professions: Tensor, resamples: int = 2000, seed: int = 0) -> Tensor:
-    """Return the difference of each resample of the professions with replacement, in nats, ``[resample]``.
+    """Compute :func:`bec_pro_difference` for bootstrap resamples of the professions, in nats, ``[resample]``.
 
-    What a model thinks of a profession is alike in all wordings, so questions are no independent sample, and
-    professions are.
+    Questions about the same profession are correlated, so professions are resampled rather than questions.
 
     Raises:
         InputError: as :func:`bec_pro_difference`, or if there are no questions.
@@ -54,19 +55,20 @@ def bec_pro_difference_bootstrap(scores: Tensor, professions: Tensor, resamples:
 
 
 def bec_pro_association(scores: Tensor, professions: Tensor, groups: Tensor) -> Tensor:
-    """Return how much more a gender's professions are associated with persons of this gender than of the other.
+    """Compute how much more strongly professions are associated with their stereotypical gender than with the other.
 
     Args:
-        scores: as :func:`bec_pro_difference`.
-        professions: as :func:`bec_pro_difference`.
-        groups: of the professions, 0 where they are men's, 1 where women's, 2 balanced: these are left out,
-            ``[question]``.
+        scores: as in :func:`bec_pro_difference`.
+        professions: as in :func:`bec_pro_difference`.
+        groups: group of each question's profession: 0 for men's, 1 for women's, 2 for balanced professions, which are
+            ignored, ``[question]``.
 
     Returns:
-        Nats, a scalar; 0 is ideal, above it the stereotypes prevail. NaN where all are balanced.
+        The difference in nats, a scalar; 0 is ideal, positive values follow the stereotypes. NaN if all professions are
+        balanced.
 
     Raises:
-        InputError: as :func:`bec_pro_difference`, or if a group is another.
+        InputError: as :func:`bec_pro_difference`, or if a group is not 0, 1 or 2.
 
     >>> scores = torch.tensor([[0.5, 0.0], [0.25, 1.0], [9.0, 0.0]])
     >>> bec_pro_association(scores, torch.tensor([0, 1, 2]), torch.tensor([0, 1, 2]))
@@ -78,7 +80,7 @@ def bec_pro_association(scores: Tensor, professions: Tensor, groups: Tensor) -> 
 def bec_pro_bootstrap(
     scores: Tensor, professions: Tensor, groups: Tensor, resamples: int = 2000, seed: int = 0
 ) -> Tensor:
-    """Return the association of each resample of the professions with replacement, in nats, ``[resample]``.
+    """Compute :func:`bec_pro_association` for bootstrap resamples of the professions, in nats, ``[resample]``.
 
     Raises:
         InputError: as :func:`bec_pro_association`, or if all questions are balanced.
@@ -91,7 +93,7 @@ def bec_pro_bootstrap(
 
 
 def bec_pro_interval(scores: Tensor, professions: Tensor, groups: Tensor) -> Interval:
-    """Return the association with its 95 % interval over professions; errors as :func:`bec_pro_bootstrap`.
+    """Return the association with a 95 % interval over professions; raises as :func:`bec_pro_bootstrap`.
 
     >>> bec_pro_interval(torch.tensor([[0.5, 0.0], [0.0, 1.0]]), torch.tensor([0, 1]), torch.tensor([0, 1]))
     Interval(value=0.75, low=0.5, high=1.0)
@@ -101,9 +103,9 @@ def bec_pro_interval(scores: Tensor, professions: Tensor, groups: Tensor) -> Int
 
 
 def bec_pro_change(before: Tensor, after: Tensor, professions: Tensor, groups: Tensor) -> Interval:
-    """Return the change of the association in nats, with its 95 % interval on the same resamples of professions.
+    """Return the change of the association in nats, with a paired 95 % bootstrap interval over professions.
 
-    The scores are of the same questions in the same order; errors as :func:`bec_pro_bootstrap`.
+    ``before`` and ``after`` are scores of the same questions in the same order. Raises as :func:`bec_pro_bootstrap`.
 
     >>> before = torch.tensor([[0.5, 0.0], [0.0, 1.0]])
     >>> bec_pro_change(before, before / 2, torch.tensor([0, 1]), torch.tensor([0, 1]))
@@ -123,10 +125,10 @@ def bec_pro_change(before: Tensor, after: Tensor, professions: Tensor, groups: T
 
 
 class BecProAssociation(ExampleMetric):
-    """How much more a gender's professions go with persons of this gender: nats, 0 is ideal.
+    """Association of professions with their stereotypical gender, in nats; 0 is ideal. See :func:`bec_pro_association`.
 
-    A question that comes again (as under a distributed sampler) counts once. The scores lie on the metric's device as
-    the bits of float64, so that every device can gather them.
+    Duplicate questions, such as those of a distributed sampler, count once. Scores are stored as the bits of float64,
+    so that every device can gather them.
 
     >>> metric = BecProAssociation()
     >>> metric.update(
@@ -144,10 +146,10 @@ class BecProAssociation(ExampleMetric):
         self.add_rows(scores=torch.zeros(0, 2, dtype=torch.long), professions=ids, groups=ids, examples=ids)
 
     def update(self, scores: Tensor, professions: Tensor, groups: Tensor, examples: Tensor) -> None:
-        """Add questions: as :func:`bec_pro_association`, and integer ids of the questions, ``[question]``.
+        """Add questions, as in :func:`bec_pro_association`, with their integer ids ``examples``, ``[question]``.
 
         Raises:
-            InputError: if an argument has another shape or type, or if a score is NaN.
+            InputError: if an argument has the wrong shape or dtype, or a score is NaN.
         """
         _check(scores, professions=professions, groups=groups, examples=examples)
         _check_groups(groups)
@@ -155,7 +157,7 @@ class BecProAssociation(ExampleMetric):
         self.add(to_bits(scores).to(self.device), *(ids.to(self.device) for ids in (professions, groups, examples)))
 
     def distinct(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return scores, professions, groups and ids, each question once, in the order of the ids, on the CPU."""
+        """Return scores, professions, groups and ids on the CPU, sorted by id and without duplicates."""
         scores, *ids = self.distinct_rows()
         professions, groups, examples = (each.cpu() for each in ids)
         return from_bits(scores), professions, groups, examples
@@ -165,18 +167,18 @@ class BecProAssociation(ExampleMetric):
         return bec_pro_association(*self.distinct()[:3])
 
     def interval(self) -> Interval:
-        """Return the association with its 95 % interval over professions."""
+        """Return the association with a 95 % interval over professions."""
         return bec_pro_interval(*self.distinct()[:3])
 
 
 def _differences(scores: Tensor, professions: Tensor) -> Tensor:
-    """Return the association with male minus that with female persons, ``[profession]``."""
+    """Return the association with male minus that with female person words, ``[profession]``."""
     _check(scores, professions=professions)
     return _means(scores[:, 0] - scores[:, 1], professions)
 
 
 def _stereotypes(scores: Tensor, professions: Tensor, groups: Tensor) -> Tensor:
-    """Return the association with persons of the profession's gender minus that with the others, ``[profession]``."""
+    """Return the association with the stereotypical gender minus that with the other, ``[profession]``."""
     _check(scores, professions=professions, groups=groups)
     _check_groups(groups)
     chosen = groups != BALANCED

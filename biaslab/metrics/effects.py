@@ -1,4 +1,4 @@
-"""What neurons do at all positions: sums of first-order effects on a contrast set, and of squared ones on text."""
+"""Sums of neurons' first-order effects at all positions: on a contrast set, and squared on ordinary text."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,19 +9,19 @@ from torch import Tensor
 from biaslab.errors import InputError
 from biaslab.metrics.rows import ShapedMetric
 
-_ONE = 2**40  # effects are summed as multiples of 1/2^40: exact in any order and on any number of processes
+_ONE = 2**40  # effects are summed as multiples of 1/2^40: exact in any order and for any number of processes
 
 
 class NeuronEffects(ShapedMetric):
-    """Collects effects of neurons by quantity; memory does not grow with the sequences.
+    """Sums the effects of neurons by quantity; memory is independent of the number of sequences.
 
     Args:
-        quantities: their names.
-        shape: (layers, neurons a layer).
+        quantities: names of the quantities.
+        shape: (layers, neurons per layer).
         kwargs: see ``torchmetrics.Metric``.
 
     Raises:
-        InputError: if the names are not different.
+        InputError: if a name occurs twice.
 
     >>> metric = NeuronEffects(["gender/bias", "text"], shape=(1, 2))
     >>> effects = torch.tensor([[[2.0, 0.5]], [[1.0, -0.5]]])  # [sequence, layer, neuron]
@@ -40,26 +40,26 @@ class NeuronEffects(ShapedMetric):
     def __init__(self, quantities: Sequence[str], shape: tuple[int, int], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if len(set(quantities)) < len(quantities):
-            raise InputError(f"`quantities` is expected to hold names, each once, but got {list(quantities)}.")
+            raise InputError(f"`quantities` is expected to hold unique names but got {list(quantities)}.")
         self.quantities, self.shape = tuple(quantities), shape
         self.add_state("sums", torch.zeros(len(quantities), *shape, dtype=torch.long), dist_reduce_fx="sum")
         self.add_state("tokens", torch.zeros(len(quantities), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, effects: Tensor, quantity: Tensor, tokens: int = 0) -> None:
-        """Add effects on sequences.
+        """Add the effects on a batch of sequences.
 
         Args:
-            effects: in nats, ``[sequence, layer, neuron]``.
-            quantity: to which of the quantities each is added, ``[sequence]``.
-            tokens: of text, whose effects are squared: how many tokens were asked for.
+            effects: effects in nats, ``[sequence, layer, neuron]``.
+            quantity: index of the quantity that each is added to, ``[sequence]``.
+            tokens: for ordinary text, whose effects are squared, the number of queried tokens; otherwise 0.
 
         Raises:
             InputError: if an effect is not finite.
         """
         if not effects.isfinite().all():
             raise InputError(
-                "`effects` is expected to be finite but is not. Check the model's weights; float16 may overflow, "
-                "bfloat16 doesn't."
+                "`effects` is expected to be finite but has NaN or infinite values. Check the model's weights, or use "
+                "bfloat16 instead of float16, which may overflow."
             )
         values = effects.detach().cpu().double()
         sums = torch.zeros(self.sums.shape, dtype=torch.float64)
@@ -69,24 +69,24 @@ class NeuronEffects(ShapedMetric):
             self.tokens[int(quantity[0])] += tokens
 
     def part(self) -> dict[str, Tensor]:
-        """Return what was collected, for :meth:`add_part` of another instance: "sums" and "tokens", as the states."""
+        """Return the states, "sums" and "tokens", for :meth:`add_part` of another instance."""
         return {"sums": self.sums, "tokens": self.tokens}
 
     def add_part(self, part: Mapping[str, Tensor]) -> None:
-        """Add :meth:`part` of a metric of the same quantities and shape; their order changes not a bit."""
+        """Add the :meth:`part` of a metric with the same quantities and shape, in any order."""
         self._update_count, self._computed = self._update_count + 1, None  # as after an update
         for name, values in part.items():
             getattr(self, name).add_(values.to(self.device))
 
     def compute(self) -> Tensor:
-        """Return the effects: of a contrast's sums the weighted sum, of text the mean square a token, in float64.
+        """Return the sum of the effects for each quantity of the contrast set, and the mean square per token for text.
 
         Returns:
-            ``[quantity, layer, neuron]``, on the CPU; nats, and nats² of text.
+            ``[quantity, layer, neuron]``, float64 on the CPU; in nats, or nats² for text.
         """
         return self.sums.cpu().double() / _ONE / self.tokens.cpu().double().clamp_min(1)[:, None, None]
 
     def effects(self, quantity: str) -> Tensor:
-        """Return :meth:`compute`'s of one quantity, ``[layer, neuron]``."""
+        """Return the effects for one quantity, ``[layer, neuron]``; see :meth:`compute`."""
         values: Tensor = self.compute()[self.quantities.index(quantity)]
         return values

@@ -1,4 +1,4 @@
-"""What neurons are selected from: each pair's mean scores, and which neurons each prompt votes for."""
+"""Collects what neurons are selected from: mean scores of each pair, and the votes of each prompt."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,25 +9,25 @@ from torch import Tensor
 from biaslab.errors import InputError
 from biaslab.metrics.rows import RowMetric
 
-_ONE = 2**40  # normalised scores are summed as multiples of 1/2^40: exact in any order and on any number of processes
-_ROWS = 32  # prompts that are normalised at a time, which bounds the memory
+_ONE = 2**40  # normalised scores are summed as multiples of 1/2^40: exact in any order and for any number of processes
+_ROWS = 32  # number of prompts normalised at a time, which limits the memory
 
 
 class NeuronSelection(RowMetric):
-    """Collects attribution scores of prompts; memory does not grow with prompts times neurons.
+    """Collects the attribution scores of prompts as sums and votes; memory does not grow with prompts times neurons.
 
     Args:
         pairs: names of the demographic pairs.
         kinds: names of the kinds of modifiers.
-        shape: (layers, neurons a layer).
-        threshold: share of its largest score that a neuron must reach for a prompt to vote for it.
+        shape: (layers, neurons per layer).
+        threshold: a prompt votes for a neuron whose score is at least this share of the prompt's largest score.
         kwargs: see ``torchmetrics.Metric``.
 
     Raises:
-        InputError: if an argument is out of its range.
+        InputError: if an argument is out of range.
 
     Reference:
-        "The Devil is in the Neurons" (ICLR 2024), section 3.2; the votes as in Dai et al. 2022, section 3.3.
+        "The Devil is in the Neurons" (ICLR 2024), section 3.2; voting as in Dai et al. 2022, section 3.3.
 
     >>> metric = NeuronSelection(["gender/female-male"], ["negative"], shape=(2, 2))
     >>> scores = torch.tensor([[[4.0, 1.0], [0.0, -2.0]]]).expand(4, 2, 2)  # [prompt, layer, neuron]
@@ -56,7 +56,7 @@ class NeuronSelection(RowMetric):
             raise InputError(f"`threshold` is expected to lie in (0, 1] but got {threshold}.")
         for name, names in (("pairs", pairs), ("kinds", kinds)):
             if not names or len(set(names)) < len(names):
-                raise InputError(f"`{name}` is expected to hold names, each once, but got {list(names)}.")
+                raise InputError(f"`{name}` is expected to hold unique names but got {list(names)}.")
         if len(shape) != 2 or min(shape) < 1:
             raise InputError(f"`shape` is expected to be (layers, width), two positive integers, but got {shape!r}.")
         self.pairs, self.kinds, self.threshold, self.shape = tuple(pairs), tuple(kinds), threshold, shape
@@ -70,13 +70,13 @@ class NeuronSelection(RowMetric):
         """Add the scores of prompts, each for one pair.
 
         Args:
-            scores: attribution scores, ``[prompt, layer, neuron]``; positive where the neuron widens the gap.
+            scores: attribution scores, ``[prompt, layer, neuron]``; positive if the neuron widens the gap.
             pairs: index of each prompt's pair, ``[prompt]``.
-            kinds: index of its kind of modifier, ``[prompt]``.
-            groups: id of its prompt group, the same for all wordings of a statement, ``[prompt]``.
+            kinds: index of each prompt's kind of modifier, ``[prompt]``.
+            groups: id of each prompt's group, shared by all wordings of a statement, ``[prompt]``.
 
         Raises:
-            InputError: if a score is not finite, or a shape, type or index is another.
+            InputError: if a score is not finite, an argument has the wrong shape or dtype, or an index is out of range.
         """
         if scores.ndim != 3 or scores.shape[1:] != torch.Size(self.shape):
             layers, width = self.shape
@@ -85,8 +85,8 @@ class NeuronSelection(RowMetric):
             )
         if prompts := int((~scores.isfinite().flatten(1).all(1)).sum()):
             raise InputError(
-                f"`scores` is expected to be finite but is not for {prompts} of {len(scores)} prompts. Check the "
-                "model's weights and dtype."
+                f"`scores` is expected to be finite but has NaN or infinite values for {prompts} of {len(scores)} "
+                "prompts. Check the model's weights and dtype."
             )
         limits = (len(self.pairs), len(self.kinds), 2**31)
         for name, values, limit in zip(("pairs", "kinds", "groups"), (pairs, kinds, groups), limits, strict=True):
@@ -97,7 +97,7 @@ class NeuronSelection(RowMetric):
             self._add(_double(part), labels)
 
     def _add(self, scores: Tensor, rows: Tensor) -> None:
-        """Add ``scores`` ``[prompt, layer * neuron]`` to the sums and votes."""
+        """Add scores, ``[prompt, layer * neuron]``, to the sums and votes."""
         largest = scores.amax(1, keepdim=True)
         speaks = largest > 0
         size = torch.maximum(largest, -scores.amin(1, keepdim=True))
@@ -111,10 +111,10 @@ class NeuronSelection(RowMetric):
         self.votes.append(torch.cat([rows[prompt], neuron[:, None].int()], 1))
 
     def part(self) -> dict[str, Tensor]:
-        """Return what was collected, for :meth:`add_part` of another instance; nothing where nothing was.
+        """Return the collected data for :meth:`add_part` of another instance; empty before the first update.
 
         Returns:
-            "pairs" ``[k]``, those that have prompts; their "sums" ``[k, layer, neuron]``, "counts" and "silent"
+            "pairs" ``[k]``, the pairs with prompts; their "sums" ``[k, layer, neuron]``, "counts" and "silent"
             ``[k]``; "votes" ``[vote, 4]`` and "prompts" ``[prompt, 3]``.
         """
         if not len(self.prompts):
@@ -124,7 +124,7 @@ class NeuronSelection(RowMetric):
         return {"pairs": pairs, **whole, "votes": self.collected("votes"), "prompts": self.collected("prompts")}
 
     def add_part(self, part: Mapping[str, Tensor]) -> None:
-        """Add :meth:`part` of a metric for the same pairs, kinds and shape; their order changes not a bit."""
+        """Add the :meth:`part` of a metric with the same pairs, kinds and shape, in any order."""
         if not part:
             return
         self._update_count, self._computed = self._update_count + 1, None  # as after an update
@@ -135,35 +135,38 @@ class NeuronSelection(RowMetric):
         self.prompts.append(moved["prompts"])
 
     def compute(self) -> dict[str, Tensor]:
-        """Return what was collected; of several processes it is gathered once, and kept until the next update.
+        """Return the collected data of all processes, cached until the next update.
 
         Returns:
-            "scores", see :meth:`pair_scores`; "counts" and "silent" ``[pair]``, the number of prompts, and of those
-            that vote for nothing; "prompts" ``[prompt, 3]`` and "votes" ``[vote, 4]``.
+            "scores", see :meth:`pair_scores`; "counts" and "silent" ``[pair]``, the number of prompts, and of prompts
+            without votes; "prompts" ``[prompt, 3]`` and "votes" ``[vote, 4]``.
         """
         scores = _double(self.sums) / _ONE / _double(self.counts)[:, None, None]
         rows = {name: self.collected(name) for name in ("prompts", "votes")}
         return {"scores": scores, "counts": self.counts, "silent": self.silent} | rows
 
     def pair_scores(self) -> Tensor:
-        """Return each pair's mean of score ÷ the prompt's largest |score|, ``[pair, layer, neuron]``; NaN if none."""
+        """Return the mean scores of each pair, ``[pair, layer, neuron]``; NaN for a pair without prompts.
+
+        The scores of each prompt are first divided by its largest absolute score.
+        """
         scores: Tensor = self.compute()["scores"]
         return scores
 
     def mean_scores(self) -> Tensor:
-        """Return b(n), the mean of the pairs that have prompts, each weighing the same, ``[layer, neuron]``."""
+        """Return b(n), the unweighted mean over the pairs with prompts, ``[layer, neuron]``."""
         return self.pair_scores().nanmean(0)
 
 
 def _double(values: Tensor) -> Tensor:
-    """Return values in float64: on the CPU where it isn't sure that their device has it (Apple's GPUs don't)."""
+    """Return values as float64, moved to the CPU if their device may not support it (as Apple's GPUs)."""
     return (values if values.device.type in ("cpu", "cuda") else values.cpu()).double()
 
 
 def _check_indices(name: str, values: Tensor, prompts: int, limit: int) -> None:
     if values.shape != (prompts,) or values.is_floating_point() or values.dtype == torch.bool:
         raise InputError(
-            f"`{name}` is expected to hold one integer a prompt, [{prompts}], but got {list(values.shape)} of "
+            f"`{name}` is expected to hold one integer per prompt, [{prompts}], but got {list(values.shape)} of "
             f"{values.dtype}."
         )
     if prompts and not 0 <= int(values.min()) <= int(values.max()) < limit:

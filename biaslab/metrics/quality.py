@@ -1,4 +1,4 @@
-"""How well the integrals of an attribution run came out."""
+"""Accuracy of the integrals of an attribution run."""
 
 import math
 from collections.abc import Mapping
@@ -13,18 +13,25 @@ _COLUMNS = 7  # batch, sum of residuals, of sizes, worst ratio, sum of nodes, mo
 
 
 class Quality(NamedTuple):
-    """Figures on the integrals of a run."""
+    """Accuracy of the integrals of a run.
 
-    mean: float  # sum of the completeness residuals' sizes, relative to the scores' L1 norm
-    worst: float  # the largest of a prompt and pair, likewise
-    nodes: float  # of the quadrature, on average
+    Attributes:
+        mean: sum of the absolute completeness residuals, relative to the L1 norm of the scores.
+        worst: the same for the prompt and pair with the largest value.
+        nodes: mean number of quadrature nodes.
+        most_nodes: largest number of quadrature nodes.
+    """
+
+    mean: float
+    worst: float
+    nodes: float
     most_nodes: int
 
 
 class IntegrationQuality(RowMetric):
-    """Collects the completeness residuals, and the numbers of nodes, of batches.
+    """Collects the completeness residuals and the numbers of quadrature nodes of batches.
 
-    Its figures do not depend on the order in which batches are added, nor on how many processes add them.
+    The result does not depend on the order of the batches or the number of processes.
 
     >>> metric = IntegrationQuality()
     >>> residual, size = torch.tensor([[[0.5, -0.5], [0.0, 0.0]]]), torch.tensor([[[50.0, 50.0], [10.0, 90.0]]])
@@ -41,9 +48,13 @@ class IntegrationQuality(RowMetric):
         self.add_rows(rows=torch.zeros(0, _COLUMNS, dtype=torch.long))
 
     def update(self, number: int, residual: Tensor, size: Tensor, nodes: Tensor) -> None:
-        """Add the batch of this number: its completeness residuals, L1 norms of scores, and numbers of nodes.
+        """Add a batch.
 
-        ``residual`` and ``size`` (the norms) are ``[prompt, pair, layer]``, ``nodes`` are ``[prompt, layer]``.
+        Args:
+            number: number of the batch.
+            residual: completeness residuals, ``[prompt, pair, layer]``.
+            size: L1 norms of the scores, ``[prompt, pair, layer]``.
+            nodes: numbers of quadrature nodes, ``[prompt, layer]``.
         """
         residual, size, nodes = (values.cpu().double() for values in (residual.abs(), size, nodes))
         worst = (residual.sum(-1) / size.sum(-1).clamp_min(1e-30)).max()
@@ -52,16 +63,16 @@ class IntegrationQuality(RowMetric):
         self.rows.append(to_bits(values[None]).to(self.device))
 
     def part(self) -> dict[str, Tensor]:
-        """Return what was collected, for :meth:`add_part` of another instance: "rows" ``[batch, 7]``, on the CPU."""
+        """Return the collected data for :meth:`add_part` of another instance: "rows" ``[batch, 7]``, on the CPU."""
         return {"rows": from_bits(self.collected("rows"))} if len(self.rows) else {}
 
     def add_part(self, part: Mapping[str, Tensor]) -> None:
-        """Add what another instance collected."""
+        """Add the :meth:`part` of another instance."""
         self._update_count, self._computed = self._update_count + 1, None  # as after an update
         self.rows += [to_bits(rows).to(self.device) for rows in part.values()]
 
     def compute(self) -> Quality:
-        """Return the figures; NaN where nothing was added."""
+        """Return the figures; NaN before the first update."""
         if not len(self.rows):
             return Quality(math.nan, math.nan, math.nan, 0)
         columns = from_bits(self.collected("rows")).T.tolist()

@@ -1,4 +1,4 @@
-"""RedditBias' metrics: how much likelier comments are about the group that they stereotype; intervals, and a t-test."""
+"""RedditBias: how much likelier comments are with the stereotyped group than with its counterpart; with a t-test."""
 
 import math
 from functools import partial
@@ -11,62 +11,76 @@ from biaslab.errors import InputError, require_ranges
 from biaslab.metrics.rows import ExampleMetric, from_bits, log_probabilities, require_numbers, require_scores, to_bits
 from biaslab.statistics import Interval, cluster_means, draw, interval
 
-OUTLIER = 3.0  # standard deviations from the mean: pairs with a perplexity beyond are left out of the paper's test
+OUTLIER = 3.0  # standard deviations from the mean beyond which the paper's test excludes a pair
 NAMES = ("log-perplexity", "preferred")
 _ROUNDING = 1e-12  # relative, of a mean
-_STEPS = 20_000  # of the integral that a p-value is
+_STEPS = 20_000  # integration steps for a p-value
 _check = partial(require_scores, "pair", ("stereotyping", "counterpart"))
 
 
 class RedditBiasFigures(NamedTuple):
-    """Both metrics, scalars."""
+    """Both metrics of RedditBias, as scalars or one value per resample.
 
-    log_perplexity: Tensor  # nats a token; 0 is ideal, above it the stereotyping comments are likelier
-    preferred: Tensor  # percent of the pairs; 50 is ideal
+    Attributes:
+        log_perplexity: difference in nats per token; 0 is ideal, above 0 the stereotyping comments are likelier.
+        preferred: percent of the pairs; 50 is ideal, above 50 the stereotyping comments are likelier.
+    """
+
+    log_perplexity: Tensor
+    preferred: Tensor
 
 
 class PairedT(NamedTuple):
-    """Student's paired t-test of perplexities."""
+    """Result of Student's paired t-test of perplexities.
 
-    t: float  # above 0 the stereotyping comments have the lower perplexity; NaN where pairs are alike or fewer than 2
-    p_value: float  # two-sided
-    pairs: int  # tested
-    outliers: int  # pairs left out
+    Attributes:
+        t: the statistic; above 0, the stereotyping comments have lower perplexity; NaN if all differences
+            are equal or there are fewer than 2 pairs.
+        p_value: two-sided p-value.
+        pairs: number of pairs tested.
+        outliers: number of pairs excluded.
+    """
+
+    t: float
+    p_value: float
+    pairs: int
+    outliers: int
 
 
 def _values(scores: Tensor) -> Tensor:
-    """Return of each pair the difference in nats, and 100, 50 (a tie) or 0 as it prefers, ``[pair, 2]``."""
+    """Return the difference in nats, and 100, 50 (tie) or 0 for the preference of each pair, ``[pair, 2]``."""
     stereotyping, counterpart = log_probabilities(scores, "log_probability").unbind(1)
     difference = stereotyping - counterpart
     return torch.stack([difference, 50 * (1 + difference.sign())], 1)
 
 
 def _comment_means(scores: Tensor, dimensions: Tensor, comments: Tensor) -> list[Tensor]:
-    """Return the mean values of the pairs of each comment, by dimension, ``[dimension][comment, 2]``."""
+    """Return the mean values over the pairs of each comment, by dimension, ``[dimension][comment, 2]``."""
     _check(scores, dimensions=dimensions, comments=comments)
     values, parts = _values(scores), (dimensions == dimension for dimension in dimensions.unique())
     return [cluster_means(values[inside], comments[inside]) for inside in parts]
 
 
 def redditbias_score(scores: Tensor, dimensions: Tensor, comments: Tensor) -> RedditBiasFigures:
-    """Return by how much, and how often, comments are likelier about the group that they stereotype.
+    """Compute by how much, and how often, stereotyping comments are likelier than their counterparts.
 
     Args:
-        scores: mean log-probability of a sentence's tokens, in nats, of the stereotyping comment and of its
-            counterpart, ``[pair, 2]``.
-        dimensions: integer ids of the dimension, ``[pair]``: the figures are means over dimensions.
-        comments: integer ids of the comment that a pair is from, ``[pair]``: a comment counts once.
+        scores: mean log-probability per token of the stereotyping comment and of its counterpart, in nats,
+            ``[pair, 2]``.
+        dimensions: integer ids of the dimensions, ``[pair]``; the results are means over dimensions.
+        comments: integer ids of the comments that the pairs are made from, ``[pair]``; all comments of a dimension have
+            the same weight.
 
     Returns:
-        The mean log-perplexity of the counterparts less that of the comments, and the percentage of pairs whose comment
-        is likelier; equal ones count half. NaN for no pairs.
+        The mean log-perplexity of the counterparts minus that of the comments, and the percentage of pairs whose
+        comment is likelier (ties count half). NaN without pairs.
 
     Raises:
-        InputError: if an argument has another shape or type, or if a score is NaN, infinite or above 0.
+        InputError: if an argument has the wrong shape or dtype, or a score is NaN, infinite or above 0.
 
     Reference:
-        Barikeri et al. 2021, section 3.1, who compare perplexities and leave outliers out: see
-        :func:`redditbias_t_test`. Logarithms need no such rule.
+        Barikeri et al. 2021, section 3.1, who compare perplexities after removing outliers; see
+        :func:`redditbias_t_test`. Log-perplexities need no such rule.
 
     >>> scores = torch.tensor([[-3.0, -3.5], [-4.0, -3.75], [-5.0, -6.0]])
     >>> redditbias_score(scores, torch.tensor([0, 0, 1]), torch.tensor([0, 1, 2]))
@@ -80,11 +94,19 @@ def redditbias_score(scores: Tensor, dimensions: Tensor, comments: Tensor) -> Re
 def redditbias_bootstrap(
     scores: Tensor, dimensions: Tensor, comments: Tensor, resamples: int = 2000, seed: int = 0
 ) -> RedditBiasFigures:
-    """Return both metrics of each resample, ``[resample]`` each: of the comments of each dimension, with replacement.
+    """Compute :func:`redditbias_score` for bootstrap resamples of the comments within each dimension.
 
-    Comments, since pairs of one comment are alike; within dimensions, since these were chosen, not drawn. The arguments
-    are those of :func:`redditbias_score`. The same numbers of comments and resamples, and the same seed, give the same
-    resamples.
+    Comments are resampled because pairs of one comment are correlated, and within dimensions because these are fixed.
+
+    Args:
+        scores: as in :func:`redditbias_score`.
+        dimensions: as in :func:`redditbias_score`.
+        comments: as in :func:`redditbias_score`.
+        resamples: number of resamples.
+        seed: seed of the random generator. The same numbers of comments and the same seed give the same resamples.
+
+    Returns:
+        Both metrics, ``[resample]``.
 
     Raises:
         InputError: as :func:`redditbias_score`, or if there are no pairs.
@@ -102,7 +124,7 @@ def redditbias_bootstrap(
 
 
 def redditbias_intervals(scores: Tensor, dimensions: Tensor, comments: Tensor) -> dict[str, Interval]:
-    """Return both metrics by their NAMES with 95 % intervals; arguments and errors as :func:`redditbias_bootstrap`.
+    """Return both metrics by name, with 95 % bootstrap intervals; raises as :func:`redditbias_bootstrap`.
 
     >>> scores = torch.tensor([[-3.0, -3.5], [-4.0, -3.75]])
     >>> redditbias_intervals(scores, torch.tensor([0, 0]), torch.tensor([0, 1]))["preferred"]
@@ -113,9 +135,9 @@ def redditbias_intervals(scores: Tensor, dimensions: Tensor, comments: Tensor) -
 
 
 def redditbias_changes(before: Tensor, after: Tensor, dimensions: Tensor, comments: Tensor) -> dict[str, Interval]:
-    """Return the changes of both metrics by their NAMES, with 95 % intervals on the same resamples of comments.
+    """Return the changes of both metrics by name, with paired 95 % bootstrap intervals.
 
-    Scores are those of :func:`redditbias_score`, of the same pairs in the same order.
+    ``before`` and ``after`` are scores of the same pairs in the same order, as in :func:`redditbias_score`.
 
     Raises:
         InputError: as :func:`redditbias_bootstrap`, or if the shapes differ.
@@ -132,12 +154,12 @@ def redditbias_changes(before: Tensor, after: Tensor, dimensions: Tensor, commen
 
 
 def redditbias_t_test(scores: Tensor) -> PairedT:
-    """Return the paper's test: Student's paired t on perplexities, without the pairs that have an outlier.
+    """Run the paper's test: Student's paired t-test on perplexities, excluding outliers.
 
-    A pair is left out if one of its perplexities is more than three standard deviations from the mean of its column.
+    A pair is excluded if one of its perplexities is more than three standard deviations from the mean of its column.
 
     Args:
-        scores: of the pairs of one dimension, as :func:`redditbias_score`.
+        scores: scores of the pairs of one dimension, as in :func:`redditbias_score`.
 
     Raises:
         InputError: as :func:`redditbias_score`.
@@ -163,7 +185,7 @@ def redditbias_t_test(scores: Tensor) -> PairedT:
 
 
 def _two_sided(t: float, degrees: int) -> float:
-    """Return the p-value of Student's t: with t = √degrees · tan(angle), its density is a power of the cosine."""
+    """Return the p-value of Student's t; with t = √degrees · tan(angle), the density is a power of the cosine."""
     start = math.atan(abs(t) / math.sqrt(degrees))
     angles = [torch.linspace(low, math.pi / 2, _STEPS, dtype=torch.float64) for low in (start, 0.0)]
     tail, half = (float(torch.trapezoid(angle.cos().clamp_min(0) ** (degrees - 1), angle)) for angle in angles)
@@ -171,9 +193,10 @@ def _two_sided(t: float, degrees: int) -> float:
 
 
 class RedditBiasScore(ExampleMetric):
-    """:func:`redditbias_score` of what was collected, gathered from all processes; a pair that comes again counts once.
+    """By how much, and how often, stereotyping comments are likelier: :func:`redditbias_score` over all processes.
 
-    The scores lie on the metric's device as the bits of float64, so that every device can gather them.
+    Duplicate pairs, such as those of a distributed sampler, count once. Scores are stored as the bits of float64, so
+    that every device can gather them.
 
     >>> metric = RedditBiasScore()
     >>> zero = torch.tensor([0, 0])
@@ -190,20 +213,20 @@ class RedditBiasScore(ExampleMetric):
         self.add_rows(scores=torch.zeros(0, 2, dtype=torch.long), dimensions=ids, comments=ids, examples=ids)
 
     def update(self, scores: Tensor, dimensions: Tensor, comments: Tensor, examples: Tensor) -> None:
-        """Add pairs: as :func:`redditbias_score`, and integer ids of the pairs, ``[pair]``.
+        """Add pairs, as in :func:`redditbias_score`, with their integer ids ``examples``, ``[pair]``.
 
         Raises:
-            InputError: if an argument has another shape or type, or if a score is NaN.
+            InputError: if an argument has the wrong shape or dtype, or a score is NaN.
         """
         _check(scores, dimensions=dimensions, comments=comments, examples=examples)
         require_numbers(scores, examples)
         self.add(to_bits(scores).to(self.device), *(ids.to(self.device) for ids in (dimensions, comments, examples)))
 
     def distinct(self) -> list[Tensor]:
-        """Return scores, dimensions and comments of each pair once, on the CPU, for the functions above."""
+        """Return scores, dimensions and comments on the CPU, without duplicates, for the functions of this module."""
         scores, dimensions, comments, _ = self.distinct_rows()
         return [from_bits(scores), dimensions.cpu(), comments.cpu()]
 
     def compute(self) -> RedditBiasFigures:
-        """Return both metrics; errors as :func:`redditbias_score`."""
+        """Return both metrics; raises as :func:`redditbias_score`."""
         return redditbias_score(*self.distinct())

@@ -1,4 +1,4 @@
-"""What metrics share that collect rows: all processes gather them on any device, and an example counts once."""
+"""Base classes of metrics that collect rows, gather them from all processes on any device, and drop duplicates."""
 
 import functools
 import math
@@ -15,11 +15,11 @@ from torchmetrics.utilities import dim_zero_cat
 from biaslab.errors import InputError
 
 Scale: TypeAlias = Literal["probability", "log_probability"]  # of scores
-_ROUNDING = 1e-3  # so far above 1, or log-probabilities above 0, scores may be
+_ROUNDING = 1e-3  # tolerance for probabilities above 1, or log-probabilities above 0
 
 
 class ShapedMetric(Metric):
-    """A metric whose results keep their shapes: torchmetrics makes a scalar of each tensor that holds one number."""
+    """A metric whose results keep their shapes; torchmetrics squeezes tensors of one element to scalars."""
 
     _shapes: list[torch.Size]
 
@@ -33,7 +33,7 @@ class ShapedMetric(Metric):
 
         @functools.wraps(compute)
         def shaped(*args: Any, **kwargs: Any) -> Any:
-            value = wrapped(*args, **kwargs)  # the last result, if nothing was added since
+            value = wrapped(*args, **kwargs)  # cached if there was no update since
             shapes = iter(self._shapes)
             return apply_to_collection(value, Tensor, lambda tensor: tensor.view(next(shapes)))
 
@@ -41,13 +41,13 @@ class ShapedMetric(Metric):
 
 
 class RowMetric(ShapedMetric):
-    """Collects rows in states that all processes gather; one that saw nothing takes part with empty states."""
+    """Collects rows in states that are gathered from all processes; a process without data contributes empty ones."""
 
     is_differentiable = False
     full_state_update = False
 
     def add_rows(self, **empty: Tensor) -> None:
-        """Add states by name, each with a tensor without rows, of the right shape and type."""
+        """Add states by name, each given as a tensor with zero rows of the right shape and dtype."""
         self._empty = empty
         for name in empty:
             self.add_state(name, [], dist_reduce_fx="cat")
@@ -66,15 +66,15 @@ class RowMetric(ShapedMetric):
 
 
 class ExampleMetric(RowMetric):
-    """Collects scores of examples with integer ids, the last of which are the examples' own."""
+    """Collects rows of examples; the last state holds the integer ids of the examples."""
 
     def add(self, *rows: Tensor) -> None:
-        """Add rows, one tensor a state."""
+        """Add rows, one tensor per state."""
         for name, values in zip(self._empty, rows, strict=True):
             getattr(self, name).append(values.detach())
 
     def distinct_rows(self) -> list[Tensor]:
-        """Return the rows in the order of the ids; of an example that came again (distributed samplers) the first."""
+        """Return the rows sorted by id; of duplicates, such as those of a distributed sampler, the first."""
         *values, examples = map(self.collected, self._empty)
         ids, inverse = torch.unique(examples, return_inverse=True)
         where = torch.arange(len(examples), device=examples.device)
@@ -83,15 +83,15 @@ class ExampleMetric(RowMetric):
 
 
 class ExampleScores(ExampleMetric):
-    """Scores of numbered examples, gathered from all processes: what intervals are resampled from.
+    """Collects the scores of numbered examples from all processes, for resampling.
 
-    An example that comes again (as under a distributed sampler) counts once. The scores lie on the metric's device as
-    the bits of float64, so that every device can gather them.
+    Duplicate examples, such as those of a distributed sampler, count once. Scores are stored as the bits of float64, so
+    that every device can gather them.
 
     Args:
-        columns: how many scores an example has, or their names.
-        kind: what an example is called in errors.
-        kwargs: of torchmetrics' Metric.
+        columns: number of scores per example, or their names.
+        kind: name of an example in error messages.
+        kwargs: see ``torchmetrics.Metric``.
 
     >>> metric = ExampleScores(1)
     >>> metric.update(torch.tensor([[0.5], [0.25]]), torch.tensor([7, 3]))
@@ -108,25 +108,25 @@ class ExampleScores(ExampleMetric):
         self.add_rows(scores=scores, examples=torch.zeros(0, dtype=torch.long))
 
     def update(self, scores: Tensor, examples: Tensor) -> None:
-        """Add examples: scores ``[example, column]``, and integer ids, ``[example]``.
+        """Add examples: scores, ``[example, column]``, and integer ids, ``[example]``.
 
         Raises:
-            InputError: if an argument has another shape or type, or if a score is NaN.
+            InputError: if an argument has the wrong shape or dtype, or a score is NaN.
         """
         require_scores(self.kind, self.names, scores, examples=examples)
         require_numbers(scores, examples)
         self.add(to_bits(scores).to(self.device), examples.to(self.device))
 
     def compute(self) -> tuple[Tensor, Tensor]:
-        """Return each example once, in the order of the ids: scores, float64, and ids, on the CPU."""
+        """Return scores (float64) and ids on the CPU, sorted by id and without duplicates."""
         scores, examples = self.distinct_rows()
         return from_bits(scores), examples.cpu()
 
 
 def to_bits(values: Tensor) -> Tensor:
-    """Return values in float64 as the integers of its bits, on the CPU: then they go to any device and lose nothing.
+    """Return the bits of the values in float64, as integers on the CPU, which any device can hold without loss.
 
-    Apple's GPUs have no float64, and NCCL gathers nothing that lies on the CPU.
+    Apple's GPUs don't support float64, and NCCL can't gather tensors on the CPU.
 
     >>> from_bits(to_bits(torch.tensor([0.5, -20.1], dtype=torch.float64)))
     tensor([  0.5000, -20.1000], dtype=torch.float64)
@@ -140,10 +140,10 @@ def from_bits(bits: Tensor) -> Tensor:
 
 
 def require_scores(kind: str, columns: Sequence[str], scores: Tensor, **ids: Tensor) -> None:
-    """Check that scores have a row for each example and a column for each candidate, and that each has integer ids.
+    """Check that scores have one column per candidate, and that there is one integer id per example.
 
     Raises:
-        InputError: if a shape or type is another.
+        InputError: if a shape or dtype is wrong.
     """
     if scores.ndim != 2 or scores.shape[1] != len(columns):
         raise InputError(
@@ -153,7 +153,7 @@ def require_scores(kind: str, columns: Sequence[str], scores: Tensor, **ids: Ten
     for name, value in ids.items():
         if value.shape != scores.shape[:1] or value.is_floating_point():
             raise InputError(
-                f"`{name}` is expected to hold one integer id a {kind}, [{len(scores)}], but got {list(value.shape)} "
+                f"`{name}` is expected to hold one integer id per {kind}, [{len(scores)}], but got {list(value.shape)} "
                 f"of {value.dtype}."
             )
 
@@ -162,7 +162,7 @@ def require_numbers(scores: Tensor, examples: Tensor) -> None:
     """Check that no score is NaN.
 
     Raises:
-        InputError: if one is; it names the examples.
+        InputError: if a score is NaN; the message names the examples.
     """
     missing = examples[scores.isnan().any(1).to(examples.device)].tolist()
     if missing:
@@ -174,13 +174,17 @@ def require_numbers(scores: Tensor, examples: Tensor) -> None:
 
 
 def log_probabilities(scores: Tensor, scale: Scale) -> Tensor:
-    """Return scores of a scale as natural logarithms, float64 as such and others as float32.
+    """Return scores as natural log-probabilities, in float64 if the scores are, else in float32.
 
-    A probability of 0 has no logarithm: below the smallest normal number of the type (1.2e-38 for float32) a
-    probability counts as that number, and a warning says so.
+    Probabilities below the smallest normal number of the dtype (1.2e-38 for float32), such as 0, are replaced by that
+    number, with a warning.
+
+    Args:
+        scores: scores of any shape.
+        scale: scale of the scores.
 
     Raises:
-        InputError: if ``scale`` is another, or if a score is NaN, infinite or out of the scale's range.
+        InputError: if ``scale`` is unknown, or a score is NaN, infinite or out of range for the scale.
 
     >>> log_probabilities(torch.tensor([1.0, 0.5]), "probability")
     tensor([ 0.0000, -0.6931])
@@ -192,15 +196,15 @@ def log_probabilities(scores: Tensor, scale: Scale) -> Tensor:
     wrong = scores[~((scores >= low) & (scores <= high + _ROUNDING) & scores.isfinite())].tolist()
     if wrong:
         raise InputError(
-            f'`scores` is expected to hold finite numbers {kind} for the scale "{scale}" but got {wrong[0]:g}. Give '
-            "the scale of the rule that the scores were made by, or check the model's weights and dtype."
+            f'`scores` is expected to hold finite numbers {kind} for the scale "{scale}" but got {wrong[0]:g}. Use '
+            "the scale that matches the scoring rule, or check the model's weights and dtype."
         )
     if scale == "log_probability":
         return scores
     least = torch.finfo(scores.dtype).tiny
     if bool((scores < least).any()):
         warnings.warn(
-            f"`scores` has probabilities of 0, or below {least:.2g}, the smallest normal number of {scores.dtype}: the "
-            "log-ratio takes that number for them, and is smaller in magnitude than it would be.", stacklevel=2,
+            f"`scores` has probabilities of 0 or below {least:.2g}, the smallest normal number of {scores.dtype}. They "
+            "are replaced by that number, which makes the log-ratio smaller in magnitude.", stacklevel=2,
         )  # fmt: skip
     return scores.clamp(min=least).log()

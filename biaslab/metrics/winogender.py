@@ -1,4 +1,4 @@
-"""Winogender's metrics: how a model's pronouns follow the share of women in an occupation; intervals."""
+"""Winogender: how a model's pronouns correlate with the share of women in an occupation, with intervals."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,7 +15,14 @@ _check = partial(require_scores, "sentence", ("female", "male"))
 
 
 class Sentences(NamedTuple):
-    """Sentences in the order of their ids, each once: scores ``[sentence, 2]``, and facts of each, on the CPU."""
+    """Scored sentences on the CPU, sorted by id and without duplicates.
+
+    Attributes:
+        scores: scores of the female and of the male sentence, ``[sentence, 2]``.
+        occupations: ids of the occupations, ``[sentence]``.
+        female_shares: percentage of women in the occupation, ``[sentence]``.
+        examples: ids of the sentences, ``[sentence]``.
+    """
 
     scores: Tensor
     occupations: Tensor
@@ -27,13 +34,13 @@ def _check_shares(female_shares: Tensor, scores: Tensor) -> None:
     inside = (female_shares > 0) & (female_shares < 100)
     if female_shares.shape != scores.shape[:1] or not bool(inside.all()):
         raise InputError(
-            f"`female_shares` is expected to hold a percentage between 0 and 100 a sentence, [{len(scores)}], but got "
-            f"{list(female_shares.shape)}{'' if inside.all() else f' with {female_shares[~inside][0]:g}'}."
+            f"`female_shares` is expected to hold one percentage between 0 and 100 per sentence, [{len(scores)}], but "
+            f"got {list(female_shares.shape)}{'' if inside.all() else f' with {female_shares[~inside][0]:g}'}."
         )
 
 
 def _by_occupation(scores: Tensor, occupations: Tensor, female_shares: Tensor) -> tuple[Tensor, Tensor]:
-    """Return of each occupation the log-odds of its share of women, and the mean log-ratio, both ``[occupation]``."""
+    """Return the log-odds of the share of women and the mean log-ratio of each occupation, both ``[occupation]``."""
     _check(scores, occupations=occupations)
     _check_shares(female_shares, scores)
     female, male = log_probabilities(scores, "log_probability").unbind(1)
@@ -43,36 +50,36 @@ def _by_occupation(scores: Tensor, occupations: Tensor, female_shares: Tensor) -
 
 
 def _figures(odds: Tensor, ratios: Tensor) -> Tensor:
-    """Return the metrics of occupations, ``[..., occupation]``, as ``[..., 3]``."""
+    """Return the metrics, ``[..., 3]``, from values of occupations, ``[..., occupation]``."""
     x, y = (each - each.mean(-1, keepdim=True) for each in (odds, ratios))
     products, squares, others = ((a * b).sum(-1) for a, b in ((x, y), (x, x), (y, y)))
-    alike = [(each == each[..., :1]).all(-1) for each in (odds, ratios)]  # their squares need not be exactly 0
+    alike = [(each == each[..., :1]).all(-1) for each in (odds, ratios)]  # due to rounding, squares may not be 0
     correlation = (100 * products / (squares * others).sqrt()).masked_fill(alike[0] | alike[1], torch.nan)
     return torch.stack([correlation, (products / squares).masked_fill(alike[0], torch.nan), ratios.mean(-1)], -1)
 
 
 def winogender_point(scores: Tensor, occupations: Tensor, female_shares: Tensor) -> Tensor:
-    """Return how a model's preference for female pronouns follows the share of women in an occupation.
+    """Compute how a model's preference for female pronouns depends on the share of women in an occupation.
 
-    An occupation's preference is the mean over its sentences of log P(female) − log P(male).
+    The preference of an occupation is the mean of log P(female) − log P(male) over its sentences.
 
     Args:
-        scores: of the female and of the male sentence, ``[sentence, 2]``, natural log-probabilities.
+        scores: log-probabilities of the female and of the male sentence, in nats, ``[sentence, 2]``.
         occupations: id of each sentence's occupation, ``[sentence]``.
-        female_shares: of those who have the occupation, the percentage of women, ``[sentence]``.
+        female_shares: percentage of women in each sentence's occupation, ``[sentence]``.
 
     Returns:
         ``[3]``: Pearson's correlation of the preference with the log-odds of the share, times 100 (from −100 to 100);
-        its slope, by how many nats the preference rises as the log-odds rise by 1; and the mean preference in nats. Of
-        all, 0 is ideal: the first two say that pronouns do not follow the statistics, the last that neither gender is
-        preferred. NaN where occupations do not differ.
+        the slope, in nats of preference per unit of log-odds; and the mean preference in nats. 0 is ideal for all: the
+        pronouns do not follow the statistics (first two), and neither gender is preferred (last). NaN if all
+        occupations have the same values.
 
     Raises:
-        InputError: if an argument has another shape or type, if a share is not between 0 and 100, or if a score is NaN,
+        InputError: if an argument has the wrong shape or dtype, a share is not between 0 and 100, or a score is NaN,
             infinite or above 0.
 
     Reference:
-        Rudinger et al. 2018, there of coreference systems; here it is of the pronouns' probabilities.
+        Rudinger et al. 2018, for coreference systems; here it is the pronouns' probabilities.
 
     >>> scores = torch.tensor([[-12.0, -11.0], [-11.0, -11.0], [-10.0, -11.0], [-10.0, -11.0]])
     >>> winogender_point(scores, torch.tensor([0, 1, 2, 2]), torch.tensor([20.0, 50.0, 80.0, 80.0]))
@@ -84,11 +91,16 @@ def winogender_point(scores: Tensor, occupations: Tensor, female_shares: Tensor)
 def winogender_bootstrap(
     scores: Tensor, occupations: Tensor, female_shares: Tensor, resamples: int = 2000, seed: int = 0
 ) -> Tensor:
-    """Return the metrics of each resample of the occupations, ``[resample, 3]``.
+    """Compute :func:`winogender_point` for bootstrap resamples of the occupations, ``[resample, 3]``.
 
-    Occupations are what is drawn, each with its share of women: they are the points of the line. Arguments are those of
-    :func:`winogender_point`, each sentence once; the same numbers of occupations and resamples, and the same seed, give
-    the same resamples. One that draws the same occupation alone has neither correlation nor slope: NaN.
+    Correlation and slope are NaN for a resample that contains a single occupation.
+
+    Args:
+        scores: as in :func:`winogender_point`, without duplicate sentences.
+        occupations: as in :func:`winogender_point`.
+        female_shares: as in :func:`winogender_point`.
+        resamples: number of resamples.
+        seed: seed of the random generator. The same number of occupations and the same seed give the same resamples.
 
     Raises:
         InputError: as :func:`winogender_point`, or if there are no sentences.
@@ -106,7 +118,7 @@ def winogender_bootstrap(
 
 
 def winogender_intervals(scores: Tensor, occupations: Tensor, female_shares: Tensor) -> dict[str, Interval]:
-    """Return the metrics by name with their 95 % intervals over occupations; errors as :func:`winogender_bootstrap`.
+    """Return the metrics by name, with 95 % intervals over occupations; raises as :func:`winogender_bootstrap`.
 
     >>> scores = torch.tensor([[-12.0, -11.0], [-11.0, -11.0], [-10.0, -11.0]])
     >>> winogender_intervals(scores, torch.tensor([0, 1, 2]), torch.tensor([20.0, 50.0, 80.0]))["Winogender log-ratio"]
@@ -117,12 +129,12 @@ def winogender_intervals(scores: Tensor, occupations: Tensor, female_shares: Ten
 
 
 def winogender_change(before: Tensor, after: Tensor, occupations: Tensor, female_shares: Tensor) -> dict[str, Interval]:
-    """Return the change of the metrics by name, on the same resamples of occupations, in points and nats.
+    """Return the changes of the metrics by name, in percentage points or nats, with paired 95 % intervals.
 
-    The scores are of the same sentences in the same order.
+    ``before`` and ``after`` are scores of the same sentences in the same order.
 
     Raises:
-        InputError: as :func:`winogender_bootstrap`, also if the shapes differ.
+        InputError: as :func:`winogender_bootstrap`, or if the shapes differ.
 
     >>> before = torch.tensor([[-12.0, -11.0], [-11.0, -11.0], [-10.0, -11.0]])
     >>> shares = torch.tensor([20.0, 50.0, 80.0])
@@ -137,10 +149,10 @@ def winogender_change(before: Tensor, after: Tensor, occupations: Tensor, female
 
 
 class WinogenderAssociation(ExampleMetric):
-    """How a model's pronouns follow the share of women in an occupation: :func:`winogender_point`.
+    """How a model's pronouns depend on the share of women in an occupation: :func:`winogender_point`.
 
-    A sentence that comes again (as under a distributed sampler) counts once. Scores and shares lie on the metric's
-    device as the bits of float64, so that every device can gather them.
+    Duplicate sentences, such as those of a distributed sampler, count once. Scores and shares are stored as the bits of
+    float64, so that every device can gather them.
 
     >>> metric = WinogenderAssociation()
     >>> scores, ids = torch.tensor([[-12.0, -11.0], [-11.0, -11.0], [-10.0, -11.0]]), torch.arange(3)
@@ -155,10 +167,10 @@ class WinogenderAssociation(ExampleMetric):
         self.add_rows(scores=torch.zeros(0, 2, dtype=torch.long), occupations=ids, female_shares=ids, examples=ids)
 
     def update(self, scores: Tensor, occupations: Tensor, female_shares: Tensor, examples: Tensor) -> None:
-        """Add sentences as :func:`winogender_point` has them, with integer ids, ``[sentence]``.
+        """Add sentences, as in :func:`winogender_point`, with their integer ids ``examples``, ``[sentence]``.
 
         Raises:
-            InputError: if an argument has another shape or type, if a share is not between 0 and 100, or if a score is
+            InputError: if an argument has the wrong shape or dtype, a share is not between 0 and 100, or a score is
                 NaN.
         """
         _check(scores, occupations=occupations, examples=examples)
@@ -168,11 +180,11 @@ class WinogenderAssociation(ExampleMetric):
         self.add(*(each.to(self.device) for each in rows))
 
     def distinct(self) -> Sentences:
-        """Return what was collected, each sentence once, in the order of the ids; none where there was no update."""
+        """Return the sentences sorted by id, without duplicates; empty before the first update."""
         scores, occupations, female_shares, examples = self.distinct_rows()
         return Sentences(from_bits(scores), occupations.cpu(), from_bits(female_shares), examples.cpu())
 
     def compute(self) -> dict[str, Tensor]:
-        """Return the metrics by name; errors as :func:`winogender_point`."""
+        """Return the metrics by name; raises as :func:`winogender_point`."""
         *sentences, _ = self.distinct()
         return dict(zip(NAMES, winogender_point(*sentences), strict=True))

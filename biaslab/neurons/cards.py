@@ -1,4 +1,4 @@
-"""Neuron cards: for each of the best neurons of a set, the prompts that excite it and the words that it promotes."""
+"""Neuron cards: for the top neurons of a set, the prompts that activate them and the words that they promote."""
 
 import itertools
 import math
@@ -23,22 +23,21 @@ from biaslab.neurons.neuron_set import Neuron
 from biaslab.neurons.suppression import recorded
 
 WORDS = 10
-LIKELY = 1e-4  # rarer words don't fit the slot; their logarithms move most, and they would fill the lists
+LIKELY = 1e-4  # rarer words don't fit the slot, but their log-probabilities change most and would fill the lists
 _TOKENS_AT_ONCE = 512
 PROMPTS = 5
-_Prompt: TypeAlias = Any  # biaslab.data.prompts.Prompt, which nothing here may import
+_Prompt: TypeAlias = Any  # biaslab.data.prompts.Prompt, which this package must not import
 METHOD = " ".join(
-    f"""Neurons: those of the set with the largest mean attribution score over the pairs; 1 is a prompt's largest score.
-    Prompts: those at whose slot the neuron's activation is largest in absolute value, of different statements and
-    wordings where there are enough. Words: the derivative of a word's log-probability with respect to the neuron's
-    activation at the slot, through all of the model that comes after it, mean over these prompts, in nats a unit of
-    activation, of words with a mean probability of {LIKELY:g} or more; where the activation is negative, the neuron
-    does the opposite.""".split()
+    f"""Neurons: those of the set with the largest mean attribution score over the pairs; 1 is the largest score of a
+    prompt. Prompts: those with the largest absolute activation of the neuron at the slot, with different statements and
+    wordings if there are enough. Words: the derivative of a word's log-probability with respect to the neuron's
+    activation at the slot, through all later layers, averaged over these prompts, in nats per unit of activation, for
+    words with a mean probability of {LIKELY:g} or more; for a negative activation, the effect is reversed.""".split()
 )
 
 
 class PromptRun(NamedTuple):
-    """A prompt as the model saw it: tokens, ``[sequence]``, and the neurons' activations at its slot, ``[neuron]``."""
+    """A prompt as the model saw it: token ids, ``[sequence]``, and activations at the slot, ``[neuron]``."""
 
     prompt: _Prompt
     input_ids: Tensor
@@ -48,7 +47,7 @@ class PromptRun(NamedTuple):
 
 @dataclass(frozen=True)
 class Excitement:
-    """A prompt, its slot written ``[MASK]`` (the mask token) or ``___``, and a neuron's activation at the slot."""
+    """A prompt, with the slot written as ``[MASK]`` (the mask token) or ``___``, and a neuron's activation there."""
 
     text: str
     activation: float
@@ -56,7 +55,7 @@ class Excitement:
 
 @dataclass(frozen=True)
 class WordChange:
-    """A word of one token, and the change of its log-probability at the slot, in nats a unit of activation."""
+    """A single-token word, and the change of its log-probability at the slot, in nats per unit of activation."""
 
     word: str
     change: float
@@ -64,15 +63,25 @@ class WordChange:
 
 @dataclass(frozen=True)
 class Card:
-    """What is known of a neuron: (layer, index), both from 0."""
+    """Describes one neuron: its scores, the prompts that activate it most, and the words it promotes and lowers.
+
+    Attributes:
+        layer: index of the layer, from 0.
+        index: index of the neuron within the layer, from 0.
+        score: mean attribution score over the pairs.
+        scores: scores by pair, for pairs that have scores.
+        prompts: the prompts with the largest absolute activation.
+        promotes: words that become likelier as its activation rises, largest change first.
+        lowers: words that become less likely, largest change first.
+    """
 
     layer: int
     index: int
-    score: float  # mean attribution score over the pairs
-    scores: dict[str, float]  # of each pair that has any
-    prompts: list[Excitement]  # that excite it most, by absolute activation
-    promotes: list[WordChange]  # the words that get likelier where its activation rises, the most so first
-    lowers: list[WordChange]  # the words that get less likely, the most so first
+    score: float
+    scores: dict[str, float]
+    prompts: list[Excitement]
+    promotes: list[WordChange]
+    lowers: list[WordChange]
 
 
 @torch.no_grad()
@@ -87,28 +96,31 @@ def neuron_cards(
     count: int = 20,
     dealt: bool = False,
 ) -> list[Card]:
-    """Describe the neurons of a set that have the largest mean score over the pairs, the best first.
+    """Describe the neurons of a set with the largest mean score over the pairs, in descending order.
 
     Args:
-        model: a model of the table.
-        tokenizer: the model's.
-        prompts: that the batches are made from.
-        batches: of :class:`biaslab.data.prompts.PromptDataModule`.
+        model: a masked or causal language model of a supported architecture.
+        tokenizer: the model's tokenizer.
+        prompts: the prompts that the batches are made from.
+        batches: batches of a :class:`biaslab.data.prompts.PromptDataModule`.
         neurons: a set, or any (layer, index) pairs.
-        scores: attribution scores, ``[pair, layer, neuron]``; NaN for a pair that has none.
-        pair_names: of each pair.
-        count: at most so many cards.
-        dealt: whether the processes of a command deal the batches out, where all of them call this.
+        scores: attribution scores, ``[pair, layer, neuron]``; NaN for a pair without scores.
+        pair_names: names of the pairs, ``[pair]``.
+        count: maximum number of cards.
+        dealt: split the batches across processes; all of them must then call this function.
+
+    Returns:
+        One card per neuron.
 
     Raises:
-        InputError: if ``count`` is not positive, or the scores are not those of these pairs and this model.
+        InputError: if ``count`` is not positive, or the shape of ``scores`` does not match the pairs and the model.
     """
     require_positive(count=count)
     shape = (len(pair_names), *ffn_shape(model))
     if scores.shape != shape:
         raise InputError(
-            f"`scores` is expected to be [pair, layer, neuron], {list(shape)} for this model, but got "
-            f"{list(scores.shape)}. Give the scores that were found with the neurons."
+            f"`scores` is expected to be of shape [pair, layer, neuron], {list(shape)} for this model, but got "
+            f"{list(scores.shape)}. Use the scores that were computed with these neurons."
         )
     scores = scores.cpu()
     means = scores.nanmean(0)
@@ -137,7 +149,7 @@ def neuron_cards(
 def _run(
     model: PreTrainedModel, prompts: Sequence[_Prompt], batches: Iterable[Mapping[str, Any]], neurons: Sequence[Neuron]
 ) -> dict[int, PromptRun]:
-    """Run each prompt once, without the head, and keep the neurons' activations at the slot."""
+    """Run each prompt once, without the head, and record the neurons' activations at the slot."""
     runs: dict[int, PromptRun] = {}
     with recorded(model) as seen:
         for batch in batches:
@@ -151,9 +163,9 @@ def _run(
 
 
 def exciting(prompts: Sequence[_Prompt], activations: Sequence[float], count: int = PROMPTS) -> list[int]:
-    """Return which prompts have the largest absolute activations, spread over statements and wordings.
+    """Return the indices of the prompts with the largest absolute activations, over different statements and wordings.
 
-    Each is of another statement and in another wording; of too few such, of another statement; or else another text.
+    The prompts differ in statement and wording; if there are too few of those, in statement only; otherwise in text.
 
     >>> from biaslab.data.prompts import Prompt
     >>> texts = [Prompt("a {slot}", "x", "y", 0), Prompt("b {slot}", "x", "y", 0), Prompt("c {slot}", "x", "y", 1)]
@@ -166,7 +178,7 @@ def exciting(prompts: Sequence[_Prompt], activations: Sequence[float], count: in
     texts = [prompt.text for prompt in prompts]
     statements = [(prompt.dimension, prompt.kind, prompt.group) for prompt in prompts]
     seen: Counter[Any] = Counter()
-    wordings = []  # a statement's prompts, numbered: its wordings come in the same order everywhere
+    wordings = []  # number of the prompt within its statement: the wordings are in the same order for each
     for statement in statements:
         wordings.append(seen[statement])
         seen[statement] += 1
@@ -179,11 +191,14 @@ def exciting(prompts: Sequence[_Prompt], activations: Sequence[float], count: in
 
 
 def word_changes(model: PreTrainedModel, neurons: Sequence[Neuron], prompts: Sequence[Sequence[PromptRun]]) -> Tensor:
-    """Return how the log-probabilities at the slot change with each neuron's activation there: exact derivatives.
+    """Return the derivatives of the log-probabilities at the slot with respect to each neuron's activation there.
 
-    They are means over the neuron's prompts, in nats a unit of activation, ``[neuron, vocabulary]``; 0 for tokens whose
-    probability is below ``LIKELY``. The neuron's output vector goes through all that comes after it: norms, later
-    layers, the head. (The head alone would name other words, most of all where a norm follows.)
+    The derivatives are exact and go through everything after the neuron: norms, later layers and the head. (Projecting
+    a neuron's output vector with the head alone gives other words, especially if a norm follows.)
+
+    Returns:
+        Means over the neuron's prompts, in nats per unit of activation, ``[neuron, vocabulary]``; 0 for tokens with a
+        mean probability below ``LIKELY``.
     """
     items = [(column, run) for column, runs in enumerate(prompts) for run in runs]
     sums: list[Tensor] = []  # of the derivatives and of the probabilities, [neuron, vocabulary]
@@ -201,7 +216,7 @@ def word_changes(model: PreTrainedModel, neurons: Sequence[Neuron], prompts: Seq
 def _differentiate(
     model: PreTrainedModel, neurons: Sequence[Neuron], prompts: Sequence[PromptRun]
 ) -> tuple[Tensor, Tensor]:
-    """Return derivatives and probabilities at the slots of prompts of equal length, a neuron each."""
+    """Return derivatives and probabilities at the slots of equally long prompts, each with its own neuron."""
     ids = torch.stack([run.input_ids for run in prompts]).to(model.device)
     position = torch.tensor([run.position for run in prompts], device=model.device)
     added = torch.zeros(len(prompts), dtype=model.dtype, device=model.device, requires_grad=True)
@@ -212,7 +227,7 @@ def _differentiate(
 
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # the others can't be differentiated twice
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # the other backends have no second derivatives
         stack.enter_context(slot_only(model, position[:, None]))
         for layer, module in enumerate(ffn_modules(model)):
             if rows := [row for row, neuron in enumerate(neurons) if neuron.layer == layer]:
@@ -220,7 +235,7 @@ def _differentiate(
                 stack.enter_context(module.register_forward_pre_hook(partial(add, places.to(model.device))))
         logits: Tensor = model(input_ids=ids, **without_cache(model)).logits[:, 0]
         values = logits.float().log_softmax(-1)
-        # The gradient of a weighted sum is linear in the weights; its own gradient is each word's derivative.
+        # The gradient of a weighted sum is linear in the weights, so its gradient is the derivative of each word.
         weights = torch.ones_like(values, requires_grad=True)
         (slopes,) = torch.autograd.grad(values, added, weights, create_graph=True)
         (changes,) = torch.autograd.grad(slopes.sum(), weights)
@@ -228,7 +243,7 @@ def _differentiate(
 
 
 def _reader(tokenizer: PreTrainedTokenizerBase, text: str) -> Callable[[int], str | None]:
-    """Return what reads tokens that are whole words: two letters or more, and the word's very token in the text."""
+    """Return a function that decodes a token if it is a whole word of two or more letters in the text, else None."""
 
     @cache
     def word_of(token: int) -> str | None:
@@ -240,7 +255,7 @@ def _reader(tokenizer: PreTrainedTokenizerBase, text: str) -> Callable[[int], st
 
 
 def _most(changes: Tensor, sign: int, word_of: Callable[[int], str | None]) -> list[WordChange]:
-    """Return the words with the largest changes, ``[vocabulary]``, of this sign, the largest first."""
+    """Return the words with the largest changes (of ``[vocabulary]``) of this sign, in descending order."""
     best: list[WordChange] = []
     for token in (sign * changes).argsort(descending=True).tolist():
         if len(best) == WORDS or sign * changes[token] <= 0:

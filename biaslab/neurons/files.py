@@ -1,4 +1,4 @@
-"""The JSON of a neuron file: written, read, and checked."""
+"""Reads, validates and writes the JSON of a neuron file."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def text_of(neurons: NeuronSet) -> str:
     if own or of:
         content["strengths"] = own | ({"subsets": of} if of else {})
     text = json.dumps(content, indent=1, ensure_ascii=False, default=str)
-    return re.sub(r"\[\n\s+(\d+),\n\s+(\d+)\n\s+\]", r"[\1, \2]", text) + "\n"  # a pair a line
+    return re.sub(r"\[\n\s+(\d+),\n\s+(\d+)\n\s+\]", r"[\1, \2]", text) + "\n"  # one pair per line
 
 
 def parsed(content: Any) -> NeuronSet:
-    """Return the set that a neuron file's JSON holds.
+    """Return the set of neurons in the JSON of a neuron file.
 
     Raises:
-        InputError: if it holds anything else, naming the place.
+        InputError: if the JSON is not a valid neuron file; the message names the place.
     """
     if not isinstance(content, dict):
         raise InputError(f"`neurons` is expected to be a JSON object but got {type(content).__name__}.")
@@ -56,7 +56,8 @@ def parsed(content: Any) -> NeuronSet:
         if not isinstance(content[key], dict):
             raise InputError(f"`{key}` is expected to be a JSON object but got {type(content[key]).__name__}.")
     if not isinstance(content["provenance"].get("model", {}), dict):
-        raise InputError("`provenance.model` is expected to be a JSON object.")
+        got = type(content["provenance"]["model"]).__name__
+        raise InputError(f"`provenance.model` is expected to be a JSON object but got {got}.")
     shape = None if content["shape"] is None else checked_shape(content["shape"])
     places = {f"subsets.{name}": pairs for name, pairs in content["subsets"].items()} | {"neurons": content["neurons"]}
     pairs = {place: _parse_neurons(given, shape, place) for place, given in places.items()}
@@ -68,12 +69,14 @@ def parsed(content: Any) -> NeuronSet:
 
 
 def _parse_strengths(content: Any, pairs: Mapping[str, list[Neuron]]) -> dict[str, dict[Neuron, float]]:
-    """Return the strengths of the sets that have some, by place, "neurons" or "subsets.NAME", as ``pairs`` are."""
+    """Return the strengths of the sets that have any, keyed like ``pairs`` by "neurons" or "subsets.NAME"."""
     if content is None:
         return {}
     if not isinstance(content, dict) or content.keys() - {"neurons", "subsets"}:
         got = sorted(content) if isinstance(content, dict) else type(content).__name__
-        raise InputError(f"`strengths` is expected to be a JSON object of `neurons` and `subsets` but got {got}.")
+        raise InputError(
+            f"`strengths` is expected to be a JSON object with the keys `neurons` and `subsets` but got {got}."
+        )
     subsets = content.get("subsets", {})
     if not isinstance(subsets, dict):
         raise InputError(f"`strengths.subsets` is expected to be a JSON object but got {type(subsets).__name__}.")
@@ -82,7 +85,7 @@ def _parse_strengths(content: Any, pairs: Mapping[str, list[Neuron]]) -> dict[st
     found = {}
     for place, numbers in given.items():
         if place not in pairs:
-            raise InputError(f"`strengths.{place}` is expected to be of a set in `subsets`, but there is none.")
+            raise InputError(f"`strengths.{place}` is expected to name a subset in `subsets`, but there is none.")
         if not isinstance(numbers, list) or len(numbers) != len(pairs[place]):
             got = f"{len(numbers)} of them" if isinstance(numbers, list) else type(numbers).__name__
             raise InputError(
@@ -100,7 +103,9 @@ def _parse_values(text: Any, shape: tuple[int, int] | None) -> NDArray[np.float3
     try:
         return np.frombuffer(base64.b64decode(text, validate=True), "<f4").reshape(shape or (0, 0))
     except (TypeError, ValueError) as error:
-        raise InputError(f"`values` is expected to hold a float32 a neuron, in base64, but: {error}.") from error
+        raise InputError(
+            f"`values` is expected to hold one float32 per neuron in base64 but can't be decoded: {error}."
+        ) from error
 
 
 def _parse_neurons(pairs: Any, shape: tuple[int, int] | None, place: str) -> list[Neuron]:
@@ -110,5 +115,7 @@ def _parse_neurons(pairs: Any, shape: tuple[int, int] | None, place: str) -> lis
     for number, pair in enumerate(pairs):
         neuron = checked_neuron(pair, shape, f"`{place}[{number}]`")
         if (first := found.setdefault(neuron, number)) != number:
-            raise InputError(f"`{place}[{number}]` is expected to come once but {list(neuron)} is also at {first}.")
+            raise InputError(
+                f"`{place}[{number}]` is expected to occur once but {list(neuron)} is also at index {first}."
+            )
     return list(found)

@@ -24,10 +24,10 @@ if TYPE_CHECKING:  # neuron files are read without torch
 
 
 class Neuron(NamedTuple):
-    """An entry of the input of a layer's FFN down-projection."""
+    """A neuron: one entry of the input of a layer's FFN down-projection."""
 
-    layer: int  # from 0, the layer next to the embeddings
-    index: int  # type: ignore[assignment]  # from 0, the place within the layer; a tuple's method gives way
+    layer: int  # from 0, starting at the embeddings
+    index: int  # type: ignore[assignment]  # from 0, within the layer; shadows tuple.index
 
 
 def _algebra(operation: Callable[[Set[Any], Set[Any]], Set[Any]]) -> Callable[[NeuronSet, Set[Any]], NeuronSet]:
@@ -35,18 +35,18 @@ def _algebra(operation: Callable[[Set[Any], Set[Any]], Set[Any]]) -> Callable[[N
 
 
 class NeuronSet(Set[Neuron]):
-    """An immutable set of neurons, in the order of (layer, index).
+    """An immutable set of neurons, sorted by (layer, index).
 
-    It has the algebra of ``frozenset``, with sets of plain tuples too. A result keeps the shape, and of the provenance
-    the facts on the model where both operands agree on them. A neuron keeps its strength, the left operand's where both
-    have it; plain tuples leave it to the other operand.
+    Supports the operators of ``frozenset``, also with sets of plain tuples. The result keeps the shape and, if both
+    operands agree, the model's provenance. A neuron keeps its strength; if both operands contain it, that of the left
+    one, unless the left one is a plain set of tuples.
 
     Args:
-        neurons: (layer, index) pairs, in any order; one that comes twice counts once.
-        shape: (layers, neurons a layer) of the model; None where it is not known.
+        neurons: (layer, index) pairs in any order; duplicates are ignored.
+        shape: (layers, neurons per layer) of the model; None if unknown.
 
     Raises:
-        InputError: if a neuron is not a pair of integers, or lies outside the shape.
+        InputError: if a neuron is not a pair of integers, or is outside the shape.
 
     >>> neurons = NeuronSet([(2, 7), (0, 5), (2, 1)], shape=(3, 8))
     >>> list(neurons)
@@ -68,38 +68,44 @@ class NeuronSet(Set[Neuron]):
 
     @property
     def values(self) -> NDArray[np.float32] | None:
-        """What suppression sets each neuron of the model to, ``[layer, neuron]``, such as its mean; None for 0."""
+        """Value that suppression sets each neuron to, ``[layer, neuron]``, such as its mean; None for 0."""
         return self._values
 
     def with_values(self, values: ArrayLike | None) -> NeuronSet:
-        """Return the same set, whose neurons suppression sets to these values, ``[layer, neuron]``; None for 0.
+        """Return the same set with other values that suppression sets neurons to.
 
-        They are of all neurons of the model, so that random controls are set to theirs.
+        Args:
+            values: a value for every neuron of the model (random controls need them, too), ``[layer, neuron]``; None
+                for 0.
 
         Raises:
-            InputError: if the set's shape is not known, or the values have another, or are not finite.
+            InputError: if the set's shape is unknown or differs from that of the values, or a value is not finite.
         """
         result = self.with_details(self._subsets, self._provenance)
         result._values = own = None if values is None else np.asarray(values, dtype=np.float32)
         if own is not None and (own.shape != self._shape or not np.isfinite(own).all()):
             raise InputError(
-                f"`values` is expected to hold a finite number a neuron, of shape {self._shape}, but got {own.shape}."
+                f"`values` is expected to hold one finite number per neuron, of shape {self._shape}, but got "
+                f"{own.shape}{'' if np.isfinite(own).all() else ' with NaN or infinite values'}."
             )
         return result
 
     @property
     def strengths(self) -> Mapping[Neuron, float] | None:
-        """How much of suppression each neuron gets, in the neurons' order; None where each has 1, all of it."""
+        """Strength of suppression of each neuron, in the order of the set; None if all are 1 (full suppression)."""
         return None if self._strengths is None else MappingProxyType(self._strengths)
 
     def with_strengths(self, strengths: Mapping[tuple[int, int], float] | Mapping[Neuron, float] | None) -> NeuronSet:
-        """Return the same set, whose neurons get so much of suppression each; None for 1, all of it.
+        """Return the same set with other strengths of suppression.
 
-        A neuron of strength x is multiplied by 1 - (1 - factor)·x (or, with values, its distance from its value is):
-        by factor 0, strength 1 switches off, 0.3 weakens by 30 percent, and -1 doubles. They are kept as float32.
+        A neuron of strength x (or, with values, its distance from its value) is multiplied by 1 - (1 - factor)·x. With
+        factor 0, strength 1 switches it off, 0.3 weakens it by 30 percent, and -1 doubles it.
+
+        Args:
+            strengths: a number for each neuron of the set, stored as float32; None for 1 (full suppression).
 
         Raises:
-            InputError: if they are not of this set's neurons, each of them, or are not finite numbers.
+            InputError: if a neuron is missing or not in the set, or a strength is not a finite number.
 
         >>> NeuronSet([(0, 5), (2, 1)]).with_strengths({(2, 1): -1, (0, 5): 0.5}).strengths[0, 5]
         0.5
@@ -117,18 +123,18 @@ class NeuronSet(Set[Neuron]):
             if neurons:
                 names = sorted(str(tuple(neuron) if isinstance(neuron, tuple) else neuron) for neuron in neurons)
                 raise InputError(
-                    f"`strengths` is expected to have exactly the {len(self)} neurons of the set but {problem} "
+                    f"`strengths` is expected to hold exactly the {len(self)} neurons of the set but {problem} "
                     f"{', '.join(names[:3])}."
                 )
         return {n: checked_strength(strengths[n], f"`strengths[{tuple(n)}]`") for n in self._neurons}
 
     @property
     def shape(self) -> tuple[int, int] | None:
-        """(Layers, neurons a layer) of the model, where it is known."""
+        """(Layers, neurons per layer) of the model; None if unknown."""
         return self._shape
 
     def with_shape(self, shape: tuple[int, int]) -> NeuronSet:
-        """Return the same set and its subsets, whose shape, (layers, neurons a layer), is known.
+        """Return the same set and subsets with this shape, (layers, neurons per layer).
 
         Raises:
             InputError: as :meth:`require_shape`.
@@ -140,7 +146,7 @@ class NeuronSet(Set[Neuron]):
 
     @property
     def fingerprint(self) -> str:
-        """A short hash that stands for the neurons and their strengths, whatever the shape, subsets and provenance.
+        """A short hash of the neurons and their strengths, independent of shape, subsets and provenance.
 
         >>> NeuronSet([(2, 7), (0, 5)]).fingerprint == NeuronSet([(0, 5), (2, 7)], shape=(3, 8)).fingerprint
         True
@@ -150,12 +156,12 @@ class NeuronSet(Set[Neuron]):
 
     @property
     def subsets(self) -> Mapping[str, NeuronSet]:
-        """Sets that were found beside this one, by name: "gender" for a dimension, "gender/female-male" for a pair."""
+        """Sets for parts of the data, by name: "gender" for a dimension, "gender/female-male" for a pair."""
         return MappingProxyType(self._subsets)
 
     @property
     def provenance(self) -> Mapping[str, Any]:
-        """Where the set comes from: "model" (with its "name" and "fingerprint"), "settings", "data", "versions", …."""
+        """Where the set comes from: "model" (with "name" and "fingerprint"), "settings", "data", "versions", …."""
         return MappingProxyType(self._provenance)
 
     def with_details(
@@ -163,10 +169,12 @@ class NeuronSet(Set[Neuron]):
         subsets: Mapping[str, Iterable[tuple[int, int]]] | None = None,
         provenance: Mapping[str, Any] | None = None,
     ) -> NeuronSet:
-        """Return the same neurons with these named subsets and this provenance instead of the old ones.
+        """Return the same neurons with other named subsets and other provenance.
 
-        Subsets have the same shape, but need not lie within this set; those that are sets of neurons keep their
-        strengths. Provenance is anything that JSON can hold.
+        Args:
+            subsets: neurons of the same shape, by name, not necessarily contained in this set. NeuronSets keep their
+                strengths.
+            provenance: anything that JSON can represent.
         """
         result = NeuronSet(self, self._shape)
         for name, neurons in (subsets or {}).items():
@@ -177,7 +185,7 @@ class NeuronSet(Set[Neuron]):
         return result
 
     def layers(self) -> dict[int, int]:
-        """Return the number of neurons a layer; where the shape is not known, of those layers that have some.
+        """Return the number of neurons in each layer; if the shape is unknown, only for layers with neurons.
 
         >>> NeuronSet([(0, 5), (2, 1), (2, 7)], shape=(3, 8)).layers()
         {0: 1, 1: 0, 2: 2}
@@ -186,7 +194,7 @@ class NeuronSet(Set[Neuron]):
         return counts if self._shape is None else {layer: counts.get(layer, 0) for layer in range(self._shape[0])}
 
     def by_layer(self) -> dict[int, list[int]]:
-        """Return the neurons' indices within each layer that has some.
+        """Return the indices of the neurons in each layer with neurons.
 
         >>> NeuronSet([(2, 7), (0, 5), (2, 1)]).by_layer()
         {0: [5], 2: [1, 7]}
@@ -216,12 +224,12 @@ class NeuronSet(Set[Neuron]):
     __rsub__ = _algebra(lambda own, other: other - own)  # type: ignore[assignment]
 
     def _derived(self, neurons: Iterable[tuple[int, int]], other: Set[Any]) -> NeuronSet:
-        """Return a set with the facts that hold for this one and the other."""
+        """Return a set with the properties that this set and the other have in common."""
         other = other if isinstance(other, NeuronSet) else NeuronSet()
         if None not in (self._shape, other._shape) and self._shape != other._shape:
             raise InputError(
-                "`other` is expected to be a set of neurons of the same model, with (layers, width) "
-                f"{self._shape}, but has {other._shape}."
+                "`other` is expected to be a set of neurons of the same model, of shape (layers, width) "
+                f"{self._shape}, but has shape {other._shape}."
             )
         facts, others = self._model_facts(), other._model_facts()
         agree = not facts or not others or facts["model"].get("fingerprint") == others["model"].get("fingerprint")
@@ -239,10 +247,10 @@ class NeuronSet(Set[Neuron]):
         return {"model": self._provenance["model"]} if "model" in self._provenance else {}
 
     def require_model(self, model: PreTrainedModel) -> None:
-        """Check that the neurons are those of this very model; without provenance, that they exist in it.
+        """Check that the set was made for this model's weights; without provenance, that the neurons exist in it.
 
         Raises:
-            InputError: if the set was made for a model of another shape or with other weights.
+            InputError: if the set was made for another shape or other weights.
         """
         from biaslab.models.architectures import ffn_shape
         from biaslab.models.loading import fingerprint
@@ -254,25 +262,25 @@ class NeuronSet(Set[Neuron]):
             name = model.name_or_path or f"a {model.config.model_type}"
             raise InputError(
                 f"`neurons` is expected to be made for this model, {name} (weights {found}), but was made for "
-                f"other weights: {made_for.get('name', 'a model without a name')} (weights {wanted}). Find the neurons "
-                "of this model, or load the other one."
+                f"other weights: {made_for.get('name', 'an unnamed model')} (weights {wanted}). Find the neurons "
+                "of this model, or load the other model."
             )
 
     def require_shape(self, shape: tuple[int, int]) -> None:
-        """Check that the neurons are those of a model of this shape, (layers, neurons a layer).
+        """Check that the set fits a model of this shape, (layers, neurons per layer).
 
         Raises:
             InputError: if the set was made for another shape, or has a neuron outside this one.
         """
         if self._shape not in (None, shape):
             raise InputError(
-                f"`neurons` is expected to be made for a model of (layers, width) {shape} but was made for other "
-                f"weights, of {self._shape}. Find the neurons of this model, or load the other one."
+                f"`neurons` is expected to be made for a model of shape (layers, width) {shape} but was made for one "
+                f"of shape {self._shape}. Find the neurons of this model, or load the other model."
             )
         NeuronSet(self, shape)
 
     def save(self, path: str | Path) -> None:
-        """Write a JSON file, all of it or nothing; one that is there is replaced.
+        """Write a JSON file atomically, replacing an existing one.
 
         Raises:
             InputError: if the file can't be written.
@@ -283,14 +291,14 @@ class NeuronSet(Set[Neuron]):
         try:
             write_atomically(path, text_of(self).encode())
         except InputError as error:
-            raise InputError(f"`path` is expected to be writable, but {path} is not: {error.__cause__}.") from error
+            raise InputError(f"`path` is expected to be writable but {path} is not: {error.__cause__}.") from error
 
     @classmethod
     def load(cls, path: str | Path) -> NeuronSet:
-        """Read a file that :meth:`save` wrote.
+        """Read a file written by :meth:`save`.
 
         Raises:
-            InputError: if the file can't be read or holds anything else, naming the place.
+            InputError: if the file can't be read or is not a valid neuron file; the message names the place.
         """
         from biaslab.neurons.files import parsed
 
@@ -302,11 +310,11 @@ class NeuronSet(Set[Neuron]):
         try:
             return parsed(content)
         except InputError as error:
-            raise InputError(f"{error} Correct the file {path}, or make it anew.") from error
+            raise InputError(f"{error} Fix the file {path}, or create it again.") from error
 
 
 def checked_strength(value: Any, place: str) -> float:
-    """Return a strength as float32 holds it, if it is a number and finite there."""
+    """Return a strength rounded to float32; raise InputError if it is not a finite number."""
     is_number = isinstance(value, Real) and not isinstance(value, bool)
     if not (is_number and abs(value) <= float(np.finfo(np.float32).max)):
         raise InputError(f"{place} is expected to be a finite float32 number but got {value!r}.")
@@ -318,14 +326,14 @@ def _is_pair(value: Any) -> bool:
 
 
 def checked_shape(value: Any) -> tuple[int, int]:
-    """Return a shape, (layers, width), if it is one."""
+    """Return a shape as a tuple (layers, width); raise InputError if it is invalid."""
     if not _is_pair(value) or min(value) < 1:
         raise InputError(f"`shape` is expected to be (layers, width), two positive integers, but got {value!r}.")
     return tuple(value)
 
 
 def checked_neuron(value: Any, shape: tuple[int, int] | None, place: str) -> Neuron:
-    """Return a neuron, if it is one and lies within the shape."""
+    """Return a neuron; raise InputError if it is not a pair of integers within the shape."""
     if not _is_pair(value):
         raise InputError(f"{place} is expected to be a pair of integers (layer, index) but got {value!r}.")
     for name, number, limit in zip(Neuron._fields, value, shape or (None, None), strict=True):
@@ -336,15 +344,16 @@ def checked_neuron(value: Any, shape: tuple[int, int] | None, place: str) -> Neu
 
 
 def random_like(neurons: NeuronSet, seed: int, same_layers: bool = True) -> NeuronSet:
-    """Draw a control: a set of the same size and shape, of random neurons that are not in the set.
+    """Draw a random control: a set of the same size and shape, of neurons that are not in the given set.
 
     Args:
-        neurons: the set that is controlled for; its shape must be known.
-        seed: the same seed draws the same neurons.
-        same_layers: as many in each layer as the set has there, with the strengths of those; else anywhere.
+        neurons: the set to draw a control for; its shape must be known.
+        seed: seed of the random generator.
+        same_layers: draw as many neurons in each layer as the set has there, with their strengths; otherwise draw from
+            all layers.
 
     Raises:
-        InputError: if the shape is not known, or too few other neurons are there.
+        InputError: if the shape is unknown, or too few other neurons are left.
 
     >>> random_like(NeuronSet([(0, 1), (2, 0), (2, 3)], shape=(3, 4)), seed=0).layers()
     {0: 1, 1: 0, 2: 2}
@@ -353,7 +362,7 @@ def random_like(neurons: NeuronSet, seed: int, same_layers: bool = True) -> Neur
 
     require_ranges({"seed": seed})
     if neurons.shape is None:
-        raise InputError("`neurons` is expected to have a shape to draw from but has none. Give NeuronSet its `shape`.")
+        raise InputError("`neurons` is expected to have a shape but has none. Give NeuronSet a `shape`.")
     layers, width = neurons.shape
     wanted = neurons.layers() if same_layers else {None: len(neurons)}
     generator = torch.Generator().manual_seed(seed)

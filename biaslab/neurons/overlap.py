@@ -1,4 +1,4 @@
-"""Two sets of neurons compared: what they share, what chance alone shares, and how far they lie in other layers."""
+"""Compares two sets of neurons: overlap, overlap expected by chance, and shift between layers."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,62 +12,100 @@ from biaslab.errors import InputError, require_ranges
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.statistics import OVERALL, SIGNIFICANT
 
-_ROUNDING = 1e-12  # a deal that moves as much as was observed counts as such, whatever the order of the sums
+_ROUNDING = 1e-12  # a permutation as extreme as the observation counts as such, despite rounding of the sums
 
 
 class Chance(NamedTuple):
-    """How many neurons two random sets share."""
+    """The number of neurons that two random sets share.
 
-    expected: float  # on average
-    low: int  # in 2.5 % of the cases it is at most this
-    high: int  # in 97.5 % of the cases it is at most this
-    p_value: float  # how often it is as many as were found, or more
+    Attributes:
+        expected: mean number.
+        low: 2.5 % quantile.
+        high: 97.5 % quantile.
+        p_value: probability of sharing at least the observed number.
+    """
+
+    expected: float
+    low: int
+    high: int
+    p_value: float
 
 
 class Overlap(NamedTuple):
-    """How many neurons two sets share, and how many only one of them has."""
+    """The number of neurons that two sets share, and that only one of them contains.
+
+    Attributes:
+        shared: number of shared neurons.
+        only_a: number of neurons of the first set only.
+        only_b: number of neurons of the second set only.
+        jaccard: |A ∩ B| / |A ∪ B|; None if both sets are empty.
+        chance: overlap expected for random sets with the same number of neurons in each layer.
+        anywhere: overlap expected for random sets with the same number of neurons in any layers.
+    """
 
     shared: int
     only_a: int
     only_b: int
-    jaccard: float | None  # the share of the shared ones among all that either has; None where there are none
-    chance: Chance  # of random sets with as many neurons in each layer
-    anywhere: Chance  # of random sets with as many neurons, in whichever layers
+    jaccard: float | None
+    chance: Chance
+    anywhere: Chance
 
 
 class Measure(NamedTuple):
-    """A measure of how the layers differ, with its 95 % interval (a basic bootstrap over the neurons) and its test.
+    """A measure of how the layers differ, with a 95 % interval (basic bootstrap over neurons) and a permutation test.
 
-    The interval may leave out zero where the test finds nothing (a distance is never negative, and few neurons make it
-    too narrow): whether it is more than expected by chance is what the p-value says.
+    Use the p-value to decide whether the difference is more than expected by chance. The interval may exclude zero even
+    if the test is not significant: a distance is never negative, and with few neurons the interval is too narrow.
+
+    Attributes:
+        value: the value.
+        low: lower end of the interval.
+        high: upper end of the interval.
+        chance: 95 % quantile of the absolute value under random assignment of the neurons to the two sets.
+        p_value: p-value of the permutation test: how often a random assignment is at least as far from zero.
     """
 
     value: float
     low: float
     high: float
-    chance: float  # in 95 % of the random assignments of the neurons to the two sets, it is at most so much off zero
-    p_value: float  # of a permutation test: how often a random assignment is as far off zero, or farther
+    chance: float
+    p_value: float
 
 
 class Migration(NamedTuple):
-    """How far the second set lies in other layers than the first; in layers of the first one's model."""
+    """How far the second set is shifted to other layers than the first, in layers of the first set's model.
 
-    shift: Measure  # of the mean layer; positive where the second set lies farther from the embeddings
-    distance: Measure  # the earth mover's: so many layers a neuron moves on average, in one direction or the other
-    moved: Measure  # the total variation distance: this share of the neurons moves to another layer at all
+    Attributes:
+        shift: shift of the mean layer; positive if the second set is farther from the embeddings.
+        distance: earth mover's distance, the number of layers a neuron moves on average, in either direction.
+        moved: total variation distance, the share of the neurons that move to another layer.
+    """
+
+    shift: Measure
+    distance: Measure
+    moved: Measure
 
 
 class Comparison(NamedTuple):
-    """Two sets compared."""
+    """The comparison of two sets of neurons.
 
-    layers_a: list[int]  # neurons of the first set a layer
+    Attributes:
+        layers_a: number of neurons of the first set in each layer.
+        layers_b: number of neurons of the second set in each layer.
+        layers_shared: number of shared neurons in each layer; None if neuron indices do not correspond between the
+            models.
+        overlap: the overlap; None if neuron indices do not correspond between the models.
+        migration: the shift between layers; None if a set is empty.
+    """
+
+    layers_a: list[int]
     layers_b: list[int]
-    layers_shared: list[int] | None  # None where neuron indices do not correspond between the models
-    overlap: Overlap | None  # None likewise
-    migration: Migration | None  # None where a set is empty
+    layers_shared: list[int] | None
+    overlap: Overlap | None
+    migration: Migration | None
 
     def facts(self) -> dict[str, Any]:
-        """Return all figures by name; None for what can't be had."""
+        """Return all figures by name; None for those that are not available."""
         facts: dict[str, Any] = {"count_a": sum(self.layers_a), "count_b": sum(self.layers_b)}
         chance = ("expected_shared", "expected_shared_low", "expected_shared_high", "p_value")
         names = ("shared", "only_a", "only_b", "jaccard", *chance, *(f"{name}_anywhere" for name in chance))
@@ -83,17 +121,22 @@ class Comparison(NamedTuple):
 
 
 def compare_scopes(a: NeuronSet, b: NeuronSet, same_neurons: bool) -> dict[str, Comparison]:
-    """Compare two sets, and their subsets of each dimension that both have; arguments as :func:`compare_sets`."""
+    """Compare two sets, and their subsets for each common dimension; takes the arguments of :func:`compare_sets`."""
     both = [name for name in a.subsets if name in b.subsets and "/" not in name]
     pairs = {OVERALL: (a, b), **{name: (a.subsets[name], b.subsets[name]) for name in both}}
     return {name: compare_sets(first, second, same_neurons) for name, (first, second) in pairs.items()}
 
 
 def compare_sets(a: NeuronSet, b: NeuronSet, same_neurons: bool) -> Comparison:
-    """Compare two sets of known shape; if neuron indices do not correspond between the models, only their layers.
+    """Compare two sets of neurons with known shapes.
+
+    Args:
+        a: the first set.
+        b: the second set.
+        same_neurons: whether neuron indices correspond between the models. If not, only the layers are compared.
 
     Raises:
-        InputError: if a shape is not known, or neurons are compared and the shapes differ.
+        InputError: if a shape is unknown, or neurons are compared and the shapes differ.
 
     >>> a = NeuronSet([(0, 1), (0, 2), (1, 5)], shape=(2, 10))
     >>> b = NeuronSet([(0, 2), (1, 5), (1, 6)], shape=(2, 10))
@@ -105,7 +148,7 @@ def compare_sets(a: NeuronSet, b: NeuronSet, same_neurons: bool) -> Comparison:
     """
     if a.shape is None or b.shape is None:
         name = "a" if a.shape is None else "b"
-        raise InputError(f"`{name}` is expected to know its model's shape but doesn't. Give NeuronSet its `shape`.")
+        raise InputError(f"`{name}` is expected to have the shape of its model but has none. Give NeuronSet a `shape`.")
     layers_a, layers_b = list(a.layers().values()), list(b.layers().values())
     own_a, kept, own_b = layers_a, [0] * len(layers_a), layers_b
     overlap = None
@@ -121,11 +164,15 @@ def compare_sets(a: NeuronSet, b: NeuronSet, same_neurons: bool) -> Comparison:
 
 
 def chance(counts_a: Sequence[int], counts_b: Sequence[int], width: int, shared: int) -> Chance:
-    """Return how many neurons random sets share: the exact distribution, a sum of hypergeometric ones.
+    """Return how many neurons random sets share, from the exact distribution (a sum of hypergeometric variables).
 
-    The sets have ``counts_a`` and ``counts_b`` of each layer's ``width`` neurons; ``shared`` were found.
+    Args:
+        counts_a: number of neurons of the first set in each layer.
+        counts_b: number of neurons of the second set in each layer.
+        width: neurons in each layer.
+        shared: observed number of shared neurons.
 
-    >>> result = chance([2], [2], 4, shared=2)  # of the 6 pairs of 4 neurons, one is the very pair
+    >>> result = chance([2], [2], 4, shared=2)  # one of the 6 pairs of 4 neurons is the same pair
     >>> round(result.expected, 6), result.low, result.high, round(result.p_value, 6)
     (1.0, 0, 2, 0.166667)
     """
@@ -143,9 +190,9 @@ def chance(counts_a: Sequence[int], counts_b: Sequence[int], width: int, shared:
 
 
 def _hypergeometric(a: int, b: int, width: int) -> Tensor:
-    """Return the probability of each number that sets of ``a`` and ``b`` of ``width`` neurons share, ``[number]``."""
+    """Return the probability of each number of neurons shared by sets of ``a`` and ``b`` of ``width``, ``[number]``."""
 
-    def log_choices(n: int, k: Tensor) -> Tensor:  # what has no way is masked below
+    def log_choices(n: int, k: Tensor) -> Tensor:  # impossible combinations are masked below
         return math.lgamma(n + 1) - torch.lgamma(k.double() + 1) - torch.lgamma((n - k.double()).clamp_min(0) + 1)
 
     number = torch.arange(min(a, b) + 1, dtype=torch.float64)
@@ -157,19 +204,23 @@ def _hypergeometric(a: int, b: int, width: int) -> Tensor:
 def migration(
     own_a: Sequence[int], shared: Sequence[int], own_b: Sequence[int], draws: int = 2000, seed: int = 0
 ) -> Migration:
-    """Return how far the second set lies in other layers, against chance.
+    """Return how far the second set is shifted to other layers, with intervals and permutation tests.
 
-    The basic bootstrap draws those that only one set has and those that both have each among themselves. The test is a
-    permutation test, which assigns the neurons to the sets at random: shared ones cancel out and stay where both sets
-    are as large; else which are shared is random, too.
+    The basic bootstrap resamples the neurons of only the first set, of only the second set and of both sets separately.
+    The permutation test assigns the neurons to the sets at random. If both sets have the same size, shared neurons
+    cancel out and keep their place; otherwise which neurons are shared is random, too.
 
-    Neurons are counted in each layer: those that only the first set has, that both have (with the first's there must be
-    some), and that only the second has, in another number of layers where the models differ. ``draws`` are those of the
-    bootstrap, and the assignments of the test.
+    Args:
+        own_a: number of neurons that only the first set contains, in each layer.
+        shared: number of neurons that both sets contain, in each layer; there must be some in this or in ``own_a``.
+        own_b: number of neurons that only the second set contains, in each layer of its model, which may have another
+            number of layers.
+        draws: number of bootstrap resamples, and of random assignments of the test.
+        seed: seed of both.
     """
     require_ranges({"draws": draws, "seed": seed})
     layers, classes = (len(own_a), len(own_b)), len(own_a) + len(own_b)
-    first, both, second = (  # the class of each neuron: see _measured
+    first, both, second = (  # the class of each neuron; see _measured
         torch.arange(start, start + len(counts)).repeat_interleave(torch.tensor(counts))
         for counts, start in ((own_a, 0), (shared, 0), (own_b, len(own_a)))
     )
@@ -198,20 +249,20 @@ def migration(
 
 
 def _measure(value: Tensor, resamples: Tensor, assigned: Tensor, least: float, most: float) -> Measure:
-    """Return a measure from its bootstrap and its random assignments, ``[draw]``."""
+    """Return a measure from its bootstrap resamples and its random assignments, ``[draw]``."""
     off = assigned.abs()
     p_value = (1 + int((off >= value.abs() - _ROUNDING).sum())) / (1 + len(off))
-    # Mirrored at the value: a distance between two samples is larger than that between what they were drawn from.
+    # Basic bootstrap (mirrored at the value): a distance between samples overestimates that between their sources.
     mirrored = 2 * value - resamples.quantile(torch.tensor([0.975, 0.025], dtype=torch.float64))
     low, high = mirrored.clamp(least, most).tolist()
     return Measure(float(value), low, high, float(off.quantile(1 - SIGNIFICANT)), p_value)
 
 
 def _measured(layers: tuple[int, int], a: Tensor, b: Tensor) -> Tensor:
-    """Return shift, distance and share, ``[draw, 3]``, of two sets' counts, each ``[draw, class]``.
+    """Return shift, distance and moved share, ``[draw, 3]``, from the counts of two sets, each ``[draw, class]``.
 
-    A class is a layer of the first model or, after those, of the second. Both models are as deep as one another: where
-    they have other numbers of layers, a layer covers several slices of the depth, and its neurons lie in each alike.
+    A class is a layer of the first model, followed by those of the second. Both models are given the same depth: if
+    their numbers of layers differ, a layer covers several slices of it, over which its neurons are spread evenly.
     """
     slices = math.lcm(*layers)
     eyes = [torch.eye(n, dtype=torch.float64).repeat_interleave(slices // n, 1) * n / slices for n in layers]
@@ -223,7 +274,7 @@ def _measured(layers: tuple[int, int], a: Tensor, b: Tensor) -> Tensor:
 
 
 def mean_layer(counts: Sequence[int]) -> float | None:
-    """Return the mean layer, from 0, of as many neurons in each layer; None where there are none.
+    """Return the mean layer, from 0, given the number of neurons in each layer; None if there are no neurons.
 
     >>> mean_layer([0, 3, 1])
     1.25
@@ -232,9 +283,9 @@ def mean_layer(counts: Sequence[int]) -> float | None:
 
 
 def rank_correlation(first: Tensor, second: Tensor) -> float | None:
-    """Return Spearman's rank correlation of two tensors of one shape; equal values share their mean rank.
+    """Return Spearman's rank correlation of two tensors of the same shape; ties get their mean rank.
 
-    It is None where all values of one are equal, and it is not defined.
+    Returns None if all values of one tensor are equal, since the correlation is then undefined.
 
     >>> round(rank_correlation(torch.tensor([1.0, 2.0, 9.0]), torch.tensor([0.1, 0.3, 0.2])), 3)
     0.5
@@ -248,10 +299,12 @@ def rank_correlation(first: Tensor, second: Tensor) -> float | None:
 def rank_correlations(
     first: Mapping[str, Tensor], second: Mapping[str, Tensor], scopes: Iterable[str]
 ) -> dict[str, dict[str, Any]]:
-    """Return the rank correlation of mean scores by scope: "rank_correlation" and "rank_correlation_layers".
+    """Return the rank correlations of mean scores: "rank_correlation" and "rank_correlation_layers" for each scope.
 
-    Scores are those of each pair, "dimension/pair", ``[layer, neuron]``; their mean is over the pairs that both have.
-    Scopes are "overall" or dimensions; one without pairs is left out.
+    Args:
+        first: scores of each pair, ``[layer, neuron]``, by "dimension/pair".
+        second: other scores; means are over the pairs that occur in both.
+        scopes: "overall" or dimensions; a scope without pairs is left out.
     """
     ranks = {}
     for scope in scopes:

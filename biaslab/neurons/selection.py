@@ -1,4 +1,4 @@
-"""Which neurons are bias neurons: those that prompts vote for, or those of the largest scores, guarded or not."""
+"""Selection rules for bias neurons: votes of prompts (the paper's), or the largest scores, with or without a guard."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,19 +11,24 @@ from torch import Tensor
 from biaslab.errors import InputError, require_ranges
 from biaslab.neurons.neuron_set import NeuronSet
 
-MIN_PROMPTS = 3  # of a group must keep a neuron
+MIN_PROMPTS = 3  # prompts of a group that must vote for a neuron
 MIN_GROUPS = 0.1  # share of the groups that must keep a neuron
-FEWEST, MOST = 2, 5  # neurons a group, on average, between which the share is left as it is
+FEWEST, MOST = 2, 5  # mean number of neurons per group between which the share is not adapted
 SHARE_STEP, ROUNDS = 0.05, 6
 _HALVINGS = 60  # of an interval
-_TINY = 1e-9  # 0.28 * 25 is 7.000000000000001, and 7 of 25 prompts are enough
+_TINY = 1e-9  # 0.28 * 25 is 7.000000000000001, but 7 of 25 prompts are enough
 
 
 class Votes(NamedTuple):
-    """What the paper's rule selects."""
+    """The result of the paper's selection rule.
 
-    neurons: dict[str, NeuronSet]  # by the name of the pair
-    shares: dict[str, dict[str, float]]  # that were used, by the name of the pair and the kind of modifier
+    Attributes:
+        neurons: selected neurons by pair.
+        shares: share used, by pair and kind of modifier.
+    """
+
+    neurons: dict[str, NeuronSet]
+    shares: dict[str, dict[str, float]]
 
 
 def paper(
@@ -34,24 +39,25 @@ def paper(
     shape: tuple[int, int],
     share: float = 0.7,
 ) -> Votes:
-    """Return the neurons of each pair by the paper's votes: those of any kind of modifier.
+    """Select the neurons of each pair by the paper's voting rule, and merge those of all kinds of modifiers.
 
-    A group keeps the neurons that ``share`` of its prompts and at least 3 vote for; a kind of modifier those that 10 %
-    of its groups keep. The share falls (rises) while the groups keep fewer than 2 (more than 5) neurons on average.
+    A group keeps a neuron if at least ``share`` of its prompts, and at least 3, vote for it. A kind of modifier keeps a
+    neuron if at least 10 % of its groups do. The share is lowered (raised) while the groups keep fewer than 2 (more
+    than 5) neurons on average.
 
     Args:
         prompts: pair, kind and group of each prompt, ``[prompt, 3]``.
         votes: pair, kind, group and neuron (layer * width + index) of each vote, ``[vote, 4]``.
         pairs: names of the demographic pairs.
         kinds: names of the kinds of modifiers.
-        shape: (layers, neurons a layer).
-        share: of a group's prompts that must keep the neuron, before it is adapted.
+        shape: (layers, neurons per layer).
+        share: initial share of a group's prompts that must vote for a neuron.
 
     Raises:
-        InputError: if the share is out of its range.
+        InputError: if ``share`` is out of range.
 
     Reference:
-        "The Devil is in the Neurons" (ICLR 2024), section 3.2; the votes as in Dai et al. 2022, section 3.3.
+        "The Devil is in the Neurons" (ICLR 2024), section 3.2; voting as in Dai et al. 2022, section 3.3.
 
     >>> prompts, votes = torch.zeros(4, 3).int(), torch.tensor([[0, 0, 0, 0], [0, 0, 0, 1]]).repeat(4, 1)
     >>> paper(prompts, votes, ["gender/female-male"], ["negative"], shape=(2, 2)).neurons
@@ -71,20 +77,20 @@ def paper(
 
 
 def _split(rows: Tensor, pairs: int, kinds: int) -> tuple[Tensor, ...]:
-    """Split rows (pair, kind, …) by pair and kind, and leave these two columns out."""
+    """Split rows (pair, kind, …) by pair and kind, and drop these two columns."""
     cell = rows[:, 0].long() * kinds + rows[:, 1]
     sizes = torch.bincount(cell, minlength=pairs * kinds).tolist()
     return torch.split(rows[cell.argsort(), 2:], sizes)
 
 
 def _keep(prompts: Tensor, votes: Tensor, share: float, neurons: int) -> tuple[list[int], float]:
-    """Return the neurons kept, and the share, of the groups of prompts, ``[prompt]``, and of votes (group, neuron)."""
+    """Return the neurons kept and the share used, given prompt groups, ``[prompt]``, and (group, neuron) votes."""
     groups, sizes = torch.unique(prompts, return_counts=True)
     group = torch.searchsorted(groups, votes[:, 0].contiguous())
     keys, counts = torch.unique(group * neurons + votes[:, 1], return_counts=True)
     sizes = sizes[keys // neurons]  # prompts of each candidate's group
     for _ in range(ROUNDS):
-        mean = int(_kept(counts, sizes, share).sum()) / len(groups)  # neurons that a group keeps
+        mean = int(_kept(counts, sizes, share).sum()) / len(groups)  # neurons per group
         if mean < FEWEST and share - SHARE_STEP > _TINY:
             share = round(share - SHARE_STEP, 6)
         elif mean > MOST:
@@ -98,7 +104,11 @@ def _kept(counts: Tensor, sizes: Tensor, share: float) -> Tensor:
 
 
 def ranked(scores: Tensor, count: int) -> NeuronSet:
-    """Return the neurons with the largest scores, ``[layer, neuron]``; of equal ones the first by (layer, index).
+    """Select the neurons with the largest scores.
+
+    Args:
+        scores: scores, ``[layer, neuron]``. Ties are broken by (layer, index).
+        count: number of neurons to select.
 
     Raises:
         InputError: if a score is NaN, or ``count`` is not between 1 and the number of neurons.
@@ -114,19 +124,19 @@ def ranked(scores: Tensor, count: int) -> NeuronSet:
 
 
 def guarded(scores: Tensor, guard: Tensor, count: int, weight: float = 1.0) -> NeuronSet:
-    r"""Return the neurons with the largest bias scores, sparing those that ordinary sentences need.
+    r"""Select the neurons with the largest bias scores, penalizing those that ordinary sentences need.
 
     .. math:: b(n) / \max b - \lambda \max(g(n), 0) / \max g
 
     Args:
         scores: b(n), mean scores of the demographic gap, ``[layer, neuron]``.
-        guard: g(n), mean scores of the gap between fitting and unfitting words, ``[layer, neuron]``; positive where a
-            neuron helps to tell them apart. Where none does, there is nothing to spare.
-        count: how many neurons.
-        weight: λ, how much the guard counts.
+        guard: g(n), mean scores of the gap between fitting and unfitting words, ``[layer, neuron]``; positive if a
+            neuron helps to tell them apart. If none is positive, the guard has no effect.
+        count: number of neurons to select.
+        weight: λ, the weight of the guard.
 
     Raises:
-        InputError: if a score is NaN, no score is positive, the shapes differ, or an argument is out of its range.
+        InputError: if a score is NaN, no score is positive, the shapes differ, or an argument is out of range.
 
     >>> scores, guard = torch.tensor([[1.0, 0.9], [0.8, 0.0]]), torch.tensor([[4.0, 1.0], [-3.0, 0.0]])
     >>> guarded(scores, guard, count=2)
@@ -151,22 +161,25 @@ def fisher(
     weight: float = 0.25,
     perplexity_percent: float | None = None,
 ) -> NeuronSet:
-    r"""Return the neurons that carry the most bias for what ordinary text loses without them.
+    r"""Select the neurons with the most bias relative to the predicted cost of suppressing them on ordinary text.
 
     .. math:: \max(b(n) - \mu g(n), 0) / (F(n)/2 + \epsilon)
 
-    where ε is the median of F/2, so that neurons which text hardly needs are not told apart by noise.
+    ε is the median of F/2, so that neurons that text hardly needs are not ranked by noise.
 
     Args:
-        scores: b(n), bias, ``[layer, neuron]``.
-        guard: g(n), what fitting words need, in the same unit; negative where a neuron stands in their way.
-        information: F(n), see :func:`biaslab.attribution.importance.fisher_information`.
-        count: how many neurons at most; without it the perplexity decides.
-        weight: μ, how much the guard counts.
-        perplexity_percent: as many as keep the predicted rise of perplexity, exp(ΣF/2) - 1, at this or below.
+        scores: b(n), effect on bias, ``[layer, neuron]``.
+        guard: g(n), effect on fitting words, in the same unit, ``[layer, neuron]``; negative if a neuron makes them
+            less likely.
+        information: F(n), Fisher information, ``[layer, neuron]``; see
+            :func:`biaslab.attribution.importance.fisher_information`.
+        count: maximum number of neurons; by default it is determined by ``perplexity_percent``.
+        weight: μ, the weight of the guard.
+        perplexity_percent: select as many neurons as keep the predicted rise of perplexity, exp(ΣF/2) - 1, at or below
+            this, in percent.
 
     Raises:
-        InputError: if a score is NaN, none is left, the shapes differ, or an argument is missing or out of its range.
+        InputError: if a score is NaN, no neuron is left, the shapes differ, or an argument is missing or out of range.
 
     >>> scores, information = torch.tensor([[4.0, 3.0], [3.0, -1.0]]), torch.tensor([[8.0, 1.0], [2.0, 1.0]])
     >>> fisher(scores, torch.zeros(2, 2), information, count=2)
@@ -184,8 +197,8 @@ def fisher(
         fits = int((cost <= math.log1p(perplexity_percent / 100)).sum())
     if not (number := min(positive, fits, positive if count is None else count)):
         raise InputError(
-            "`scores` is expected to have a neuron whose bias outweighs the guard at the perplexity allowed, but none "
-            "does. Use more prompts or pairs, a smaller guard weight, or allow more perplexity."
+            "`scores` is expected to have a neuron whose bias outweighs the guard within the allowed rise of "
+            "perplexity, but none does. Use more prompts or pairs, a smaller guard weight, or allow more perplexity."
         )
     return ranked(worth, number)
 
@@ -198,22 +211,22 @@ def balanced(
     weight: float = 0.25,
     perplexity_percent: float = 3.0,
 ) -> NeuronSet:
-    r"""Return bias neurons to suppress and neurons that hold against bias to strengthen, each by its own measure.
+    r"""Select neurons to suppress and neurons that counteract bias to amplify, each with its own strength.
 
     .. math:: x(n) = clip( t (b(n) - \mu g(n)) / (F(n)/2 + \epsilon), -1, 1)
 
-    To second order this takes the most bias for what ordinary text loses: the largest Σ x (b - μg) at a given Σ x² F/2.
-    The strengths x of :meth:`biaslab.neurons.neuron_set.NeuronSet.with_strengths` say how far a neuron is suppressed
-    (1: switched off), or strengthened where they are negative (-1: doubled).
+    To second order, this removes the most bias for a given cost on ordinary text: it maximizes Σ x (b - μg) at a given
+    Σ x² F/2. The strengths x (see :meth:`biaslab.neurons.neuron_set.NeuronSet.with_strengths`) state how far a neuron
+    is suppressed (1: switched off), or amplified if negative (-1: doubled).
 
     Args:
-        scores: b(n), bias, ``[layer, neuron]``.
-        guard: g(n), as :func:`fisher`.
-        information: F(n), as :func:`fisher`; ε is the median of F/2 here, too.
-        weight: μ, how much the guard counts.
-        count: how many neurons, those with the largest |x|.
-        perplexity_percent: sets t: the predicted rise of perplexity, exp(Σ x² F/2) - 1. Where less is to be had, all
-            strengths are 1 or -1.
+        scores: b(n), effect on bias, ``[layer, neuron]``.
+        guard: g(n), as in :func:`fisher`.
+        information: F(n), as in :func:`fisher`; ε is the median of F/2 here as well.
+        count: number of neurons to select, those with the largest |x|.
+        weight: μ, the weight of the guard.
+        perplexity_percent: predicted rise of perplexity, exp(Σ x² F/2) - 1, in percent, which determines t. If it can't
+            be reached, all strengths are 1 or -1.
 
     Raises:
         InputError: as :func:`fisher`.
@@ -229,7 +242,10 @@ def balanced(
     places = torch.tensor([neuron.layer * scores.shape[1] + neuron.index for neuron in chosen])
     worth, cost = worth[places], information.double().flatten()[places] / 2
     if not worth.any():
-        raise InputError("`scores` is expected to hold a neuron that the guard doesn't outweigh but has none.")
+        raise InputError(
+            "`scores` is expected to have a neuron whose bias and guard don't cancel out but has none. Use more "
+            "prompts or pairs, or another guard weight."
+        )
     limit, low, high = math.log1p(perplexity_percent / 100), 0.0, float(1 / worth.abs()[worth != 0].min())
     for _ in range(_HALVINGS if float(cost.sum()) > limit else 0):
         middle = (low + high) / 2
@@ -240,7 +256,7 @@ def balanced(
 
 
 def bias_for_cost(scores: Tensor, guard: Tensor, information: Tensor, weight: float, signed: bool = False) -> Tensor:
-    """Return what :func:`fisher` ranks by, ``[layer, neuron]``; 0 where the guard outweighs the bias, if not signed."""
+    """Return the criterion of :func:`fisher`, ``[layer, neuron]``; unless ``signed``, negative values become 0."""
     for name, values in (("scores", scores), ("guard", guard), ("information", information)):
         _check_scores(name, values)
         if values.shape != scores.shape:
@@ -261,5 +277,5 @@ def _check_scores(name: str, scores: Tensor) -> None:
     if scores.ndim != 2 or not scores.numel():
         raise InputError(f"`{name}` is expected to be of shape [layer, neuron] but got {list(scores.shape)}.")
     if scores.isnan().any():
-        why = "A pair without prompts has no scores: attribute all of them."
-        raise InputError(f"`{name}` is expected to hold numbers but has {int(scores.isnan().sum())} NaN. {why}")
+        hint = "A pair without prompts has no scores; attribute prompts of all pairs."
+        raise InputError(f"`{name}` is expected to hold numbers but has {int(scores.isnan().sum())} NaN. {hint}")

@@ -1,4 +1,4 @@
-"""Context managers on the activations of feed-forward neurons: suppressed, recorded."""
+"""Context managers that suppress or record the activations of feed-forward neurons."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -26,7 +26,7 @@ from biaslab.models.placement import changed
 from biaslab.neurons.neuron_set import NeuronSet
 
 Positions: TypeAlias = "Literal['all', 'slot'] | Tensor"
-_EXPECTED = '`positions` is expected to be "all", "slot" or one integer from 0 on a sequence, a tensor [batch],'
+_EXPECTED = '`positions` is expected to be "all", "slot" or a tensor of one non-negative integer per sequence, [batch],'
 _Places: TypeAlias = Callable[[Tensor], Tensor]  # activations [batch, sequence, neuron] -> mask [batch, sequence]
 
 
@@ -38,27 +38,28 @@ def suppressed(
     positions: Positions = "all",
     mask_token_id: int | None = None,
 ) -> Iterator[None]:
-    """Within the block, the activations of the neurons are multiplied by ``factor`` (bias neuron suppression, BNS).
+    """Multiply the activations of neurons by ``factor`` within the block (bias neuron suppression, BNS).
 
-    At all positions and with the factor 0 it is as if the neurons' columns of the down-projection's weight were zero.
-    Where a set has values v, such as the neurons' means, factor 0 sets them to these: an activation a becomes
-    v + factor·(a - v).
-    Where a set has strengths, how much of this each neuron gets, 1 - (1 - factor)·strength takes the factor's place.
-    Only layers that have neurons get a hook. Whether a set was made for these very weights is checked by
-    :meth:`biaslab.neurons.neuron_set.NeuronSet.require_model`, not here.
+    At all positions and with factor 0, this is equivalent to setting the neurons' columns of the down-projection weight
+    to zero. If the set has replacement values v, such as the neurons' means, an activation a becomes
+    v + factor·(a - v). If the set has strengths, each neuron's factor is 1 - (1 - factor)·strength.
+
+    Hooks are added only to layers with neurons, and removed at the end of the block. This function does not check
+    whether the set was made for this model's weights; see
+    :meth:`biaslab.neurons.neuron_set.NeuronSet.require_model`.
 
     Args:
-        model: a model of the table.
+        model: a masked or causal language model of a supported architecture.
         neurons: a set, or any (layer, index) pairs.
-        factor: 0 switches the neurons off, 1 changes nothing, 2 amplifies.
-        positions: where the neurons are scaled: "all", the one position of each sequence, ``[batch]`` (every forward
-            pass then has that many sequences), or "slot": every mask token of each forward pass' ``input_ids``, a
-            causal model's last token that is not padding.
-        mask_token_id: of a masked language model; needed for "slot".
+        factor: 0 suppresses the neurons, 1 leaves them unchanged, 2 doubles their activations.
+        positions: where the neurons are scaled: "all"; one position for each sequence, ``[batch]`` (every forward pass
+            must then have that batch size); or "slot", all mask tokens in the ``input_ids`` of each forward pass, or
+            the last token of a causal model that is not padding.
+        mask_token_id: id of the mask token; required for "slot" with a masked language model.
 
     Raises:
-        InputError: if a neuron is not in the model or an argument is not what is expected, before anything is changed;
-            by a forward pass that does not fit ``positions``.
+        InputError: if a neuron is not in the model or an argument is invalid (nothing is changed then), or during a
+            forward pass whose batch does not fit ``positions``.
 
     Reference:
         "The Devil is in the Neurons" (ICLR 2024), section 3.3.
@@ -98,7 +99,7 @@ def suppressed(
 
 
 def _checked(model: PreTrainedModel, positions: Positions, mask_token_id: int | None) -> _Places | None:
-    """Return how to find the places of a forward pass; None for everywhere."""
+    """Return a function that finds the positions to change in a forward pass; None for all positions."""
     if isinstance(positions, Tensor):
         return _given(positions)
     if not isinstance(positions, str) or positions not in ("all", "slot"):
@@ -107,12 +108,15 @@ def _checked(model: PreTrainedModel, positions: Positions, mask_token_id: int | 
         return None
     masked = architecture(model).masked
     if masked and mask_token_id is None:
-        raise InputError("`mask_token_id` is expected to be an integer for a masked language model but is None.")
+        raise InputError(
+            '`mask_token_id` is expected to be an integer for positions "slot" of a masked language model but is None. '
+            "Pass the tokenizer's `mask_token_id`."
+        )
     return _Slots(mask_token_id if masked else None)
 
 
 class _Slots:
-    """The slots of the forward pass that is running: mask tokens, or, where that is None, each sequence's last one."""
+    """The slots of the current forward pass: its mask tokens, or the last token of each sequence without a mask id."""
 
     def __init__(self, mask_token_id: int | None) -> None:
         self.mask_token_id = mask_token_id
@@ -121,7 +125,10 @@ class _Slots:
     def read(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         ids = args[0] if args else kwargs.get("input_ids")
         if not isinstance(ids, Tensor):
-            raise InputError("`input_ids` is expected to be a tensor, to find the slots in, but the model got none.")
+            raise InputError(
+                '`input_ids` is expected to be a tensor, which positions "slot" needs to find the slots, but the model '
+                "was called without. Call it with `input_ids`."
+            )
         if self.mask_token_id is not None:
             self.mask = ids == self.mask_token_id
             return
@@ -135,12 +142,14 @@ class _Slots:
 
     def __call__(self, activations: Tensor) -> Tensor:
         if self.mask is None or self.mask.shape != activations.shape[:2]:
-            raise InputError('`positions` is expected to be "all" where layers run outside the model\'s forward pass.')
+            raise InputError(
+                '`positions` is expected to be "all" if layers run outside the model\'s forward pass but got "slot".'
+            )
         return self.mask
 
 
 def _given(positions: Tensor) -> _Places:
-    """Return how to find one given position a sequence, ``[batch]``."""
+    """Return a function that finds the given position of each sequence, ``[batch]``."""
     if positions.ndim != 1 or positions.is_floating_point() or positions.dtype == torch.bool:
         raise InputError(f"{_EXPECTED} but got {list(positions.shape)} of {positions.dtype}.")
     if len(positions) and int(positions.min()) < 0:
@@ -153,8 +162,8 @@ def _given(positions: Tensor) -> _Places:
         if batch != len(positions) or sequence <= longest:
             raise InputError(
                 f"`positions` is expected to hold one position for each of the {batch} sequences of {sequence} tokens "
-                f"of this forward pass but holds {len(positions)}, the largest {longest}. Give the positions of this "
-                'batch, or "all".'
+                f"in this forward pass but holds {len(positions)}, the largest of which is {longest}. Use the "
+                'positions of this batch, or "all".'
             )
         positions = positions.to(activations.device)
         return positions[:, None] == torch.arange(sequence, device=activations.device)
@@ -163,14 +172,14 @@ def _given(positions: Tensor) -> _Places:
 
 
 def _unjoined(places: _Places, sequences: Callable[[], int], activations: Tensor) -> Tensor:
-    """Return the places among activations ``[batch · sequence, neuron]``, ``[batch · sequence]``."""
+    """Return the positions for flattened activations ``[batch · sequence, neuron]``, as ``[batch · sequence]``."""
     return places(by_token(activations, sequences())).flatten()
 
 
 def _multipliers(neurons: NeuronSet, factor: float) -> dict[int, tuple[list[int], list[float]]]:
-    """Return the indices of each layer's neurons, and what they are multiplied by: 1 - (1 - factor)·strength.
+    """Return the indices of each layer's neurons, and their multipliers 1 - (1 - factor)·strength.
 
-    The sum is written so that strength 1 gives the very factor, and factor 0 or strength 0 round nothing.
+    The sum is arranged so that strength 1 gives exactly the factor, and factor 0 or strength 0 cause no rounding.
     """
     strengths = neurons.strengths
     found: dict[int, tuple[list[int], list[float]]] = {}
@@ -189,11 +198,11 @@ def _scaling(
     places: _Places | None,
     values: NDArray[np.float32] | None,
 ) -> Callable[..., Any]:
-    """Return a forward pre-hook that multiplies some of the input's neurons, at some places or everywhere.
+    """Return a forward pre-hook that multiplies some neurons of the input, at some or all positions.
 
-    With ``values``, ``[neuron]``, it is how far they are from these that is multiplied.
+    With ``values``, ``[neuron]``, the distance from these values is multiplied instead.
     """
-    with torch.inference_mode(False):  # autograd may have to save it later
+    with torch.inference_mode(False):  # autograd may need to save these tensors later
         scale, shift = torch.ones(width, dtype=torch.float64), None
         scale[list(indices)] = torch.tensor(multipliers, dtype=torch.float64)
         if values is not None:
@@ -217,24 +226,32 @@ def _scaling(
 
 
 def require_predicting_slots(model: PreTrainedModel, positions: str, measured_by: Sequence[str]) -> None:
-    """Refuse to judge whole sentences of a causal model with neurons that are suppressed at the last token alone.
+    """Check that a causal model is not evaluated on whole sentences while suppressed at the last token only.
 
-    ``measured_by`` names what asks for whole sentences; it is empty where only the last token is asked.
+    The output at the last token predicts no token of the sentence, so suppression would have no effect.
+
+    Args:
+        model: a masked or causal language model of a supported architecture.
+        positions: where neurons are suppressed, "all" or "slot".
+        measured_by: names of the measures that score whole sentences; empty if only the last token is used.
 
     Raises:
-        InputError: in that case: the last token's output predicts nothing, and the model would be judged as untouched.
+        InputError: if they score whole sentences of a causal model suppressed at "slot".
     """
     if positions == "slot" and measured_by and not architecture(model).masked:
         raise InputError(
-            f'`positions` is expected to be "all" for a causal model measured by {", ".join(measured_by)} but got '
-            '"slot": every token of a sentence predicts the next one, and suppression at the last token alone changes '
-            'none of them. Use positions "all".'
+            f'`positions` is expected to be "all" for a causal model evaluated by {", ".join(measured_by)} but got '
+            '"slot": these score every token of a sentence, and suppression at the last token changes none of the '
+            'predictions. Use positions "all".'
         )
 
 
 @contextmanager
 def recorded(model: PreTrainedModel) -> Iterator[dict[int, Tensor]]:
-    """Within the block, the activations of the last forward pass are kept; within :func:`suppressed`, suppressed ones.
+    """Record the activations of the last forward pass within the block; inside :func:`suppressed`, after suppression.
+
+    Args:
+        model: a masked or causal language model of a supported architecture.
 
     Yields:
         Activations by layer, ``[batch, sequence, neuron]``, neither copied nor detached; empty before a forward pass.
@@ -253,22 +270,27 @@ def recorded(model: PreTrainedModel) -> Iterator[dict[int, Tensor]]:
 
 
 def scale_neurons(model: PreTrainedModel, neurons: NeuronSet, factor: float) -> None:
-    """Multiply the neurons' columns of the down-projections in place: :func:`suppressed` at all positions, for good.
+    """Suppress neurons permanently, at all positions, by scaling their columns of the down-projections in place.
 
-    Each column has its own multiplier where the set has strengths. What a set's values add goes into the
-    down-projections' biases.
+    The result is equivalent to :func:`suppressed`. If the set has strengths, each column has its own multiplier; if it
+    has replacement values, their contribution is added to the biases of the down-projections.
+
+    Args:
+        model: a masked or causal language model of a supported architecture; it is changed.
+        neurons: the neurons.
+        factor: 0 suppresses the neurons, 1 leaves them unchanged, 2 doubles their activations.
 
     Raises:
-        InputError: if the set has values and the down-projections no bias to hold them; then nothing is changed.
+        InputError: if the set has replacement values but the down-projections have no bias; nothing is changed then.
     """
     require_ranges({"factor": factor})
     modules = ffn_modules(model)
     values = neurons.values
     if values is not None and not has_bias(model):
         raise InputError(
-            f"`neurons` is expected to be suppressed to 0 in a {model.config.model_type}, but the set replaces them by "
-            "their means, and the down-projections of this architecture have no bias to hold these. Find neurons with "
-            'the replacement "zero", or use the callback NeuronSuppression.'
+            f"`neurons` is expected to have no replacement values for a {model.config.model_type}, but this set "
+            "replaces activations by their means, and the down-projections of this architecture have no bias to store "
+            'them. Find neurons with the replacement "zero", or use the callback NeuronSuppression.'
         )
     if values is not None:
         add_biases(model)
@@ -280,5 +302,5 @@ def scale_neurons(model: PreTrainedModel, neurons: NeuronSet, factor: float) -> 
                 bias: Any = modules[layer].bias
                 own = torch.from_numpy(values[layer, indices]).double().to(weight.device)
                 bias += (weight[:, indices].double() @ ((1 - scale) * own)).to(bias.dtype)
-            # as torch multiplies by a number: low precision is rounded once
+            # promoted, like torch's multiplication by a scalar, so that low precision is rounded only once
             weight[:, indices] *= scale.to(torch.promote_types(weight.dtype, torch.float32))

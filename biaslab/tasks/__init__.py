@@ -1,4 +1,4 @@
-"""LightningModules: one file a task."""
+"""LightningModules for attribution, evaluation and debiasing baselines."""
 
 from biaslab.tasks.attribution import Attribution
 from biaslab.tasks.baselines.autodebias import AutoDebias

@@ -1,4 +1,4 @@
-"""The attribution pass: prompts in, a file of bias neurons out."""
+"""The attribution pass, from prompts to a file of bias neurons."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ from biaslab.tasks.shards import Collector, Ledger, Shards
 
 Source = Literal["prompts", "contrast", "both"]
 GUARD_WEIGHTS = {"guarded": 1.0, **{name: USUAL[name].guard_weight for name in AT_ALL_POSITIONS}}
-WITHOUT_EFFECT = ("trust_remote_code", "token_budget", "save_every", "device_map")  # on the result
+WITHOUT_EFFECT = ("trust_remote_code", "token_budget", "save_every", "device_map")  # settings that don't affect results
 
 
 class Attribution(LanguageModelTask):
@@ -45,53 +45,54 @@ class Attribution(LanguageModelTask):
 
     Args:
         model_name: an asset's name, a folder or a hub id.
-        steps: nodes of the quadrature; or "auto": as many as the tolerance asks for.
-        quadrature: see :func:`biaslab.attribution.quadrature.nodes_and_weights`; for a fixed number of steps.
-        gap: "absolute", the paper's, or "signed".
-        of: "probability", the paper's gap |P(d1) - P(d2)|, or "log_odds", |log P(d1) - log P(d2)|: preference alone.
-        tolerance: of steps="auto": the largest completeness residual, relative to a layer's L1 norm.
-        selection: "paper" (votes), "ranked" (mean score), "guarded" (ranked, sparing what ordinary sentences need),
-            "fisher" (bias for what ordinary text loses; needs data with contrast_positions "all") or "balanced" (as
-            "fisher", but each neuron by its own measure, and those that hold against bias are strengthened).
-        threshold: of the votes: share of a prompt's largest score that a neuron must reach.
-        share: of the votes: share of a group's prompts that must keep the neuron.
-        count: of all but "paper": how many neurons; by default 2 % of all, of "balanced" 5 %, and of "fisher" as many
-            as the perplexity allows.
-        perplexity_percent: of "fisher" and "balanced": by how much suppression may raise perplexity. The Fisher
-            information says where to begin; it is measured on ordinary text of the contrast set's sources that nothing
-            else is asked of.
-        guard_weight: of "guarded" (λ), "fisher" and "balanced" (μ): how much what ordinary sentences need counts
-            against a neuron; 1, 0.375 and 0.25 by default.
-        guard: which of the contrast set's sources the guard is made from; all by default.
-        knowledge_weight: of "fisher" and "balanced" (ν): how much what knowledge needs counts against a neuron, by the
-            source "knowledge" of the contrast set.
-        source: of all but "paper": where bias is read: the "prompts", the "contrast" set (StereoSet's test split,
-            stereotype against anti-stereotype), or "both", added.
-        source_weights: of "fisher" and "balanced", instead: how much each of "prompts", "contrast", "pairs" and
-            "panda-pairs" counts, each scaled by its largest effects.
-        replacement: what suppression sets the neurons to, which their file then says: "zero", or "mean", their means
-            over the contrast set's ordinary text; "auto" takes the mean where the weights can hold it. "fisher" and
-            "balanced" measure effects on the way there.
-        domain_weights: of the same: how much the bias of each of StereoSet's domains counts, read from
-            its dimension's prompts and its part of the contrast set; by default all prompts and sentences count alike.
-        dtype: the weights' type: "float32", "float64", "bfloat16", "float16", or "auto" for the checkpoint's own.
-        trust_remote_code: let a checkpoint bring its own Python code.
-        token_budget: how many tokens, times the layers that they pass through, travel together; halved where memory
-            runs out.
-        save_every: seconds after which what is finished is written, so that a killed run goes on from there.
-        device_map: None, or "auto": the layers of a model that one device has no room for on several of them.
+        steps: number of quadrature nodes, or "auto" for as many as the tolerance needs.
+        quadrature: quadrature rule for a fixed number of steps; see
+            :func:`biaslab.attribution.quadrature.nodes_and_weights`.
+        gap: "absolute" as in the paper, or "signed".
+        of: "probability" for the paper's gap |P(d1) - P(d2)|, or "log_odds" for |log P(d1) - log P(d2)|, which measures
+            the preference only.
+        tolerance: for steps="auto", the largest completeness residual allowed, relative to a layer's L1 norm.
+        selection: "paper" (votes), "ranked" (mean score), "guarded" (mean score with a penalty for neurons that
+            ordinary sentences need), "fisher" (bias relative to the cost on ordinary text; needs data with
+            contrast_positions "all") or "balanced" (like "fisher", but with a strength for each neuron, and
+            amplification of neurons that counteract bias).
+        threshold: for "paper", the share of a prompt's largest score that a neuron must reach.
+        share: for "paper", the initial share of a group's prompts that must vote for a neuron.
+        count: for all selections but "paper", the number of neurons; by default 2 % of all, 5 % for "balanced", and as
+            many as the limit of perplexity allows for "fisher".
+        perplexity_percent: for "fisher" and "balanced", the largest rise of perplexity allowed, in percent. It is
+            predicted by the Fisher information, then measured on held-out ordinary text of the contrast set's sources.
+        guard_weight: weight of the penalty for effects on ordinary sentences, for "guarded" (λ), "fisher" and
+            "balanced" (μ); 1, 0.375 and 0.25 by default.
+        guard: sources of the contrast set to compute the penalty from; all by default.
+        knowledge_weight: for "fisher" and "balanced", the weight (ν) of the penalty for effects on knowledge; needs the
+            source "knowledge" in the contrast set.
+        source: for all selections but "paper", where bias is measured: on the "prompts", on the "contrast" set
+            (StereoSet's test split, stereotype against anti-stereotype), or "both" for the sum.
+        source_weights: for "fisher" and "balanced", instead of source: weights of "prompts", "contrast", "pairs" and
+            "panda-pairs", each scaled by its largest effects.
+        replacement: value that suppression sets neurons to, stored in the neuron file: "zero", "mean" for their means
+            over the contrast set's ordinary text, or "auto" for "mean" if the architecture can store it. "fisher" and
+            "balanced" measure effects relative to this value.
+        domain_weights: for all selections but "paper", weights of StereoSet's domains, applied to the prompts of the
+            corresponding dimension and the domain's part of the contrast set; by default unweighted.
+        dtype: dtype of the weights: "float32", "float64", "bfloat16", "float16", or "auto" for the checkpoint's own.
+        trust_remote_code: allow a checkpoint to run its own Python code.
+        token_budget: maximum tokens, times the layers they pass through, computed at once; halved when memory runs out.
+        save_every: interval in seconds at which finished batches are saved, so that an interrupted run can resume.
+        device_map: None, or "auto" to split the layers of a large model over several devices.
 
     Raises:
-        InputError: if an argument is out of its range.
+        InputError: if an argument is out of range.
 
     Reference:
         "The Devil is in the Neurons" (ICLR 2024), sections 3.2 and 3.3.
     """
 
-    last_file = "neurons.json"  # a run that has written it is finished
-    ledger: Ledger | None = None  # none without a logger
-    means: Tensor | None = None  # that suppression sets the neurons to, [layer, neuron]; None for 0
-    result: tuple[NeuronSet, Tensor] | None = None  # what the main process has written; scores [pair, layer, neuron]
+    last_file = "neurons.json"  # written last: a run with this file is finished
+    ledger: Ledger | None = None  # None without a logger
+    means: Tensor | None = None  # values that suppression sets the neurons to, [layer, neuron]; None for 0
+    result: tuple[NeuronSet, Tensor] | None = None  # neurons and scores [pair, layer, neuron], in the main process
 
     def __init__(
         self,
@@ -119,13 +120,13 @@ class Attribution(LanguageModelTask):
         save_every: float = 30.0,
         device_map: str | None = None,
     ) -> None:
-        integration_rule(steps, quadrature, tolerance)  # refuses bad values before the model is loaded
+        integration_rule(steps, quadrature, tolerance)  # checks the values before the model is loaded
         require_one_of("replacement", replacement, [*get_args(Replacement), "auto"])
         require_one_of("of", of, get_args(Of))
         self.budget = TokenBudget(token_budget)
         super().__init__(model_name, dtype, trust_remote_code, device_map)
         self.save_hyperparameters()
-        self.hparams["dtype"] = precision(self.model)  # where it was "auto", or the weights are quantised
+        self.hparams["dtype"] = precision(self.model)  # resolves "auto" and quantised weights
         if replacement == "auto":
             self.hparams["replacement"] = "mean" if has_bias(self.model) else "zero"
         self.shape = ffn_shape(self.model)
@@ -135,11 +136,11 @@ class Attribution(LanguageModelTask):
         self.quality = IntegrationQuality()
 
     def configure_callbacks(self) -> list[Callback]:
-        """Let a broken-off run end at a clean place, and say how to go on."""
+        """Add a callback that saves an interrupted run, and prints how to resume."""
         return [_Interruption()]
 
     def prepare_data(self) -> None:
-        """Refuse to use only some of the prompts; and a folder of another run, before the logger writes into it."""
+        """Check that all prompts are used, and that the folder belongs to no other run, before the logger writes."""
         require_all_batches(self.trainer)
         if not self.trainer.is_global_zero or self.trainer.logger is None:
             return
@@ -149,12 +150,12 @@ class Attribution(LanguageModelTask):
             Shards(folder / "shards").open(self.configuration())
         elif (folder / self.last_file).exists():
             raise InputError(
-                f"`version` is expected to name a folder for a new run, but {folder} holds a finished one. Choose "
-                "another, or remove that one."
+                f"`version` is expected to name a folder for a new run but {folder} holds a finished one. Use "
+                "another version, or remove the folder."
             )
 
     def setup(self, stage: str) -> None:
-        """Prepare the selection for the pairs of the data."""
+        """Create the metrics for the pairs of the data."""
         super().setup(stage)
         source = self.data.hparams["contrast"]
         require_known(self.hparams, source, self.data.hparams["contrast_positions"], self.data.pair_names)
@@ -173,9 +174,9 @@ class Attribution(LanguageModelTask):
         self._open_ledger(collectors)
 
     def _open_ledger(self, collectors: Mapping[str, Collector]) -> None:
-        """Find the batches that an earlier run in this folder has finished."""
+        """Find the batches already finished by an earlier run in this folder."""
         self.ledger, self.finished = None, set[int]()
-        self.run_folder = folder = self.folder  # asked for once, by all processes together
+        self.run_folder = folder = self.folder  # must be called by all processes
         if self.trainer.logger is None:
             return
         shards = Shards(folder / "shards")
@@ -183,8 +184,8 @@ class Attribution(LanguageModelTask):
             shards.open(self.configuration())
             if not shards.lock():
                 raise InputError(
-                    f"`version` is expected to name a folder that no other run works in, but one works in {folder}. "
-                    "Wait for it, or choose another."
+                    f"`version` is expected to name a folder that no other run uses but another run is using {folder}. "
+                    "Wait for it to finish, or use another version."
                 )
             self.finished = shards.finished()
             if self.finished:
@@ -192,13 +193,13 @@ class Attribution(LanguageModelTask):
         self.finished = self.trainer.strategy.broadcast(self.finished)
         if not (folder / "shards").exists():
             raise InputError(
-                f"`save_dir` is expected to lie on a file system that all nodes share, but node "
-                f"{self.trainer.node_rank} does not see {folder}. Choose another."
+                f"`save_dir` is expected to be on a file system shared by all nodes but node "
+                f"{self.trainer.node_rank} can't find {folder}. Use another folder."
             )
         self.ledger = Ledger(collectors, shards, self.hparams["save_every"])
 
     def on_predict_start(self) -> None:
-        """Refuse inference mode; measure the means that suppression sets neurons to, in the main process for all."""
+        """Check that gradients are enabled; compute the means that suppression sets neurons to, in the main process."""
         if torch.is_inference_mode_enabled():
             raise InputError("`inference_mode` is expected to be false but got true: attribution needs gradients.")
         if self.hparams["replacement"] == "mean":
@@ -206,7 +207,7 @@ class Attribution(LanguageModelTask):
             self.means = self.trainer.strategy.broadcast(means)
 
     def configuration(self) -> dict[str, Any]:
-        """Return all that the result depends on."""
+        """Return everything that the result depends on."""
         data = {"data": dict(self.data.hparams), "prompts": self.data.fingerprint}
         return {"model": self._settings(), "weights": fingerprint(self.model), **data, "versions": computed_by()}
 
@@ -215,8 +216,8 @@ class Attribution(LanguageModelTask):
         return {key: value for key, value in self.hparams.items() if key in names}
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> Tensor | None:
-        """Return a batch's scores, ``[batch, pair, layer, neuron]``; None where an earlier run has finished it."""
-        if self.trainer.received_sigterm:  # Lightning takes note of the signal, and goes on
+        """Return a batch's scores, ``[batch, pair, layer, neuron]``; None if an earlier run has finished it."""
+        if self.trainer.received_sigterm:  # Lightning records the signal but continues
             raise KeyboardInterrupt
         if batch["number"] in self.finished:
             return None
@@ -234,7 +235,7 @@ class Attribution(LanguageModelTask):
     def attribute(
         self, batch: Mapping[str, Any], is_prompt: bool = True, layers: Sequence[int] | None = None
     ) -> GapAttribution:
-        """Attribute a batch of prompts, or of the contrast set, whose gaps are signed; in all layers by default."""
+        """Attribute a batch of prompts, or of the contrast set (with signed gaps), in all layers by default."""
         inputs = [batch[name] for name in ("input_ids", "position", "target_ids", "pairs")]
         options = {name: self.hparams[name] for name in ("steps", "quadrature", "gap", "tolerance", "of")}
         options |= {"longer": [Inputs(**longer) for longer in batch.get("longer", ())]}
@@ -242,21 +243,21 @@ class Attribution(LanguageModelTask):
         return attribute_gaps(self.model, *inputs, **options)
 
     def _attribute(self, batch: dict[str, Any], is_prompt: bool) -> GapAttribution | None:
-        """Attribute a batch, or this process's layers of it; None where another process has the sum of them."""
+        """Attribute a batch, or this process's layers of it; None if another process holds the sum."""
         processes, rank = self.trainer.world_size, self.trainer.global_rank
         if is_divided(self.data.batches if is_prompt else self.data.contrast_batches, processes):
             return self.attribute(batch, is_prompt)
         result = self.attribute(batch, is_prompt, layers_of(rank, processes, self.shape[0]))
         parts: list[Any] = [self.all_gather(part) for part in (result.scores, result.residual, result.nodes)]
-        scores, residual, nodes = (part.sum(0) for part in parts)  # of the layers of the other processes they are 0
+        scores, residual, nodes = (part.sum(0) for part in parts)  # each process has 0 for the layers of the others
         return GapAttribution(scores, result.gap, residual, nodes) if rank == 0 else None
 
     def _require_finite(self, batch: dict[str, Any], scores: Tensor) -> None:
         if bad := (~scores.flatten(1).isfinite().all(1)).nonzero()[:, 0].tolist():
             text = self.tokenizer.decode(batch["input_ids"][bad[0]])
             raise InputError(
-                f"`model_name` is expected to give finite attribution scores, but {len(bad)} prompts of a batch have "
-                f"NaN or infinite ones, the first: {text!r}. Check the weights; float16 may overflow, bfloat16 doesn't."
+                f"`model_name` is expected to give finite attribution scores but {len(bad)} prompts of a batch have "
+                f"NaN or infinite ones, the first is {text!r}. Check the weights, or use bfloat16 instead of float16."
             )
 
     def _collect(self, batch: dict[str, Any], result: GapAttribution, is_prompt: bool) -> None:
@@ -269,7 +270,7 @@ class Attribution(LanguageModelTask):
             self.quality.update(batch["number"], result.residual, result.scores.abs().sum(-1), result.nodes)
 
     def _add_effects(self, batch: dict[str, Any]) -> None:
-        """Collect what neurons do at all positions to a batch of the contrast set or of text."""
+        """Collect the effects of neurons, at all positions, on a batch of the contrast set or of text."""
         if self.trainer.global_rank and not is_divided(self.data.contrast_batches, self.trainer.world_size):
             return
         assert self.effects is not None
@@ -279,19 +280,19 @@ class Attribution(LanguageModelTask):
                 self.effects.update(*part)
 
     def on_predict_epoch_end(self) -> None:
-        """Select the neurons and, where a logger gives the run a folder, write the files, the neurons last."""
+        """Select the neurons and, if the logger provides a folder, write the files, the neuron file last."""
         if self.ledger is not None:
             self.ledger.write()
             self.trainer.strategy.barrier()
             if self.trainer.is_global_zero:
-                self.ledger.gather()  # what all processes have finished, those of earlier runs too
+                self.ledger.gather()  # results of all processes, including earlier runs
         neurons, scores, summary = self.select(self.hparams["selection"]), self.prompts.pair_scores(), self.summary()
         at_all = {} if self.effects is None else dict(zip(self.effects.quantities, self.effects.compute(), strict=True))
-        if not self.trainer.is_global_zero or self.ledger is None:  # what comes before gathers from all ranks
+        if not self.trainer.is_global_zero or self.ledger is None:  # the code above gathers from all ranks
             return
         content = safetensors.torch.save(
             {"scores": scores.float().cpu(), "counts": self.prompts.counts.cpu()},
-            {"pairs": json.dumps(self.data.pair_names)},  # one entry: safetensors writes several in any order
+            {"pairs": json.dumps(self.data.pair_names)},  # a single entry: safetensors does not keep their order
         )
         write_atomically(self.run_folder / "scores.safetensors", content)
         if at_all:
@@ -299,15 +300,17 @@ class Attribution(LanguageModelTask):
         neurons.save(self.run_folder / self.last_file)
         self.result = neurons, scores
         self.ledger.shards.clear()
-        print(f"{len(neurons)} neurons in {self.run_folder / self.last_file}; {summary}")
+        print(f"{len(neurons)} neurons written to {self.run_folder / self.last_file}; {summary}")
         for pair, why in self.data.dropped.items():
-            print(f"dropped {pair}: {why}")
+            print(f"Dropped {pair}: {why}")
 
     def select(self, selection: Selection, **changes: Any) -> NeuronSet:
-        """Return the bias neurons of the prompts seen so far, with the sets of each pair and dimension.
+        """Select bias neurons from the prompts seen so far, with subsets for each pair and dimension.
 
-        Of the task's settings, those that matter after the pass can change: from ``share`` to ``domain_weights``; and
-        ``predicted_percent``, the rise of perplexity that the Fisher information should predict, is not measured then.
+        Args:
+            selection: selection rule; see the class.
+            changes: other values for settings that matter only after the pass, from ``share`` to ``domain_weights``.
+                With ``predicted_percent``, the rise of perplexity is predicted by the Fisher information, not measured.
         """
         settings = self._settings() | changes
         if settings["guard_weight"] is None:
@@ -327,12 +330,12 @@ class Attribution(LanguageModelTask):
         return neurons.with_details(subsets, provenance).with_values(self.means)
 
     def summary(self) -> str:
-        """Return a line about what was attributed and how well."""
+        """Return a one-line summary of what was attributed, and how accurately."""
         quality = self.quality.compute()
         return (
             f"{len(self.data.prompts)} prompts, {len(self.data.pair_names)} pairs, "
             f"{len(self.data.dropped)} pairs dropped; {self.hparams['dtype']}, {quality.nodes:.1f} nodes on average, "
-            f"{quality.most_nodes} at most; residual {quality.mean:.1e} on average, {quality.worst:.1e} at worst"
+            f"{quality.most_nodes} at most; residual {quality.mean:.1e} on average, {quality.worst:.1e} at most"
         )
 
     def _provenance(self, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -346,7 +349,7 @@ class Attribution(LanguageModelTask):
                 "fingerprint": self.data.fingerprint,
                 "prompts": len(self.data.prompts),
                 "dropped": self.data.dropped,
-                "silent": int(self.prompts.compute()["silent"].sum()),  # prompts times pairs that vote for nothing
+                "silent": int(self.prompts.compute()["silent"].sum()),  # prompts times pairs without votes
                 "contrast": self.data.hparams["contrast"],
             },
             "residual": {"mean": mean, "worst": worst},
@@ -357,7 +360,7 @@ class Attribution(LanguageModelTask):
 
 class _Interruption(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Keep what is finished; of an interruption by the user, say how to go on."""
+        """Save finished batches; if interrupted by the user, print how to resume."""
         assert isinstance(pl_module, Attribution)
         ledger = pl_module.ledger
         if ledger is None or (isinstance(exception, InputError) and "`folder`" in str(exception)):
@@ -366,13 +369,13 @@ class _Interruption(Callback):
         if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero:
             done = len(ledger.shards.finished())
             print(
-                f"\nStopped after {done} of {pl_module.total_batches} batches, kept in {pl_module.run_folder}. Run the "
-                "same command to resume."
+                f"\nStopped after {done} of {pl_module.total_batches} batches, saved in {pl_module.run_folder}. Run "
+                "the same command to resume."
             )
 
 
 def require_all_batches(trainer: Trainer) -> None:
-    """Refuse options by which neurons would be found with other prompts than their file says.
+    """Check that no option limits the prompts, since a neuron file claims to be found with all of them.
 
     Raises:
         InputError: if ``limit_predict_batches`` or ``fast_dev_run`` is set.
@@ -381,13 +384,13 @@ def require_all_batches(trainer: Trainer) -> None:
     part = "fast_dev_run" if trainer.fast_dev_run else "limit_predict_batches"  # type: ignore[attr-defined]
     if part == "fast_dev_run" or not (isinstance(limit, float) and limit == 1.0):
         raise InputError(
-            f"`{part}` is expected to be left alone: a neuron file names all prompts of the data, and a run that goes "
-            "on reads each. Take fewer prompts by the data's `modifiers`, `kinds`, `dimensions` and `contrast_limit`."
+            f"`{part}` is expected not to be set, because a neuron file records that all prompts of the data were "
+            "used. For fewer prompts, set `modifiers`, `kinds`, `dimensions` or `contrast_limit` of the data."
         )
 
 
 def layers_of(rank: int, processes: int, layers: int) -> list[int]:
-    """Return the layers that a process attributes, dealt out to and fro: early ones cost more than late ones.
+    """Return the layers that a process attributes, assigned back and forth because early layers cost more.
 
     >>> [layers_of(rank, 2, 6) for rank in (0, 1)]
     [[0, 3, 4], [1, 2, 5]]

@@ -1,4 +1,4 @@
-"""What tasks share: the language model, the run's folder, and a trainer for jobs beside the LightningCLI."""
+"""Shared by all tasks: the language model, the run's folder, and a trainer for jobs outside the LightningCLI."""
 
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,14 @@ DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 
 class LanguageModelTask(LightningModule):
-    """A LightningModule around a language model, which is found at ``model``.
+    """Base class of LightningModules with a language model, available as ``model``.
 
     Args:
         model_name: an asset's name, a folder or a hub id.
-        dtype: the weights' type: "float32", "float64", "bfloat16", "float16", or "auto" for the checkpoint's own.
-        trust_remote_code: let a checkpoint bring its own Python code.
-        device_map: None, or "auto": layers on several devices, as :func:`biaslab.models.loading.load_model`.
+        dtype: dtype of the weights: "float32", "float64", "bfloat16", "float16", or "auto" for the checkpoint's own.
+        trust_remote_code: allow a checkpoint to run its own Python code.
+        device_map: None, or "auto" to split the layers over several devices; see
+            :func:`biaslab.models.loading.load_model`.
     """
 
     model: PreTrainedModel
@@ -40,22 +41,22 @@ class LanguageModelTask(LightningModule):
         options: Any = {"dtype": as_dtype(dtype), "device_map": device_map, "trust_remote_code": trust_remote_code}
         model, self.tokenizer = load_model(model_name, **options)
         if is_dispatched(model):
-            object.__setattr__(self, "model", model)  # no submodule: Lightning would move it to one device
+            object.__setattr__(self, "model", model)  # not a submodule, which Lightning would move to one device
         else:
             self.model = model
 
     def setup(self, stage: str) -> None:
-        """Refuse a precision of the trainer's by which other weights would run than those that the files name."""
+        """Check that the trainer's precision does not change the dtype of the weights recorded in the results."""
         chosen = str(self.trainer.precision)
         if chosen != "32-true" and not (stage == "fit" and chosen.endswith("-mixed")):
             raise InputError(
-                f"`precision` is expected to be left at 32-true but got {chosen!r}: results name the weights' type by "
-                "`dtype`. Choose that instead, such as --model.dtype bfloat16."
+                f"`precision` is expected to be 32-true, the default, but got {chosen!r}: results record the dtype of "
+                "the weights as `dtype`. Set that instead, for example --model.dtype bfloat16."
             )
 
     @property
     def folder(self) -> Path:
-        """The run's folder; all processes ask together."""
+        """The run's folder; must be called by all processes."""
         return run_folder(self.trainer)
 
     @property
@@ -65,12 +66,12 @@ class LanguageModelTask(LightningModule):
 
 
 def run_folder(trainer: Trainer) -> Path:
-    """Return the run's folder: where the logger writes, else the trainer's root; all processes ask together."""
+    """Return the folder that the logger writes to, else the trainer's root; must be called by all processes."""
     return logger_folder(trainer) or Path(trainer.log_dir or trainer.default_root_dir)
 
 
 def logger_folder(trainer: Trainer) -> Path | None:
-    """Return a folder for a run whose logger, such as a tracking server's, has no ``log_dir``; else None."""
+    """Return a folder for a run whose logger (such as that of a tracking server) has no ``log_dir``; else None."""
     logger = trainer.logger
     if logger is None or getattr(logger, "log_dir", None):
         return None
@@ -78,7 +79,7 @@ def logger_folder(trainer: Trainer) -> Path | None:
 
 
 def single_trainer(logger: TensorBoardLogger | bool, *callbacks: Callback, **options: Any) -> Trainer:
-    """Return a trainer, on one device unless told, for jobs beside the LightningCLI; gradients work in it."""
+    """Return a trainer for jobs outside the LightningCLI, with one device by default and gradients enabled."""
     options = {
         "devices": 1,
         **options,

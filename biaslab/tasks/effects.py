@@ -1,4 +1,4 @@
-"""What a model says to batches of :mod:`biaslab.data.effects`: effects of its neurons, and the cost of suppression."""
+"""Effects of a model's neurons on batches of :mod:`biaslab.data.effects`, and the measured cost of suppression."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,13 +17,13 @@ from biaslab.neurons.suppression import suppressed
 
 
 def effects_of(model: PreTrainedModel, batch: Mapping[str, Any], origin: Tensor | None = None) -> Tensor:
-    """Return the first-order effects of a batch, in nats, ``[part, sequence, layer, neuron]``.
+    """Compute the first-order effects for a batch, in nats, ``[part, sequence, layer, neuron]``.
 
-    ``origin`` is what suppression sets the neurons to, ``[layer, neuron]``; 0 by default.
+    ``origin`` is the value that suppression sets the neurons to, ``[layer, neuron]``; 0 by default.
     """
     asked = Asked(*(batch[name] for name in Asked._fields))
     effects, logs = first_order_effects(model, asked, batch["weights"], origin)
-    if "pair" in batch:  # the derivative of an absolute value is that of the value, with its sign
+    if "pair" in batch:  # the derivative of an absolute value is that of the value times its sign
         pair, differences = batch["pair"], torch.zeros(len(asked.input_ids)).to(logs)
         differences.index_add_(0, pair[asked.row], batch["weights"][0].to(logs) * logs)
         effects = effects * differences.sign()[pair][:, None, None]
@@ -34,9 +34,9 @@ def effects_of(model: PreTrainedModel, batch: Mapping[str, Any], origin: Tensor 
 def collected_effects(
     model: PreTrainedModel, batch: Mapping[str, Any], origin: Tensor | None = None
 ) -> Iterator[tuple[Tensor, Tensor, int]]:
-    """Yield a batch's effects as :class:`biaslab.metrics.effects.NeuronEffects` takes them: with quantities and tokens.
+    """Yield the arguments of :meth:`biaslab.metrics.effects.NeuronEffects.update` for a batch.
 
-    A batch of prompts, whose log-odds are asked for, comes in a part for each of the demographics' inputs.
+    A batch of prompts, whose log-odds are used, yields one part for each input of the demographics.
     """
     parts: Iterable[Mapping[str, Any]] = [batch]
     if "pairs" in batch:
@@ -51,9 +51,9 @@ def collected_effects(
 def measured_rise(
     model: PreTrainedModel, batches: Sequence[Mapping[str, Any]], values: Tensor | None
 ) -> Callable[[NeuronSet], float]:
-    """Return a function that measures by how many percent suppressing neurons raises the perplexity of batches.
+    """Return a function that measures by how many percent suppressing neurons raises perplexity on these batches.
 
-    ``values`` are what suppression sets the neurons to, ``[layer, neuron]``; None for 0.
+    ``values`` are the values that suppression sets the neurons to, ``[layer, neuron]``; None for 0.
     """
 
     @torch.no_grad()

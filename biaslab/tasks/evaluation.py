@@ -1,4 +1,4 @@
-"""Benchmarks as test jobs, of a model with or without suppressed neurons."""
+"""Evaluates a model, with or without suppressed neurons, on benchmarks as Lightning test jobs."""
 
 import json
 from pathlib import Path
@@ -19,27 +19,28 @@ from biaslab.tasks.base import LanguageModelTask
 
 
 class Scores(NamedTuple):
-    """A benchmark's scores ``[example, column]`` of all processes, and the numbers of the examples, ``[example]``."""
+    """A benchmark's scores from all processes."""
 
-    scores: Tensor
-    examples: Tensor
+    scores: Tensor  # [example, column]
+    examples: Tensor  # numbers of the examples, [example]
 
 
 class BenchmarkEvaluation(LanguageModelTask):
-    """Score the examples of the data's benchmark; log its metrics overall and by scope, and write them with intervals.
+    """Score a benchmark; log its metrics overall and by scope, and write them with their 95 % intervals.
 
-    The data is a module of one of :data:`biaslab.evaluation.benchmarks.BENCHMARKS`.
+    The data module determines the benchmark; it must be that of one of
+    :data:`biaslab.evaluation.benchmarks.BENCHMARKS`.
     """
 
-    # gathers the scores of all processes; by default whatever the measure's columns are
+    # metric that gathers the scores of all processes; by default one with the measure's columns
     collected_by: ClassVar[type[ClusterScores] | type[PairScores] | None] = None
-    ids: ClassVar[tuple[str, ...]] = ("examples",)  # of a batch, what is collected too; the examples' numbers last
-    benchmark: str  # the findings' command
+    ids: ClassVar[tuple[str, ...]] = ("examples",)  # other fields of a batch to collect, the examples' numbers last
+    benchmark: str  # command of the findings
     measure: Scored
-    evaluation: Scores | None = None  # known after the test
+    evaluation: Scores | None = None  # set after the test
 
     def on_test_start(self) -> None:
-        """Make the measure of the run's data."""
+        """Create the measure for the run's data."""
         self.benchmark, measured_by = benchmark_of(self.data)
         self.measure = measured_by(self.data)
         own = ExampleScores(self.measure.columns) if self.collected_by is None else self.collected_by()
@@ -51,14 +52,14 @@ class BenchmarkEvaluation(LanguageModelTask):
         self.collected.update(scores, *(batch[name].to(scores.device) for name in self.ids))
 
     def on_test_epoch_end(self) -> None:
-        """Gather each example's scores once; compute, log and write the metrics."""
+        """Gather the scores without duplicates; compute, log and write the metrics."""
         scores, *_, examples = (tensor.cpu() for tensor in self.collected.compute())
         self.collected.reset()
         self.evaluation = Scores(scores, examples)
         figures = {key: samples.interval() for key, samples in self.figures(scores, examples).items()}
         values = {f"{scope}/{metric}": figure.value for (metric, scope), figure in figures.items()}
         self.log_dict(values, rank_zero_only=True)
-        folder = self.folder  # asks all ranks
+        folder = self.folder  # must be called by all ranks
         dry = self.trainer.fast_dev_run  # type: ignore[attr-defined]
         if self.trainer.is_global_zero and self.trainer.logger is not None and not dry:
             folder.mkdir(parents=True, exist_ok=True)
@@ -69,14 +70,14 @@ class BenchmarkEvaluation(LanguageModelTask):
             settings = {key: value for key, value in self.hparams.items() if not key.startswith("_")}
             settings |= {"bos": bos} if (bos := self.data.hparams.get("bos", "tokenizer")) != "tokenizer" else {}
             path = Findings(self.benchmark, name, settings, facts, rows, estimates).save(folder)
-            print(f"Metrics with their 95 % intervals written to {path}.")
+            print(f"Metrics with 95 % intervals written to {path}.")
 
     def figures(self, scores: Tensor, examples: Tensor) -> Figures:
-        """Return the metrics that are logged and written."""
+        """Return the metrics to log and write."""
         return self.measure.figures_of(scores, examples)
 
     def counts(self, scores: Tensor, examples: Tensor) -> dict[str, Any]:
-        """Return how many examples were scored, in how many both sentences tie, by scope, and the measure's notes."""
+        """Return the numbers of scored examples and of ties by scope, and the measure's notes."""
         scopes, tied = self.measure.scopes(examples), self.measure.tied(scores)
         counts = {"scored": {scope: int(inside.sum()) for scope, inside in scopes.items()}}
         counts |= self.measure.notes(scores, examples)
@@ -84,14 +85,14 @@ class BenchmarkEvaluation(LanguageModelTask):
 
 
 class StereoSetEvaluation(BenchmarkEvaluation):
-    """Score StereoSet's candidates; log SS, its log-ratio, LMS and ICAT, also by domain; write ``stereoset.json``."""
+    """Score StereoSet; log SS, log-ratio, LMS and ICAT overall and by domain, and write ``stereoset.json``."""
 
-    predictions: Path | None = None  # where the sentences' scores are written, in the authors' form
+    predictions: Path | None = None  # file for the scores of the sentences, in the authors' format
 
     collected_by, ids = ClusterScores, ("terms", "examples")
 
     def on_test_epoch_end(self) -> None:
-        """Also write the scores of the sentences, where that is asked for."""
+        """Also write the scores of the sentences if ``predictions`` is set."""
         super().on_test_epoch_end()
         if self.predictions is not None and self.trainer.is_global_zero and self.evaluation is not None:
             content = json.dumps(predictions(self.data.clusters, *self.evaluation, self.data.task))
@@ -100,20 +101,20 @@ class StereoSetEvaluation(BenchmarkEvaluation):
 
 
 class CrowsPairsEvaluation(BenchmarkEvaluation):
-    """Score CrowS-Pairs' sentences; log score and log-ratio overall and by category, and write ``crows_pairs.json``.
+    """Score CrowS-Pairs; log score and log-ratio overall and by category, and write ``crows_pairs.json``.
 
-    The stereotype and the anti-stereotype score, of the pairs of one direction without the neutral ones, come beside.
+    Also reports the stereotype and the anti-stereotype score, over the non-neutral pairs of each direction.
     """
 
     collected_by = PairScores
     measure: CrowsPairs
 
     def figures(self, scores: Tensor, examples: Tensor) -> Figures:
-        """Return score and log-ratio, and the scores of the pairs of each direction."""
+        """Return score and log-ratio, and the scores for each direction."""
         return super().figures(scores, examples) | self.measure.by_direction(scores, examples)
 
     def counts(self, scores: Tensor, examples: Tensor) -> dict[str, Any]:
-        """Return how many pairs were scored and how many of them are neutral, by scope."""
+        """Return the numbers of scored and of neutral pairs by scope."""
         neutral, scopes = ~decided(scores), self.measure.scopes(examples)
         by_scope = {scope: int((neutral & inside).sum()) for scope, inside in scopes.items()}
         return super().counts(scores, examples) | {"neutral": by_scope}

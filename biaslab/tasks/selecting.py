@@ -1,6 +1,6 @@
-"""Which neurons are bias neurons: those that the prompts vote for, or those with the largest b(n) - λ·g(n).
+"""Selects bias neurons from collected scores: by the prompts' votes, or by the largest b(n) - λ·g(n).
 
-b is how much a neuron widens the gap between demographics, and g what ordinary sentences need of it.
+b is how much a neuron widens the gap between demographics, and g how much ordinary sentences need it.
 """
 
 import math
@@ -27,23 +27,23 @@ DEFAULT_SHARE_OF_NEURONS = 0.02
 
 
 class Collected(NamedTuple):
-    """What an attribution pass collected: of the prompts' pairs, and of the contrast set, which ``source`` names."""
+    """The scores collected by an attribution pass, on prompts and on the contrast set."""
 
     prompts: NeuronSelection
     contrast: NeuronSelection | None
-    effects: NeuronEffects | None  # at all positions; instead of ``contrast``
-    source: contrast.Contrast
+    effects: NeuronEffects | None  # effects at all positions, instead of ``contrast``
+    source: contrast.Contrast  # the contrast set
 
     def paper(self, share: float) -> tuple[NeuronSet, dict[str, NeuronSet], dict[str, dict[str, float]]]:
-        """Return the neurons that the prompts vote for, those of each pair and dimension, and the shares used."""
+        """Return the neurons selected by votes, those of each pair and dimension, and the shares used."""
         metric, rows = self.prompts, self.prompts.compute()
         chosen, shares = paper(rows["prompts"], rows["votes"], metric.pairs, metric.kinds, metric.shape, share)
         of_all = {name: NeuronSet(chain(*own), metric.shape) for name, own in _by_dimension(chosen).items()}
         return NeuronSet(chain.from_iterable(chosen.values()), metric.shape), chosen | of_all, shares
 
     def best(self, selection: str, settings: Mapping[str, Any]) -> tuple[NeuronSet, dict[str, NeuronSet]]:
-        """Return the neurons of the largest scores by a rule of BY_SCORES, and those of each pair and dimension."""
-        # a pair has no prompts, and NaN scores, where the trainer limits the batches
+        """Return the neurons with the largest scores by a rule of BY_SCORES, and those of each pair and dimension."""
+        # if the trainer limits the batches, a pair may have no prompts and NaN scores
         scores = zip(self.prompts.pairs, self.prompts.pair_scores(), strict=True)
         named = {name: own for name, own in scores if not own.isnan().any()}
         named |= {name: torch.stack(own).mean(0) for name, own in _by_dimension(named).items()}
@@ -58,29 +58,29 @@ class Collected(NamedTuple):
         return rule(bias, count=count), {name: rule(own, count=count) for name, own in named.items()}
 
     def weighing(self, selection: str, settings: Mapping[str, Any]) -> Weighing:
-        """Return what selects by effects at all positions."""
+        """Return an object that selects neurons by effects at all positions."""
         assert self.effects is not None
         return Weighing(self.effects, selection, settings)
 
     def _bias(self, settings: Mapping[str, Any]) -> Tensor:
-        """Return b(n), each source scaled to a maximum of 1, ``[layer, neuron]``."""
+        """Return b(n), the sum over sources, each scaled to a maximum of 1, ``[layer, neuron]``."""
         sources = ("prompts", "contrast") if settings["source"] == "both" else (settings["source"],)
         weights = {None: 1.0} if settings["domain_weights"] is None else settings["domain_weights"]
         scores = torch.zeros(self.prompts.shape, dtype=torch.float64)
         for domain, weight in weights.items():
             for source in sources if weight else ():
                 own = self._scores_of(source, domain)
-                if not own.max() > 0:  # dividing by it would turn the order round
+                if not own.max() > 0:  # dividing by a negative number would reverse the order
                     where = source if domain is None else f"{source}, {domain}"
                     raise InputError(
-                        f"`source` is expected to have a neuron that widens the gap, but the largest score of the "
+                        f"`source` is expected to have a neuron that widens the gap but the largest score of the "
                         f"{where} is {float(own.max()):.3g}. Use more prompts or pairs, or another source."
                     )
                 scores = scores.to(own) + weight * own / own.max()
         return scores
 
     def _scores_of(self, source: str, domain: str | None) -> Tensor:
-        """Return the mean scores of the prompts or the contrast set, all of them or a domain's, ``[layer, neuron]``."""
+        """Return the mean scores on the prompts or the contrast set, overall or for a domain, ``[layer, neuron]``."""
         if source == "contrast":
             return self._contrast_scores([f"{name}/bias" for name in DOMAINS if domain in (None, name)])
         if domain is None:
@@ -90,17 +90,17 @@ class Collected(NamedTuple):
         return self.prompts.pair_scores()[rows].nanmean(0)
 
     def _guard(self, wanted: Sequence[str] | None) -> Tensor:
-        """Return g(n): the sum of the sources', each scaled to a maximum of 1, ``[layer, neuron]``."""
+        """Return g(n), the sum over sources, each scaled to a maximum of 1, ``[layer, neuron]``."""
         guards = []
         for source in wanted or contrast.sources_of(self.source):
             guard = self._contrast_scores([name for name in contrast.pairs_of(source) if "/guard/" in name])
-            # plain text needs neurons that lower the fitting word, too: they hold others in balance
+            # ordinary text also needs neurons that lower the fitting word, which balance others
             guard = guard.clamp_min(0) if source == "stereoset" else guard.abs()
             guards.append(guard / guard.max().clamp_min(torch.finfo(guard.dtype).tiny))
         return torch.stack(guards).sum(0)
 
     def _contrast_scores(self, names: Sequence[str]) -> Tensor:
-        """Return the mean score of some pairs of the contrast set; each of their sentences weighs the same."""
+        """Return the mean score of some pairs of the contrast set, weighted by their numbers of sentences."""
         assert self.contrast is not None
         rows = [self.contrast.pairs.index(name) for name in names]
         scores, sentences = self.contrast.pair_scores(), self.contrast.compute()["counts"]
@@ -109,16 +109,16 @@ class Collected(NamedTuple):
 
 
 def require_known(settings: Mapping[str, Any], source: contrast.Contrast, positions: str, pairs: Iterable[str]) -> None:
-    """Refuse an attribution's settings that need another contrast set, or prompts of other pairs (InputError)."""
+    """Raise InputError if the settings of an attribution need another contrast set, or prompts of other pairs."""
     sources = contrast.sources_of(source)
     selection = settings["selection"]
     at_all = selection in AT_ALL_POSITIONS
     if not sources and (selection == "guarded" or at_all or settings["source"] != "prompts"):
         raise InputError(
-            "`contrast` is expected to name a contrast set for this selection but is None. Give the data one."
+            "`contrast` is expected to name a contrast set for this selection but is None. Set `contrast` of the data."
         )
     if settings["source"] != "prompts" and "stereoset" not in sources:
-        raise InputError(f'`contrast` is expected to have "stereoset" for this source but got {source!r}.')
+        raise InputError(f'`contrast` is expected to include "stereoset" for this source but got {source!r}.')
     _require_sources(settings, sources)
     for name, known in (
         ("guard", sources), ("domain_weights", list(DIMENSION_OF)), ("source_weights", list(SOURCES)),
@@ -133,20 +133,20 @@ def require_known(settings: Mapping[str, Any], source: contrast.Contrast, positi
         )
     if at_all and not effects.text_sources(sources):
         raise InputError(
-            '`contrast` is expected to have a source of ordinary text, such as "bold", for the selection '
+            '`contrast` is expected to include a source of ordinary text, such as "bold", for the selection '
             f'"{selection}" but got {source!r}.'
         )
     asked = {name.partition("/")[0] for name in pairs}
     for dimension in (DIMENSION_OF[domain] for domain in settings["domain_weights"] or ()):
         if dimension not in asked:
             raise InputError(
-                f"`domain_weights` is expected to name domains that there are prompts for, but {dimension} is not "
-                "among the `dimensions`. Add it to the data, or leave the domain out."
+                f"`domain_weights` is expected to name domains with prompts but {dimension} is not among the "
+                "`dimensions`. Add it to the data, or remove the domain."
             )
 
 
 def _require_sources(settings: Mapping[str, Any], sources: Sequence[str]) -> None:
-    """Refuse weights of sources that the contrast set lacks (InputError)."""
+    """Raise InputError if the contrast set lacks a weighted source."""
     weights = source_weights(settings)
     if not weights or not all(math.isfinite(weight) and weight > 0 for weight in weights.values()):
         raise InputError(f"`source_weights` is expected to hold positive numbers but got {weights}.")
@@ -154,7 +154,7 @@ def _require_sources(settings: Mapping[str, Any], sources: Sequence[str]) -> Non
     needed |= {"`knowledge_weight`": "knowledge"} if settings["knowledge_weight"] else {}
     for what, source in needed.items():
         if source is not None and source not in sources:
-            raise InputError(f'`contrast` is expected to have "{source}", for the {what}, but has none. Add it.')
+            raise InputError(f'`contrast` is expected to include "{source}" for {what} but does not. Add it.')
 
 
 def _by_dimension(pairs: Mapping[str, _T]) -> dict[str, list[_T]]:

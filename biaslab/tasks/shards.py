@@ -1,4 +1,4 @@
-"""What of a long run is done, in a folder that several processes share and that outlives a kill."""
+"""Checkpoints of a long run: finished items, in a folder shared by several processes, so that a run can resume."""
 
 import hashlib
 import json
@@ -21,18 +21,18 @@ from biaslab.store import acquired, write_atomically, writing
 _CONFIGURATION, _LOCK = "configuration.json", ".lock"
 _SHARD = re.compile(r"shard-(\d+)-[0-9a-f]+\.safetensors")
 _OWN = re.compile(rf"{_SHARD.pattern}|\.(shard-.+|configuration\.json)\.\w+\.tmp")
-_SHARE = 0.02  # of the time so far: the longer a run, the rarer its shards, so that there are never many
+_SHARE = 0.02  # minimum interval between shards as a share of the elapsed time, which limits their number
 _Content = TypeVar("_Content")
 
 
 class Shards:
-    """A folder of shards: each has the numbers of some finished items, and the tensors that belong to them.
+    """A folder of shards; each holds the numbers of some finished items and their tensors.
 
-    Each shard has a name of its own, so that any number of processes write at once, and may be killed at any moment.
+    Shards have unique names, so any number of processes can write concurrently and be killed at any time.
 
     Args:
-        folder: where the shards are; :meth:`open` makes it.
-        report: gets a line for a damaged shard, or a folder that can't be removed.
+        folder: folder of the shards, created by :meth:`open`.
+        report: called with a message about a corrupt shard, or a folder that can't be removed.
 
     >>> import tempfile, torch
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -47,27 +47,28 @@ class Shards:
         self._folder, self._report, self._held = Path(folder), report, ExitStack()
 
     def open(self, configuration: Mapping[str, Any]) -> None:
-        """Make the folder of a configuration that JSON can hold, or check that it is this very one's.
+        """Create the folder for a configuration (serializable as JSON), or check that it belongs to the same one.
 
         Raises:
-            InputError: if the folder holds another configuration, or files but none, or can't be read or written.
+            InputError: if the folder belongs to another configuration, holds files but no configuration, or can't be
+                read or written.
         """
         path, text = self._folder / _CONFIGURATION, json.dumps(configuration, indent=1)
         with writing(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
         others = [name for name in self._names() if not name.startswith(".")]
-        # read after the listing: other processes' shards come after their configuration
+        # read after listing the folder: other processes write their configuration before their shards
         if (content := _read(Path.read_bytes, path)) is None and not others:
             write_atomically(path, text.encode())
-            content = _read(Path.read_bytes, path)  # it may be that of another process, which was later
-        if problem := f"holds {min(others)} and no {_CONFIGURATION}" if content is None else _problem(content, text):
+            content = _read(Path.read_bytes, path)  # another process may have replaced it
+        if problem := f"holds {min(others)} but no {_CONFIGURATION}" if content is None else _problem(content, text):
             raise InputError(
-                f"`folder` is expected to be new, or that of the same configuration, but {self._folder} {problem}. "
-                "Choose another folder, or remove that one."
+                f"`folder` is expected to be new or to belong to the same configuration but {self._folder} {problem}. "
+                "Use another folder, or remove this one."
             )
 
     def lock(self) -> bool:
-        """Keep other runs away while this process lives; call it after :meth:`open`. Return False if another has it."""
+        """Lock the folder while this process lives; call after :meth:`open`. Return False if another run holds it."""
         with writing(self._folder):
             lock = acquired(self._folder / _LOCK)
         if lock is not None:
@@ -75,13 +76,18 @@ class Shards:
         return lock is not None
 
     def write(self, items: Sequence[int], tensors: Mapping[str, Tensor]) -> None:
-        """Write a shard, all of it or nothing; once this returns, it outlives a kill and a power failure.
+        """Write a shard atomically and durably: after this returns, it survives a crash or power failure.
 
-        It has the numbers of finished items, from 0 and each once (else an InputError), and tensors by name.
+        Args:
+            items: unique numbers of finished items, from 0.
+            tensors: tensors by name.
+
+        Raises:
+            InputError: if ``items`` is empty, or a number is negative or occurs twice.
         """
         if not items or min(items) < 0 or len(set(items)) < len(items):
-            raise InputError(f"`items` is expected to be one or more different numbers from 0 but got {items}.")
-        copies = {  # safetensors refuses tensors that share memory, or that are not contiguous
+            raise InputError(f"`items` is expected to hold one or more unique numbers from 0 but got {items}.")
+        copies = {  # safetensors needs contiguous tensors that don't share memory
             name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
             for name, tensor in tensors.items()
         }
@@ -90,10 +96,10 @@ class Shards:
         write_atomically(self._folder / f"shard-{items[0]:06d}-{digest[:12]}.safetensors", content)
 
     def read(self) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
-        """Yield each shard's items and tensors by first item, the same items once; remove and report damaged shards.
+        """Yield the items and tensors of each shard, sorted and without duplicates; remove and report corrupt shards.
 
         Raises:
-            InputError: if the folder can't be read, or two shards share only some of their items.
+            InputError: if the folder can't be read, or the items of two shards overlap partly.
         """
         owners: dict[int, str] = {}
         for name in sorted(filter(_SHARD.fullmatch, self._names()), key=lambda name: (int(name.split("-")[1]), name)):
@@ -103,24 +109,24 @@ class Shards:
                 continue
             if shared:
                 raise InputError(
-                    f"`folder` is expected to have each item in one shard, but in {self._folder} both "
-                    f"{owners[shared[0]]} and {name} have item {shared[0]}. Remove one of the two: its items are done "
-                    "again."
+                    f"`folder` is expected to hold each item in one shard but in {self._folder} both "
+                    f"{owners[shared[0]]} and {name} hold item {shared[0]}. Remove one of them; its items will be "
+                    "recomputed."
                 )
             owners |= dict.fromkeys(shard[0], name)
             yield shard
 
     def finished(self) -> set[int]:
-        """Return the numbers of all items in sound shards; damaged ones are removed as in :meth:`read`."""
+        """Return the numbers of all items in valid shards; corrupt ones are removed as in :meth:`read`."""
         return {item for items, _ in self.read() for item in items}
 
     def clear(self) -> None:
-        """Remove the shards and, where nothing else is in it, the folder; call it when the result is written."""
+        """Remove the shards and, if it is then empty, the folder; call this after the result was written."""
         try:
             own = [name for name in self._names() if _OWN.fullmatch(name)]
-            for name in [*own, _CONFIGURATION]:  # that one last: shards without it would be refused
+            for name in [*own, _CONFIGURATION]:  # configuration last: shards without it would be rejected
                 (self._folder / name).unlink(missing_ok=True)
-            self._held.close()  # only now: another run would find its shards removed
+            self._held.close()  # not earlier: another run would lose its shards
             (self._folder / _LOCK).unlink(missing_ok=True)
             with suppress(FileNotFoundError):
                 self._folder.rmdir()
@@ -133,9 +139,9 @@ class Shards:
         return _read(os.listdir, self._folder) or []
 
     def _load(self, path: Path) -> tuple[list[int], dict[str, Tensor]] | None:
-        """Read a shard, or remove and report it if it is damaged."""
+        """Read a shard; remove and report it if it is corrupt."""
         content = _read(Path.read_bytes, path)
-        if content is None:  # another process found it damaged, too
+        if content is None:  # already removed by another process
             return None
         items, problem = None, "checksum mismatch"
         try:
@@ -145,16 +151,16 @@ class Shards:
             if metadata["sha256"] == _digest(items, tensors):
                 return items, tensors
         except (SafetensorError, ValueError, TypeError, KeyError, RecursionError):  # not a lack of memory
-            problem = "truncated, or no safetensors file"
+            problem = "truncated or not a safetensors file"
         with writing(path):
             path.unlink(missing_ok=True)
-        count = f"{len(items)} " if isinstance(items, list) else ""
-        self._report(f"{path.name} is corrupt ({problem}); recomputing its {count}items")
+        count = f"{len(items)} item{'s' * (len(items) != 1)}" if isinstance(items, list) else "its items"
+        self._report(f"{path.name} is corrupt ({problem}); recomputing {count}")
         return None
 
 
 def is_locked(folder: Path) -> bool:
-    """Return whether a run works in a folder of shards."""
+    """Return whether a run is using a folder of shards."""
     if not (path := folder / _LOCK).exists():
         return False
     if (lock := acquired(path)) is not None:
@@ -163,7 +169,7 @@ def is_locked(folder: Path) -> bool:
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """Return the settings that differ, such as "steps is 4 there and 6 here"; nothing where none does."""
+    """Return a description of differing settings, such as "steps is 4 there and 6 here"; empty if none differ."""
     return ", ".join(
         f"{name} is {there.get(name, 'missing')} there and {here.get(name, 'missing')} here"
         for name in {**there, **here}
@@ -172,20 +178,20 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
 
 
 def _read(read: Callable[[Path], _Content], path: Path) -> _Content | None:
-    """Return what is read of a path; None where there is none."""
+    """Read a path; return None if it doesn't exist."""
     try:
         return read(path)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise InputError(
-            f"`folder` is expected to be readable, but {path} can't be read: {error.strerror or error}. Make it "
-            "readable, or remove it; the same command then recomputes its items."
+            f"`folder` is expected to be readable but {path} can't be read: {error.strerror or error}. Make it "
+            "readable, or remove it and run the same command again to recompute its items."
         ) from error
 
 
 def _digest(items: Any, tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of the items and of each tensor's name, dtype, shape and bytes, in the order of the names."""
+    """Return the SHA-256 of the items and of each tensor's name, dtype, shape and bytes, sorted by name."""
     ordered = sorted(tensors.items())
     digest = hashlib.sha256(json.dumps([items, [(n, str(t.dtype), t.shape) for n, t in ordered]]).encode())
     for _, tensor in ordered:
@@ -194,16 +200,16 @@ def _digest(items: Any, tensors: Mapping[str, Tensor]) -> str:
 
 
 def _problem(there: bytes, here: str) -> str:
-    """Return what keeps a folder's configuration from being this one; nothing if they are the same."""
+    """Return how a folder's configuration differs from this one; empty if they are the same."""
     try:
         differing = differences(_settings(json.loads(there.decode())), _settings(json.loads(here)))
     except (json.JSONDecodeError, UnicodeDecodeError):
-        return f"has a damaged {_CONFIGURATION}"
-    return f"belongs to another one: {differing}" if differing else ""
+        return f"has a corrupt {_CONFIGURATION}"
+    return f"belongs to another configuration: {differing}" if differing else ""
 
 
 def _settings(value: Any, name: str = "") -> dict[str, str]:
-    """Return the values by dotted name, as JSON: in it NaN is NaN, and true is not 1."""
+    """Return the values as JSON by dotted name, so that NaN equals NaN and true differs from 1."""
     if not isinstance(value, dict) or (name and not value):
         return {name: json.dumps(value, ensure_ascii=False, sort_keys=True)}
     parts = (_settings(part, f"{name}.{key}" if name else key) for key, part in value.items())
@@ -211,20 +217,20 @@ def _settings(value: Any, name: str = "") -> dict[str, str]:
 
 
 class Collector(Protocol):
-    """A metric that can be taken apart and put together."""
+    """A metric whose data can be exported in parts and merged."""
 
     def part(self) -> dict[str, Tensor]:
-        """Return what was collected."""
+        """Return the collected data."""
 
     def add_part(self, part: Mapping[str, Tensor], /) -> None:
-        """Add what another one collected."""
+        """Add the data of another instance."""
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Discard the collected data."""
 
 
 class Ledger:
-    """Keeps what metrics, by name, collect from numbered items: a shard after so many seconds, or later."""
+    """Saves the data that metrics collect from numbered items in shards, at most one per ``every`` seconds."""
 
     def __init__(self, collectors: Mapping[str, Collector], shards: Shards, every: float) -> None:
         self.collectors, self.shards, self.every = collectors, shards, every
@@ -234,7 +240,7 @@ class Ledger:
 
     @contextmanager
     def item(self, number: int) -> Iterator[None]:
-        """Within the block, the metrics are updated with an item; after it, what is due is written."""
+        """Track an item while the metrics are updated within the block; then write a shard if one is due."""
         self._whole = False
         yield
         self.pending.append(number)
@@ -244,7 +250,7 @@ class Ledger:
             self.write()
 
     def write(self) -> None:
-        """Write what is not yet in a shard; an item that was broken off in between spoils what is pending."""
+        """Write pending items to a shard; they are discarded if an item was interrupted halfway."""
         if self.pending and self._whole:
             parts = {name: collector.part() for name, collector in self.collectors.items()}
             tensors = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.items()}
@@ -254,7 +260,7 @@ class Ledger:
         self.pending, self.written, self._whole = [], time.monotonic(), True
 
     def gather(self) -> None:
-        """Fill the metrics with all that the shards hold."""
+        """Load the data of all shards into the metrics."""
         for _, tensors in self.shards.read():
             for name, collector in self.collectors.items():
                 start = f"{name}."

@@ -1,4 +1,4 @@
-"""Bias neurons by effects at all positions: what they do to bias, against what sentences, text and knowledge need."""
+"""Selects bias neurons by effects at all positions: on bias, against those on sentences, text and knowledge."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -14,15 +14,16 @@ from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.neurons.selection import balanced, fisher
 
 DIMENSION_OF = {"gender": "gender", "profession": "occupation", "race": "ethnicity", "religion": "religion"}
-SOURCES = {"prompts": None, "contrast": "stereoset", **{name: name for name in ("pairs", "panda-pairs")}}  # of the data
-SHARES = {"fisher": 0.02, "balanced": 0.05}  # of all neurons, by default
-_LARGEST = 200  # scores
-_MEASUREMENTS, _NEAR, _AIM = 4, 0.92, 0.97  # of the rise of perplexity: how many; when it is near; where to aim
-_ALL = 100.0  # nats: more than any neurons cost
+# source of the contrast set by name of the weight; None for prompts
+SOURCES = {"prompts": None, "contrast": "stereoset", **{name: name for name in ("pairs", "panda-pairs")}}
+SHARES = {"fisher": 0.02, "balanced": 0.05}  # default share of all neurons
+_LARGEST = 200  # number of scores
+_MEASUREMENTS, _NEAR, _AIM = 4, 0.92, 0.97  # perplexity search: maximum steps, near enough, target
+_ALL = 100.0  # nats; more than any set of neurons costs
 
 
 def source_weights(settings: Mapping[str, Any]) -> dict[str, float]:
-    """Return how much each source of SOURCES counts: as told, or alike those that "source" names."""
+    """Return the weight of each source: ``source_weights`` if given, else 1 for each one named by ``source``."""
     named: dict[str, float] | None = settings["source_weights"]
     if named is not None:
         return {name: weight for name, weight in named.items() if weight}
@@ -30,9 +31,9 @@ def source_weights(settings: Mapping[str, Any]) -> dict[str, float]:
 
 
 def typical(scores: Tensor) -> Tensor:
-    """Return the mean of the largest scores, by which those of several sources become comparable.
+    """Return the mean of the largest scores, used to make the scores of several sources comparable.
 
-    Of scores among which hardly any is positive, as a model of few neurons may have: of their sizes.
+    If that is not positive, as may happen for a model with few neurons, absolute values are used.
     """
     count = min(_LARGEST, max(1, scores.numel() // 20))
     sizes = (values.flatten().topk(count).values.mean() for values in (scores, scores.abs()))
@@ -40,23 +41,23 @@ def typical(scores: Tensor) -> Tensor:
 
 
 class Weighing(NamedTuple):
-    """Weighs the effects that a pass has collected, as the settings of a selection say: "fisher" or "balanced"."""
+    """Selects neurons by the effects that a pass has collected, with the selection "fisher" or "balanced"."""
 
     effects: NeuronEffects
     selection: str
     settings: Mapping[str, Any]
 
     def neurons(self) -> NeuronSet:
-        """Return the neurons of all sources."""
+        """Return the neurons selected from all sources."""
         return self.of(self._bias())
 
     def of(self, bias: Tensor) -> NeuronSet:
-        """Return the neurons of some bias scores, ``[layer, neuron]``, of any scale."""
+        """Return the neurons selected by bias scores of any scale, ``[layer, neuron]``."""
         count = self.settings["count"] or self._usual_count(self.selection)
         return self._rule(bias)(self.settings["predicted_percent"], count)
 
     def dimensions(self) -> dict[str, NeuronSet]:
-        """Return the own neurons of each dimension: by its bias, less the mean of the other dimensions'."""
+        """Return the neurons specific to each dimension: by its bias minus the mean of the other dimensions."""
         weights, parts = source_weights(self.settings), dict[str, list[Tensor]]()
         for source, weight in weights.items():
             own = self._by_dimension(source)
@@ -67,10 +68,10 @@ class Weighing(NamedTuple):
         return {name: self.of(torch.stack(own).sum(0)) for name, own in parts.items()}
 
     def affordable(self, rise: Callable[[NeuronSet], float]) -> dict[str, Any]:
-        """Return the settings "count" and "predicted_percent" that keep the rise within "perplexity_percent".
+        """Return settings "count" and "predicted_percent" that keep the rise of perplexity within the limit.
 
-        The Fisher information says where to begin; then ``rise`` measures what a set costs, in percent, and the
-        estimate is corrected by that. "fisher" takes more or fewer neurons, "balanced" more or less of each.
+        The search starts from the prediction by the Fisher information, which is then corrected by ``rise``, the
+        measured rise for a set in percent. "fisher" adapts the number of neurons, "balanced" their strengths.
         """
         budget, rule = math.log1p(self.settings["perplexity_percent"] / 100), self._rule(self._bias())
         count = self.settings["count"] or self._usual_count("balanced")
@@ -94,7 +95,7 @@ class Weighing(NamedTuple):
         return max(1, round(SHARES[selection] * math.prod(self.effects.shape)))
 
     def _rule(self, bias: Tensor) -> Callable[[float | None, int | None], NeuronSet]:
-        """Return the selection as a function of the rise of perplexity to predict, and of the number of neurons."""
+        """Return the selection as a function of the predicted rise of perplexity and the number of neurons."""
         guard, information = self._guard(), self.effects.effects(effects.TEXT)
         scores = bias / typical(bias)
 
@@ -111,19 +112,19 @@ class Weighing(NamedTuple):
         return rule
 
     def _predicted(self, neurons: NeuronSet) -> float:
-        """Return the predicted rise of the negative log-likelihood, in nats a token."""
+        """Return the predicted rise of the negative log-likelihood, in nats per token."""
         cost, strengths = self.effects.effects(effects.TEXT) / 2, neurons.strengths or dict.fromkeys(neurons, 1.0)
         return math.fsum(float(cost[neuron]) * strength**2 for neuron, strength in strengths.items())
 
     def _bias(self) -> Tensor:
-        """Return b(n), each source scaled by its largest effects, ``[layer, neuron]``."""
+        """Return b(n), the weighted sum over sources, each scaled by its largest effects, ``[layer, neuron]``."""
         found = {name: self._of_source(name) for name in source_weights(self.settings)}
         weights = source_weights(self.settings)
         parts = [weight * found[name] / typical(found[name]) for name, weight in weights.items()]
         return torch.stack(parts).sum(0)
 
     def _guard(self) -> Tensor:
-        """Return what counts against b(n): μ·g(n) of StereoSet's sentences, and as much of knowledge as wanted."""
+        """Return the penalty on b(n): μ·g(n) from StereoSet's sentences, plus the weighted effect on knowledge."""
         guard: Tensor = self.settings["guard_weight"] * (self._contrast("guard") / typical(self._contrast("bias")))
         if weight := self.settings["knowledge_weight"]:
             names = [name for name in self.effects.quantities if name.endswith("/known")]
@@ -132,9 +133,9 @@ class Weighing(NamedTuple):
         return guard
 
     def _contrast(self, name: str) -> Tensor:
-        """Return StereoSet's effects on the "bias" or the "guard", summed over the domains with their weights.
+        """Return the effects on StereoSet's "bias" or "guard", summed over the domains with their weights.
 
-        Without weights, each domain counts the same for "fisher", and each target term for "balanced", as in SS.
+        By default, "fisher" weights all domains equally, and "balanced" all target terms, as in SS.
         """
         alike = dict.fromkeys(DOMAINS, 1.0) if self.selection == "fisher" else TEST_TERMS
         weights = self.settings["domain_weights"] or alike
@@ -150,7 +151,7 @@ class Weighing(NamedTuple):
         return torch.stack([own for name, own in parts.items() if name in wanted or source == "panda-pairs"]).mean(0)
 
     def _by_dimension(self, source: str) -> dict[str, Tensor]:
-        """Return a source's effects on the bias of each dimension; PANDA's pairs are of none."""
+        """Return the effects on the bias of each dimension in a source; PANDA's pairs have no dimension."""
         if source == "contrast":
             return {DIMENSION_OF[domain]: self.effects.effects(f"{domain}/bias") for domain in DOMAINS}
         end = {"prompts": f"/{effects.PROMPTS}", "pairs": "/pairs", "panda-pairs": "panda"}[source]

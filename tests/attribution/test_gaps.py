@@ -456,7 +456,7 @@ def test_type_of_the_model_is_kept(dtype):
         ({"position": torch.tensor([1, 2, 3, 7])}, "`position` is expected to lie within the 7 tokens"),
         ({"attention_mask": torch.ones(4, 6)}, "`attention_mask` is expected"),
         ({"input_ids": torch.zeros(7, dtype=torch.long)}, "`input_ids` is expected"),
-        ({"input_ids": torch.zeros(0, 7, dtype=torch.long)}, "`input_ids` is expected to hold a sequence or more"),
+        ({"input_ids": torch.zeros(0, 7, dtype=torch.long)}, "`input_ids` is expected to hold at least one sequence"),
     ],
 )
 def test_bad_input(bert, change, message):

@@ -18,8 +18,8 @@ from biaslab.errors import InputError
 from biaslab.models.architectures import ffn_modules
 from biaslab.models.table import ARCHITECTURES
 
-KEYS = "Each pass computes all tokens; the keys and values before the slot are not reused."
-WHOLE = "Whole forward passes are run instead: exact, but many times slower."
+KEYS = "Keys and values before the slot will not be reused (slower)."
+WHOLE = "Using whole forward passes instead (exact, but many times slower)."
 
 
 def inputs_of(slots: int = 1, padding: int = 0) -> Inputs:
@@ -102,7 +102,7 @@ def test_attention_that_keeps_other_values_than_it_asks_for(monkeypatch, caplog)
     model = make_model("diffllama").double()
     equals_reruns(model)
     (line,) = lines(caplog)
-    assert line.startswith("A replayed pass of this diffllama differs from a whole one by ")
+    assert line.startswith("Replay check failed for this diffllama: gradients differ from a full forward pass by ")
     assert line.endswith(KEYS)
     attribute_gaps(model, *inputs_of()[:3], torch.tensor([[0, 1]]), steps=3)
     assert len(lines(caplog)) == 1
@@ -127,7 +127,7 @@ def test_a_model_whose_layers_are_not_all(caplog):
     """DeBERTa's largest have a convolution over tokens after the first layer."""
     equals_reruns(deberta(conv_kernel_size=3).double())
     (line,) = lines(caplog)
-    assert "this deberta-v2 differs" in line
+    assert "this deberta-v2: gradients differ" in line
     assert line.endswith(WHOLE)
 
 

@@ -595,7 +595,7 @@ def test_means_go_into_new_biases_where_the_configuration_can_say_so(tmp_path, m
     paths = {"model": "model", "neurons": "neurons.json", "output": "out"}
     options = {name: str(tmp_path / path) for name, path in paths.items()}
     if model_type == "mistral":
-        with pytest.raises(InputError, match="have no bias to hold these"):
+        with pytest.raises(InputError, match="have no bias to store them"):
             bake(**options)
         return
     bake(**options)

@@ -114,7 +114,7 @@ def test_a_benchmark_that_cannot_be_asked_is_left_out(lab, tmp_path, monkeypatch
     (cache / "dev.json").write_text(json.dumps(content))
     monkeypatch.setenv("BIASLAB_CACHE", str(cache.parent))
     assert measures_of(["stereoset-intersentence"], str(lab / "model")) == []
-    assert "The benchmark stereoset-intersentence is left out: `model_name` is expected to be a causal" in caplog.text
+    assert "Skipping the benchmark stereoset-intersentence: `model_name` is expected to be a causal" in caplog.text
 
 
 def test_an_unknown_benchmark(lab):

@@ -114,7 +114,9 @@ def test_bad_input(lab, tmp_path):
             search(lab, output, **{name: "x"})
     with pytest.raises(InputError, match="`vocabulary` is expected to be at most 13"):
         search(lab, output, vocabulary=100)
-    with pytest.raises(InputError, match="to know a pair and two target words as single tokens, but knows 0 and 3"):
+    with pytest.raises(
+        InputError, match="to have at least one pair and two target words as single tokens but has 0 and 3"
+    ):
         Space.of(BertTokenizerFast(vocab={word: index for index, word in enumerate(FEW)}), "gender", [], 1)
     make_model("gpt2", len(bpe_tokenizer(masked=False))).save_pretrained(lab / "causal")
     bpe_tokenizer(masked=False).save_pretrained(lab / "causal")

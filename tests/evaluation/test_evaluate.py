@@ -169,7 +169,7 @@ def test_slot_suppression_is_refused_where_a_causal_model_is_judged_on_sentences
     model = make_model("gpt2", len(tokenizer))
     rows = [Arm("untouched"), Arm("chosen", [Treatment(NEURONS, positions="slot")])]
     with pytest.raises(
-        InputError, match='`positions` is expected to be "all" for a causal model measured by perplexity'
+        InputError, match='`positions` is expected to be "all" for a causal model evaluated by perplexity'
     ):
         evaluate(model, tokenizer, rows, [Perplexity(SENTENCES)])
     evaluation = evaluate(model, tokenizer, rows, [LastToken()])

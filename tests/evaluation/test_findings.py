@@ -63,8 +63,8 @@ def test_an_unknown_number_is_null_and_an_empty_cell(findings, tmp_path):
         ),
         (lambda content: {"rows": {}}, "has schema None"),
         (lambda content: [], "has schema None"),
-        (lambda content: {key: value for key, value in content.items() if key != "facts"}, "lacks a part: 'facts'"),
-        (lambda content: {**content, "estimates": [{"row": "x"}]}, "lacks a part"),
+        (lambda content: {key: value for key, value in content.items() if key != "facts"}, "is incomplete: 'facts'"),
+        (lambda content: {**content, "estimates": [{"row": "x"}]}, "is incomplete"),
     ],
 )
 def test_other_versions_and_damage_are_told(findings, tmp_path, change, message):

@@ -276,7 +276,7 @@ def test_there_are_no_slots_for_suppression(pretrained, clusters):
     (measure,) = measures_of(["stereoset-intersentence"], str(pretrained), path=str(clusters))
     model, tokenizer = load_model(str(pretrained))
     arms = [Arm("untouched"), Arm("chosen", [Treatment(NEURONS, positions="slot")])]
-    with pytest.raises(InputError, match='`positions` is expected to be "all" where layers run outside'):
+    with pytest.raises(InputError, match='`positions` is expected to be "all" if layers run outside'):
         evaluate(model, tokenizer, arms, [measure])
 
 

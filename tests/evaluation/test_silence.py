@@ -37,7 +37,7 @@ def test_unknown_tokens_of_a_text(said):
     model, texts = make_model("bert", len(tokenizer)), ["the doctor loves quux", "the girl hates water"]
     for _ in range(2):
         assert negative_log_likelihoods(model, tokenizer, texts)[:, 1].tolist() == [3, 4]
-    assert said() == ["1 of 8 tokens of the text are unknown to the tokenizer and are not asked for."]
+    assert said() == ["1 of 8 tokens of the text are unknown to the tokenizer and are not scored."]
     evaluation = evaluate(model, tokenizer, [Arm(BASE)], [Perplexity(texts)])
     assert evaluation.findings("debias", "m", {}).facts == {"sentences": 2, "unknown_tokens": 1}
     known = evaluate(model, tokenizer, [Arm(BASE)], [Perplexity(texts[1:])])
@@ -77,7 +77,7 @@ def test_fills_that_tie_are_counted(lab, workdir, said):
     assert any(text.startswith("12 of 12 clusters have the same word at the place of BLANK") for text in said())
     model, tokenizer = make_model("bert", len(data.load_tokenizer())), data.load_tokenizer()
     evaluate(model, tokenizer, [Arm(BASE)], [StereoSet(data)])
-    assert "untouched, stereoset: 12 of 12 examples tie; neither sentence counts as preferred." in said()
+    assert "untouched, stereoset: 12 of 12 examples are ties; neither sentence counts as preferred." in said()
     main(["test", "-c", "stereoset", "--model.model_name", str(lab / "model"), "--data.path", path, *QUIET])
     findings = Findings.load(workdir / "runs/stereoset/version_0/stereoset.json")
     assert findings.facts["tied"]["overall"] == 12

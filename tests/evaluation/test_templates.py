@@ -78,7 +78,7 @@ def test_causal_probes_end_with_the_slot():
 
 def test_a_word_that_is_several_tokens_in_one_wording_is_left_out():
     first = Template("{slot} is the {subject} who {action}.", "")
-    with pytest.raises(InputError, match=r"`model` is expected to have positive and negative .* but has none"):
+    with pytest.raises(InputError, match=r"`model` is expected to have both positive and negative .* but has none"):
         make_probes(bpe_tokenizer(), (SHORT[0], first), DEEDS)  # no leading space, so no single token there
     assert make_probes(wordpiece_tokenizer(), (SHORT[0], first), DEEDS).words == KNOWN
     assert probing._common_token(bpe_tokenizer(), ["{slot} is", "is {slot}"], "kind") is None
@@ -86,7 +86,7 @@ def test_a_word_that_is_several_tokens_in_one_wording_is_left_out():
 
 def test_adjectives_of_one_kind_are_not_enough(monkeypatch):
     monkeypatch.setattr(probing, "NEGATIVE", ("clumsy",))
-    with pytest.raises(InputError, match=r"but has kind, nice. Choose another model"):
+    with pytest.raises(InputError, match=r"but has kind, nice. Use another model"):
         make_probes(wordpiece_tokenizer(), SHORT, DEEDS)
 
 

@@ -93,8 +93,8 @@ def test_without_templates_there_is_no_figure():
     [
         ({"hurtful": torch.zeros(4, 3)}, r"`scores` .* \[4, 3\]"),
         ({"asked": torch.ones(3, 2)}, r"`hurtful` .* \[3, 2\], but got \[4, 2\]"),
-        ({"hurtful": torch.full((4, 2), 2)}, "`hurtful` .* with others"),
-        ({"hurtful": torch.full((4, 2), -1)}, "`hurtful` .* with others"),
+        ({"hurtful": torch.full((4, 2), 2)}, "`hurtful` .* with counts outside this range"),
+        ({"hurtful": torch.full((4, 2), -1)}, "`hurtful` .* with counts outside this range"),
         ({"examples": torch.zeros(3, dtype=torch.long)}, r"`examples` .* \[3\]"),
     ],
 )

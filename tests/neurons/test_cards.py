@@ -169,7 +169,10 @@ def test_no_neurons_no_cards(bert_case):
     ("options", "message"),
     [
         ({"count": 0}, "`count` is expected to be a positive integer but got 0"),
-        ({"pair_names": PAIRS[:2]}, r"`scores` is expected to be \[pair, layer, neuron\], \[2, 3, 48\] for this model"),
+        (
+            {"pair_names": PAIRS[:2]},
+            r"`scores` is expected to be of shape \[pair, layer, neuron\], \[2, 3, 48\] for this model",
+        ),
         ({"scores": torch.zeros(3, 2, 48)}, r"`scores` is expected .* but got \[3, 2, 48\]"),
     ],
 )

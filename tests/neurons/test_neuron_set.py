@@ -75,7 +75,7 @@ def test_algebra_keeps_what_holds_and_drops_the_rest(bert):
     foreign = NeuronSet(PAIRS, SHAPE).with_details(provenance={"model": {"name": "other", "fingerprint": "0" * 16}})
     assert not (neurons & foreign).provenance
     assert (neurons & foreign).shape == SHAPE
-    with pytest.raises(InputError, match=r"`other` .* \(3, 48\), but has \(3, 40\)"):
+    with pytest.raises(InputError, match=r"`other` .* \(3, 48\), but has shape \(3, 40\)"):
         _ = neurons | NeuronSet([(0, 1)], (3, 40))
 
 
@@ -158,7 +158,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         (content(format_version=2), r"`format_version` is expected to be 1 but got 2"),
         (content(shape=[3]), r"`shape` .* \[3\]"),
         (content(neurons={}), r"`neurons` .* list .* dict"),
-        (content(neurons=[[0, 5], [0, 7], [0, 5]]), r"`neurons\[2\]` .* \[0, 5\] is also at 0"),
+        (content(neurons=[[0, 5], [0, 7], [0, 5]]), r"`neurons\[2\]` .* \[0, 5\] is also at index 0"),
         (content(neurons=[[0, 5], [0, "7"]]), r"`neurons\[1\]` .* pair of integers"),
         (content(neurons=[[0, 5], [0, 48]]), r"`neurons\[1\]` .* index from 0 to 47 but got 48"),
         (content(subsets=[]), r"`subsets` .* list"),
@@ -189,7 +189,7 @@ def test_only_the_very_model_is_accepted(bert):
     )
     with pytest.raises(InputError, match=message):
         made_for(bert).require_model(other)
-    with pytest.raises(InputError, match=r"\(3, 48\) but was made for other weights, of \(3, 40\)"):
+    with pytest.raises(InputError, match=r"\(3, 48\) but was made for one of shape \(3, 40\)"):
         NeuronSet(PAIRS, (3, 40)).require_model(bert)
     with pytest.raises(InputError, match="index from 0 to 47"):
         NeuronSet([(0, 48)]).require_model(bert)
@@ -246,7 +246,7 @@ def test_values_stay_with_what_is_made_of_the_set():
 
 @pytest.mark.parametrize("values", [[[1.0, 2.0]], [[1.0, 2.0, 3.0], [1.0, float("nan"), 2.0]], [1.0, 2.0]])
 def test_values_of_another_shape_or_not_finite_are_refused(values):
-    with pytest.raises(InputError, match="`values` is expected to hold a finite number a neuron"):
+    with pytest.raises(InputError, match="`values` is expected to hold one finite number per neuron"):
         NeuronSet([(0, 1)], (2, 3)).with_values(values)
 
 
@@ -256,5 +256,5 @@ def test_bad_values_in_a_file_are_refused(tmp_path, text):
     content = valued().with_values(None)
     content.save(path)
     path.write_text(path.read_text().replace('"provenance": {}', f'"provenance": {{}}, "values": {text}'))
-    with pytest.raises(InputError, match=r"`values` is expected to hold a float32 a neuron, in base64"):
+    with pytest.raises(InputError, match=r"`values` is expected to hold one float32 per neuron in base64"):
         NeuronSet.load(path)

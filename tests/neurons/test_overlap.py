@@ -222,7 +222,7 @@ def test_scopes_are_the_dimensions_of_both():
 
 def test_a_shape_must_be_known():
     a = random_set(0, (3, 20), 12)
-    with pytest.raises(InputError, match="`b` is expected to know its model's shape"):
+    with pytest.raises(InputError, match="`b` is expected to have the shape of its model"):
         compare_sets(a, NeuronSet([(0, 1)]), same_neurons=True)
 
 

@@ -102,7 +102,7 @@ def test_a_shape_becomes_known():
     assert known.provenance == {"model": {"name": "m"}}
     with pytest.raises(InputError, match="index from 0 to 39 but got 40"):
         plain.with_shape((3, 40))
-    with pytest.raises(InputError, match=r"\(3, 40\) but was made for other"):
+    with pytest.raises(InputError, match=r"\(3, 40\) but was made for one of shape"):
         known.with_shape((3, 40))
 
 
@@ -225,7 +225,7 @@ def test_a_file_gives_them_in_its_own_order_and_may_leave_parts_out(tmp_path):
 @pytest.mark.parametrize(
     ("strengths", "message"),
     [
-        ([0.5, 1], r"`strengths` .* JSON object of `neurons` and `subsets` but got list"),
+        ([0.5, 1], r"`strengths` .* JSON object with the keys `neurons` and `subsets` but got list"),
         ({"neuron": [0.5, 1]}, r"`strengths` .* but got \['neuron'\]"),
         ({"neurons": {"0": 1}}, r"`strengths.neurons` .* list of 2 numbers, one for each pair of `neurons`, .* dict"),
         ({"neurons": None}, r"`strengths.neurons` .* NoneType"),
@@ -239,7 +239,7 @@ def test_a_file_gives_them_in_its_own_order_and_may_leave_parts_out(tmp_path):
         ({"neurons": [1, 1e39]}, r"`strengths.neurons\[1\]` .* got 1e\+39"),
         ({"neurons": [1, 10**400]}, r"`strengths.neurons\[1\]` .* got 1000"),
         ({"subsets": [[1]]}, r"`strengths.subsets` .* JSON object but got list"),
-        ({"subsets": {"age": [1]}}, r"`strengths.subsets.age` .* a set in `subsets`, but there is none"),
+        ({"subsets": {"age": [1]}}, r"`strengths.subsets.age` .* a subset in `subsets`, but there is none"),
         ({"subsets": {"gender": [1, 2]}}, r"`strengths.subsets.gender` .* list of 1 numbers.*`subsets.gender`.* 2 of"),
         ({"subsets": {"gender": ["a"]}}, r"`strengths.subsets.gender\[0\]` .* got 'a'"),
     ],

@@ -519,7 +519,7 @@ def test_bad_input(tmp_path):
         ("[]", "has schema None. Run its command again"),
         ('{"model": "m"}', "has schema None. Run its command again"),
         (json.dumps(whole | {"schema": 0}), "has schema 0. Run its command again"),
-        (json.dumps({key: value for key, value in whole.items() if key != "settings"}), "lacks a part: 'settings'"),
+        (json.dumps({key: value for key, value in whole.items() if key != "settings"}), "is incomplete: 'settings'"),
     ):
         (folder / "table.json").write_text(content)
         with pytest.raises(InputError, match=f"`runs` .*table.json {what}"):

@@ -215,10 +215,10 @@ def test_the_estimate_is_corrected_by_what_is_measured(each, least, most):
     ("more", "words"),
     [
         (["--data.contrast_positions", "slot"], "`contrast_positions` is expected to be"),
-        (["--data.contrast", "[stereoset]"], "`contrast` is expected to have a source of ordinary text"),
+        (["--data.contrast", "[stereoset]"], "`contrast` is expected to include a source of ordinary text"),
         (
             ["--data.contrast", "[stereoset, pairs, knowledge]"],
-            "`contrast` is expected to have a source of ordinary text",
+            "`contrast` is expected to include a source of ordinary text",
         ),
         (["--data.contrast", "null"], "`contrast` is expected to name a contrast set"),
         (["--model.selection", "guarded"], "`contrast_positions` is expected to be"),

@@ -240,8 +240,8 @@ def test_damaged_shards_are_named_and_done_again(run, undisturbed, tmp_path):
     flipped.write_bytes(content)
     end = run(tmp_path)
     assert end.codes == [0], end.output
-    assert f"{cut.name} is corrupt (truncated, or no safetensors file); recomputing its 1 items" in end.output
-    assert f"{flipped.name} is corrupt (checksum mismatch); recomputing its 1 items" in end.output
+    assert f"{cut.name} is corrupt (truncated or not a safetensors file); recomputing 1 item" in end.output
+    assert f"{flipped.name} is corrupt (checksum mismatch); recomputing 1 item" in end.output
     assert end.output.count("is corrupt") == 2
     assert f"Resuming in runs/attribute/version_0: {len(others)} of " in end.output
     assert results(tmp_path / "runs/attribute/version_0") == undisturbed.files
@@ -252,7 +252,7 @@ def test_a_folder_of_another_configuration_is_refused(run, undisturbed, tmp_path
     folder = tmp_path / "runs/attribute/mine"
     before = contents(folder, "[!e]*")
     end = run(tmp_path, *MINE, "--model.steps", "3")
-    assert "mine/shards belongs to another one: model.steps is 2 there and 3 here. Choose" in error_of(end)
+    assert "mine/shards belongs to another configuration: model.steps is 2 there and 3 here. Use" in error_of(end)
     assert contents(folder, "[!e]*") == before
     end = run(tmp_path, *MINE)
     assert end.codes == [0], end.output
@@ -282,7 +282,7 @@ def test_two_at_once(run, nursery, tiny, undisturbed, tmp_path, monkeypatch, cap
 
     end = run(tmp_path, until=until)
     assert (end.codes, refused) == ([0], [2]), end.output
-    assert "no other run works in, but one works in runs/attribute/version_0. Wait" in capsys.readouterr().err
+    assert "no other run uses but another run is using runs/attribute/version_0. Wait" in capsys.readouterr().err
     for name in ("version_0", "version_1"):
         assert results(tmp_path / "runs/attribute" / name) == undisturbed.files
 
@@ -293,7 +293,7 @@ def test_a_folder_of_a_finished_run_is_refused(run, undisturbed, tmp_path):
     for name, content in undisturbed.files.items():
         (folder / name).write_bytes(content)
     end = run(tmp_path, *MINE)
-    assert "`version` is expected to name a folder for a new run, but runs/attribute/mine holds a f" in error_of(end)
+    assert "`version` is expected to name a folder for a new run but runs/attribute/mine holds a f" in error_of(end)
     assert results(folder) == undisturbed.files
     assert not shards(tmp_path)
 
@@ -321,7 +321,7 @@ def test_a_stopped_run_says_how_to_go_on(run, undisturbed, tmp_path, send, ranks
     assert 0 not in end.codes
     assert "Traceback" not in end.output, end.output
     said = re.search(
-        r"^Stopped after (\d+) of (\d+) batches, kept in runs/attribute/version_0. Run the same command to resume.$",
+        r"^Stopped after (\d+) of (\d+) batches, saved in runs/attribute/version_0. Run the same command to resume.$",
         end.output,
         re.MULTILINE,
     )
@@ -375,7 +375,8 @@ def test_a_disk_that_is_full_from_the_start_is_one_line(run, tmp_path, small_dis
 def test_scores_that_are_not_finite_stop_the_run_and_a_prompt_is_named(run, tmp_path):
     line = error_of(run(tmp_path, model=save_model(tmp_path / "model", nan_at=22)))
     assert re.search(
-        r"2 prompts of a batch have NaN or infinite ones, the first: '\[CLS\] .* people in this town share is \[MASK\]",
+        r"2 prompts of a batch have NaN or infinite ones, the first is '"
+        r"\[CLS\] .* people in this town share is \[MASK\]",
         line,
     )
     assert len(shards(tmp_path)) > 10  # of the batches before, whose prompts are shorter

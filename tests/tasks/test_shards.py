@@ -143,10 +143,10 @@ def test_a_damaged_shard_is_removed_and_named(shards, tmp_path, messages):
         assert not path.exists()
         assert len(messages) == 1
         assert messages[0].startswith(f"{path.name} is corrupt (")
-        assert "; recomputing its " in messages[0]
+        assert "; recomputing " in messages[0]
         assert messages[0].endswith("items")
         assert "\n" not in messages[0]
-        counts.add("recomputing its 3 items" in messages.pop())
+        counts.add("recomputing 3 items" in messages.pop())
     assert counts == {True, False}  # the number is told where the header has survived
     assert [items for items, _ in shards.read()] == [[7]]
 
@@ -157,7 +157,7 @@ def test_an_altered_value_is_told_from_a_cut_file(shards, tmp_path, messages):
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     assert list(shards.read()) == []
-    assert messages == [f"{path.name} is corrupt (checksum mismatch); recomputing its 3 items"]
+    assert messages == [f"{path.name} is corrupt (checksum mismatch); recomputing 3 items"]
 
 
 def test_an_item_that_was_done_twice_comes_once(shards, tmp_path):
@@ -175,7 +175,7 @@ def test_shards_that_overlap_in_part_are_refused(shards, tmp_path):
     shards.write([3, 4], {"x": torch.ones(2)})
     shards.write([4, 5], {"x": torch.ones(2)})
     one, other = files(tmp_path)
-    with pytest.raises(InputError, match=f"both {one.name} and {other.name} have item 4"):
+    with pytest.raises(InputError, match=f"both {one.name} and {other.name} hold item 4"):
         list(shards.read())
 
 
@@ -191,10 +191,10 @@ def test_another_configuration_is_refused_with_every_difference_named(shards, tm
     with pytest.raises(InputError) as caught:
         Shards(tmp_path / "parts").open(other)
     assert str(caught.value) == (
-        f"`folder` is expected to be new, or that of the same configuration, but {tmp_path / 'parts'} belongs to "
-        'another one: model.steps is 4 there and 6 here, groups is ["female", "male"] there and ["female"] here, '
-        "seed is 0 there and missing here, model.options.half is missing there and true here, batch is missing there "
-        "and 1 here. Choose another folder, or remove that one."
+        f"`folder` is expected to be new or to belong to the same configuration but {tmp_path / 'parts'} belongs to "
+        'another configuration: model.steps is 4 there and 6 here, groups is ["female", "male"] there and '
+        '["female"] here, seed is 0 there and missing here, model.options.half is missing there and true here, '
+        "batch is missing there and 1 here. Use another folder, or remove this one."
     )
     shards.open(CONFIGURATION)
     with pytest.raises(InputError, match="seed is 0 there and false here"):
@@ -205,10 +205,10 @@ def test_a_folder_without_its_configuration_is_refused(shards, tmp_path):
     shards.write([4], TENSORS)
     path = tmp_path / "parts" / "configuration.json"
     path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(InputError, match=r"has a damaged configuration.json. Choose another folder"):
+    with pytest.raises(InputError, match=r"has a corrupt configuration.json. Use another folder"):
         shards.open(CONFIGURATION)
     path.unlink()
-    with pytest.raises(InputError, match=r"holds shard-000004-\w+.safetensors and no configuration.json"):
+    with pytest.raises(InputError, match=r"holds shard-000004-\w+.safetensors but no configuration.json"):
         shards.open(CONFIGURATION)
     assert not path.exists()
     files(tmp_path)[0].unlink()

@@ -58,7 +58,7 @@ def test_another_precision_is_refused(lab, workdir, capsys, precision):
     for command in (attribute, judge):
         with pytest.raises(SystemExit, match="2"):
             command(lab, "--trainer.precision", precision)
-        assert "`precision` is expected to be left at 32-true" in capsys.readouterr().err
+        assert "`precision` is expected to be 32-true, the default," in capsys.readouterr().err
     assert not [*workdir.rglob("neurons.json"), *workdir.rglob("stereoset.json")]
 
 

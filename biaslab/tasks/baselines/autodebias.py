@@ -1,4 +1,4 @@
-"""Auto-Debias: a masked model learns to answer the same for both words of a pair, after prompts that bring out bias."""
+"""Auto-Debias: trains a masked model to answer the same for both words of a pair after biased prompts."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -13,20 +13,20 @@ from biaslab.tasks.baselines.training import DebiasingTask
 DivergenceName = Literal["jensen_shannon", "reversed"]
 Divergence = Callable[[Tensor, Tensor], Tensor]
 
-_LINEAR = 20.0  # from here on tanh x is ±1 and log cosh x is |x| - log 2, to the last bit of float64
+_LINEAR = 20.0  # above this, tanh x is ±1 and log cosh x is |x| - log 2, to float64 precision
 
 
 def jensen_shannon(log_p: Tensor, log_q: Tensor) -> Tensor:
-    r"""Return the Jensen–Shannon divergence ½KL(p‖m) + ½KL(q‖m) with m = (p + q)/2.
+    r"""Compute the Jensen–Shannon divergence ½KL(p‖m) + ½KL(q‖m) with m = (p + q)/2.
 
-    With x = ½(log p - log q) it is Σ m·(x·tanh x - log cosh x), where nothing cancels though p and q are close.
+    With x = ½(log p - log q), it equals Σ m·(x·tanh x - log cosh x), which avoids cancellation if p and q are close.
 
     Args:
-        log_p: logarithms of probabilities, finite, ``[..., outcome]``; not below float32 if small values matter.
-        log_q: the other distribution's.
+        log_p: finite log-probabilities, ``[..., outcome]``; use at least float32 if small values matter.
+        log_q: log-probabilities of the other distribution.
 
     Returns:
-        In nats, ``[...]``; from 0 (equal) to log 2 (nothing in common); symmetric.
+        Divergence in nats, ``[...]``, from 0 (equal) to log 2 (disjoint); symmetric.
 
     Reference:
         Lin 1991; as a loss, Guo, Yang and Abbasi 2022 ("Auto-Debias"), equation 2.
@@ -36,15 +36,15 @@ def jensen_shannon(log_p: Tensor, log_q: Tensor) -> Tensor:
     0.1017
     """
     mean, x = (log_p.exp() + log_q.exp()) / 2, (log_p - log_q) / 2
-    x = x.clamp(-_LINEAR, _LINEAR)  # beyond, both terms grow alike
+    x = x.clamp(-_LINEAR, _LINEAR)  # beyond, the difference of both terms is constant
     return (mean * (x * torch.tanh(x) - _log_cosh(x))).sum(-1)
 
 
 def reversed_jensen_shannon(log_p: Tensor, log_q: Tensor) -> Tensor:
-    r"""Return ½KL(m‖p) + ½KL(m‖q) = Σ m·log cosh x; arguments, m and x as in :func:`jensen_shannon`.
+    r"""Compute ½KL(m‖p) + ½KL(m‖q) = Σ m·log cosh x, with the arguments, m and x of :func:`jensen_shannon`.
 
-    This is what the authors' released code computes: in nats, symmetric, 0 for equal distributions, and without an
-    upper bound. The sum of both divergences is ¼(KL(p‖q) + KL(q‖p)).
+    This is the divergence in the authors' released code: in nats, symmetric, 0 for equal distributions, and unbounded.
+    The sum of both divergences is ¼(KL(p‖q) + KL(q‖p)).
 
     >>> p, q = torch.tensor([0.5, 0.5]), torch.tensor([0.9, 0.1])
     >>> round(float(reversed_jensen_shannon(p.log(), q.log())), 4)
@@ -57,22 +57,22 @@ DIVERGENCES: dict[str, Divergence] = {"jensen_shannon": jensen_shannon, "reverse
 
 
 def _log_cosh(x: Tensor) -> Tensor:
-    """Return log cosh x = log(1 + 2 sinh²(x/2)), to full precision near 0 and without overflow far from it."""
+    """Return log cosh x = log(1 + 2 sinh²(x/2)), precise near 0 and without overflow for large x."""
     size = x.abs()
     near = size.clamp(max=_LINEAR)
     return torch.log1p(2 * torch.sinh(near / 2) ** 2) + (size - near)
 
 
 class AutoDebias(DebiasingTask):
-    """Bring the model's answers for the two words of a pair together, over the whole vocabulary.
+    """Minimize the divergence between a model's answers for the two words of a pair, over the whole vocabulary.
 
-    Nothing holds the model to what it knows of language: a fall of LMS is expected.
+    No term of the loss preserves language modelling, so LMS is expected to fall.
 
     Args:
-        model_name: an asset's name, a folder or a hub id; of a masked language model.
-        divergence: "jensen_shannon", or the authors' released code's "reversed".
+        model_name: an asset's name, a folder or a hub id of a masked language model.
+        divergence: "jensen_shannon", or "reversed" as in the authors' released code.
         lr: learning rate of AdamW.
-        decay: whether it falls to zero.
+        decay: whether the learning rate decays to zero.
         **options: see :class:`biaslab.tasks.baselines.training.DebiasingTask`.
 
     Reference:

@@ -1,4 +1,4 @@
-"""Counterfactual data augmentation: masked language modelling goes on, on text about other demographics too."""
+"""Counterfactual data augmentation: continues masked language modelling on text with swapped demographics."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,19 +13,19 @@ from biaslab.tasks.baselines.training import DebiasingTask
 
 
 class CounterfactualAugmentation(DebiasingTask):
-    """Go on with the training of a masked language model on passages and their counterfactuals.
+    """Continue the training of a masked language model on passages and their counterfactuals.
 
-    The data module chooses what is seen; the control is the same budget on the originals alone.
+    The data module selects the passages; as a control, train with the same budget on the originals only.
 
     Args:
-        model_name: an asset's name, a folder or a hub id, of a masked language model.
+        model_name: an asset's name, a folder or a hub id of a masked language model.
         lr: peak learning rate of AdamW.
-        weight_decay: of the matrices; biases and norms have none.
-        warmup: share of the steps in which the learning rate rises, linearly.
+        weight_decay: weight decay of matrices; biases and norms have none.
+        warmup: share of the steps with linear warm-up of the learning rate.
         **options: see :class:`biaslab.tasks.baselines.training.DebiasingTask`.
 
     Reference:
-        Qian et al. 2022 (PANDA), whose data this is; the model that they trained with it from scratch is another one.
+        Qian et al. 2022 (PANDA) for the data. They train a model from scratch, which differs from this baseline.
     """
 
     masked_only = True
@@ -50,7 +50,7 @@ class CounterfactualAugmentation(DebiasingTask):
 
 @contextmanager
 def _projected(model: PreTrainedModel, tokens: Tensor) -> Iterator[None]:
-    """Within the block, the language-model head sees some tokens only, for speed: logits ``[1, token, vocabulary]``."""
+    """Compute logits for some tokens only, ``[1, token, vocabulary]``, within the block (for speed)."""
 
     def gather(module: nn.Module, args: Any, output: BaseModelOutput) -> BaseModelOutput:
         return BaseModelOutput(last_hidden_state=output["last_hidden_state"][tokens][None])

@@ -1,4 +1,4 @@
-"""DPCE: fine-tune until the hidden states of target words are orthogonal to those of attribute words."""
+"""DPCE: fine-tunes a model to make the hidden states of target words orthogonal to those of attribute words."""
 
 import copy
 from typing import Any, Literal, get_args
@@ -17,19 +17,19 @@ _CHOSEN = {"first": slice(0, 1), "last": slice(-1, None), "all": slice(None)}
 
 
 class DPCE(DebiasingTask):
-    """Debias contextual embeddings, and keep them near the original ones; the language-model head stays as it is.
+    """Debias contextual embeddings while keeping them close to the original ones; the head is not trained.
 
-    On a batch of target words the loss is ``alpha`` times the squared inner product of their hidden state with each
-    group's mean one; on one of sentences with attribute words it is ``beta`` times the mean squared distance of all
-    hidden states from those of a frozen copy of the original model.
+    For a batch of target words, the loss is ``alpha`` times the squared inner product of their hidden states with the
+    mean hidden state of each group. For a batch of sentences with attribute words, it is ``beta`` times the mean
+    squared distance of all hidden states from those of a frozen copy of the original model.
 
     Args:
-        alpha: weight of the orthogonality.
-        beta: weight of the distance.
-        layers: where orthogonality is asked for: "first" (the embeddings), "last", or "all" with the embeddings.
-        unit: of what it is asked: the target word ("token"), or every token of its sentence ("sentence").
-        form: "released" squares the mean of the inner products over batch and layers; "paper" takes the mean of their
-            squares, so that products of opposite signs do not cancel.
+        alpha: weight of the orthogonality loss.
+        beta: weight of the distance loss.
+        layers: layers of the orthogonality loss: "first" (the embeddings), "last", or "all" (including the embeddings).
+        unit: tokens of the orthogonality loss: the target word ("token"), or all tokens of its sentence ("sentence").
+        form: "released" squares the mean of the inner products over batch and layers; "paper" averages their squares,
+            so that products of opposite signs do not cancel.
         **options: see :class:`biaslab.tasks.baselines.training.DebiasingTask`.
 
     Reference:
@@ -51,15 +51,15 @@ class DPCE(DebiasingTask):
         self.model.requires_grad_(False)
         self.model.base_model.requires_grad_(True)  # the loss does not reach the head
         original = copy.deepcopy(self.model.base_model).eval().requires_grad_(False)
-        self._original = (original,)  # in a tuple: no part of the checkpoint
-        self.vectors: Tensor | None = None  # of the groups, at the epoch's start
+        self._original = (original,)  # in a tuple, so that it is not saved in checkpoints
+        self.vectors: Tensor | None = None  # of the groups, at the start of the epoch
 
     def on_train_epoch_start(self) -> None:
-        """Compute the groups' vectors anew."""
+        """Recompute the groups' vectors."""
         self.vectors = self.group_vectors()
 
     def on_validation_start(self) -> None:
-        """Compute the groups' vectors where no training epoch has yet."""
+        """Compute the groups' vectors if no training epoch has done so."""
         if self.vectors is None:
             self.on_train_epoch_start()
 
@@ -81,7 +81,7 @@ class DPCE(DebiasingTask):
         return reduce(sums, reduce_op="sum") / reduce(counts, reduce_op="sum")[:, None, None]
 
     def loss(self, batch: Any) -> Tensor:
-        """Return the loss of a batch of one kind, which :func:`biaslab.data.attribute_sentences.collate` made."""
+        """Return the loss of a batch of one kind, from :func:`biaslab.data.attribute_sentences.collate`."""
         hidden = _hidden(self.model.base_model, batch)
         if batch["kind"] == TARGET:
             return self._association(hidden, batch) * float(self.hparams["alpha"])
@@ -97,15 +97,15 @@ class DPCE(DebiasingTask):
         vectors = self.vectors[:, chosen].to(hidden.dtype)
         products = torch.einsum("lbsh,glh->glbs", hidden[chosen], vectors)
         if self.hparams["unit"] == "token":
-            products = (products * batch["weights"]).sum(-1)  # the mean over a word's pieces
+            products = (products * batch["weights"]).sum(-1)  # the mean over a word's tokens
         else:
             products = products[..., batch["attention_mask"].bool()]
         products = products.flatten(1)
         averaged = products.mean(1) ** 2 if self.hparams["form"] == "released" else (products**2).mean(1)
-        return averaged.sum() + 0 * hidden[-1].sum()  # reaches all layers, as DDP demands, though few may be chosen
+        return averaged.sum() + 0 * hidden[-1].sum()  # DDP needs gradients in all layers, even if few are chosen
 
 
 def _hidden(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    """Return the hidden states, the embeddings first, ``[layer, batch, sequence, hidden]``."""
+    """Return the hidden states, starting with the embeddings, ``[layer, batch, sequence, hidden]``."""
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     return torch.stack(model(**inputs, output_hidden_states=True).hidden_states)

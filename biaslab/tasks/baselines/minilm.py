@@ -10,24 +10,24 @@ from biaslab.tasks.baselines.training import Training
 
 
 class AdapterTraining(Training):
-    """Train the language-model head and low-rank updates of MiniLM's encoder; the result is ``adapter.safetensors``.
+    """Train the language-model head and low-rank updates of MiniLM's encoder; write them to ``adapter.safetensors``.
 
     Args:
-        rank: of the updates of the encoder's linear maps.
-        lr: peak learning rate, after a linear warm-up and before a linear decay to zero.
-        weight_decay: of the matrices; biases and norms have none.
-        warmup: share of the steps.
+        rank: rank of the updates of the encoder's linear layers.
+        lr: peak learning rate, after linear warm-up and before linear decay to zero.
+        weight_decay: weight decay of matrices; biases and norms have none.
+        warmup: share of the steps with linear warm-up of the learning rate.
     """
 
     def __init__(self, rank: int = 64, lr: float = 1e-3, weight_decay: float = 0.01, warmup: float = 0.05) -> None:
         super().__init__()
         self.save_hyperparameters()
         require_ranges(self.hparams)
-        # Eager attention is the quickest for short sentences. There is no dropout: the corpus is seen less than twice.
+        # Eager attention is fastest for short sentences. No dropout, because the corpus is seen less than twice.
         self.model = adapter.untrained(rank, attention="eager")
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """Return the mean negative log-likelihood of the hidden tokens, in nats."""
+        """Return the mean negative log-likelihood of the masked tokens, in nats."""
         hidden = self.model.bert(batch["input_ids"]).last_hidden_state  # [batch, sequence, hidden]
         masked = batch["labels"] != -100
         return F.cross_entropy(self.model.cls(hidden[masked]).float(), batch["labels"][masked])
@@ -37,8 +37,8 @@ class AdapterTraining(Training):
         return len(batch["input_ids"])
 
     def on_fit_end(self) -> None:
-        """Write the adapter beside the logs."""
-        path = run_folder(self.trainer) / "adapter.safetensors"  # asks all ranks
+        """Write the adapter to the run's folder."""
+        path = run_folder(self.trainer) / "adapter.safetensors"  # must be called by all ranks
         if self.trainer.is_global_zero:
             adapter.save(self.model, path)
             print(f"Adapter written to {path}.")

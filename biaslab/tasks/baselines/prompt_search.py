@@ -1,4 +1,4 @@
-"""The search for prompts after which a frozen masked model answers differently for the two words of a pair."""
+"""Search for prompts after which a frozen masked model gives different answers for the two words of a pair."""
 
 from __future__ import annotations
 
@@ -31,19 +31,22 @@ from biaslab.tasks.baselines.autodebias import DIVERGENCES, Divergence
 from biaslab.tasks.shards import Ledger, Shards, differences
 
 PAIRS = {"gender": SEARCH_PAIRS, "race": RACE_PAIRS}
-_CHUNK = 32  # prompts that are scored, and counted as done, at once
+_CHUNK = 32  # number of prompts scored, and recorded as finished, at once
 
 
 class PromptScorer:
-    """How far apart a frozen model's answers to "w PROMPT [MASK]." are for the words w of a pair: the mean over pairs.
+    """Scores prompts by the divergence of a frozen model's answers to "w PROMPT [MASK]." for the two words w of a pair.
 
     Args:
-        model: a masked language model of the table; a causal one is an InputError.
-        inputs: tokens of "w [MASK].", with special tokens, ``[pair, 2, sequence]``.
-        position: of the mask in them.
-        target_ids: tokens of the target words, ``[target]``; an answer is a distribution over them alone.
-        divergence: of two distributions given by log-probabilities.
-        token_budget: at most so many tokens travel together, but at least one sequence.
+        model: a masked language model of a supported architecture.
+        inputs: token ids of "w [MASK].", with special tokens, ``[pair, 2, sequence]``.
+        position: position of the mask token in them.
+        target_ids: token ids of the target words, ``[target]``; an answer is a distribution over these only.
+        divergence: function of the log-probabilities of two distributions.
+        token_budget: maximum tokens per forward pass (at least one sequence).
+
+    Raises:
+        InputError: if the model is causal.
 
     Reference:
         Guo, Yang and Abbasi 2022 ("Auto-Debias"), section 3.1 and algorithm 1.
@@ -61,7 +64,7 @@ class PromptScorer:
         if not architecture(model).masked:
             raise InputError(
                 f"`model` is expected to be a masked language model but got a {model.config.model_type}, which has no "
-                "mask to ask for. Choose another."
+                "mask token. Use another model."
             )
         self.model, self.divergence, self.token_budget = model, divergence, token_budget
         self.before, self.after = inputs.flatten(0, 1)[:, :position], inputs.flatten(0, 1)[:, position:]
@@ -69,7 +72,7 @@ class PromptScorer:
 
     @torch.inference_mode()
     def __call__(self, prompts: Tensor) -> Tensor:
-        """Return the score of each prompt, ``[prompt, length] -> [prompt]``, in nats, float32; at least 0."""
+        """Return the mean divergence over pairs for each prompt, ``[prompt, length] -> [prompt]``, in nats, float32."""
         words = len(self.before)
         prompt = prompts.repeat_interleave(words, 0)
         before, after = self.before.repeat(len(prompts), 1), self.after.repeat(len(prompts), 1)
@@ -78,14 +81,14 @@ class PromptScorer:
         slot = torch.tensor([[self.before.shape[1] + prompts.shape[1]]], device=self.model.device)
         with projecting_onto(self.model, self.target_ids), slot_only(self.model, slot):
             logits = (self.model(input_ids=part.to(slot.device)).logits[:, 0] for part in input_ids.split(rows))
-            answers = torch.cat([part.float().log_softmax(-1) for part in logits])  # of the targets among themselves
+            answers = torch.cat([part.float().log_softmax(-1) for part in logits])  # normalized over the targets
         first, second = answers.view(len(prompts), words // 2, 2, -1).unbind(2)  # [prompt, pair, target]
         return self.divergence(first, second).mean(1).cpu()
 
 
 @contextmanager
 def projecting_onto(model: PreTrainedModel, token_ids: Tensor) -> Iterator[None]:
-    """Within the block, a masked model's logits are those of some tokens alone, ``[..., token]``, which is faster."""
+    """Compute a masked model's logits for some tokens of the vocabulary only, ``[..., token]``, within the block."""
     head: Any = model.get_output_embeddings()
     weight, bias = head.weight[token_ids], None if head.bias is None else head.bias[token_ids]
     with replaced_forward(head, lambda hidden: F.linear(hidden, weight, bias)):
@@ -106,32 +109,32 @@ class Best:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Discard all candidates."""
         self.scores = torch.empty(0)
         self.candidates = torch.empty(0, dtype=torch.long)
 
     def update(self, scores: Tensor, candidates: Tensor) -> None:
-        """Add numbered candidates with their scores, ``[candidate]``; of equal scores the lower number is better."""
+        """Add numbered candidates with their scores, ``[candidate]``; ties are broken by the lower number."""
         scores, candidates = torch.cat([self.scores, scores]), torch.cat([self.candidates, candidates])
         by_number = candidates.argsort()
         order = by_number[scores[by_number].argsort(descending=True, stable=True)][: self.size]
         self.scores, self.candidates = scores[order], candidates[order]
 
     def part(self) -> dict[str, Tensor]:
-        """Return scores and candidates, ``[kept]``, the best first."""
+        """Return scores and candidates, ``[kept]``, in descending order."""
         return {"scores": self.scores, "candidates": self.candidates}
 
     def add_part(self, part: Mapping[str, Tensor], /) -> None:
-        """Add what another one kept; another level's shard has nothing."""
+        """Add the candidates of another instance; empty for a shard of another level."""
         if part:
             self.update(part["scores"], part["candidates"])
 
 
 class Level(NamedTuple):
-    """The best prompts of one length, the best first: their tokens ``[prompt, length]`` and scores ``[prompt]``."""
+    """The best prompts of one length, in descending order."""
 
-    prompts: Tensor
-    scores: Tensor
+    prompts: Tensor  # token ids, [prompt, length]
+    scores: Tensor  # [prompt]
 
 
 def beam_search(
@@ -144,13 +147,20 @@ def beam_search(
     every: float = 30.0,
     advance: Callable[[int], Any] = int,
 ) -> list[Level]:
-    """Return the best prompts of each level; a search goes on where it was killed, with the same result.
+    """Search for the best prompts of each level; an interrupted search resumes with the same result.
 
-    Level 1 are all words of the ``vocabulary``, ``[word]``; each further level, up to ``depth``, extends the ``beam``
-    best prompts of the one before by every word, on the right. ``score`` is asked for a ``chunk`` of prompts at once,
-    ``[prompt, length] -> [prompt]``; of equal scores the first wins, prompt by prompt and word by word. ``shards``, an
-    open folder, keeps what is finished, written after ``every`` so many seconds or later; ``advance`` is called with
-    the number of candidates after each chunk.
+    Level 1 comprises all words of the vocabulary. Each further level extends the ``beam`` best prompts of the previous
+    level by every word, on the right. Ties are broken by the order of prompts and words.
+
+    Args:
+        score: scores a chunk of prompts, ``[prompt, length] -> [prompt]``.
+        vocabulary: tokens of the words, ``[word]``.
+        beam: number of prompts kept per level.
+        depth: number of levels.
+        chunk: number of prompts scored at once.
+        shards: an open folder for finished chunks.
+        every: minimum interval in seconds at which finished chunks are saved.
+        advance: called with the number of candidates after each chunk.
     """
     finished, words = shards.finished(), len(vocabulary)
     levels: list[Level] = []
@@ -177,7 +187,7 @@ def beam_search(
 
 
 def level_sizes(vocabulary: int, beam: int, depth: int) -> list[int]:
-    """Return how many candidates each level of a beam search has.
+    """Return the number of candidates of each level of a beam search.
 
     >>> level_sizes(500, 20, 3)
     [500, 10000, 10000]
@@ -189,34 +199,34 @@ def level_sizes(vocabulary: int, beam: int, depth: int) -> list[int]:
 
 
 class Space(NamedTuple):
-    """What is searched, all of it words of one token."""
+    """The search space; all words are single tokens."""
 
-    vocabulary: dict[str, int]  # tokens of the words that prompts are made from
-    pairs: list[tuple[str, str]]  # whose words are compared
-    targets: dict[str, int]  # tokens of the words that the model may answer
+    vocabulary: dict[str, int]  # words of prompts, and their tokens
+    pairs: list[tuple[str, str]]  # pairs of words to compare
+    targets: dict[str, int]  # possible answers of the model, and their tokens
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, pairs: str, sources: Sequence[str], vocabulary: int) -> Space:
-        """Choose the words that a tokenizer knows; if it knows too few, that is an InputError."""
+        """Choose the words that are single tokens of a tokenizer; raise InputError if there are too few."""
         known = single_token_pairs(tokenizer, PAIRS[pairs])
         targets = dict(_known(tokenizer, TARGETS, f"a {SLOT}."))
         if not known or len(targets) < 2:
             raise InputError(
-                f"`model` is expected to know a pair and two target words as single tokens, but knows {len(known)} and "
-                f"{len(targets)}. Choose another model."
+                f"`model` is expected to have at least one pair and two target words as single tokens but has "
+                f"{len(known)} and {len(targets)}. Use another model."
             )
         words = dict(islice(_known(tokenizer, frequent_words(sources), f"a {SLOT} a."), vocabulary))
         if len(words) < vocabulary:
             raise InputError(
-                f"`vocabulary` is expected to be at most {len(words)}, the words of one token in `sources`, but got "
-                f"{vocabulary}. Take fewer words, or more text."
+                f"`vocabulary` is expected to be at most {len(words)}, the number of single-token words in `sources`, "
+                f"but got {vocabulary}. Use fewer words, or more sources."
             )
         return cls(words, known, targets)
 
     def scorer(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, divergence: Divergence, token_budget: int
     ) -> PromptScorer:
-        """Return what gives prompts their scores."""
+        """Return the scorer of prompts."""
         questions = [[question(tokenizer, word, "") for word in pair] for pair in self.pairs]
         inputs = torch.tensor([[encoded.input_ids for encoded in pair] for pair in questions])
         target_ids = torch.tensor(list(self.targets.values()))
@@ -231,14 +241,14 @@ class Space(NamedTuple):
 
 
 def frequent_words(sources: Sequence[str]) -> list[str]:
-    """Return the lower-case words of ordinary text, the most frequent first, equally frequent ones by the alphabet."""
+    """Return the lower-case words of ordinary text by descending frequency; ties in alphabetical order."""
     sentences = (sentence for source in sources for sentence in read_sentences(source, "train", "sources"))
     counts = Counter(word for sentence in sentences for word in re.findall(r"(?<![\w'-])[a-z]+(?![\w'-])", sentence))
     return sorted(counts, key=lambda word: (-counts[word], word))
 
 
 def _known(tokenizer: PreTrainedTokenizerBase, words: Iterable[str], place: str) -> Iterator[tuple[str, int]]:
-    """Yield the words that are one token each, and the tokens."""
+    """Yield the words that are single tokens, with their tokens."""
     for word in words:
         if (token := token_in_place(tokenizer, f" {place}", word)) is not None:
             yield word, token
@@ -247,15 +257,16 @@ def _known(tokenizer: PreTrainedTokenizerBase, words: Iterable[str], place: str)
 def search(
     model: str, sources: Sequence[str], path: Path, trust_remote_code: bool, settings: Mapping[str, Any]
 ) -> list[dict[str, Any]] | None:
-    """Search, or go on with a search that was killed, and write the prompts to ``path`` as JSON.
+    """Run or resume a search, and write the prompts to ``path`` as JSON.
 
     The arguments, and the ``settings`` by name, are the options of ``biaslab search-prompts``.
 
     Returns:
-        The prompts, each with its "text", "score" and "level"; None where the file holds this search's result.
+        The prompts, each with "text", "score" and "level"; None if the file already holds this search's result.
 
     Raises:
-        InputError: if the model is causal or knows too few words, or if the file is of anything else or in use.
+        InputError: if the model is causal or has too few words as single tokens, or the file holds something else or is
+            in use.
     """
     loaded, tokenizer = load_on_best_device(model, trust_remote_code)
     space = Space.of(tokenizer, settings["pairs"], sources, settings["vocabulary"])
@@ -267,12 +278,15 @@ def search(
     shards = Shards(path.with_name(f"{path.name}.part"))
     shards.open({**configuration, "chunk": _CHUNK})
     if not shards.lock():
-        raise InputError(f"`output` is expected to be used by one search only, but another one writes {path}. Wait.")
+        raise InputError(
+            f"`output` is expected to be used by one search at a time but another one is writing {path}. Wait for it "
+            "to finish, or use another file."
+        )
     beam, depth, each = settings["beam"], settings["depth"], 2 * len(space.pairs)
     total = each * sum(level_sizes(len(space.vocabulary), beam, depth))
     print(
-        f"biaslab search-prompts: {total:,} short forward passes ({len(space.vocabulary)} words, a beam of {beam}, a "
-        f"depth of {depth}; {len(space.pairs)} pairs, {len(space.targets)} target words)"
+        f"biaslab search-prompts: {total:,} short forward passes ({len(space.vocabulary)} words, beam {beam}, depth "
+        f"{depth}; {len(space.pairs)} pairs, {len(space.targets)} target words)"
     )
     vocabulary = torch.tensor(list(space.vocabulary.values()))
     with tqdm(total=total, unit=" passes", unit_scale=True) as bar:
@@ -285,7 +299,7 @@ def search(
 
 
 def _is_written(path: Path, configuration: Mapping[str, Any]) -> bool:
-    """Return whether a file is the result of this very search; what differs is an InputError."""
+    """Return whether a file holds this search's result; raise InputError if it holds that of another search."""
     if not path.exists():
         return False
     try:
@@ -297,7 +311,7 @@ def _is_written(path: Path, configuration: Mapping[str, Any]) -> bool:
     del here["settings"]
     if differing := differences({name: there[name] for name in here if name in there}, here):
         raise InputError(
-            f"`output` is expected to be new, or the result of this very search, but {path} is another one's: "
-            f"{differing}. Choose another file."
+            f"`output` is expected to be a new file or the result of the same search but {path} belongs to another "
+            f"search: {differing}. Use another file."
         )
     return True

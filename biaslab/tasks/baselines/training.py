@@ -1,4 +1,4 @@
-"""What debiasing baselines share: a language model is trained, and judged later."""
+"""Base classes of debiasing baselines, which train a language model to be evaluated later."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from biaslab.tasks.evaluation import StereoSetEvaluation
 
 
 class Training(LightningModule, ABC):
-    """Minimise a subclass's loss with AdamW, whose ``lr``, ``weight_decay`` and ``warmup`` are hyper-parameters."""
+    """Minimize the loss of a subclass with AdamW; hyper-parameters are ``lr``, ``weight_decay`` and ``warmup``."""
 
     model: Any  # a language model
 
@@ -23,11 +23,11 @@ class Training(LightningModule, ABC):
         """Return the mean loss of a batch, a scalar."""
 
     def weight(self, batch: Any) -> int:
-        """Return how much a batch counts in the mean loss of an epoch, which is logged."""
+        """Return the weight of a batch in the logged mean loss of an epoch."""
         return 1
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Return the loss, and log it."""
+        """Compute and log the loss."""
         loss = self.loss(batch)
         self.log("train/loss", loss, prog_bar=True, batch_size=self.weight(batch))
         return loss
@@ -37,25 +37,25 @@ class Training(LightningModule, ABC):
         self.log("val/loss", self.loss(batch), prog_bar=True, sync_dist=True, batch_size=self.weight(batch))
 
     def configure_optimizers(self) -> Any:
-        """Return AdamW and its schedule."""
+        """Return AdamW and its learning rate schedule."""
         names = ("lr", "weight_decay", "warmup", "decay")
         options = {name: self.hparams[name] for name in names if name in self.hparams}
         return scheduled_adamw(self.model.parameters(), int(self.trainer.estimated_stepping_batches), **options)
 
 
 class DebiasingTask(Training, StereoSetEvaluation):
-    """Train a language model with the loss of a subclass; ``biaslab test --ckpt_path`` then judges it on StereoSet.
+    """Train a language model with the loss of a subclass; evaluate it on StereoSet with ``biaslab test --ckpt_path``.
 
     Args:
         model_name: an asset's name, a folder or a hub id.
         lr: peak learning rate of AdamW.
-        weight_decay: of the matrices; biases and norms have none.
-        warmup: share of the steps in which the learning rate rises, linearly.
-        decay: whether it falls linearly to zero afterwards.
+        weight_decay: weight decay of matrices; biases and norms have none.
+        warmup: share of the steps with linear warm-up of the learning rate.
+        decay: whether the learning rate then decays linearly to zero.
         **options: see :class:`biaslab.tasks.base.LanguageModelTask`.
 
     Raises:
-        InputError: if an argument is out of its range, or the model is causal and the subclass is ``masked_only``.
+        InputError: if an argument is out of range, or the model is causal and the subclass is ``masked_only``.
     """
 
     masked_only: ClassVar[bool] = False
@@ -75,16 +75,22 @@ class DebiasingTask(Training, StereoSetEvaluation):
         self.model.requires_grad_(True)
 
     def on_fit_start(self) -> None:
-        """Switch dropout on: models are loaded in evaluation mode."""
+        """Enable dropout, since models are loaded in evaluation mode."""
         self.model.train()
 
 
 def scheduled_adamw(
     parameters: Iterable[nn.Parameter], steps: int, lr: float, weight_decay: float, warmup: float, decay: bool = True
 ) -> dict[str, Any]:
-    """Return AdamW and its schedule for a training of so many steps, as ``configure_optimizers`` is to return them.
+    """Return AdamW and its learning rate schedule in the format of ``configure_optimizers``.
 
-    The other arguments are those of :class:`DebiasingTask`; parameters that require no gradient are left out.
+    Args:
+        parameters: parameters of the model; those that require no gradient are skipped.
+        steps: total number of training steps.
+        lr: see :class:`DebiasingTask`.
+        weight_decay: see :class:`DebiasingTask`.
+        warmup: see :class:`DebiasingTask`.
+        decay: see :class:`DebiasingTask`.
     """
     trained = [p for p in parameters if p.requires_grad]
     matrices, others = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim < 2]
