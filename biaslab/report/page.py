@@ -135,5 +135,5 @@ def _tables_side(found: Sequence[Findings]) -> tuple[str, Table]:
     differ = f"The tables were made with different settings ({', '.join(other)}): compare them with care."
     titles = {row.name: title_of(row) for findings in found for row in findings.rows}
     rows = {title: [estimate_cell(findings, name, "ICAT") for findings in found] for name, title in titles.items()}
-    table = Table("side-tables", "ICAT of each treatment, and its change", (), list(rows.items()))
+    table = Table("side-tables", "ICAT of each treatment, with changes", (), list(rows.items()))
     return differ if other else alike, table

@@ -327,7 +327,7 @@ def test_the_gap_is_told_beside_random_neurons(metric, suppressed, amplified, be
     unclear = (suppressed == 3) + (amplified == 4) + (beyond == 2)
     assert told.count("not significant (95 % CI includes 0)") == unclear
     assert "random, 2 seeds) change it by +1 % [−4, +6]" in told
-    assert "The standard deviation over seeds is 3 %." in told
+    assert "The standard deviation over random seeds is 3 %." in told
 
 
 def test_random_neurons_are_told_by_the_paired_difference():
@@ -450,7 +450,7 @@ def test_folders_of_single_parts(tmp_path):
     report([str(folder) for folder in folders], str(tmp_path / "out"))
     text = kept(Tree((tmp_path / "out/report.html").read_text()).root.words())
     assert "The 2 neurons with the largest mean scores are described." in text
-    assert "gender: ICAT 76.0 (+6.0)." in text
+    assert "By suppressed neurons: gender 76.0 (+6.0), " in text
 
 
 def test_limits_and_sources_are_those_of_the_runs(tmp_path):

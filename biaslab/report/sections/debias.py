@@ -75,10 +75,8 @@ def _held_out(findings: Findings) -> Section:
     text, drawings = [], []
     for metric, name in _GAPS.items():
         text.append(gap_sentence(findings, metric))
-        paper = ", with the paper's mean" if metric == "gap" else ""
-        caption = (
-            f"Change of {name}{paper}, with neurons {_how(findings)} or {_doubled(findings)}, and with random neurons"
-        )
+        paper = " (dashed: the paper's mean)" if metric == "gap" else ""
+        caption = f"Change of {name} with suppressed, amplified and random neurons{paper}"
         drawings.append(Drawing(f"gaps-{FILE_NAMES[metric]}", caption, text[-1], gap_bars, [findings, metric]))
     text.append(
         f"The paper reports {signed(PAPER_SUPPRESSED, 0)} % and {signed(PAPER_AMPLIFIED, 0)} % for |P(d1) − P(d2)|, "
@@ -109,7 +107,9 @@ def gap_sentence(findings: Findings, metric: str) -> str:
     """Say how a gap on held-out prompts changed, and whether it changed more than with random neurons."""
     rows = gap_rows(findings)
     off, doubled, random = (findings.estimates[row, metric, OVERALL] for row in rows)
-    spread = "" if random.spread is None else f" The standard deviation over seeds is {number(random.spread, 0)} %."
+    spread = (
+        "" if random.spread is None else f" The standard deviation over random seeds is {number(random.spread, 0)} %."
+    )
     name = _GAPS[metric] + (
         ", which is not affected when both words become less likely," if metric == "log gap" else ""
     )
@@ -144,7 +144,7 @@ def _neurons(run: Run) -> Section:
     most, total = max(by_layer, key=lambda layer: by_layer[layer]), sum(by_layer.values())
     share = number(100 * by_layer[most] / max(total, 1), 0)
     text = (
-        f"Of the {total} neurons, most are in layer {most} ({by_layer[most]}, {share} %). Layers are counted from 0, "
+        f"Layer {most} has the most of the {total} neurons ({by_layer[most]}, {share} %). Layers are counted from 0, "
         "next to the embeddings."
     )
     gist = f"All: {', '.join(f'{count} in layer {layer}' for layer, count in by_layer.items())}."

@@ -93,7 +93,7 @@ def scope_table(
     rows, name = [], title_and_size if with_size else title_of
     for row in findings.rows_of(metric) if scopes else []:
         rows.append((name(row), [estimate_cell(findings, row.name, metric, scope) for scope in scopes]))
-    return Table(key, f"{caption}, and its change", ["", *scopes], rows)
+    return Table(key, f"{caption}, with changes", ["", *scopes], rows)
 
 
 def domain_table(findings: Findings, key: str, metric: str) -> Table:
@@ -205,7 +205,7 @@ def benchmark_sections(findings: Findings, without: Sequence[str] = ()) -> list[
         tables.append(Table(f"benchmark-{benchmark}", benchmark, ["", *metrics], rows, note))
         for place, metric in enumerate(metrics):
             if len(scopes := findings.scopes(metric)) > 1:
-                key, caption = f"benchmark-{benchmark}-{place}", f"{metric} by part of {benchmark}"
+                key, caption = f"benchmark-{benchmark}-{place}", f"{metric}, by part"
                 folded.append(scope_table(findings, key, caption, metric, scopes))
     return [Section("benchmarks", "Other benchmarks", tables=tables, folded=folded)]
 

@@ -34,10 +34,9 @@ _TABLES = {  # metric and caption by key
 def chapter(run: Run) -> Chapter:
     """Return the chapter of side effects."""
     findings = run.findings["side-effects"]
-    answer = []
-    for row in findings.rows[1:]:
-        icat = findings.estimates[row.name, "ICAT", OVERALL]
-        answer.append(f"{title_of(row)}: ICAT {figure_text('ICAT', icat)} ({signed(icat.change.value)}).")
+    before, *after = ((title_of(row), findings.estimates[row.name, "ICAT", OVERALL]) for row in findings.rows)
+    icats = listed(f"{title} {figure_text('ICAT', icat)} ({signed(icat.change.value)})" for title, icat in after)
+    answer = [f"ICAT is {figure_text('ICAT', before[1])} in the untouched model. By suppressed neurons: {icats}."]
     sections = [_effects(findings), *benchmark_sections(findings, without=["crows-pairs"])]
     question = f"How does suppressing the neurons of one dimension affect the others in {findings.model}?"
     return Chapter(f"Side effects in {findings.model}", question, answer, sections)
@@ -66,7 +65,7 @@ def _effects(findings: Findings) -> Section:
         overall = "crows" in key
         columns = [s for s in findings.scopes(metric) if "/" not in s and (s != OVERALL or overall)]
         tables.append(scope_table(findings, key, caption, metric, columns, with_size=True))
-    tables.append(cost_table(findings, "Perplexity, and its change"))
+    tables.append(cost_table(findings, "Perplexity and its change"))
     return Section("effects", "Side effects", text, [drawing], tables[:2], tables[2:])
 
 

@@ -25,7 +25,7 @@ def chapter(run: Run) -> Chapter:
         "The results are for data that was not used for this choice."
     )
     held_out = shared.stereoset_section(findings, "Held-out results", "StereoSet dev")
-    tables = [*held_out.tables, shared.cost_table(findings, "Perplexity, and its change")]
+    tables = [*held_out.tables, shared.cost_table(findings, "Perplexity and its change")]
     held_out = held_out._replace(tables=tables, folded=[shared.domain_table(findings, "icat-domains", "ICAT")])
     sections = [held_out, *shared.benchmark_sections(findings), _tried(findings.details)]
     sentences = shared.answer(findings, "on ordinary sentences")

@@ -80,6 +80,6 @@ def _paper(findings: Findings) -> Section:
         theirs = () if row is base else (signed(printed - paper["rows"][base.name]["icat"]),)
         lines.append((title_of(row), [Cell(figure_text("ICAT", icat), ours), Cell(number(printed), theirs)]))
     columns = ["", findings.model, f"{paper['model']} in the paper"]
-    table = Table("paper-rows", "ICAT, and its change", columns, lines, "The paper gives no intervals.")
+    table = Table("paper-rows", "ICAT and its change", columns, lines, "The paper gives no intervals.")
     text = "The paper's models, prompts and training are different: compare the order of the rows, not their values."
     return Section("paper", "Comparison with the paper", [text], tables=[table])
