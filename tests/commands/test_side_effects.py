@@ -471,7 +471,10 @@ def test_a_causal_model_and_a_file_without_a_shape(run, place, tmp_path):
         ({"sentences": -1}, "`sentences` is expected to be a positive integer"),
         ({"every": 0}, "`every` is expected to be a positive integer"),
         ({"positions": "slots"}, "`positions` is expected to be"),
-        ({"dimensions": ["politics"]}, r"subsets \(gender, ethnicity, age, gender/female-male\) but got 'politics'"),
+        (
+            {"dimensions": ["politics"]},
+            r"subsets of the neuron file \(gender, ethnicity, age, gender/female-male\) but got 'politics'",
+        ),
         ({"neurons": "none.json"}, "`neurons` is expected to be a neuron file"),
         ({"neurons": "nameless.json"}, "`model` is expected because"),
         ({"neurons": "other.json"}, "`neurons` is expected to be made for this model"),

@@ -18,6 +18,7 @@ Flags = Sequence[Sequence[bool]]  # [row, column]
 _LETTERS = 22  # longest name in a two-column legend
 _HATCHES = ("///", "\\\\\\", "xxx")  # for controls
 _AGAIN = ("", "...", "ooo")  # hatches for treatments once all colours are used
+_ALIKE = {3: "++"}  # hatch of the colour that looks like another one without red or green vision
 _DARK = "#1A1A1A"  # text on matrix cells, which are light on any page
 _LOSS_TO_GAIN = LinearSegmentedColormap.from_list("loss to gain", ["#E8873A", "#F4F2EE", "#5DA5DA"])
 
@@ -45,14 +46,16 @@ def icat_against_lms(points: Mapping[str, tuple[Interval, Interval]]) -> Figure:
     figure, columns = _figure_with_legend(3.0, points)
     axes = figure.subplots()
     base, *_ = points
+    drawn = []  # markers without error bars, for the legend
     for (name, (lms, icat)), (color, marker, hatch) in zip(points.items(), _looks(points), strict=True):
-        axes.errorbar(
-            lms.value, icat.value, xerr=arms([lms]), yerr=arms([icat]), fmt=marker, color=color, label=name,
+        bars = axes.errorbar(
+            lms.value, icat.value, xerr=arms([lms]), yerr=arms([icat]), fmt=marker, color=color,
             markersize=11 if name == base else 6, markeredgewidth=2 if name == base else 1, elinewidth=0.8,
             markerfacecolor="none" if hatch in _HATCHES else color, zorder=3 if name == base else 2,
         )  # fmt: skip
+        drawn.append(bars.lines[0])
     _against_lms(axes, *(found.value for found in points[base]))
-    style.add_legend(figure, columns)
+    style.add_legend(figure, columns, dict(zip(points, drawn, strict=True)))
     return figure
 
 
@@ -70,7 +73,7 @@ def icat_before_after(icat: Mapping[str, Mapping[str, Interval]]) -> Figure:
         found = [of[scope] for scope in scopes]
         axes.bar(
             places, [f.value for f in found], 0.9 * width, yerr=arms(found), label=row,
-            color=color if number else GREY, hatch=hatch,
+            color=color if number else "none", edgecolor=ink(), linewidth=0 if number else 0.8, hatch=hatch,
             error_kw={"ecolor": ink(), "elinewidth": 0.8, "capsize": 1.5, "capthick": 0.8},
         )  # fmt: skip
     axes.set_xticks(range(len(scopes)), scopes)
@@ -105,7 +108,11 @@ def _looks(names: Iterable[str]) -> Iterator[tuple[str, str, str]]:
             yield GREY, MARKERS[number % len(MARKERS)], _HATCHES[number % len(_HATCHES)]
         else:
             round_, color = divmod(number := next(treated), len(style.COLORS))
-            yield style.COLORS[color], MARKERS[number % len(MARKERS)], _AGAIN[round_ % len(_AGAIN)]
+            yield (
+                style.COLORS[color],
+                MARKERS[number % len(MARKERS)],
+                _AGAIN[round_ % len(_AGAIN)] or _ALIKE.get(color, ""),
+            )
 
 
 def effects_matrix(

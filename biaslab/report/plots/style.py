@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,9 +80,10 @@ def name_axes(axes: Axes, x: str, y: str) -> None:
     axes.tick_params(labelsize="small")
 
 
-def add_legend(figure: Figure, columns: int) -> None:
-    """Add a legend below all panels."""
-    figure.legend(loc="outside lower center", ncols=columns, fontsize="small", frameon=False)
+def add_legend(figure: Figure, columns: int, handles: Mapping[str, Any] | None = None) -> None:
+    """Add a legend below all panels: of what has a label, or of these handles by label."""
+    given: Any = {} if handles is None else {"handles": list(handles.values()), "labels": list(handles)}
+    figure.legend(loc="outside lower center", ncols=columns, fontsize="small", frameon=False, **given)
 
 
 class Drawing(NamedTuple):
