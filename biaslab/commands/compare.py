@@ -354,7 +354,7 @@ def _counts(scopes: Mapping[str, Mapping[str, Any]], same: bool) -> Table:
 
 
 def _moves(scopes: Mapping[str, Mapping[str, Any]]) -> Table:
-    title = "Layers: mean layer of A and B, shift and distance (layers); moved (% of neurons)"
+    title = "Layers: means of A and B, shift, distance; moved in % of neurons"
     table = _scope_table(title, "A", "B", "shift [95 %]", "distance", "moved [95 %]", "p")
     for name, facts in scopes.items():
         cells = [_figure(facts[f"mean_layer_{side}"], 1) for side in "ab"]

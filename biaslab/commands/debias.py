@@ -352,7 +352,8 @@ def _domain_table(findings: Findings) -> Table:
 def _gap_table(findings: Findings) -> Table:
     rows, times = gap_rows(findings), f"×{findings.settings['factor']:g}"
     title = f"""Gap on {findings.facts["held_out_prompts"]} held-out prompts: |P(d1) - P(d2)|, |log P(d1) - log P(d2)|;
-changes in %: suppressed ({times}), amplified (×2), random neurons suppressed"""
+changes in %: suppressed ({times}), amplified (×2),
+random neurons suppressed"""
     table = new_table(title, "pair", "gap", times, "×2", "random", "log", times, "×2", "rand.")
     shown = ""
     for scope in [*(scope for scope in findings.scopes("gap") if "/" in scope), OVERALL]:

@@ -39,7 +39,7 @@ _OWN, _MARK = "▸", "*"
 _NARROW = 6  # with more columns, numbers and names are shortened
 _LEGEND = f"""First row of each table: values of the untouched model; other rows: changes.
 {_OWN} the domain of the row's own dimension.
-{_MARK} the 95 % interval of the change excludes 0 (expected by chance in 1 of 20 cells).
+{_MARK} the 95 % interval of the change excludes 0 (by chance in 1 of 20 cells).
 Changes of the gaps are in % of the gap.
 random: as many random neurons in each layer as "all"; mean, ± over seeds."""
 _TITLES = {
@@ -49,8 +49,8 @@ _TITLES = {
     "ICAT": "ICAT (ideal: 100)",
     "CrowS-Pairs": "CrowS-Pairs score (ideal: 50) on {pairs} pairs",
     PAIRS_LOG_RATIO: "CrowS-Pairs log-ratio (ideal: 0), in 1/100 nats",
-    "gap": "Gap |P(d1) - P(d2)| on {held_out_prompts} held-out prompts: in 1/1000; changes in %",
-    "log gap": "Log gap |log P(d1) - log P(d2)| on the same prompts: in nats; changes in %",
+    "gap": "Gap |P(d1) - P(d2)| on {held_out_prompts} held-out prompts: 1/1000; changes in %",
+    "log gap": "Log gap |log P(d1) - log P(d2)| on these prompts: nats; changes in %",
 }
 
 _SCALES = {"gap": 1000, SS_LOG_RATIO: 100, PAIRS_LOG_RATIO: 100}  # multipliers of values

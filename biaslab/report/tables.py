@@ -20,11 +20,11 @@ _LATEX = str.maketrans({
 
 
 def new_table(title: str, *columns: str) -> Table:
-    """Return an empty, frameless table for the terminal, with right-aligned numbers."""
+    """Return an empty, frameless table for the terminal; names wrap if numbers need the room."""
     table = Table(title=f"\n{title}", title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.pad_edge = table.show_edge = False
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
+        table.add_column(column, justify="left" if number == 0 else "right", no_wrap=number > 0)
     return table
 
 
