@@ -110,7 +110,7 @@ def debias(
             that is not used for the results.
         guard_weight: weight of a neuron's importance for fitting words, which counts against it; by default 0.25 for
             "balanced", 0.375 for "fisher" and 3 otherwise.
-        knowledge_weight: for "balanced" and "fisher": weight of its importance for knowledge; by default 0.7 and 0.
+        knowledge_weight: for "balanced" and "fisher": weight of a neuron's importance for knowledge; default 0.7 and 0.
         replacement: value of suppressed neurons: "zero", or their "mean" over ordinary text; by default "mean" for
             "balanced" and "fisher" in models whose weights can store it, "zero" otherwise.
         dimensions: demographic dimensions to ask about; by default those with a StereoSet domain (gender, ethnicity,

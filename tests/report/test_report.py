@@ -40,7 +40,7 @@ from biaslab.report.words import kept_together, stereotype_sentence, verdict
 from biaslab.statistics import Estimate, Interval, is_significant
 
 CSS = Path(__file__).parents[2] / "biaslab/report/templates/report.css"
-VOID = {"meta", "br", "link", "img", "input", "hr"}
+VOID = {"meta", "br", "link", "img", "input", "hr", "wbr"}
 FIGURES = 7 + 2 + 2 + 1  # of the page's debias run, table, sweep and comparison
 
 

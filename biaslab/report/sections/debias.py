@@ -132,7 +132,7 @@ def _gap_table(findings: Findings) -> Table:
             for _, change, spread, _ in changed:
                 more = () if spread is None else (f"± {number(spread, 0)}",)
                 cells.append(Cell(signed(change.value, 0), (between(change, 0, sign=True), *more)))
-        lines.append(("mean over pairs" if scope == OVERALL else scope, cells))
+        lines.append(("mean of the pairs" if scope == OVERALL else scope, cells))
     prompts = number(findings.facts["held_out_prompts"], 0)
     caption = f"Gap of each pair on {prompts} held-out prompts, with 95 % intervals over judging words and wordings"
     return Table("gaps", caption, ["pair", "gap", *changes, "log-odds gap, nats", *changes], lines)
