@@ -169,7 +169,7 @@ def test_strengths_with_means(tmp_path, factor):
 
 def test_without_strengths_a_card_says_nothing_of_them(baked):
     card = (baked / "bert-baked/README.md").read_text()
-    assert "6 are multiplied by 0, by way of" in card
+    assert "6 are multiplied by 0, through their columns" in card
     assert "strength" not in card
 
 
