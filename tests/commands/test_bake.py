@@ -162,7 +162,7 @@ def test_strengths_with_means(tmp_path, factor):
         torch.testing.assert_close(logits(result), logits(model), atol=1e-5, rtol=1e-5)
     card = (out / "README.md").read_text()
     each = "1 − x" if factor == 0 else "1 − (1 − 0.5)·x"
-    assert f"6 lie {each} times as far from their means over ordinary text" in card
+    assert f"6 have their distance from the mean over ordinary text multiplied by {each}" in card
     assert "hooks up to rounding" in card
     assert "bit for bit" not in card
 
@@ -546,7 +546,7 @@ def test_positions_on_the_command_line(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["bake", "--model", "a", "--positions", "slot"])
     assert ended.value.code == 2
-    assert "needs the callback NeuronSuppression" in capsys.readouterr().err
+    assert "use the callback NeuronSuppression" in capsys.readouterr().err
 
 
 @pytest.mark.assets
@@ -562,7 +562,8 @@ def test_minilm_mlm_becomes_a_plain_bert(tmp_path, asset):
 
 
 @pytest.mark.parametrize(
-    ("factor", "words"), [("0", "are set to their means over"), ("0.5", "lie 0.5 times as far from")]
+    ("factor", "words"),
+    [("0", "are set to their means over"), ("0.5", "from the mean over ordinary text multiplied by 0.5")],
 )
 def test_means_go_into_the_biases(tmp_path, factor, words):
     tokenizer = wordpiece_tokenizer()
