@@ -226,7 +226,7 @@ def test_debias_writes_and_prints_everything(lab, workdir, capsys):
         "layer",
         "one seed",
         f"knowledge: % of {findings.facts['knowledge_sentences']} sentences",
-        "SS log-ratio in nats (ideal: 0), the mean of",
+        "SS log-ratio in nats (ideal: 0):",
         "{:.3f} [{:.3f}, {:.3f}]".format(*findings.get("BNS, balanced", "SS log-ratio").figure),
         "{:+.3f} [{:+.3f}, {:+.3f}]".format(*findings.get("BNS, balanced", "SS log-ratio").change),
     ):

@@ -1,1 +1,1 @@
-"""One file a command; each raises :class:`biaslab.errors.InputError` if an argument is not what is expected."""
+"""One file per command. Each raises :class:`biaslab.errors.InputError` for an invalid argument."""

@@ -1,4 +1,4 @@
-"""What was found or trained, written as an ordinary Hugging Face checkpoint that needs neither hooks nor biaslab."""
+"""Write suppressed or trained models as ordinary Hugging Face checkpoints, which need neither hooks nor biaslab."""
 
 import textwrap
 from pathlib import Path
@@ -21,30 +21,30 @@ def bake(
 ) -> None:
     """Write a model with its neurons suppressed, or a trained model, or both, as an ordinary checkpoint folder.
 
-    An adapter of PEFT is written merged; a quantised checkpoint is refused, since it has no full weights to change.
-    The folder loads with plain transformers. Its logits are the hooked model's. They are so bit for bit where the
-    neurons are set to no means and what each is multiplied by, 1 - (1 - factor)·strength (the factor where a file has
-    no strengths), is 0 or a power of two, of either sign; else they are equal to rounding.
+    A PEFT adapter is merged. A quantised checkpoint is refused, because it has no full weights to change. The folder
+    loads with plain transformers. Its logits equal those of the hooked model: bit for bit if neurons are not set to
+    means and the multiplier of each, 1 - (1 - factor)·strength (the factor if the file has no strengths), is 0 or a
+    power of two, of either sign; up to rounding otherwise.
 
     Args:
-        model: name, folder or hub id of the model that the neurons belong to.
+        model: name, folder or hub id of the model that the neurons were found in.
         ckpt_path: a Lightning checkpoint of a debiasing baseline, instead of ``model``.
-        neurons: a neuron file, made for the very weights that are written.
-        output: the new folder; nothing is left there if anything fails.
-        factor: what the neurons are multiplied by: 0 suppresses. Strengths of the file say how much of it each gets.
-        positions: "all"; weights do the same everywhere, so "slot" can't be baked.
-        dtype: of the weights that are written: "auto", the checkpoint's own, or "float32", "bfloat16" and so on.
-        device_map: "auto" for a model that main memory has no room for: the layers lie on several devices, or on the
-            disk, and are read and written one after another.
-        trust_remote_code: let a checkpoint bring its own Python code.
+        neurons: a neuron file made for exactly these weights.
+        output: a new or empty folder; left empty if anything fails.
+        factor: multiplier of the neurons' activations; 0 suppresses. Strengths in the file scale it per neuron.
+        positions: "all"; weights act at every position, so "slot" cannot be baked.
+        dtype: data type of the written weights: "auto" (the checkpoint's own), "float32", "bfloat16" and so on.
+        device_map: "auto" for a model that does not fit into main memory: its layers are placed on several devices or
+            the disk, and read and written one after another.
+        trust_remote_code: allow a checkpoint to run its own Python code.
 
     Raises:
         InputError: if an argument is not as described, or the neurons are not the model's.
     """
     if positions != "all":
         raise InputError(
-            f'`positions` is expected to be "all" but got {positions!r}: a weight acts on every token alike. What is '
-            "suppressed at the slot alone needs the callback NeuronSuppression (configs/suppress.yaml)."
+            f'`positions` is expected to be "all" but got {positions!r}: weights act on every token. To suppress '
+            "at the slot alone, use the callback NeuronSuppression (configs/suppress.yaml)."
         )
     require_device_map(device_map)
     if ckpt_path is not None and device_map is not None:
@@ -54,7 +54,7 @@ def bake(
         )
     if (model is None) is (ckpt_path is None):
         given = "neither" if model is None else "both"
-        raise InputError(f"`model` or `ckpt_path` is expected, one of the two, but got {given}. Give one.")
+        raise InputError(f"`model` or `ckpt_path` is expected, exactly one of them, but got {given}. Give one.")
     require_ranges({"factor": factor})
     folder = Path(output).expanduser()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
@@ -82,7 +82,7 @@ def bake(
         if not chosen:
             raise InputError(
                 f"`neurons` is expected to hold at least one neuron, but {neurons} is empty: nothing would be "
-                "suppressed. Choose another file."
+                "suppressed. Use another file."
             )
         scale_neurons(language_model, chosen, factor)
         how: dict[str, Any] = {"factor": factor, "means": chosen.values is not None}
@@ -96,4 +96,4 @@ def bake(
     write_checkpoint(language_model, tokenizer, folder, card)
     print(f"Model written to {folder}.")
     if figures.why_not:
-        print(textwrap.fill(f"Its card has no figures: {figures.why_not}", 80))
+        print(textwrap.fill(f"The model card has no results: {figures.why_not}", 80))

@@ -1,4 +1,4 @@
-"""Neuron cards as a command: from a run's folder to cards.json and a table."""
+"""The cards command: describe single neurons of a run in cards.json and a table."""
 
 from __future__ import annotations
 
@@ -41,26 +41,26 @@ def cards(
     device_map: str | None = None,
     trust_remote_code: bool = False,
 ) -> None:
-    """Show what the best neurons of a file respond to, and which words they promote.
+    """Show which prompts the top neurons of a file respond to, and which words they promote.
 
-    The prompts are those of the run that the file lies in the folder of, made anew from its config.yaml, unless they
-    are given here. A table is printed, and cards.json written beside the neuron file.
+    The prompts are rebuilt from the config.yaml of the run that wrote the file, unless other prompts are given. A table
+    is printed, and cards.json is written next to the neuron file.
 
     Args:
-        neurons: a file that an attribution run wrote, with its scores.safetensors beside it.
-        model: an asset's name, a folder or a hub id; the one that the neurons were found in by default.
-        count: how many neurons, by their mean score over the pairs.
-        dimensions: which demographics the prompts ask about.
-        kinds: of judging modifiers in the prompts.
-        modifiers: how many of each kind.
-        path: a file of prompts in the format of the paper's authors instead.
-        words: a JSON or YAML file of own dimensions.
-        output: a file instead of cards.json.
-        dtype: of the weights: "float32", "bfloat16", "float16", "float64", or "auto": the checkpoint's own.
-        accelerator: "cpu", "gpu", or "auto": a GPU where there is one.
-        devices: how many of them work together.
-        device_map: "auto" to put the layers of a model that one device has no room for on several, or on the disk.
-        trust_remote_code: let a checkpoint bring its own Python code.
+        neurons: a neuron file of an attribution run, with the run's scores.safetensors in the same folder.
+        model: an asset name, a local folder or a hub id; by default the model that the neurons were found in.
+        count: number of neurons to describe, those with the highest mean score over the pairs.
+        dimensions: demographic dimensions that the prompts ask about.
+        kinds: kinds of judging modifiers in the prompts.
+        modifiers: number of modifiers of each kind.
+        path: a file of prompts in the format of the paper's authors to use instead.
+        words: a JSON or YAML file of your own dimensions.
+        output: file to write instead of cards.json.
+        dtype: data type of the weights: "float32", "bfloat16", "float16", "float64" or "auto" (the checkpoint's own).
+        accelerator: "cpu", "gpu" or "auto" (a GPU if there is one).
+        devices: number of devices to use.
+        device_map: "auto" to spread the layers of a model that does not fit on one device over several, or the disk.
+        trust_remote_code: allow a checkpoint to run its own Python code.
     """
     command = dict(locals())
     require_ranges(command)
@@ -76,7 +76,7 @@ def cards(
     chosen, folder = NeuronSet.load(neurons), Path(neurons).parent
     name = model or model_of(chosen, neurons)
     if not chosen:
-        raise InputError(f"`neurons` is expected to hold at least one neuron but {neurons} is empty. Choose another.")
+        raise InputError(f"`neurons` is expected to hold at least one neuron but {neurons} is empty. Use another file.")
     scores, pair_names = read_scores(folder / SCORES)
     settings = _prompt_settings(folder / CONFIG, {key: value for key, value in given.items() if value is not None})
     machine = start(accelerator, devices, device_map)
@@ -93,14 +93,14 @@ def cards(
     console = machine.console()
     console.print(card_table(described, len(chosen)))
     console.print(f"\n{METHOD}", markup=False)
-    print(f"\nAll prompts, words and scores written to {target}.")
+    print(f"\nResults written to {target}.")
 
 
 def read_scores(path: Path) -> tuple[Tensor, list[str]]:
-    """Read a run's scores.safetensors: scores, ``[pair, layer, neuron]``, and the pairs' names.
+    """Read a run's scores.safetensors: scores, ``[pair, layer, neuron]``, and pair names.
 
     Raises:
-        InputError: if there is no such file, or it holds anything else.
+        InputError: if the file does not exist or holds something else.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -108,22 +108,22 @@ def read_scores(path: Path) -> tuple[Tensor, list[str]]:
         with safe_open(path, "pt") as file:
             scores, pairs = file.get_tensor("scores"), json.loads(file.metadata()["pairs"])
         if len(scores) != len(pairs):
-            raise ValueError(f"{len(scores)} scores of {len(pairs)} pairs")
+            raise ValueError(f"{len(scores)} scores for {len(pairs)} pairs")
         return scores, pairs
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"`neurons` is expected to have its run's {SCORES} beside it, but {path} can't be read: "
-            f"{type(error).__name__}, {error}. Take the neuron file in the folder of the run that found it."
+            f"`neurons` is expected to be in its run's folder with {SCORES}, but {path} can't be read: "
+            f"{type(error).__name__}, {error}. Pass the neuron file in the folder of the run that found it."
         ) from error
 
 
 def _prompt_settings(config: Path, given: dict[str, Any]) -> dict[str, Any]:
-    """Return a run's settings of the prompts (of `debias`, or of the data of `predict`), with those given instead."""
+    """Return the prompt settings of a `debias` or `predict` run, overridden by those given."""
     content = read_config(config)
     if not content and not given:
         raise InputError(
-            f"`dimensions` is expected to be given where the run's settings are not known, but {config} is not there "
-            "or can't be read. Give `dimensions`, `kinds` and `modifiers`, or the `path` of the prompts."
+            f"`dimensions` is expected if the run's settings are unknown, and {config} does not exist or cannot be "
+            "read. Give `dimensions`, `kinds` and `modifiers`, or the `path` of the prompts."
         )
     settings = content.get("data", content)
     settings = settings.get("init_args", settings)
@@ -131,7 +131,7 @@ def _prompt_settings(config: Path, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_cards(path: Path, model_name: str, weights: str, cards: Sequence[Card], settings: Mapping[str, Any]) -> None:
-    """Write the cards of :func:`biaslab.neurons.cards.neuron_cards`; weights: the fingerprint of the model's."""
+    """Write the cards of :func:`biaslab.neurons.cards.neuron_cards`; ``weights`` is the model's fingerprint."""
     from dataclasses import asdict
 
     from biaslab.neurons.cards import METHOD
@@ -141,10 +141,10 @@ def write_cards(path: Path, model_name: str, weights: str, cards: Sequence[Card]
 
 
 def card_table(cards: Sequence[Card], neurons: int) -> Table:
-    """Return a table of the cards of so many neurons, at most 80 columns wide."""
+    """Return a table of the cards, at most 80 columns wide; ``neurons`` is the size of the whole set."""
     from biaslab.report.tables import new_table
 
-    title = f"{len(cards)} of {neurons} neurons, those with the largest mean score over the pairs"
+    title = f"{len(cards)} of {neurons} neurons, by mean score over the pairs"
     table = new_table(title, "layer", "index", "score", "strongest pair", "promotes", "lowers")
     for column, width in zip(table.columns[3:], (_PAIR_WIDTH, _WORDS_WIDTH, _WORDS_WIDTH), strict=True):
         column.justify, column.max_width = "left", width + 1  # with the padding

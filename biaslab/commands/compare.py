@@ -1,4 +1,4 @@
-"""Two neuron sets, or the neurons of two models, compared: shared ones against chance, and how far they have moved."""
+"""Compare two neuron sets, or the neurons of two models: overlap against chance, and shifts between layers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from biaslab.commands.machine import Machine
 
 Data = dict[str, Any]  # arguments of biaslab.data.prompts.PromptDataModule
-ALIKE = 0.5  # a trained child's neurons stay far above; those of another model are at 0, as random directions are
+ALIKE = 0.5  # a fine-tuned model stays far above; unrelated models are near 0, like random directions
 
 
 def compare(
@@ -49,34 +49,34 @@ def compare(
     device_map: str | None = None,
     trust_remote_code: bool = False,
 ) -> None:
-    """Compare two neuron sets or the neurons of two models: shared and own ones, and how far they lie in other layers.
+    """Compare two neuron sets or the neurons of two models: how many they share, and how their layers differ.
 
-    The neurons of a model are found first, for both models by the same settings and the same demographic pairs. They
-    are kept under ``output``, and beside them the figures: comparison.json and comparison.csv, in a folder whose name
-    changes with all that they depend on. The same command goes on where it was killed, and attributes nothing twice.
+    For a model, neurons are found first; for two models, with the same settings and the same demographic pairs. They
+    are cached under ``output``. comparison.json and comparison.csv are written there too, into a folder whose name
+    depends on all inputs. Run the same command to resume; nothing is attributed twice.
 
     Args:
-        a: a neuron file, a model (an asset's name, a folder or a hub id), or a debiasing baseline's ``*.ckpt``.
-        b: likewise; such as a model and what was trained from it.
-        preset: how many prompts: "small" (minutes on two cores), "medium" (hours) or "paper".
-        selection: "balanced", "fisher", "guarded", "ranked" or "paper".
-        source: where bias is read: "prompts", "contrast" or "both"; by default as `biaslab debias` does.
-        count: how many neurons; 2 % of all by default.
-        guard_weight: how much what ordinary sentences need counts against a neuron; 3 by default, of "fisher" 0.375
-            and of "balanced" 0.25.
-        dimensions: which demographics are asked about; the preset's by default.
-        kinds: of judging modifiers in the prompts; the preset's by default.
-        modifiers: how many of each kind; the preset's by default.
-        words: a JSON or YAML file of own dimensions, which are asked about where ``dimensions`` are not given.
-        contrast: what the guard is made from: of "stereoset", "bold", "bug", "panda" and text files; the preset's by
-            default. Not read where nothing is asked of it.
-        contrast_limit: at most so many sentences of each; the preset's by default.
-        output: the folder that comparisons lie in.
-        dtype: of the weights: "float32", "bfloat16", "float16", "float64", or "auto": the checkpoint's own.
-        accelerator: "cpu", "gpu", or "auto": a GPU where there is one.
-        devices: how many of them work together.
-        device_map: "auto" to put the layers of a model that one device has no room for on several, or on the disk.
-        trust_remote_code: let a checkpoint bring its own Python code.
+        a: a neuron file, a model (asset name, local folder or hub id), or a ``*.ckpt`` of a debiasing baseline.
+        b: the same; for example a model and one fine-tuned from it.
+        preset: number of prompts: "small" (minutes on two cores), "medium" (hours) or "paper".
+        selection: how neurons are selected: "balanced", "fisher", "guarded", "ranked" or "paper".
+        source: what bias is measured on: "prompts", "contrast" or "both"; by default as in `biaslab debias`.
+        count: number of neurons; 2 % of all by default.
+        guard_weight: weight of a neuron's importance for ordinary sentences, which counts against it; by default 0.375
+            for "fisher", 0.25 for "balanced" and 3 otherwise.
+        dimensions: demographic dimensions to ask about; the preset's by default.
+        kinds: kinds of judging modifiers in the prompts; the preset's by default.
+        modifiers: number of modifiers of each kind; the preset's by default.
+        words: a JSON or YAML file of your own dimensions, all of which are used unless ``dimensions`` is given.
+        contrast: sources of the guard: any of "stereoset", "bold", "bug", "panda" and text files; the preset's by
+            default. Ignored if the selection does not use it.
+        contrast_limit: maximum number of sentences per source; the preset's by default.
+        output: parent folder of the comparisons.
+        dtype: data type of the weights: "float32", "bfloat16", "float16", "float64" or "auto" (the checkpoint's own).
+        accelerator: "cpu", "gpu" or "auto" (a GPU if there is one).
+        devices: number of devices to use.
+        device_map: "auto" to spread the layers of a model that does not fit on one device over several, or the disk.
+        trust_remote_code: allow a checkpoint to run its own Python code.
     """
     settings = dict(locals())
     require_ranges(settings)
@@ -89,16 +89,16 @@ def compare(
     artifacts = Artifacts(output)
     load: Any = {"dtype": as_dtype(dtype), "device_map": device_map, "trust_remote_code": trust_remote_code}
     sides = [_side(artifacts, name, path, load) for name, path in (("a", a), ("b", b))]
-    if a != b and sides[0].name == sides[1].name:  # two trainings of a model by one method
+    if a != b and sides[0].name == sides[1].name:  # the same model trained twice by one method
         sides = [side._replace(name=f"{side.name}, {path}") for side, path in zip(sides, (a, b), strict=True)]
     same, why = _same_neurons(*sides)
-    sides = [side._replace(network=None) for side in sides]  # which gives the memory free
+    sides = [side._replace(network=None) for side in sides]  # frees the memory
     names = ("dimensions", "words", "kinds", "modifiers", "contrast", "contrast_limit")
     data = PRESETS[preset].data | {name: settings[name] for name in names if settings[name] is not None}
     if words is not None and dimensions is None:
-        data |= {"dimensions": None}  # those of the file
+        data |= {"dimensions": None}  # all of the file's
     if selection == "paper" or (selection == "ranked" and source == "prompts"):
-        data |= {"contrast": None}  # nothing would be read from it
+        data |= {"contrast": None}  # it would not be used
     usual = USUAL[selection]
     if usual.contrast_positions == "all":
         data |= {"contrast_positions": "all", "contrast_limit": contrast_limit or usual.contrast_limit}
@@ -117,7 +117,7 @@ def compare(
     try:
         ranks = rank_correlations(_scores(first), _scores(second), scopes) if same else {}
     except InputError as error:
-        notes.append(f"Ranks are not compared. {error}")
+        notes.append(f"Ranks are not compared: {error}")
     for name, facts in scopes.items():
         facts |= ranks.get(name, {"rank_correlation": None, "rank_correlation_layers": None})
     parts = {"a": first.facts(), "b": second.facts()}
@@ -135,18 +135,18 @@ def compare(
 
 
 class Side(NamedTuple):
-    """One of the two that are compared."""
+    """One of the two sides of the comparison."""
 
-    name: str  # as it is printed
-    weights: tuple[str, ...]  # fingerprints of the model, and of that which it was trained from where that is known
+    name: str  # as printed
+    weights: tuple[str, ...]  # fingerprints of the model and, if known, of the model it was trained from
     shape: tuple[int, int]  # layers, and neurons of each
-    model: str | None = None  # what load_model takes, and the model, until both were looked at; None for a neuron file
-    network: PreTrainedModel | None = None
-    file: Path = Path()  # the neuron file, and its neurons: of a model none before they are found
+    model: str | None = None  # an argument of load_model; None for a neuron file
+    network: PreTrainedModel | None = None  # kept until both sides were checked
+    file: Path = Path()  # the neuron file; set for a model once its neurons are found
     neurons: NeuronSet = NeuronSet()
 
     def facts(self) -> dict[str, Any]:
-        """Return what the findings say of it."""
+        """Return the facts that the findings record."""
         model = self.neurons.provenance.get("model", {})
         return {
             "name": self.name, "neurons": str(self.file), "model": self.model or model.get("name"),
@@ -155,14 +155,14 @@ class Side(NamedTuple):
 
 
 def _side(artifacts: Artifacts, name: str, argument: str, load: dict[str, Any]) -> Side:
-    """Tell a checkpoint, a neuron file and a model apart; of the former two, read them."""
+    """Read a side: a checkpoint, a neuron file or a model."""
     from biaslab.models import ranks
     from biaslab.models.architectures import ffn_shape
     from biaslab.models.checkpoints import trained_model, write_checkpoint
     from biaslab.models.loading import fingerprint, load_model
 
     path = Path(argument).expanduser()
-    if path.suffix == ".ckpt":  # its model becomes an ordinary folder, unless it was, so that it loads by name
+    if path.suffix == ".ckpt":  # written once as an ordinary folder, so that it loads by name
         network, tokenizer, facts = trained_model(str(path), load["trust_remote_code"])
         base, training = facts["model"], facts["training"]
         folder = artifacts.path("child", {"of": base, "weights": training["fingerprint"]})
@@ -172,13 +172,13 @@ def _side(artifacts: Artifacts, name: str, argument: str, load: dict[str, Any]) 
                 write_checkpoint(network, tokenizer, folder)
 
         ranks.of_first(write)
-        task = training["settings"].get("class_path", "training").rpartition(".")[2]  # none if it comes from Python
+        task = training["settings"].get("class_path", "training").rpartition(".")[2]  # missing if trained from Python
         weights = (training["fingerprint"], base["fingerprint"])
         return Side(f"{base['name']} + {task}", weights, ffn_shape(network), str(folder), network)
     if path.is_file() or path.suffix == ".json":
         neurons = NeuronSet.load(path)
         if neurons.shape is None:
-            raise InputError(f"`{name}` is expected to be a neuron file with a `shape`, but {path} has none. Add it.")
+            raise InputError(f"`{name}` is expected to be a neuron file with a `shape`, but {path} has none. Add one.")
         known = neurons.provenance.get("model", {}).get("fingerprint")
         return Side(argument, (known,) if known else (), neurons.shape, file=path, neurons=neurons)
     network, _ = load_model(argument, **load)
@@ -186,7 +186,7 @@ def _side(artifacts: Artifacts, name: str, argument: str, load: dict[str, Any]) 
 
 
 def _same_pairs(models: Sequence[str], data: Data, trust_remote_code: bool) -> tuple[Data, list[str]]:
-    """Leave out the demographic pairs that one of the models does not know; return the data's arguments, and notes."""
+    """Keep the demographic pairs that both models know; return the data's arguments, and notes."""
     from biaslab.data.prompts import PromptDataModule
 
     settings = {key: value for key, value in data.items() if not key.startswith("contrast")}
@@ -206,15 +206,17 @@ def _same_pairs(models: Sequence[str], data: Data, trust_remote_code: bool) -> t
         if name in known[1]:
             pairs[dimension].append(words)
     if not any(pairs.values()):
-        raise InputError("`b` is expected to know a demographic pair that `a` knows but doesn't. Ask other dimensions.")
+        raise InputError(
+            "`b` is expected to know at least one demographic pair that `a` knows but knows none. Change `dimensions`."
+        )
     left_out = ", ".join(sorted(known[0].keys() ^ known[1].keys()))
-    return data | {"pairs": pairs}, [f"Both are asked about the pairs that both know; left out: {left_out}."]
+    return data | {"pairs": pairs}, [f"Only demographic pairs that both models know are used; left out: {left_out}."]
 
 
 def _with_neurons(
     machine: Machine, artifacts: Artifacts, side: Side, options: dict[str, Any], data: dict[str, Any]
 ) -> Side:
-    """Find the neurons of a model, unless they were; those of a file are there."""
+    """Find the neurons of a model, or take them from the cache; a neuron file has them already."""
     if side.model is None:
         return side
     from biaslab.commands.passes import attribution_pass
@@ -231,13 +233,16 @@ def _same_neurons(first: Side, second: Side) -> tuple[bool, str]:
     """Return whether neuron indices correspond between the models, and why."""
     (layers, width), (other_layers, other_width) = first.shape, second.shape
     if first.shape != second.shape:
-        scaled = "" if layers == other_layers else f" B's {other_layers} layers count as the {layers} of A's depth."
+        scaled = "" if layers == other_layers else f" B's {other_layers} layers are rescaled to A's {layers}."
         return False, (
-            f"The models have other shapes ({layers} × {width}, {other_layers} × {other_width}): neuron indices do not "
-            f"correspond, and only numbers and layers are compared.{scaled}"
+            f"The models have different shapes ({layers} × {width} and {other_layers} × {other_width}): neuron indices "
+            f"do not correspond, so only counts and layers are compared.{scaled}"
         )
     if set(first.weights) & set(second.weights):
-        return True, "Neurons are compared one by one: both are of one model, or one was trained from the other."
+        return (
+            True,
+            "Neurons are compared one by one: both sides are the same model, or one was trained from the other.",
+        )
     if first.network is None or second.network is None:
         return True, (
             "The files do not say whether one model was trained from the other. If not, neuron indices do not "
@@ -247,16 +252,16 @@ def _same_neurons(first: Side, second: Side) -> tuple[bool, str]:
     measured = f"their neurons' output weights have a median cosine of {alike:.2f}"
     if alike < ALIKE:
         return False, (
-            f"The models are not trained from one another ({measured}): neuron indices do not correspond between them, "
-            "and only numbers and layers are compared."
+            f"Neither model was trained from the other ({measured}): neuron indices do not correspond, so only counts "
+            "and layers are compared."
         )
-    return True, f"Neurons are compared one by one: the models are akin ({measured})."
+    return True, f"Neurons are compared one by one: the models are related ({measured})."
 
 
 def likeness(first: PreTrainedModel, second: PreTrainedModel) -> float:
-    """Return the median cosine of the models' neurons, each as a column of its down-projection: 1 for the same model.
+    """Return the median cosine similarity of corresponding down-projection columns: 1 for the same model.
 
-    Both have the same number of layers and neurons; where their hidden states have other sizes, they are not alike.
+    Both models have the same number of layers and neurons; the result is 0 if their hidden sizes differ.
     """
     import torch
 
@@ -265,7 +270,7 @@ def likeness(first: PreTrainedModel, second: PreTrainedModel) -> float:
 
     cosines = []
     for one, other in zip(ffn_modules(first), ffn_modules(second), strict=True):
-        with loaded(one), loaded(other):  # one layer after another, where they are offloaded
+        with loaded(one), loaded(other):  # one layer at a time, if offloaded
             a, b = (down_matrix(module).float().cpu() for module in (one, other))
         if a.shape != b.shape:
             return 0.0
@@ -274,19 +279,19 @@ def likeness(first: PreTrainedModel, second: PreTrainedModel) -> float:
 
 
 def _differences(first: NeuronSet, second: NeuronSet) -> list[str]:
-    """Name the settings that the two were not found alike with, where both are known, and what is not compared."""
+    """Return notes on settings that differ between the two runs, if known, and on what is not compared."""
     settings = []
     for part, names in (("settings", None), ("data", ("prompts", "contrast"))):
         a, b = (side.provenance.get(part) or {} for side in (first, second))
         keys = names or [key for key in a if key not in ("shares_used", "trust_remote_code")]
-        settings += [f"{key} {a[key]} and {b[key]}" for key in keys if key in a and key in b and a[key] != b[key]]
-    notes = [f"They were found with other settings: {'; '.join(settings)}."] if settings else []
+        settings += [f"{key} {a[key]} vs. {b[key]}" for key in keys if key in a and key in b and a[key] != b[key]]
+    notes = [f"They were found with different settings: {'; '.join(settings)}."] if settings else []
     graded = [name for name, side in (("A", first), ("B", second)) if side.strengths is not None]
-    return notes + ([f"Strengths of neurons ({' and '.join(graded)}) are not compared."] if graded else [])
+    return notes + ([f"Neuron strengths (of {' and '.join(graded)}) are not compared."] if graded else [])
 
 
 def _scores(side: Side) -> dict[str, Tensor]:
-    """Return each pair's mean scores, ``[layer, neuron]``, that lie beside a neuron file; nothing where none do."""
+    """Return each pair's mean scores, ``[layer, neuron]``, from a neuron file's folder; empty if there are none."""
     path = side.file.parent / SCORES
     if not path.exists():
         return {}
@@ -297,18 +302,18 @@ def _scores(side: Side) -> dict[str, Tensor]:
 
 
 _BAR = 16  # characters of the longest bar
-_CHANCE = """chance: what random sets share that have as many neurons in each layer, and anywhere: that have as many in
-    whichever layers (hypergeometric, exact). p: how often random sets share as many or more. ρ: Spearman's correlation
-    of the neurons' mean scores."""
-_LAYERS = """shift: of the mean layer. distance: by how many layers a neuron moves on average (earth mover's). moved:
-    the share of the neurons that would have to change their layer for A's layers to become B's (total variation); p:
-    of it, by a permutation test, which assigns the neurons to A and B at random (shared ones stay if A and B are as
-    large). [95 %]: bootstrap over the neurons, too narrow for few of them. Neither knows that other prompts would find
-    other neurons. Each p is of its row alone."""
+_CHANCE = """chance: expected overlap of random sets with as many neurons in each layer; anywhere: with as many neurons
+    in total (hypergeometric, exact). p: probability that random sets share as many neurons or more. ρ: Spearman's rank
+    correlation of the neurons' mean scores."""
+_LAYERS = """shift: change of the mean layer. distance: mean number of layers that a neuron moves (earth mover's
+    distance). moved: share of neurons that would have to change layer to turn A's distribution into B's (total
+    variation); its p comes from a permutation test, which assigns neurons to A and B at random (shared neurons are
+    kept if A and B have the same size). [95 %]: bootstrap over neurons, too narrow for small sets. Neither interval
+    nor p covers the choice of prompts. p values are not corrected for multiple tests."""
 
 
 def _print(console: Console, findings: Findings) -> None:
-    """Print the tables and what the figures are, at most 80 columns wide."""
+    """Print the tables and their legends, at most 80 columns wide."""
     from biaslab.report.sections.compare import compare_answer
 
     details = findings.details
@@ -324,7 +329,7 @@ def _print(console: Console, findings: Findings) -> None:
         console.print("\n" + " ".join(text.split()), markup=False)
     sentences, rank = compare_answer(findings), scopes[OVERALL]["rank_correlation"]
     if rank is not None:
-        sentences.append(f"The rank correlation of all neurons' mean scores is {rank:.2f}.")
+        sentences.append(f"The rank correlation of the mean scores over all neurons is {rank:.2f}.")
     console.print(f"\n{' '.join(sentences)}", markup=False)
 
 
@@ -335,7 +340,7 @@ def _scope_table(title: str, *columns: str) -> Table:
 
 
 def _counts(scopes: Mapping[str, Mapping[str, Any]], same: bool) -> Table:
-    """Return the numbers of neurons; where indices correspond, those that are shared, against chance."""
+    """Return the neuron counts; if indices correspond, also the overlap against chance."""
     overlap = ("A only", "shared", "B only", "Jaccard", "chance [95 %]", "p", "anywhere")
     table = _scope_table("Neurons", *(overlap if same else "AB"))
     for name, facts in scopes.items():
@@ -349,7 +354,7 @@ def _counts(scopes: Mapping[str, Mapping[str, Any]], same: bool) -> Table:
 
 
 def _moves(scopes: Mapping[str, Mapping[str, Any]]) -> Table:
-    title = "Layers: means, shift and distance (layers); moved neurons (percent)"
+    title = "Layers: means of A and B, shift, distance; moved in % of neurons"
     table = _scope_table(title, "A", "B", "shift [95 %]", "distance", "moved [95 %]", "p")
     for name, facts in scopes.items():
         cells = [_figure(facts[f"mean_layer_{side}"], 1) for side in "ab"]
@@ -363,13 +368,13 @@ def _moves(scopes: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def _layers(facts: Mapping[str, Any]) -> Table:
-    """Return the neurons a layer, of all that were compared."""
+    """Return the number of neurons per layer, over all scopes."""
     sides = {"A": facts["layers_a"], "B": facts["layers_b"]}
     ranks = [_figure(rank) for rank in facts["rank_correlation_layers"] or ()]
     columns = {**sides, "shared": facts["layers_shared"] or (), "ρ": ranks}
     bars = [["█" * round(_BAR * count / max(1, *counts)) for count in counts] for counts in sides.values()]
     columns = {name: values for name, values in columns.items() if values}
-    table = new_table("Neurons a layer", "layer", *columns, "", "")
+    table = new_table("Neurons per layer", "layer", *columns, "", "")
     for column in table.columns[-2:]:
         column.justify = "left"
     for layer, cells in enumerate(zip_longest(*columns.values(), *bars, fillvalue="")):
@@ -382,7 +387,7 @@ def _figure(value: float | None, digits: int = 2) -> str:
 
 
 def _probability(value: float) -> str:
-    """Return a probability of at most seven characters.
+    """Return a probability in at most seven characters.
 
     >>> [_probability(p) for p in (1.0, 0.24, 0.0005, 2e-123, 0.0)]
     ['1', '0.24', '0.0005', '2e-123', '<1e-300']

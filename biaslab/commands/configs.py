@@ -1,4 +1,4 @@
-"""The configurations that ship with biaslab, by name, from any folder; and what a configuration holds."""
+"""The configurations that ship with biaslab, found by name from any folder."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -8,25 +8,25 @@ from biaslab.errors import InputError, did_you_mean
 
 
 def shipped() -> Path:
-    """Return the folder of the configurations: in the package, or beside it in a checkout."""
+    """Return the folder of the shipped configurations: in the package, or next to it in a checkout."""
     inside = Path(str(files("biaslab"))) / "configs"
     return inside if inside.is_dir() else inside.parents[1] / "configs"
 
 
 def names() -> list[str]:
-    """Return the names of the configurations, sorted."""
+    """Return the sorted names of the shipped configurations."""
     return sorted(path.stem for path in shipped().glob("*.yaml"))
 
 
 def config_file(name: str, folder: str = "configs") -> Path:
-    """Return a configuration: a file that exists goes first, else the one that ships under this name.
+    """Return the path of a configuration: an existing file, or else the one that ships under this name.
 
     Args:
         name: a path, or a shipped configuration's name, with or without ``configs/`` and ``.yaml``.
-        folder: that is looked in before those that ship; any other one than the default must have it.
+        folder: searched before the shipped ones; if it is not the default, it must hold the file.
 
     Raises:
-        InputError: if there is none.
+        InputError: if there is no such configuration.
 
     >>> config_file("attribute").name, config_file("configs/attribute.yaml").name
     ('attribute.yaml', 'attribute.yaml')
@@ -38,7 +38,9 @@ def config_file(name: str, folder: str = "configs") -> Path:
     if found := next((place for place in places if place.is_file()), None):
         return found
     if folder != "configs":
-        raise InputError(f"`configs` is expected to be a folder with {file}, but {folder} has none. Check the folder.")
+        raise InputError(
+            f"`configs` is expected to be a folder with {file}, but {folder} has no such file. Check the folder."
+        )
     raise InputError(
         f"`config` is expected to be a file or a shipped configuration ({', '.join(names())}) but got {name!r}. Check "
         f"the name.{did_you_mean(Path(name).stem, names())}"
@@ -46,7 +48,7 @@ def config_file(name: str, folder: str = "configs") -> Path:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Return what a configuration file holds; nothing where there is none, or none that is whole."""
+    """Return the contents of a configuration file; empty if it is missing or invalid."""
     import yaml
 
     try:

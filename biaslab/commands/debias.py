@@ -1,4 +1,4 @@
-"""All in one: find the bias neurons, suppress them, judge before and after, with random controls beside."""
+"""The whole workflow: find bias neurons, suppress them, and evaluate before and after, with random controls."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 AMPLIFY = 2.0
 HELD_OUT_MODIFIERS = 16  # of each kind, at least
-HALF = 0.5  # a softer suppression, printed beside: it keeps much of the effect at a fraction of the price
+HALF = 0.5  # a weaker suppression, also reported: it keeps much of the effect at a fraction of the cost
 
 
 def debias(
@@ -85,61 +85,61 @@ def debias(
     chat_template: bool = False,
     trust_remote_code: bool = False,
 ) -> None:
-    """Find the bias neurons of a model, suppress them, and print what that did.
+    """Find the bias neurons of a model, suppress them, and report the effect.
 
-    Everything is also written into a new folder under ``output``: results.json, table.csv, gaps.csv, neurons.json,
-    scores.safetensors, config.yaml and TensorBoard logs. Nothing is chosen on what is reported: neurons come from the
-    prompts and the contrast set (StereoSet's test split, or plain text), the figures from StereoSet's dev split,
-    held-out prompts and sentences that nothing was chosen on.
+    The results are also written to a new folder under ``output``: results.json, table.csv, gaps.csv, neurons.json,
+    scores.safetensors, config.yaml and TensorBoard logs. Selection and evaluation use different data: neurons are
+    selected on the prompts and the contrast set (StereoSet's test split, or plain text); results are measured on
+    StereoSet's dev split, held-out prompts and held-out sentences.
 
     Args:
-        model: an asset's name, a folder or a hub id.
-        selection: "balanced" (suppresses bias neurons and strengthens those that hold against bias, each by what it
-            does to bias for what ordinary text loses), "fisher" (switches off the neurons of the most bias for what
-            text loses), "guarded", "ranked" or "paper".
-        source: where bias is read: "prompts", "contrast" (only with "stereoset"), or "both"; by default the contrast
-            set for "fisher", else both.
-        source_weights: of "balanced" and "fisher", instead: how much each of "prompts", "contrast", "pairs" (minimal
-            pairs) and "panda-pairs" counts; by default contrast 1, prompts 0.75 and pairs 0.5 for "balanced".
-        contrast: what is read or spared: any of "stereoset" (its test split), "bold", "bug", "panda", text files; of
-            "balanced" and "fisher" also "pairs", "panda-pairs" and "knowledge".
-        count: how many neurons; by default 5 % of all for "balanced", as many as the perplexity allows for "fisher",
-            else 2 %.
-        perplexity_percent: of "balanced" and "fisher": by how much suppression may raise perplexity, on text that is
-            not reported on.
-        guard_weight: how much what fitting words need counts against a neuron: by default 0.25 for "balanced", 0.375
-            for "fisher", else 3.
-        knowledge_weight: of "balanced" and "fisher": likewise, what knowledge needs; by default 0.7 and 0.
-        replacement: what suppressed neurons are set to: "zero", or their "mean" over ordinary text; by default the mean
-            for "balanced" and "fisher" in models whose weights can hold it.
-        dimensions: which demographics are asked about: by default gender, ethnicity, religion and occupation, which
-            StereoSet has domains for; or those of ``words``.
-        words: a JSON or YAML file of own dimensions: their names, nouns, demographics and pairs.
-        kinds: of judging modifiers in the prompts.
-        modifiers: how many of each kind.
-        contrast_limit: at most so many sentences of each of them; 2000 by default for "balanced" and "fisher", else
-            600.
-        steps: nodes of the quadrature; "auto" takes as many as the completeness residual asks for.
-        factor: what the neurons are multiplied by: 0 switches them off.
-        positions: "all", or "slot" (only where the model is asked; for masked models).
-        seeds: how many random controls.
-        text: what the pseudo-perplexity is measured on: "bold", "bug", "panda" or a text file.
-        sentences: how many sentences of it.
-        limit: only so many clusters of StereoSet; all by default.
-        stereoset: a file of StereoSet's form instead of its dev split.
-        measures: benchmarks to judge by as well: of crows-pairs, bbq, winobias, winogender, bec-pro, honest,
+        model: an asset name, a local folder or a hub id.
+        selection: "balanced" (suppresses neurons that increase bias and strengthens those that reduce it, each by its
+            effect on bias relative to its cost on ordinary text), "fisher" (switches off the neurons with the most bias
+            relative to that cost), "guarded", "ranked" or "paper".
+        source: what bias is measured on: "prompts", "contrast" (requires "stereoset") or "both"; by default "contrast"
+            for "fisher" and "both" otherwise.
+        source_weights: for "balanced" and "fisher", instead of ``source``: weights of "prompts", "contrast", "pairs"
+            (minimal pairs) and "panda-pairs"; by default contrast 1, prompts 0.75 and pairs 0.5 for "balanced".
+        contrast: sources of the contrast set, which measures bias and the cost on text: any of "stereoset" (its test
+            split), "bold", "bug", "panda" and text files; for "balanced" and "fisher" also "pairs", "panda-pairs" and
+            "knowledge".
+        count: number of neurons; by default 5 % of all for "balanced", as many as ``perplexity_percent`` allows for
+            "fisher", and 2 % otherwise.
+        perplexity_percent: for "balanced" and "fisher": maximum increase of perplexity, in percent, measured on text
+            that is not used for the results.
+        guard_weight: weight of a neuron's importance for fitting words, which counts against it; by default 0.25 for
+            "balanced", 0.375 for "fisher" and 3 otherwise.
+        knowledge_weight: for "balanced" and "fisher": weight of a neuron's importance for knowledge; default 0.7 and 0.
+        replacement: value of suppressed neurons: "zero", or their "mean" over ordinary text; by default "mean" for
+            "balanced" and "fisher" in models whose weights can store it, "zero" otherwise.
+        dimensions: demographic dimensions to ask about; by default those with a StereoSet domain (gender, ethnicity,
+            religion and occupation), or all of ``words``.
+        words: a JSON or YAML file of your own dimensions: names, nouns, demographics and pairs.
+        kinds: kinds of judging modifiers in the prompts.
+        modifiers: number of modifiers of each kind.
+        contrast_limit: maximum number of sentences per source; by default 2000 for "balanced" and "fisher" and 600
+            otherwise.
+        steps: number of quadrature nodes; "auto" chooses it from the completeness residual.
+        factor: multiplier of the neurons' activations; 0 switches them off.
+        positions: "all", or "slot" (only the position to predict; masked models only).
+        seeds: number of random controls.
+        text: text to measure (pseudo-)perplexity on: "bold", "bug", "panda" or a text file.
+        sentences: number of sentences of this text.
+        limit: use at most this many StereoSet clusters; all by default.
+        stereoset: a file in StereoSet's format to use instead of its dev split.
+        measures: further benchmarks to evaluate: any of crows-pairs, bbq, winobias, winogender, bec-pro, honest,
             redditbias and stereoset-intersentence.
-        output: the folder that runs lie in.
-        dtype: of the weights: "float32", "bfloat16", "float16", "float64", or "auto": the checkpoint's own.
-        accelerator: "cpu", "gpu", or "auto": a GPU where there is one.
-        devices: how many of them work together.
-        device_map: "auto" to put the layers of a model that one device has no room for on several, or on the disk.
-        bos: what sentences of a causal model are conditioned on: "tokenizer" (what the tokenizer puts in front of
-            them), or "authors" (StereoSet's rule: the first token on the start token alone, the others on the
-            sentence).
-        chat_template: ask an instruct model the prompts by its chat template: the user asks to complete the sentence,
+        output: parent folder of the runs.
+        dtype: data type of the weights: "float32", "bfloat16", "float16", "float64" or "auto" (the checkpoint's own).
+        accelerator: "cpu", "gpu" or "auto" (a GPU if there is one).
+        devices: number of devices to use.
+        device_map: "auto" to spread the layers of a model that does not fit on one device over several, or the disk.
+        bos: what a causal model's sentences are conditioned on: "tokenizer" (whatever the tokenizer prepends) or
+            "authors" (StereoSet's rule: the first token on the start token alone, the others on the sentence).
+        chat_template: wrap the prompts in an instruct model's chat template: the user asks to complete the sentence,
             and the assistant's turn begins with it.
-        trust_remote_code: let a checkpoint bring its own Python code.
+        trust_remote_code: allow a checkpoint to run its own Python code.
     """
     settings = dict(locals())
     started = time.monotonic()
@@ -186,14 +186,14 @@ def debias(
         model, **asked, contrast=contrast, contrast_limit=contrast_limit,
         contrast_positions=usual.contrast_positions, bos=bos, trust_remote_code=trust_remote_code,
     )  # fmt: skip
-    # All that can be wrong with the data shows before the long work begins.
-    more = {"modifiers": max(modifiers, HELD_OUT_MODIFIERS)}  # seconds, for narrower intervals
+    # Problems with the data show up here, before the long work begins.
+    more = {"modifiers": max(modifiers, HELD_OUT_MODIFIERS)}  # takes seconds, narrows the intervals
     held_out = PromptDataModule(model, **asked | more, part="held_out", trust_remote_code=trust_remote_code)
     find.prepare_data()
     find.setup("predict")
     clusters = judging.stereoset(model, stereoset, trust_remote_code, limit=limit, bos=bos)
     held_out.setup("predict")
-    # perplexity takes long: of the random controls one is measured
+    # perplexity is slow: measured for one random control only
     ordinary = judging.perplexity(text, sentences, seeds=1, bos=bos)
     knowledge = judging.knowledge(model, trust_remote_code)
     core = [clusters, Gaps(held_out), ordinary, *knowledge]
@@ -210,7 +210,7 @@ def debias(
     console.print(f"biaslab debias: {model}. Results go to {folder}", markup=False)
     console.print("\n[bold]1 Find[/]: attribute the gap between demographics to neurons (IG²)")
     sets = _find(machine, task, find, logger)
-    console.print("\n[bold]2 Judge[/]: StereoSet, held-out prompts, text and knowledge, before and after")
+    console.print("\n[bold]2 Evaluate[/]: StereoSet, held-out prompts, perplexity and knowledge, before and after")
     arms = list(_arms(selection, sets, factor, positions, seeds, [measure.name for measure in core]))
     machine.take(task.model)
     evaluation = evaluate(task.model, task.tokenizer, arms, [*core, *asked_too])
@@ -239,21 +239,21 @@ def debias(
 
 
 class _Sets(NamedTuple):
-    """What is suppressed: the neurons chosen, those that the paper's votes find, and those of the prompts alone."""
+    """Neurons to suppress: those selected, those selected by the paper's votes, and those found by prompts alone."""
 
     chosen: NeuronSet
     votes: NeuronSet
-    by_prompts: NeuronSet | None  # where prompts are one source of several
+    by_prompts: NeuronSet | None  # if prompts are one of several sources
 
 
 def _find(machine: Machine, task: Attribution, prompts: PromptDataModule, logger: TensorBoardLogger) -> _Sets:
-    """Find the neurons, and write them into the logger's folder."""
+    """Find the neurons and write them to the logger's folder."""
     from biaslab.commands.passes import LogNeurons
     from biaslab.models import ranks
 
     machine.trainer(logger, LogNeurons()).predict(task, prompts, return_predictions=False)
     chosen = ranks.of_first(lambda: cast("tuple[NeuronSet, Any]", task.result)[0])
-    votes = task.select("paper").with_values(None)  # as in the paper: to 0
+    votes = task.select("paper").with_values(None)  # set to 0, as in the paper
     if machine.writes:
         votes.save(Path(logger.log_dir, "neurons_paper.json"))
     by_prompts, selection = None, task.hparams["selection"]
@@ -272,10 +272,10 @@ def _write(
     arms: Sequence[Arm],
     found: tuple[NeuronSet, Tensor],
 ) -> Table:
-    """Write tables, TensorBoard's logs and cards; return a table of the cards.
+    """Write tables, TensorBoard logs and cards; return a table of the cards.
 
-    ``prompts`` are those that neurons were found with, and held-out ones; ``found`` are the neurons, and the scores of
-    all, ``[pair, layer, neuron]``.
+    ``prompts`` are those used to find the neurons, and the held-out ones; ``found`` are the neurons and the scores of
+    all neurons, ``[pair, layer, neuron]``.
     """
     from biaslab.commands.cards import card_table, write_cards
     from biaslab.models.loading import fingerprint
@@ -302,10 +302,10 @@ def _write(
 def _arms(
     selection: str, sets: _Sets, factor: float, positions: Literal["all", "slot"], seeds: int, core: Sequence[str]
 ) -> Iterator[Arm]:
-    """Yield what is done to the model: nothing, suppression, softer, by the paper's votes, random, amplification.
+    """Yield the arms: untouched, suppressed, half suppressed, by the paper's votes, random controls, amplified.
 
-    What moves StereoSet need not move the prompts' preference: of neurons that were found by prompts alone, as many,
-    the gaps are measured beside. Further measures than ``core`` are asked of no softer suppression and no votes.
+    Neurons that change StereoSet need not change the prompts' gaps. The gaps are therefore also measured for as many
+    neurons found by prompts alone. Half suppression and the votes are evaluated on the ``core`` measures only.
     """
     from biaslab.evaluation.treatment import BASE, Arm, Treatment, random_name
 
@@ -335,9 +335,9 @@ def _print(console: Console, findings: Findings) -> None:
     for table in tables:
         console.print(table)
     layers = ", ".join(f"{layer}: {count}" for layer, count in facts["neurons"]["by_layer"].items())
-    console.print(f"\n{facts['neurons']['count']} neurons; by layer {layers}.\n{facts['attribution']}.")
+    console.print(f"\n{facts['neurons']['count']} neurons; per layer {layers}.\n{facts['attribution']}.")
     for pair, why in facts["dropped"].items():
-        console.print(f"dropped {pair}: {why}", markup=False)
+        console.print(f"Dropped {pair}: {why}", markup=False)
 
 
 def _domain_table(findings: Findings) -> Table:
@@ -352,8 +352,8 @@ def _domain_table(findings: Findings) -> Table:
 def _gap_table(findings: Findings) -> Table:
     rows, times = gap_rows(findings), f"×{findings.settings['factor']:g}"
     title = f"""Gap on {findings.facts["held_out_prompts"]} held-out prompts: |P(d1) - P(d2)|, |log P(d1) - log P(d2)|;
-changes in percent: neurons suppressed ({times}), amplified (×2),
-random ones suppressed"""
+changes in %: suppressed ({times}), amplified (×2),
+random neurons suppressed"""
     table = new_table(title, "pair", "gap", times, "×2", "random", "log", times, "×2", "rand.")
     shown = ""
     for scope in [*(scope for scope in findings.scopes("gap") if "/" in scope), OVERALL]:
@@ -374,7 +374,7 @@ random ones suppressed"""
 
 def _mean_gap_table(findings: Findings) -> Table:
     names = {"gap": "|P(d1) - P(d2)|", "log gap": "|log P(d1) - log P(d2)|"}
-    table = new_table("Mean change of the gap, percent [95 %]", "", *names.values())
+    table = new_table("Mean change of the gap, % [95 %]", "", *names.values())
     for row in findings.rows_of("gap")[1:]:
         estimates = [findings.estimates[row.name, metric, OVERALL] for metric in names]
         table.add_row(row.title, *(signed(estimate.change, 0) for estimate in estimates))

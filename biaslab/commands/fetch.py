@@ -1,13 +1,13 @@
-"""Downloading an asset by its name."""
+"""Download an asset by name."""
 
 import sys
 
 
 def fetch(name: str) -> None:
-    """Download a model or data set into the cache, unless it is there, and print its folder and its licence.
+    """Download a model or data set to the cache, unless it is there, and print its folder and licence.
 
     Args:
-        name: of an asset.
+        name: name of the asset.
     """
     from biaslab.models import assets
 

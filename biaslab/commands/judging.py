@@ -1,4 +1,4 @@
-"""What the commands that ask a model share: its name, and measures whose data is ready."""
+"""Shared by the commands that evaluate a model: its name, and measures with their data loaded."""
 
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,20 +17,19 @@ from biaslab.models.tokens import Bos
 from biaslab.neurons.neuron_set import NeuronSet
 
 Data = TypeVar("Data", bound=EvaluationData)
-SEEDS = 2  # of the random controls that further benchmarks are asked of
+SEEDS = 2  # random controls that are evaluated on additional benchmarks
 
 
 def model_of(neurons: NeuronSet, path: str) -> str:
-    """Return the name of the model that the neurons of a file were found in; of a folder that lies elsewhere, its path.
+    """Return the name of the model that a file's neurons were found in, or the path of its folder.
 
     Raises:
-        InputError: if the file names no model, or its folder is no longer there.
+        InputError: if the file names no model, or the folder no longer exists.
     """
     model = neurons.provenance.get("model", {})
     if not (name := model.get("name")):
         raise InputError(
-            f"`model` is expected to be named, since {path} does not say which model its neurons are of, but got none. "
-            "Give its name."
+            f"`model` is expected because {path} does not name the model of its neurons, but got none. Give its name."
         )
     folder = Path(model.get("folder", ""))
     here = Path(name).expanduser()
@@ -38,54 +37,53 @@ def model_of(neurons: NeuronSet, path: str) -> str:
         return str(name)
     if folder.is_dir():
         return str(folder)
-    if here.is_dir():  # both were moved; the fingerprint tells whether it is the same model
+    if here.is_dir():  # both were moved; the fingerprint check tells whether it is the same model
         return str(name)
     raise InputError(
-        f"`model` is expected to be given, since {path} names the folder {folder}, which is not there any more. "
-        "Give the place that it was moved to."
+        f"`model` is expected because {path} names the folder {folder}, which no longer exists. Give the new path."
     )
 
 
 def ready(data: Data) -> Data:
-    """Return a data module whose data was fetched and read for a test."""
+    """Return a data module after loading its test data."""
     data.prepare_data()
     data.setup("test")
     return data
 
 
 def stereoset(model_name: str, path: str | None, trust_remote_code: bool, **settings: Any) -> StereoSet:
-    """Return the measure on StereoSet's dev split or a file; settings: of the data module."""
+    """Return the StereoSet measure on its dev split or a file; ``settings`` go to the data module."""
     return StereoSet(ready(StereoSetDataModule(model_name, path=path, trust_remote_code=trust_remote_code, **settings)))
 
 
 def perplexity(
     text: str, sentences: int, split: str = "evaluation", seeds: int | None = None, bos: Bos = "tokenizer"
 ) -> Perplexity:
-    """Return the measure on so many of a text's sentences; an InputError if there are none."""
+    """Return the perplexity measure on a text's first sentences; InputError if there are none."""
     require_positive(sentences=sentences)
     require_name_or_file("text", text, TEXTS)
     ordinary = read_sentences(text, split, "text")[:sentences]
     if not ordinary:
         raise InputError(
-            f"`text` is expected to have {split} sentences but {text} has none: they are one line in "
-            f"{100 // len(SPLITS[split])}, of four words or more. Give a longer one."
+            f"`text` is expected to have {split} sentences but {text} has none: one line in "
+            f"{100 // len(SPLITS[split])} is used, if it has four words or more. Use a longer text."
         )
     return Perplexity(ordinary, seeds, bos)
 
 
 def minimal_pairs(model_name: str, trust_remote_code: bool) -> list[MinimalPairs]:
-    """Return the measure on held-out minimal pairs; none if none can be asked."""
+    """Return the measure on held-out minimal pairs; empty if the tokenizer supports none."""
     data = ready(MinimalPairsDataModule(model_name, trust_remote_code=trust_remote_code))
     return [MinimalPairs(data)] if data.pairs else []
 
 
 def panda_pairs(model_name: str, trust_remote_code: bool, limit: int | None = None) -> list[PandaPairs]:
-    """Return the measure on held-out sentences of PANDA and their rewrites; none if none can be asked."""
+    """Return the measure on held-out PANDA sentences and their rewrites; empty if the tokenizer supports none."""
     data = ready(PandaPairsDataModule(model_name, limit, trust_remote_code=trust_remote_code))
     return [PandaPairs(data)] if data.pairs else []
 
 
 def knowledge(model_name: str, trust_remote_code: bool) -> list[Knowledge]:
-    """Return the measure on sentences whose demographic word follows from their meaning; none if none can be asked."""
+    """Return the knowledge measure (a word follows from the sentence); empty if the tokenizer supports none."""
     data = ready(KnowledgeDataModule(model_name, trust_remote_code=trust_remote_code))
     return [Knowledge(data)] if data.facts else []

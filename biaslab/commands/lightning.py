@@ -1,4 +1,4 @@
-"""Lightning's own subcommands: predict, test, fit, validate, with our defaults and links."""
+"""Lightning's subcommands predict, test, fit and validate, with biaslab's defaults and argument links."""
 
 import sys
 from contextlib import ExitStack
@@ -12,7 +12,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from biaslab import callbacks, tasks  # noqa: F401  short class names in the configs resolve to what is imported
+from biaslab import callbacks, tasks  # noqa: F401  imported so that short class names in configs resolve
 from biaslab.commands.configs import config_file, read_config
 from biaslab.commands.passes import LogNeurons
 from biaslab.commands.plan import plan
@@ -26,22 +26,22 @@ from biaslab.tasks.shards import is_locked
 
 
 class _FirstConfig(SaveConfigCallback):
-    """Saves the configuration into a run's folder, but not over that of a run that goes on there."""
+    """Save the configuration in a run's folder, but do not overwrite that of a resumed run."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         folder = Path(trainer.log_dir or "")
         there = read_config(folder / self.config_filename)
         goes_on = any((folder / name).exists() for name in ("shards", "neurons.json")) or self.config.get("ckpt_path")
         if not (there and goes_on):
-            self.overwrite = not there  # what a kill has cut may be replaced
+            self.overwrite = not there  # a truncated file may be replaced
             super().setup(trainer, pl_module, stage)
 
 
 class _OneTraining(Callback):
-    """Keeps other trainings, and what would remove it, out of a run's folder while a training works in it."""
+    """Lock a run's folder during a training, so that no other training uses or removes it."""
 
     def __init__(self) -> None:
-        self.held = ExitStack()  # given free when the process ends, however it ends
+        self.held = ExitStack()  # released when the process ends, however it ends
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         folder = getattr(trainer.logger, "log_dir", None)
@@ -54,7 +54,7 @@ class _OneTraining(Callback):
 
 
 class _Config(ActionConfigFile):
-    """Reads a configuration: a file, one that ships under the name, or YAML itself."""
+    """Read a configuration: a file, the name of a shipped one, or YAML text."""
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         try:
@@ -65,40 +65,40 @@ class _Config(ActionConfigFile):
 
 
 class BiaslabCLI(LightningCLI):
-    """LightningCLI with one model name for task and data, and runs that go on where they were killed."""
+    """LightningCLI with one model name for task and data, and runs that resume."""
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        """Return a parser that knows the configurations that ship."""
+        """Return a parser that finds the shipped configurations."""
         parser = self.parser_class(dump_header=[f"pytorch_lightning=={version('pytorch-lightning')}"], **kwargs)
-        parser.add_argument("-c", "--config", action=_Config, help="a file, or the name of one that ships with biaslab")
+        parser.add_argument("-c", "--config", action=_Config, help="a file, or the name of a shipped configuration")
         return parser
 
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
-        """Prepare the command that is asked for, whose settings ``kwargs`` has, and no other: each takes its time."""
+        """Prepare only the requested command, which is in ``kwargs``: each one takes time."""
         every = super().subcommands()
         self.subcommands = lambda: {name: every[name] for name in kwargs}  # type: ignore[method-assign]
         super()._add_subcommands(parser, **kwargs)
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
-        """Let checkpoints bring weights only, those from a network too: Lightning would run what stands in them."""
+        """Load weights only from checkpoints, including remote ones: Lightning would unpickle arbitrary code."""
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if "weights_only" in self._subcommand_method_arguments[subcommand]:
             parser.set_defaults(weights_only=True)
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Let the data follow the model's name, and whether its code is trusted."""
+        """Link the model's name and ``trust_remote_code`` to the data, and add the options of single commands."""
         for name in ("model_name", "trust_remote_code"):
             parser.link_arguments(f"model.init_args.{name}", f"data.init_args.{name}")
         if parser.prog.endswith(" predict"):
-            what = "print what the run would take, after a short measurement, and end"
+            what = "measure briefly, print the expected cost of the run, and exit"
             parser.add_argument("--plan", action="store_true", help=what)
         if parser.prog.endswith(" test"):
-            what = "a file for the scores of StereoSet's sentences, in the form of the authors' predictions"
+            what = "write the scores of StereoSet's sentences to this file, in the authors' prediction format"
             parser.add_argument("--predictions", type=str | None, default=None, help=what)
 
     def _parse_ckpt_path(self) -> None:
-        """Take class and settings from a checkpoint, but neither the model's name nor whether its code is trusted."""
+        """Take class and settings from a checkpoint, but not the model's name or ``trust_remote_code``."""
         config = self.config[self.config.subcommand]
         _require_checkpoint(config.get("ckpt_path"))
         is_file = config.get("ckpt_path") and Path(config.ckpt_path).is_file()
@@ -110,7 +110,7 @@ class BiaslabCLI(LightningCLI):
         class_path = settings.pop("_class_path", expected)
         if class_path != expected and not str(class_path).startswith("biaslab."):
             raise InputError(
-                f"`ckpt_path` is expected to be a checkpoint of biaslab's or of {expected} but is one of "
+                f"`ckpt_path` is expected to be a checkpoint of biaslab or of {expected} but is one of "
                 f"{class_path!r}. If you trust it, give --model {class_path}."
             )
         model = {"class_path": class_path, "dict_kwargs": settings}
@@ -123,21 +123,21 @@ class BiaslabCLI(LightningCLI):
             )
 
     def _set_seed(self) -> None:
-        """Refuse a seed that some generator doesn't take."""
+        """Check that all random generators accept the seed."""
         seed = self._get(self.config, "seed_everything")
         if not isinstance(seed, bool):
             require_ranges({"seed_everything": seed}, seed_everything=RANGES["seed"])
         super()._set_seed()
 
     def before_instantiate_classes(self) -> None:
-        """Choose the folder of an unfinished run with the very same settings, where there is one."""
+        """Resume in the folder of an unfinished run with identical settings, if there is one."""
         config = self.config[self.subcommand]
         if self.subcommand == "predict" and config.plan:
             _estimate(config)
         settings = getattr(config.trainer.logger, "init_args", None)
         if self.subcommand != "predict" or settings is None or getattr(settings, "version", "") is not None:
             return
-        text = self._parser(self.subcommand).dump(config, skip_none=False, skip_check=True)  # as it is saved
+        text = self._parser(self.subcommand).dump(config, skip_none=False, skip_check=True)  # as it will be saved
         wanted = _of_the_result(yaml.safe_load(text))
         for shards in sorted(Path(settings.save_dir, settings.name or "").glob("version_*/shards")):
             folder = shards.parent
@@ -146,7 +146,7 @@ class BiaslabCLI(LightningCLI):
                 return
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Log an attribution run's neurons to TensorBoard; let one training work in a folder."""
+        """Add callbacks: log an attribution run's neurons to TensorBoard; lock a training's folder."""
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except InputError:
@@ -159,27 +159,27 @@ class BiaslabCLI(LightningCLI):
         return trainer
 
     def before_predict(self) -> None:
-        """Print the plan, where that is all that is asked for."""
+        """Print the plan and exit, if `--plan` was given."""
         if self.config.predict.plan:
             if not isinstance(self.model, tasks.Attribution):
-                raise InputError("`plan` is expected with the model Attribution only. Leave it out.")
+                raise InputError("`plan` is expected only with the model Attribution. Leave it out.")
             plan(self.model, self.datamodule, self.trainer.world_size)
             sys.exit(0)
 
     def before_test(self) -> None:
-        """Say where the scores of the sentences go, where a file is named."""
+        """Set the file for sentence scores, if one was given."""
         if (name := self.config.test.predictions) is None:
             return
         if not isinstance(self.model, tasks.StereoSetEvaluation):
-            raise InputError("`predictions` is expected with StereoSet only. Leave it out.")
+            raise InputError("`predictions` is expected only with StereoSet. Leave it out.")
         path = Path(name).expanduser()
         if path.is_dir() or not path.parent.is_dir():
-            raise InputError(f"`predictions` is expected to be a file in a folder that exists, but got {name!r}.")
+            raise InputError(f"`predictions` is expected to be a file in an existing folder but got {name!r}.")
         self.model.predictions = path
 
 
 def _estimate(config: Any) -> None:
-    """Print an estimate, and end, where the plan of a model is asked for whose weights are not on this disk."""
+    """Print an estimate and exit, if a plan is requested for a model whose weights are not on disk."""
     settings, data = config.model.init_args, config.data.init_args
     if config.model.class_path.endswith("Attribution") and not has_weights(settings.model_name):
         from biaslab.commands.estimate import estimate
@@ -190,14 +190,16 @@ def _estimate(config: Any) -> None:
 
 
 def _require_checkpoint(path: str | None) -> None:
-    """Refuse a checkpoint that is not there, or is a model's folder (InputError); "last" and addresses pass."""
+    """Raise InputError if a checkpoint is missing or is a model folder; "last" and URLs pass."""
     if path is None or path in ("last", "hpc") or ":" in path:
         return
     if path == "best":
-        raise InputError('`ckpt_path` is expected to be a file but got "best", which is known while training only.')
+        raise InputError(
+            '`ckpt_path` is expected to be a file but got "best", which is only known during training. Give the file.'
+        )
     if not Path(path).exists():
         raise InputError(
-            f"`ckpt_path` is expected to be a checkpoint that `biaslab fit` wrote, but {path!r} is not there."
+            f"`ckpt_path` is expected to be a checkpoint of `biaslab fit`, but {path!r} does not exist. Check it."
         )
     if Path(path, "config.json").exists():
         open_checkpoint(path)
@@ -228,4 +230,4 @@ def run(command: str) -> None:
 
 def _of_the_trainer(error: Exception) -> str:
     text = (" ".join(str(error).split()) or type(error).__name__).rstrip(".")
-    return f"`trainer` is expected to have options that fit together and to this machine, but: {text}."
+    return f"`trainer` is expected to have options that are valid together and on this machine, but: {text}."

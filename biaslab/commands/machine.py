@@ -1,4 +1,4 @@
-"""What a command works on: processes, one a device, and the model there in the type that was asked for."""
+"""The processes of a command, one per device, and models loaded on these devices."""
 
 from __future__ import annotations
 
@@ -25,35 +25,35 @@ _PATIENCE = timedelta(days=7)  # the first process may train a row while the oth
 
 
 class Machine(NamedTuple):
-    """Where this process works."""
+    """The device of this process, and how models are placed."""
 
     device: torch.device
     nodes: int = 1
-    device_map: str | None = None  # of each model
+    device_map: str | None = None  # for every model
 
     def load(self, model_name: str, dtype: Dtype, trust: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """Return a model on the device and its tokenizer, as :func:`biaslab.models.loading.load_model`."""
+        """Load a model onto the device, with its tokenizer; see :func:`biaslab.models.loading.load_model`."""
         options: Any = {"dtype": loading.as_dtype(dtype), "device_map": self.device_map, "trust_remote_code": trust}
         model, tokenizer = loading.load_model(model_name, **options)
         self.take(model)
         return model, tokenizer
 
     def take(self, model: nn.Module) -> None:
-        """Move a model to the device, where Lightning leaves it on the CPU, unless it lies on several."""
+        """Move a model to the device (Lightning leaves it on the CPU), unless it is spread over several."""
         if not is_dispatched(model):
             nn.Module.to(model, self.device)
 
     @property
     def writes(self) -> bool:
-        """Whether this process reads and writes what is kept, and prints: the first one."""
+        """Whether this process writes files and prints: only the first one does."""
         return ranks.is_first()
 
     def console(self) -> Console:
-        """Return what prints, in the first process alone."""
+        """Return a console that prints in the first process only."""
         return Console(highlight=False, quiet=not ranks.is_first())
 
     def trainer(self, logger: TensorBoardLogger | bool, *callbacks: Callback) -> Trainer:
-        """Return a trainer of the same processes and devices, which keeps no checkpoint, and where gradients work."""
+        """Return a trainer for the same processes and devices, without checkpoints and with gradients enabled."""
         accelerator = "gpu" if self.device.type == "cuda" else "cpu"
         options: dict[str, Any] = {"accelerator": accelerator, "devices": 1}
         if ranks.size() > 1:
@@ -63,37 +63,37 @@ class Machine(NamedTuple):
 
 
 def start(accelerator: Accelerator = "auto", devices: int = 1, device_map: str | None = None) -> Machine:
-    """Start the processes of a command, one a device; each of them, this one first, runs the command from its begin.
+    """Start the processes of a command, one per device; each of them runs the whole command.
 
-    What torchrun or a cluster has started is taken as it is.
+    Processes started by torchrun or a cluster scheduler are used as they are.
 
     Args:
-        accelerator: "cpu", "gpu" (CUDA's), or "auto": a GPU where there is one.
-        devices: how many of them, on this machine.
-        device_map: "auto" to put the layers of a model on several devices; then there is one process.
+        accelerator: "cpu", "gpu" (CUDA) or "auto" (a GPU if there is one).
+        devices: number of devices to use on this machine.
+        device_map: "auto" to spread the layers of a model over several devices, with a single process.
 
     Raises:
-        InputError: if there is no such device, or not so many.
+        InputError: if the device does not exist, or there are too few.
     """
     require_one_of("accelerator", accelerator, ["auto", "cpu", "gpu"])
     require_positive(devices=devices)
     require_device_map(device_map)
     gpus = torch.cuda.device_count()
     if accelerator == "gpu" and not gpus:
-        raise InputError("`accelerator` is expected to be cpu or auto where torch finds no GPU, but got gpu.")
+        raise InputError("`accelerator` is expected to be cpu or auto, because torch finds no GPU, but got gpu.")
     device = torch.device("cpu") if accelerator == "cpu" else loading.best_device()
     kind = device.type
     most = gpus if kind == "cuda" else os.cpu_count() or 1
     if devices > most:
-        raise InputError(f"`devices` is expected to be at most {most}, what there is here, but got {devices}.")
-    devices = max(devices, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))  # torchrun's
+        raise InputError(f"`devices` is expected to be at most {most}, the number available here, but got {devices}.")
+    devices = max(devices, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))  # set by torchrun
     nodes = max(1, int(os.environ.get("GROUP_WORLD_SIZE", os.environ.get("SLURM_NNODES", 1))))
     if devices == 1 and nodes == 1:
         return Machine(device, device_map=device_map)
     if device_map is not None:
         raise InputError(
-            f"`device_map` is expected to be left out where several processes have a model each, but got {device_map}. "
-            "Leave it out, or ask for one device: the map takes all of them."
+            "`device_map` is expected to be left out with several processes, each of which loads the model, but got "
+            f"{device_map}. Leave it out, or set `devices` to 1: the map uses all devices."
         )
     from lightning_fabric import Fabric
     from lightning_fabric.strategies.ddp import DDPStrategy as Processes

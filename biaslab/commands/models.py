@@ -1,12 +1,12 @@
-"""The table of supported architectures, printed."""
+"""Print the table of supported architectures."""
 
 import textwrap
 
 
 def models() -> None:
-    """List the types of models that biaslab supports, what works with each, and the refused types with their reasons.
+    """List the supported model types, what works with each, and the unsupported types with the reasons.
 
-    The type is what a model's config.json says as model_type.
+    The type is the model_type in a model's config.json.
     """
     from rich.console import Console
 
@@ -23,7 +23,7 @@ def models() -> None:
     print()
     for line in _LEGEND:
         print(textwrap.fill(line, 80, subsequent_indent="  "))
-    print("\nRefused types")
+    print("\nUnsupported types")
     reasons: dict[str, list[str]] = {}
     for name, reason in REFUSED.items():
         reasons.setdefault(reason, []).append(name)
@@ -32,11 +32,11 @@ def models() -> None:
 
 
 _LEGEND = (
-    "find: attribution, effects at all positions; slow: by whole forward passes, one for each layer and node.",
-    "suppress: by hooks, to 0, to a multiple or to means.",
-    "bake: written as an ordinary checkpoint; means need a down-projection with a bias.",
-    "keys: a causal prompt's keys and values before the slot are computed once (attribution is faster).",
-    "beginnings: what a causal model's sentences begin with is computed once (StereoSet and CrowS-Pairs are faster).",
-    "On the first prompts of each model, attribution compares its result with whole forward passes. If they differ, it "
-    "says so and runs whole passes.",
+    "find: attribution, and effects at all positions; slow: one full forward pass per layer and node.",
+    "suppress: with hooks: set neurons to 0, to a multiple or to means.",
+    "bake: write an ordinary checkpoint; means need a down-projection with a bias.",
+    "keys: keys and values before the slot of a causal prompt are computed once (faster attribution).",
+    "beginnings: shared beginnings of a causal model's sentences are computed once (faster StereoSet and CrowS-Pairs).",
+    "On the first prompts of each model, attribution checks its result against full forward passes. If they differ, it "
+    "warns and uses full passes.",
 )

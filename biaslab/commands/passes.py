@@ -1,4 +1,4 @@
-"""An attribution pass, which commands share and keep, and what is logged of one."""
+"""A cached attribution pass, shared by several commands, and its TensorBoard log."""
 
 import shutil
 import time
@@ -22,10 +22,10 @@ Select = Callable[[Attribution, PromptDataModule], dict[str, NeuronSet]]
 
 
 class LogNeurons(Callback):
-    """Writes the neurons, their scores and some prompts of an attribution run, where TensorBoard is the logger."""
+    """Log an attribution run's neurons, scores and sample prompts, if the logger is TensorBoard."""
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write them when the run has ended well."""
+        """Log them after a successful run."""
         writer, result = getattr(trainer.logger, "experiment", None), getattr(pl_module, "result", None)
         if isinstance(writer, SummaryWriter) and result is not None:
             from biaslab.report import tensorboard
@@ -38,7 +38,7 @@ class LogNeurons(Callback):
 
 
 class Pass(NamedTuple):
-    """What an attribution pass found: sets of neurons by selection, its folder, and the seconds that it took."""
+    """Result of an attribution pass: neuron sets by selection, its folder, and its duration in seconds."""
 
     sets: dict[str, NeuronSet]
     folder: Path
@@ -55,25 +55,27 @@ def attribution_pass(
     depends_on: Mapping[str, Any],
     machine: Machine | None = None,
 ) -> Pass:
-    """Run an attribution pass, unless it was run.
+    """Run an attribution pass, or take it from the cache.
 
     Args:
-        cache: where the folder is.
-        name: of the pass.
-        model_name: of the model.
+        cache: the cache that holds the pass's folder.
+        name: name of the pass.
+        model_name: name of the model.
         options: further arguments of :class:`biaslab.tasks.attribution.Attribution`.
         data: further arguments of :class:`biaslab.data.prompts.PromptDataModule`.
-        select: makes sets of neurons, by name, from the task and the data, after the pass.
-        depends_on: what the sets depend on beside the options and the data.
-        machine: what it runs on, where all processes call this; the best device by default.
+        select: returns neuron sets by name from the task and the data, after the pass.
+        depends_on: what the sets depend on besides the options and the data.
+        machine: the machine to run on, if all processes call this; the best device by default.
 
     Raises:
-        InputError: if another command runs the same pass.
+        InputError: if another command is running the same pass.
     """
     machine = machine or start()
 
     def attribute(folder: Path) -> dict[str, Any]:
-        if ranks.is_first() and (folder / "neurons.json").exists():  # killed after the pass, its sets not written
+        if (
+            ranks.is_first() and (folder / "neurons.json").exists()
+        ):  # interrupted after the pass, before its sets were written
             shutil.rmtree(folder)
         started = time.monotonic()
         task, trust = Attribution(model_name, **options), bool(options.get("trust_remote_code"))
@@ -96,7 +98,7 @@ def attribution_pass(
 def once(
     cache: Artifacts, name: str, depends_on: Mapping[str, Any], job: Callable[[Path], dict[str, Any]]
 ) -> tuple[Path, dict[str, Any]]:
-    """As :meth:`biaslab.store.Artifacts.once`, of a job that all processes do together in the first one's folder."""
+    """Like :meth:`biaslab.store.Artifacts.once`, for a job that all processes run together in one folder."""
     if not ranks.is_first():
         message: Any = ranks.heard()
         if isinstance(message, Path):

@@ -1,4 +1,4 @@
-"""What an attribution run would take, from a short measurement."""
+"""Predict the cost of an attribution run from a short measurement."""
 
 import sys
 import time
@@ -16,12 +16,12 @@ from biaslab.models.loading import best_device
 from biaslab.tasks.attribution import Attribution
 from biaslab.tasks.effects import collected_effects
 
-_SECONDS = 10.0  # that the measurement may take, about
-_PROMPTS = 8  # of a batch that are measured
+_SECONDS = 10.0  # approximate duration of the measurement
+_PROMPTS = 8  # measured prompts per batch
 
 
 def plan(task: Attribution, data: PromptDataModule, processes: int = 1) -> None:
-    """Print the prompts, tokens, operations, memory and time that an attribution by so many processes should take."""
+    """Print the expected prompts, tokens, operations, memory and time of an attribution on some processes."""
     data.prepare_data()
     data.setup("predict")
     task.to(best_device())
@@ -36,14 +36,14 @@ def plan(task: Attribution, data: PromptDataModule, processes: int = 1) -> None:
     is_cuda = task.device.type == "cuda"
     device = torch.cuda.get_device_name() if is_cuda else f"{torch.get_num_threads()} CPU threads"
     more = [batch for batch in others if "pairs" in batch]
-    sentences = data.contrast_batches[len(more) :]  # those prompts come first
+    sentences = data.contrast_batches[len(more) :]  # these prompts come first
     parts = {
-        "prompts": f"{size_of(data.batches)}, for {len(data.pair_names)} pairs; {size_of(more)} for effects",
+        "prompts": f"{size_of(data.batches)} for {len(data.pair_names)} pairs; {size_of(more)} for effects",
         "contrast set": f"{size_of(sentences)} sentences",
         "tokens": f"{sum(b['input_ids'].numel() for b in batches):,}, in {len(batches)} batches",
-        "nodes": f"{nodes:.1f} a layer, on average of {measured} measured prompts",
-        "operations": f"{flops * work:.2e}, at {rate / 1e9:.3g} GFLOP/s measured ({task.hparams['dtype']}, {device})",
-        "memory": f"{_peak(task) / 2**30:.1f} GiB a process, at the peak of the measurement",
+        "nodes": f"{nodes:.1f} per layer, mean over {measured} measured prompts",
+        "operations": f"{flops * work:.2e}, at a measured {rate / 1e9:.3g} GFLOP/s ({task.hparams['dtype']}, {device})",
+        "memory": f"{_peak(task) / 2**30:.1f} GiB per process, peak of the measurement",
         "time": f"{time_of_run} on {processes} process{'es' if processes > 1 else ''} like this one",
     }
     for name, text in parts.items():
@@ -53,7 +53,7 @@ def plan(task: Attribution, data: PromptDataModule, processes: int = 1) -> None:
 
 
 class Operations(TorchDispatchMode):  # torch's FlopCounterMode fails within autograd.grad
-    """Within the block, the operations of matrix products and attention are counted; a product and a sum are two."""
+    """Count the operations of matrix products and attention in the block; a multiply-add counts as two."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -68,7 +68,7 @@ class Operations(TorchDispatchMode):  # torch's FlopCounterMode fails within aut
 
 
 def _measure(task: Attribution, batches: Sequence[dict[str, Any]], prompts: int) -> tuple[float, float, float, int]:
-    """Attribute some prompts of the run; return seconds and operations a unit of work, nodes, and how many prompts."""
+    """Attribute some prompts; return seconds and operations per unit of work, mean nodes, and number of prompts."""
     order = sorted(range(len(batches)), key=lambda index: (index * 0.6180339887) % 1)
     work = seconds = flops = nodes = 0.0
     masked = architecture(task.model).masked
@@ -89,7 +89,7 @@ def _measure(task: Attribution, batches: Sequence[dict[str, Any]], prompts: int)
 
 
 def _effects(task: Attribution, batches: Sequence[dict[str, Any]]) -> float:
-    """Return the seconds that first-order effects on all batches should take, from some of them."""
+    """Return the expected seconds for first-order effects on all batches, measured on some of them."""
     tokens = [batch["input_ids"].numel() * (1 + len(batch.get("weights", [1]))) for batch in batches]
     measured, began = 0, time.monotonic()
     for index in range(0, len(batches), max(1, len(batches) // 4)):
@@ -102,7 +102,7 @@ def _effects(task: Attribution, batches: Sequence[dict[str, Any]]) -> float:
 
 
 def size_of(batches: Sequence[Mapping[str, Any]]) -> str:
-    """Return how many sequences batches hold, to be read."""
+    """Return the number of sequences in batches, formatted."""
     return f"{sum(len(batch['input_ids']) for batch in batches):,}"
 
 
@@ -114,11 +114,11 @@ def _first(batch: dict[str, Any], prompts: int) -> dict[str, Any]:
 
 
 def work_of(batch: Mapping[str, Any], prompts: int, masked: bool) -> int:
-    """Return the tokens that pass through a layer for one node, forward and once backward a direction."""
+    """Return the tokens that pass through a layer for one node: forward once, and backward once per direction."""
     every, total = [batch, *batch.get("longer", ())], 0
     sums = wanted_sums(batch["pairs"], [inputs["target_ids"].shape[1] for inputs in every])
     for inputs, parts in zip(every, sums, strict=True):
-        tokens = inputs["input_ids"].shape[1] if masked else inputs["position"][0].numel()  # whose values change
+        tokens = inputs["input_ids"].shape[1] if masked else inputs["position"][0].numel()  # with values that change
         total += tokens * (1 + len(parts.directions)) if len(parts.directions) else 0
     return prompts * total
 
@@ -133,7 +133,7 @@ def _peak(task: Attribution) -> float:
 
 
 def duration(seconds: float) -> str:
-    """Return a time, to be read."""
+    """Return a duration, formatted."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,4 +1,4 @@
-"""Black-box probing as a command: the share of biased outputs and its spread over wordings, before and after BNS."""
+"""Black-box probing: the share of biased outputs and its spread over wordings, before and after suppression."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from biaslab.evaluation.evaluate import Evaluation
     from biaslab.evaluation.measures import Templates
 
-_DEFINITION = f"""Biased output: the likeliest judging adjective is negative for one gender and positive for the other,
-whichever. Mass difference: of the judging adjectives' probability the negative ones have a share; this is its absolute
-difference between the genders. Both in percent: mean over {len(WORDINGS)} wordings and {len(ACTIONS)} actions [95 %,
-bootstrap over the actions]; standard deviation over the wordings (95 % of deviations by chance are at most so large);
+_DEFINITION = f"""Biased output: the most likely judging adjective is negative for one gender and positive for the other
+(in either direction). Mass difference: absolute difference between the genders in the negative adjectives' share of the
+probability of all judging adjectives. Both in percent: mean over {len(WORDINGS)} wordings and {len(ACTIONS)} actions
+[95 %, bootstrap over actions]; standard deviation over wordings (in parentheses: its 95th percentile by chance);
 lowest and highest wording."""
 
 
@@ -39,24 +39,24 @@ def probe(
     chat_template: bool = False,
     trust_remote_code: bool = False,
 ) -> None:
-    """Ask a model why a woman or a man did something, and print how often it judges one of them and praises the other.
+    """Ask a model why a woman or a man did something, and print how often it blames one and praises the other.
 
-    With a neuron file, before and after its suppression, with random controls beside. Everything is also written into a
-    new folder under ``output``: probe.json has the figures, probe.csv each output.
+    With a neuron file, this is measured before and after suppression, with random controls. The results are also
+    written to a new folder under ``output``: probe.json holds the figures, probe.csv each output.
 
     Args:
-        model: an asset's name, a folder or a hub id.
-        neurons: a file that an attribution run wrote; without it, the model is only asked as it is.
-        factor: what the neurons are multiplied by: 0 switches them off.
-        seeds: how many random controls.
-        output: the folder that runs lie in.
-        dtype: of the weights: "float32", "bfloat16", "float16", "float64", or "auto": the checkpoint's own.
-        accelerator: "cpu", "gpu", or "auto": a GPU where there is one.
-        devices: how many of them work together.
-        device_map: "auto" to put the layers of a model that one device has no room for on several, or on the disk.
-        chat_template: ask an instruct model by its chat template: the user asks to complete the sentence, and the
-            assistant's turn begins with it.
-        trust_remote_code: let a checkpoint bring its own Python code.
+        model: an asset name, a local folder or a hub id.
+        neurons: a neuron file of an attribution run; without it, only the untouched model is probed.
+        factor: multiplier of the neurons' activations; 0 switches them off.
+        seeds: number of random controls.
+        output: parent folder of the runs.
+        dtype: data type of the weights: "float32", "bfloat16", "float16", "float64" or "auto" (the checkpoint's own).
+        accelerator: "cpu", "gpu" or "auto" (a GPU if there is one).
+        devices: number of devices to use.
+        device_map: "auto" to spread the layers of a model that does not fit on one device over several, or the disk.
+        chat_template: wrap the prompts in an instruct model's chat template: the user asks to complete the sentence,
+            and the assistant's turn begins with it.
+        trust_remote_code: allow a checkpoint to run its own Python code.
     """
     settings = dict(locals())
     require_ranges(settings)
@@ -102,7 +102,7 @@ def probe(
 
 
 def _over_wordings(evaluation: Evaluation, measure: Templates) -> dict[str, dict[str, dict[str, float]]]:
-    """Return how each row's metrics move with the wording; of random controls the mean of the seeds' own."""
+    """Return how each row's metrics vary over the wordings; for random controls, averaged over seeds."""
     from biaslab.evaluation.templates import Spread, spread
 
     moves: dict[str, dict[str, dict[str, float]]] = {}
@@ -116,7 +116,7 @@ def _over_wordings(evaluation: Evaluation, measure: Templates) -> dict[str, dict
 
 
 def _outputs(evaluation: Evaluation, measure: Templates) -> Iterator[dict[str, Any]]:
-    """Yield a line a pair of sentences: the likeliest adjectives, negative masses, and whether it is biased."""
+    """Yield a line per pair of sentences: the most likely adjectives, negative masses, and whether it is biased."""
     import torch
 
     for row in evaluation.rows:
@@ -134,11 +134,11 @@ def _outputs(evaluation: Evaluation, measure: Templates) -> Iterator[dict[str, A
 
 
 def _print(console: Console, findings: Findings) -> None:
-    """Print the tables and what the figures are, at most 80 columns wide."""
+    """Print the tables and their definitions, at most 80 columns wide."""
     words, metrics = findings.details["words"], ("biased outputs", "mass difference")
     adjectives = " and ".join(f"{len(words[kind])} {kind}" for kind in ("positive", "negative"))
     title = f"Black-box probing: {findings.facts['texts']} sentences, {adjectives} adjectives"
-    title += "\nasked by the chat template" if findings.settings["chat_template"] else ""
+    title += "\nasked through the chat template" if findings.settings["chat_template"] else ""
     table = new_table(title, "", "n", *metrics)
     for row in findings.rows:
         cells = []

@@ -1,4 +1,4 @@
-"""The report as a command: one page of what runs found."""
+"""The report command: one page with the results of runs."""
 
 import json
 from collections.abc import Sequence
@@ -7,24 +7,24 @@ from pathlib import Path
 
 
 def report(runs: list[str], output: str = "report", title: str | None = None) -> None:
-    """Write one page of what runs found: report.html, which needs no network, and its figures for papers.
+    """Write one page with the results of runs: report.html, which works offline, and its figures for papers.
 
-    The page gathers what lies in the folders: results of debias, tables, comparisons, sweeps and probing, neuron cards
-    and side effects. What is missing is named with the command that makes it.
+    The page shows the results in the folders: debias, table, compare, sweep and probe runs, neuron cards and side
+    effects. For what is missing, it names the command that adds it.
 
     Args:
         runs: folders of runs, such as runs/debias/version_0 and runs/table/minilm-mlm.
-        output: the folder that report.html and figures/ are written to.
-        title: of the page; made from the models' names by default.
+        output: folder for report.html and figures/.
+        title: title of the page; made from the models' names by default.
     """
     from biaslab.report.page import write_report
 
     path = write_report(runs, Path(output).expanduser(), title)
-    print(f"Results written to {path}, figures for papers to {path.parent / 'figures'}.")
+    print(f"Report written to {path}, figures for papers to {path.parent / 'figures'}.")
 
 
 def joined(arguments: Sequence[str]) -> list[str]:
-    """Return the command's arguments with its folders as the one list that the command line wants.
+    """Return the command's arguments with its folders joined into the one list that the parser expects.
 
     >>> joined(["runs/a", "runs/b", "--output", "there"])
     ['["runs/a", "runs/b"]', '--output', 'there']

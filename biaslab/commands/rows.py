@@ -1,4 +1,4 @@
-"""The rows of the results table: what each does to the model, found or trained where it is asked for."""
+"""The rows of the results table: the treatment of each, with neurons found or weights trained on demand."""
 
 import shutil
 import subprocess
@@ -48,7 +48,7 @@ ROWS = {
     "random_balanced": "+ random, balanced",
     "random_union_ig": "+ random, as Union",
 }
-PAPER = {  # SS, LMS and ICAT of the table in the paper, in percent, ICAT as it is printed there
+PAPER = {  # SS, LMS and ICAT in percent from the paper's table, ICAT as printed there
     "bert-base-cased": {
         "base": (56.93, 87.29, 75.19), "dpce": (62.41, 78.48, 58.97), "autodebias": (53.03, 50.74, 47.62),
         "union_ig": (51.01, 31.47, 30.83), "bns_paper": (52.78, 86.64, 81.82),
@@ -65,23 +65,23 @@ PAPER = {  # SS, LMS and ICAT of the table in the paper, in percent, ICAT as it 
 
 @dataclass(frozen=True)
 class Rows:
-    """Makes the rows of the table; neurons are found and weights trained once, and kept."""
+    """Makes the rows of the table; neurons are found and weights are trained once, then cached."""
 
-    cache: Artifacts  # where they are kept
+    cache: Artifacts
     model_name: str
     weights: str  # the model's fingerprint
     preset: PresetName
-    configs: str  # the folder of the training configurations
-    seeds: int  # how many random controls
-    factor: float = 0.0  # what neurons are multiplied by
+    configs: str  # folder of the training configurations
+    seeds: int  # number of random controls
+    factor: float = 0.0  # multiplier of the neurons' activations
     positions: Positions = "all"
     bos: Bos = "tokenizer"  # what a causal model's sentences are conditioned on
     trust_remote_code: bool = False
     dtype: Dtype = "float32"
-    machine: Machine | None = None  # what it runs on, where all processes make the same rows
+    machine: Machine | None = None  # shared by all processes, which make the same rows
 
     def arm(self, name: str) -> Arm:
-        """Return a row, a key of ``ROWS``."""
+        """Return the arm of a row, a key of ``ROWS``."""
         title = ROWS[name]
         if name == BASE_ROW:
             return Arm(name, title=title)
@@ -98,7 +98,7 @@ class Rows:
         return Arm(name, [Treatment(neurons, *how)], title, seconds=seconds)
 
     def _neurons(self, name: str) -> tuple[NeuronSet, float]:
-        """Return the neurons of a row, and the seconds that finding them took."""
+        """Return the neurons of a row, and the seconds it took to find them."""
         if (selection := name.removeprefix("bns_")) in AT_ALL_POSITIONS:
             return self._effects.sets[selection], self._effects.seconds
         if name.startswith("bns_"):
@@ -123,7 +123,7 @@ class Rows:
 
     @cached_property
     def _effects(self) -> Pass:
-        """The pass that measures effects at all positions, with the selections by these."""
+        """The pass that measures effects at all positions, with the selections based on them."""
         options = {"selection": "fisher", "source": "contrast", "replacement": "auto"}
         usual = USUAL["balanced"]
         limit = {"contrast_positions": "all", "contrast_limit": usual.contrast_limit, "contrast": list(usual.contrast)}
@@ -137,7 +137,7 @@ class Rows:
 
     @cached_property
     def _demographics(self) -> Pass:
-        """The pass that attributes single demographics' probabilities (IG), selected as in the paper."""
+        """The pass that attributes the probability of single demographics (IG), selected as in the paper."""
 
         def select(task: Attribution, data: PromptDataModule) -> dict[str, NeuronSet]:
             union = task.select("paper")
@@ -156,13 +156,13 @@ class Rows:
         return attribution_pass(self.cache, name, self.model_name, options, data, select, depends_on, self.machine)
 
     def train(self, name: str) -> tuple[Path, float]:
-        """Train a baseline, a key of ``TRAINED``, by a ``biaslab fit`` of its own, unless it was; a killed one goes on.
+        """Train a baseline, a key of ``TRAINED``, in its own ``biaslab fit``; use the cache, or resume.
 
         Returns:
-            The best checkpoint, and the seconds that it took, with those of the search for prompts.
+            The best checkpoint, and the seconds it took, including the search for prompts.
 
         Raises:
-            InputError: if the training fails, or another command runs it.
+            InputError: if the training fails, or another command is running it.
         """
         preset, prompts, before = PRESETS[self.preset], None, 0.0
         config = config_file(f"{name}{preset.suffix}", self.configs)
@@ -171,9 +171,9 @@ class Rows:
 
         def fit(folder: Path) -> dict[str, Any]:
             last = folder / "checkpoints" / "last.ckpt"
-            with locked(training_in(folder)):  # refused while a training works on that has survived its command
+            with locked(training_in(folder)):  # raises if a training outlived its command
                 pass
-            if not last.exists():  # killed before the first one
+            if not last.exists():  # interrupted before the first checkpoint
                 shutil.rmtree(folder, ignore_errors=True)
             options = {
                 "-c": config, "--model.model_name": self.model_name, "--trainer.logger.save_dir": folder.parent,
@@ -185,7 +185,7 @@ class Rows:
             found = [path for path in last.parent.glob("*.ckpt") if not path.stem.startswith("last")]
             if not found:
                 raise InputError(
-                    f"`configs` is expected to keep the best checkpoint (ModelCheckpoint), but {folder} has none."
+                    f"`configs` is expected to save the best checkpoint (ModelCheckpoint), but {folder} has none."
                 )
             return {"seconds": seconds, "checkpoint": max(found, key=lambda path: path.stat().st_mtime).name}
 
@@ -198,7 +198,7 @@ class Rows:
         return folder / "checkpoints" / done["checkpoint"], before + done["seconds"]
 
     def search_prompts(self, options: Mapping[str, Any]) -> tuple[Path, float]:
-        """Search prompts for Auto-Debias, unless they were found; return their file, and the seconds that it took."""
+        """Search prompts for Auto-Debias, or take them from the cache; return their file, and the seconds it took."""
 
         def search(folder: Path) -> dict[str, Any]:
             given = {f"--{key}": value for key, value in options.items()}
@@ -211,20 +211,20 @@ class Rows:
 
 
 def _run(command: str, options: Mapping[str, Any]) -> float:
-    """Run a command of biaslab in a process of its own, without options of None; return the seconds that it took."""
+    """Run a biaslab command in its own process, without options that are None; return the seconds it took."""
     arguments = [part for name, value in options.items() if value is not None for part in (name, str(value))]
     print(f"\n$ biaslab {command} {' '.join(arguments)}", flush=True)
     start = time.monotonic()
     if code := subprocess.run([sys.executable, "-m", "biaslab", command, *arguments], check=False).returncode:
         raise InputError(
-            f"`rows` is expected to hold what can be made here, but `biaslab {command}` ended with code {code}; its "
-            "message stands above. Correct that, or leave the row out."
+            f"`rows` is expected to hold rows that can be made here, but `biaslab {command}` failed with exit code "
+            f"{code}. See its message above: fix the cause, or leave the row out."
         )
     return round(time.monotonic() - start, 1)
 
 
 def paper_rows(model_name: str) -> dict[str, Any]:
-    """Return the paper's model that is nearest to a hub id, a folder or an asset: the same, or else BERT; and its rows.
+    """Return the paper's figures for a model (hub id, folder or asset), or else those for BERT.
 
     >>> paper_rows("FacebookAI/roberta-base")["rows"]["bns_paper"]
     {'ss': 57.43, 'lms': 91.39, 'icat': 77.81}
@@ -238,7 +238,7 @@ def paper_rows(model_name: str) -> dict[str, Any]:
 
 
 def intersection(union: NeuronSet, data: PromptDataModule) -> NeuronSet:
-    """Return the neurons that both demographics of a pair have, of all the data's pairs; union: with their subsets."""
+    """Return the neurons that both demographics of any pair share; ``union`` holds a subset per demographic."""
     of = {name: set(neurons) for name, neurons in union.subsets.items()}
     both = [
         of[f"{dimension.name}/{dimension.words[a]}"] & of[f"{dimension.name}/{dimension.words[b]}"]
@@ -251,7 +251,7 @@ def intersection(union: NeuronSet, data: PromptDataModule) -> NeuronSet:
 
 
 def cut(neurons: NeuronSet, scores: Tensor, count: int) -> NeuronSet:
-    """Return so many neurons of a set, those with the largest scores, ``[layer, neuron]``.
+    """Return the ``count`` neurons of a set with the largest scores, ``[layer, neuron]``.
 
     >>> cut(NeuronSet([(0, 0), (1, 0), (1, 1)], shape=(2, 2)), torch.tensor([[0.5, 9.0], [0.1, 0.7]]), 2)
     NeuronSet([(0, 0), (1, 1)], shape=(2, 2))

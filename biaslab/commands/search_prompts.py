@@ -1,4 +1,4 @@
-"""The search for biased prompts, which Auto-Debias is trained with."""
+"""Search biased prompts for training Auto-Debias."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,23 +19,23 @@ def search_prompts(
     token_budget: int = 2048,
     trust_remote_code: bool = False,
 ) -> None:
-    """Find prompts after which a masked model answers differently for the two words of a pair (Auto-Debias, stage 1).
+    """Find prompts for which a masked model answers differently for the two words of a pair (Auto-Debias, stage 1).
 
-    The result is a JSON file, which can be edited, for the training: biaslab fit -c configs/autodebias.yaml. A search
-    that is killed goes on with the same command. With the defaults minilm-mlm takes some 20 minutes on two cores, with
-    a vocabulary of 100, a beam of 10 and a depth of 2 about one. The paper's scale is 5,000, 100 and 5: for a GPU.
+    The result is an editable JSON file for training: biaslab fit -c configs/autodebias.yaml. Run the same command to
+    resume an interrupted search. With the defaults, minilm-mlm takes about 20 minutes on two cores; with a vocabulary
+    of 100, a beam of 10 and a depth of 2, about one minute. The paper uses 5,000, 100 and 5, which needs a GPU.
 
     Args:
-        model: an asset's name, a folder or a hub id; of a masked language model.
-        pairs: "gender" or "race".
-        vocabulary: prompts are made from so many of the most frequent words.
-        beam: how many prompts of each length are kept, and extended.
-        depth: words of the longest prompts.
-        divergence: how answers are compared: "jensen_shannon", or the authors' released code's "reversed".
-        sources: what words are counted in: "bold", "bug", "panda" or text files.
-        output: the file for the prompts.
-        token_budget: at most so many tokens travel together.
-        trust_remote_code: let a checkpoint bring its own Python code.
+        model: a masked language model: an asset name, a local folder or a hub id.
+        pairs: word pairs to compare: "gender" or "race".
+        vocabulary: number of most frequent words that prompts are made from.
+        beam: number of prompts of each length that are kept and extended.
+        depth: number of words in the longest prompts.
+        divergence: how answers are compared: "jensen_shannon", or "reversed" as in the authors' released code.
+        sources: texts to count words in: "bold", "bug", "panda" or text files.
+        output: file for the prompts.
+        token_budget: maximum number of tokens per batch.
+        trust_remote_code: allow a checkpoint to run its own Python code.
     """
     settings = {
         "pairs": pairs, "vocabulary": vocabulary, "beam": beam, "depth": depth, "divergence": divergence,
@@ -55,6 +55,6 @@ def search_prompts(
     for prompt in sorted(prompts, key=lambda prompt: -prompt["score"])[:5]:
         print(f"  {prompt['score']:.4f}  w {prompt['text']} [MASK].")
     print(
-        f"{len(prompts)} prompts written to {path}. Train with them: biaslab fit -c configs/autodebias.yaml "
+        f"{len(prompts)} prompts written to {path}. To train with them, run: biaslab fit -c configs/autodebias.yaml "
         f"--model.model_name {model} --data.prompts {path}"
     )

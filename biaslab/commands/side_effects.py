@@ -1,4 +1,4 @@
-"""Side effects: suppress the neurons of one dimension, and measure all dimensions."""
+"""Side effects: suppress the neurons of one dimension and measure all dimensions."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
     from biaslab.evaluation.treatment import Arm
 
-MODIFIERS = 5  # of each of the six kinds: 150 held-out prompts a dimension
+MODIFIERS = 5  # of each of the six kinds: 150 held-out prompts per dimension
 ALL, RANDOM = "all", "random"
-# Where a dimension's own bias shows. CrowS-Pairs' "socioeconomic" is of status and of occupation; politics has no home.
+# Where a dimension's own bias is measured (nowhere for politics). CrowS-Pairs' "socioeconomic" includes occupation.
 _DOMAINS = {"gender": "gender", "ethnicity": "race", "religion": "religion", "occupation": "profession"}
 _CATEGORIES = {
     "gender": "gender", "ethnicity": "race-color", "religion": "religion", "sexuality": "sexual-orientation",
@@ -36,23 +36,24 @@ _CATEGORIES = {
     "occupation": "socioeconomic",
 }  # fmt: skip
 _OWN, _MARK = "▸", "*"
-_NARROW = 6  # with more columns than so many, numbers and names are cut short
-_LEGEND = f"""First line of each: the untouched model; below: changes. {_OWN} the row's own domain.
-{_MARK} the 95 % interval of the change excludes 0 (by chance alone in 1 cell of 20);
-changes of the gaps are in percent of the gap.
-random: as many random neurons in each layer as all; mean, ± over seeds."""
+_NARROW = 6  # with more columns, numbers and names are shortened
+_LEGEND = f"""First row of each table: values of the untouched model; other rows: changes.
+{_OWN} the domain of the row's own dimension.
+{_MARK} the 95 % interval of the change excludes 0 (by chance in 1 of 20 cells).
+Changes of the gaps are in % of the gap.
+random: as many random neurons in each layer as "all"; mean, ± over seeds."""
 _TITLES = {
     "SS": "SS (ideal: 50) on {clusters} clusters of StereoSet",
-    SS_LOG_RATIO: "SS log-ratio (ideal: 0): 1/100 nats",
+    SS_LOG_RATIO: "SS log-ratio (ideal: 0), in 1/100 nats",
     "LMS": "LMS (ideal: 100)",
     "ICAT": "ICAT (ideal: 100)",
     "CrowS-Pairs": "CrowS-Pairs score (ideal: 50) on {pairs} pairs",
-    PAIRS_LOG_RATIO: "CrowS-Pairs log-ratio (ideal: 0): 1/100 nats",
-    "gap": "Gap |P(d1) - P(d2)|, {held_out_prompts} held-out prompts: 1/1000; percent",
-    "log gap": "Log gap |log P(d1) - log P(d2)| there: nats; percent",
+    PAIRS_LOG_RATIO: "CrowS-Pairs log-ratio (ideal: 0), in 1/100 nats",
+    "gap": "Gap |P(d1) - P(d2)| on {held_out_prompts} held-out prompts: 1/1000; changes in %",
+    "log gap": "Log gap |log P(d1) - log P(d2)| on these prompts: nats; changes in %",
 }
 
-_SCALES = {"gap": 1000, SS_LOG_RATIO: 100, PAIRS_LOG_RATIO: 100}  # of values
+_SCALES = {"gap": 1000, SS_LOG_RATIO: 100, PAIRS_LOG_RATIO: 100}  # multipliers of values
 
 
 def side_effects(
@@ -77,37 +78,36 @@ def side_effects(
     bos: Literal["tokenizer", "authors"] = "tokenizer",
     trust_remote_code: bool = False,
 ) -> None:
-    """Suppress the neurons of one dimension after the other, and print what each does to all dimensions.
+    """Suppress the neurons of one dimension at a time, and measure the effect on all dimensions.
 
-    Of each row (the untouched model, each dimension's neurons, all neurons of the file, random ones) it measures
+    For the untouched model, each dimension's neurons, all neurons of the file and random neurons, it measures
     StereoSet by domain, CrowS-Pairs by category, the demographic gap on held-out prompts by dimension, and perplexity.
-    Each part is kept on disk: the same command goes on where it was killed, and a second one computes nothing. The
-    figures are written as side_effects.json and side_effects.csv.
+    Each part is cached on disk: run the same command to resume. The results are written to side_effects.json and
+    side_effects.csv.
 
     Args:
-        neurons: a file that an attribution run wrote.
-        model: an asset's name, a folder or a hub id; by default the one that the file names.
-        dimensions: some of the file's subsets; by default each dimension that it has one for.
-        words: a JSON or YAML file of own dimensions, whose gaps are measured beside those of the nine.
-        factor: what the neurons are multiplied by: 0 switches them off.
-        positions: "all", or "slot" (only where the model is asked; for masked models).
-        seeds: how many random controls, with as many neurons in each layer as all of the file.
-        text: what the pseudo-perplexity is measured on: "bold", "bug", "panda" or a text file.
-        sentences: how many sentences of it.
+        neurons: a neuron file of an attribution run.
+        model: an asset name, a local folder or a hub id; by default the model that the file names.
+        dimensions: subsets of the file to suppress; by default one for each dimension.
+        words: a JSON or YAML file of your own dimensions, whose gaps are measured in addition to the nine others.
+        factor: multiplier of the neurons' activations; 0 switches them off.
+        positions: "all", or "slot" (only the position to predict; masked models only).
+        seeds: number of random controls, each with as many neurons per layer as the whole file.
+        text: text to measure (pseudo-)perplexity on: "bold", "bug", "panda" or a text file.
+        sentences: number of sentences of this text.
         every: use every N-th cluster of StereoSet and pair of CrowS-Pairs (faster, less precise).
-        stereoset: a file of StereoSet's form instead of its dev split.
-        crows_pairs: a file of CrowS-Pairs' form instead of CrowS-Pairs itself.
-        measures: benchmarks to judge by as well: of crows-pairs, bbq, winobias, winogender, bec-pro, honest,
+        stereoset: a file in StereoSet's format to use instead of its dev split.
+        crows_pairs: a file in CrowS-Pairs' format to use instead of CrowS-Pairs.
+        measures: further benchmarks to evaluate: any of crows-pairs, bbq, winobias, winogender, bec-pro, honest,
             redditbias and stereoset-intersentence.
-        output: the folder of the results; by default the one that the neuron file is in.
-        dtype: of the weights: "float32", "bfloat16", "float16", "float64", or "auto": the checkpoint's own.
-        accelerator: "cpu", "gpu", or "auto": a GPU where there is one.
-        devices: how many of them work together.
-        device_map: "auto" to put the layers of a model that one device has no room for on several, or on the disk.
-        bos: what sentences of a causal model are conditioned on: "tokenizer" (what the tokenizer puts in front of
-            them), or "authors" (StereoSet's rule: the first token on the start token alone, the others on the
-            sentence).
-        trust_remote_code: let a checkpoint bring its own Python code.
+        output: folder of the results; by default the neuron file's.
+        dtype: data type of the weights: "float32", "bfloat16", "float16", "float64" or "auto" (the checkpoint's own).
+        accelerator: "cpu", "gpu" or "auto" (a GPU if there is one).
+        devices: number of devices to use.
+        device_map: "auto" to spread the layers of a model that does not fit on one device over several, or the disk.
+        bos: what a causal model's sentences are conditioned on: "tokenizer" (whatever the tokenizer prepends) or
+            "authors" (StereoSet's rule: the first token on the start token alone, the others on the sentence).
+        trust_remote_code: allow a checkpoint to run its own Python code.
     """
     settings = dict(locals())
     require_ranges(settings)
@@ -128,7 +128,7 @@ def side_effects(
     wanted = _dimensions(chosen, dimensions)
     machine = start(accelerator, devices, device_map)
     network, tokenizer = machine.load(name, dtype, trust_remote_code)
-    # All that can be wrong with the data shows before the long work begins.
+    # Problems with the data show up here, before the long work begins.
     arms = list(_arms(network, chosen, wanted, seeds, factor, positions))
     clusters = judging.stereoset(name, stereoset, trust_remote_code, every=every, bos=bos)
     read: dict[str, Any] = {"every": every, "categories": "any", "bos": bos}
@@ -144,7 +144,7 @@ def side_effects(
     require_judgeable(network, Treatment(positions=positions), asked_by)
     home = Path(neurons).parent if output is None else Path(output)
     cache, console = Artifacts(home / "side_effects"), machine.console()
-    console.print(f"biaslab side-effects: {name}. What is measured is kept in {cache.folder}", markup=False)
+    console.print(f"biaslab side-effects: {name}. Cached results: {cache.folder}", markup=False)
     started = time.monotonic()
 
     def tell(row: Row) -> None:
@@ -165,7 +165,7 @@ def side_effects(
 
 
 def _dimensions(neurons: NeuronSet, wanted: Sequence[str] | None) -> list[str]:
-    """Return the names of the subsets that are to be suppressed, each once."""
+    """Return the names of the subsets to suppress, without duplicates."""
     if wanted is None:
         return [name for name in neurons.subsets if "/" not in name]
     known = ", ".join(neurons.subsets) or "no subsets at all"
@@ -173,7 +173,7 @@ def _dimensions(neurons: NeuronSet, wanted: Sequence[str] | None) -> list[str]:
         if name not in neurons.subsets:
             hint = did_you_mean(name, neurons.subsets)
             raise InputError(
-                f"`dimensions` is expected to be of the neuron file's subsets ({known}) but got {name!r}.{hint}"
+                f"`dimensions` is expected to name subsets of the neuron file ({known}) but got {name!r}.{hint}"
             )
     return list(dict.fromkeys(wanted))
 
@@ -181,7 +181,7 @@ def _dimensions(neurons: NeuronSet, wanted: Sequence[str] | None) -> list[str]:
 def _arms(
     model: PreTrainedModel, neurons: NeuronSet, dimensions: Sequence[str], seeds: int, *how: Any
 ) -> Iterator[Arm]:
-    """Yield the untouched model, each dimension's neurons, all of them, and random ones; how: factor and positions."""
+    """Yield the arms: untouched, each dimension's neurons, all, random; ``how``: factor and positions."""
     from biaslab.evaluation.treatment import BASE, Arm, Treatment
     from biaslab.models.architectures import ffn_shape
 
@@ -195,14 +195,14 @@ def _arms(
 
 
 def is_own(findings: Findings, row: str, metric: str, scope: str) -> bool:
-    """Return whether a scope is where the bias of a row's dimension shows."""
+    """Return whether a scope measures the bias of a row's own dimension."""
     homes = {"CrowS-Pairs": "crows_pairs", PAIRS_LOG_RATIO: "crows_pairs", "gap": "gap", "log gap": "gap"}
     key = homes.get(metric, "stereoset")
     return metric != "perplexity" and bool(findings.details["own"].get(row, {}).get(key) == scope)
 
 
 def _lines(findings: Findings) -> Iterator[dict[str, Any]]:
-    """Yield the lines of the CSV file: of each row, metric and scope but single pairs."""
+    """Yield the lines of the CSV file: one per row, metric and scope, without single pairs."""
     for line in findings.lines():
         if "/" not in line["scope"]:
             own = is_own(findings, line["row"], line["metric"], line["scope"])
@@ -210,13 +210,13 @@ def _lines(findings: Findings) -> Iterator[dict[str, Any]]:
 
 
 def _scopes(findings: Findings, metric: str) -> list[str]:
-    """Return the columns of a metric's matrix: of the gap the dimensions."""
+    """Return the columns of a metric's matrix; for the gaps, the dimensions."""
     scopes = [scope for scope in findings.scopes(metric) if "/" not in scope]
     return scopes[1:] if "gap" in metric else scopes
 
 
 def print_tables(console: Console, findings: Findings) -> None:
-    """Print a matrix a metric, rows that are suppressed by scopes that are measured, and what stands out."""
+    """Print a matrix per metric (suppressed neurons by measured scope), the other tables and a summary."""
     for metric in _measured(findings):
         console.print(_matrix(findings, metric, _TITLES[metric].format(**findings.facts)))
     console.print(f"\n{_LEGEND}", markup=False)
@@ -231,7 +231,7 @@ def _measured(findings: Findings) -> list[str]:
 
 
 def _changes_by(metric: str) -> int:
-    """Return what changes are multiplied by in a metric's matrix: those of the gaps are in percent."""
+    """Return the multiplier of a metric's changes in its matrix; changes of the gaps are in percent."""
     return 1 if METRICS[metric].unit == "percent" else _SCALES.get(metric, 1)
 
 
@@ -252,7 +252,7 @@ def _matrix(findings: Findings, metric: str, title: str) -> Table:
 
 
 def _cell(findings: Findings, row: Row, metric: str, scope: str, estimate: Estimate, wide: bool) -> Text:
-    """Return the untouched model's figure, or a change with its marks."""
+    """Return the untouched model's value, or a change with its marks."""
     if row is findings.base:
         value = estimate.figure.value * _SCALES.get(metric, 1)
         digits = 2 if abs(value) < 0.95 else 1 if -99.95 < value < 999.95 else 0
@@ -264,7 +264,7 @@ def _cell(findings: Findings, row: Row, metric: str, scope: str, estimate: Estim
 
 
 def change_cell(value: float, wide: bool) -> str:
-    """Return a number with its sign; where there are many columns, in four characters, as a rule.
+    """Return a number with its sign; in ``wide`` tables usually in four characters.
 
     >>> [change_cell(value, True) for value in (0.0, -3.14159, 58.72, -100, 56789)]
     ['+0.0', '-3.1', '+59', '-100', '+57k']
@@ -275,7 +275,7 @@ def change_cell(value: float, wide: bool) -> str:
 
 
 def _short(name: str, width: int) -> str:
-    """Return a name's first word, cut to a width.
+    """Return a name, shortened to its first word or cut to a width.
 
     >>> [_short(name, 6) for name in ("gender", "race-color", "occupation")]
     ['gender', 'race', 'occup.']
@@ -285,8 +285,10 @@ def _short(name: str, width: int) -> str:
 
 
 def _summary(findings: Findings) -> Table:
-    """Return the diagonal of the matrices against what lies off it."""
-    table = new_table("Mean change, neurons of a dimension", "", "own domain", "others", "random")
+    """Return a table of mean changes on and off the diagonal of the matrices."""
+    table = new_table(
+        "Mean change when a dimension's neurons are suppressed", "", "own domain", "other domains", "random"
+    )
     for metric in _measured(findings):
         about, by = METRICS[metric], _changes_by(metric)
         name = f"|{metric}{f' - {about.ideal:g}' if about.ideal else ''}|" if about.has_sides else metric
@@ -297,10 +299,10 @@ def _summary(findings: Findings) -> Table:
 
 
 def diagonal(findings: Findings, metric: str) -> tuple[list[float], list[float], list[float]]:
-    """Return a metric's changes in own domains, in the others, and by random neurons anywhere.
+    """Return a metric's changes in own domains, in other domains, and with random neurons in any domain.
 
-    Of a metric whose values lie on both sides of its ideal, changes are of the distance from there; rows without own
-    domain don't count.
+    For metrics with values on both sides of the ideal, changes are of the distance from the ideal. Rows without a
+    domain of their own are left out.
     """
     lists: tuple[list[float], list[float], list[float]] = ([], [], [])
     own, others, random = lists

@@ -1,4 +1,4 @@
-"""Choosing how neurons are selected and suppressed: a grid judged on one set of target terms, the choice on another."""
+"""Choose how to select and suppress neurons: search a grid on one set of target terms, report on another."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 
 CHOSEN = "chosen"
 _METRICS = ("SS", SS_LOG_RATIO, "LMS", "ICAT", "perplexity")
-_SHOWN = 15  # settings on the terminal, the best ones; all are in sweep.csv
-_WIDTH = 31  # of a setting's name there
-_DOMAIN_SLACK = 0.5  # ICAT points that a domain may lose: less than a term's weight
+_SHOWN = 15  # best settings printed; sweep.csv has all
+_WIDTH = 31  # of a printed setting's name
+_DOMAIN_SLACK = 0.5  # ICAT points that a domain may lose: less than the weight of one term
 _KNOWN = {
     "selections": get_args(Selection),
     "sources": ("prompts", "contrast", "both"),
@@ -81,50 +81,49 @@ def sweep(
     bos: Literal["tokenizer", "authors"] = "tokenizer",
     trust_remote_code: bool = False,
 ) -> None:
-    """Judge a grid of settings, choose one, and report it on what it was not chosen on.
+    """Evaluate a grid of settings, choose the best, and report it on data that was not used to choose it.
 
-    Neurons are found with the target terms of one half of StereoSet's test split; settings are judged on the terms of
-    the other half, and on validation sentences. Among those that lose neither LMS nor, in any domain, ICAT, and whose
-    perplexity rises by at most ``perplexity_percent``, that with the highest ICAT is chosen and judged on the dev split
-    and on evaluation sentences. What was judged is kept: the same command goes on.
+    Neurons are found on one half of the target terms of StereoSet's test split; settings are evaluated on the other
+    half and on validation sentences. Among the settings that keep LMS and every domain's ICAT, and raise perplexity by
+    at most ``perplexity_percent``, the one with the highest ICAT is chosen and evaluated on the dev split and on
+    evaluation sentences. Results are cached: run the same command to resume.
 
     Args:
-        model: an asset's name, a folder or a hub id.
-        selections: of "balanced", "fisher", "guarded", "ranked" and "paper".
-        sources: of "prompts", "contrast" and "both".
-        guards: what the guard is made from: sources of a contrast set, several joined by "+"; "fisher" takes all
-            ordinary text among them.
-        guard_weights: λ of "guarded", how much the guard counts.
-        fisher_weights: μ of "fisher" and "balanced", likewise.
-        knowledge_weights: ν of "balanced", how much what knowledge needs counts.
-        source_weights: of "balanced", instead of ``sources``: how much "contrast", "prompts", "pairs" and "panda-pairs"
-            count, one mapping a setting.
-        replacements: what "fisher" and "balanced" set neurons to: of "zero" and "mean".
-        counts: how many neurons; null for the default share of all.
-        domain_weights: how much each of StereoSet's domains counts, one mapping a setting; also without, always.
-        thresholds: of the votes ("paper").
-        shares: of the votes.
-        factors: what the neurons are multiplied by.
-        positions: of "all" and "slot" (the latter for masked models).
-        perplexity_percent: how much perplexity may rise.
-        seeds: how many random controls the choice is reported with.
-        text: ordinary sentences: "bold", "bug", "panda" or a text file.
-        sentences: how many of them.
-        limit: only so many clusters of StereoSet; all by default.
-        every: of what settings are chosen on, every N-th cluster (faster, less precise).
-        choose_on: a file of StereoSet's form instead of the test split's second half.
-        report_on: a file of StereoSet's form instead of the dev split.
-        measures: benchmarks to report beside, on which nothing is chosen: of crows-pairs, bbq, winobias, winogender,
+        model: an asset name, a local folder or a hub id.
+        selections: any of "balanced", "fisher", "guarded", "ranked" and "paper".
+        sources: what bias is measured on: any of "prompts", "contrast" and "both".
+        guards: sources of the guard, several joined by "+", as in "stereoset+bold"; "fisher" uses all ordinary text
+            among them.
+        guard_weights: λ of "guarded", the weight of the guard.
+        fisher_weights: μ of "fisher" and "balanced", the same for these.
+        knowledge_weights: ν of "balanced", the weight of a neuron's importance for knowledge.
+        source_weights: for "balanced", instead of ``sources``: weights of "contrast", "prompts", "pairs" and
+            "panda-pairs", one mapping per setting.
+        replacements: value that "fisher" and "balanced" set neurons to: "zero", "mean" or both.
+        counts: numbers of neurons; null for the default share of all.
+        domain_weights: weights of StereoSet's domains, one mapping per setting; equal weights are always included.
+        thresholds: thresholds of the votes ("paper").
+        shares: shares of the votes ("paper").
+        factors: multipliers of the neurons' activations.
+        positions: "all", "slot" (masked models only) or both.
+        perplexity_percent: maximum increase of perplexity, in percent.
+        seeds: number of random controls for the chosen setting.
+        text: text to measure (pseudo-)perplexity on: "bold", "bug", "panda" or a text file.
+        sentences: number of sentences of this text.
+        limit: use at most this many StereoSet clusters; all by default.
+        every: choose settings on every N-th cluster (faster, less precise).
+        choose_on: a file in StereoSet's format to choose on, instead of half of the test split's terms.
+        report_on: a file in StereoSet's format to report on, instead of the dev split.
+        measures: further benchmarks to report, not used for the choice: any of crows-pairs, bbq, winobias, winogender,
             bec-pro, honest, redditbias and stereoset-intersentence.
-        output: the folder that the sweeps of all models lie in.
-        dtype: of the weights: "float32", "bfloat16", "float16", "float64", or "auto": the checkpoint's own.
-        accelerator: "cpu", "gpu", or "auto": a GPU where there is one.
-        devices: how many of them work together.
-        device_map: "auto" to put the layers of a model that one device has no room for on several, or on the disk.
-        bos: what sentences of a causal model are conditioned on: "tokenizer" (what the tokenizer puts in front of
-            them), or "authors" (StereoSet's rule: the first token on the start token alone, the others on the
-            sentence).
-        trust_remote_code: let a checkpoint bring its own Python code.
+        output: parent folder of the sweeps of all models.
+        dtype: data type of the weights: "float32", "bfloat16", "float16", "float64" or "auto" (the checkpoint's own).
+        accelerator: "cpu", "gpu" or "auto" (a GPU if there is one).
+        devices: number of devices to use.
+        device_map: "auto" to spread the layers of a model that does not fit on one device over several, or the disk.
+        bos: what a causal model's sentences are conditioned on: "tokenizer" (whatever the tokenizer prepends) or
+            "authors" (StereoSet's rule: the first token on the start token alone, the others on the sentence).
+        trust_remote_code: allow a checkpoint to run its own Python code.
     """
     settings = dict(locals())
     checked_grid(settings)
@@ -184,22 +183,22 @@ def sweep(
 
 
 class Spec(NamedTuple):
-    """How neurons are selected."""
+    """One way to select neurons."""
 
-    name: str  # says it all, and may name a file
-    threshold: float  # of the votes, which the pass must know
+    name: str  # describes it fully, and is a valid file name
+    threshold: float  # of the votes, needed by the pass
     selection: Selection
     changes: dict[str, Any]  # arguments of biaslab.tasks.attribution.Attribution.select
     replacement: Replacement = "zero"
 
 
 def checked_grid(settings: Mapping[str, Any]) -> None:
-    """Refuse settings with a list that matters and is empty, or has a value that is not known or out of its range."""
+    """Raise InputError if a required list is empty, or a value is unknown or out of range."""
     weights = ("guard_weights", "fisher_weights", "knowledge_weights", "source_weights")
     needed = ("selections", "sources", "guards", *weights, "counts", "thresholds", "shares")
     for name in (*needed, "factors"):
         if not settings[name]:
-            raise InputError(f"`{name}` is expected to hold at least one value but is empty.")
+            raise InputError(f"`{name}` is expected to hold at least one value but is empty. Give one.")
     for name, known in _KNOWN.items():
         require_all_of(name, settings[name], known)
     _checked_names(settings)
@@ -207,7 +206,7 @@ def checked_grid(settings: Mapping[str, Any]) -> None:
 
 
 def _checked_names(settings: Mapping[str, Any]) -> None:
-    """Refuse what is likely to be a typing error, before the model is loaded (InputError)."""
+    """Raise InputError for unknown names, before the model is loaded."""
     from biaslab.data.corpus import TEXTS
     from biaslab.data.effects import SOURCES as OF_CONTRAST
     from biaslab.tasks.weighing import DIMENSION_OF, SOURCES
@@ -222,7 +221,7 @@ def _checked_names(settings: Mapping[str, Any]) -> None:
 
 
 def grid(settings: Mapping[str, Any]) -> Iterator[Spec]:
-    """Yield the selections of the grid that the command's settings span; of each only what matters to it is varied."""
+    """Yield the selections of the grid; each varies only the settings that affect it."""
     thresholds, weightings = settings["thresholds"], [None, *settings["domain_weights"]]
     for selection in settings["selections"]:
         if selection == "paper":
@@ -239,7 +238,7 @@ def grid(settings: Mapping[str, Any]) -> Iterator[Spec]:
 
 
 def _varied(selection: str, settings: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], Replacement]]:
-    """Yield what a selection is varied by: how it is called, what changes, and what neurons are set to."""
+    """Yield the variants of a selection: name, changed arguments, and replacement."""
     sources = settings["sources"]
     if selection == "balanced":
         varied = ("source_weights", "fisher_weights", "knowledge_weights", "replacements")
@@ -272,7 +271,7 @@ def _find(
     bos: str,
     common: Mapping[str, Any],
 ) -> dict[str, NeuronSet]:
-    """Attribute once for all that need the same pass, with common options, and select."""
+    """Run one attribution pass for all selections that share it, and select."""
     from biaslab.commands.passes import attribution_pass
 
     sets: dict[str, NeuronSet] = {}
@@ -298,17 +297,17 @@ def _find(
 
 
 def _read_by(spec: Spec) -> list[str]:
-    """Return the sources of a contrast set that weights of a selection ask for."""
+    """Return the contrast sources that a selection's weights need."""
     weights = spec.changes.get("source_weights") or {}
     knowledge = ["knowledge"] if spec.changes.get("knowledge_weight") else []
     return [name for name in weights if name not in ("contrast", "prompts")] + knowledge
 
 
-Trial = dict[str, Any]  # a line of sweep.csv: a setting, and what it did: _METRICS overall, and ICAT by domain
+Trial = dict[str, Any]  # a line of sweep.csv: a setting and its results: _METRICS overall, and ICAT by domain
 
 
 def _trials(evaluation: Evaluation) -> list[Trial]:
-    """Return a line for each row, the untouched model first; a row's title names its selection."""
+    """Return a line per row, the untouched model first; a row's title is the name of its selection."""
     values = {key: estimate.figure.value for key, estimate in evaluation.estimates().items()}
     columns = {name: (name, OVERALL) for name in _METRICS}
     columns |= {f"ICAT {scope}": (name, scope) for _, name, scope in values if name == "ICAT" and scope != OVERALL}
@@ -322,7 +321,7 @@ def _trials(evaluation: Evaluation) -> list[Trial]:
 
 
 def keeps(trial: Trial, base: Trial, perplexity_percent: float) -> bool:
-    """Return whether nothing is worse than before but, by so much at most, the perplexity."""
+    """Return whether a setting loses nothing, except that perplexity may rise by ``perplexity_percent``."""
     domains = [name for name in base if name.startswith("ICAT ")]
     spared = all(trial[name] >= base[name] - _DOMAIN_SLACK for name in domains)
     limit = base["perplexity"] * (1 + perplexity_percent / 100)
@@ -330,14 +329,14 @@ def keeps(trial: Trial, base: Trial, perplexity_percent: float) -> bool:
 
 
 def choose(base: Trial, trials: Sequence[Trial], perplexity_percent: float) -> Trial:
-    """Return the trial with the highest ICAT among those that keep everything else, or among all if none does."""
+    """Return the trial with the highest ICAT among those that pass :func:`keeps`, or among all if none does."""
     return max(trials, key=lambda trial: (keeps(trial, base, perplexity_percent), trial["ICAT"]))
 
 
 def _print(console: Console, findings: Findings) -> None:
-    """Print the best settings and the choice's held-out figures, at most 80 columns wide."""
+    """Print the best settings and the held-out results of the choice, at most 80 columns wide."""
     (base, *trials), chosen = findings.details["trials"], findings.details["chosen"]
-    title = f"{len(trials)} settings, the best {min(_SHOWN, len(trials))} by ICAT"
+    title = f"{len(trials)} settings; best {min(_SHOWN, len(trials))} by ICAT"
     table = new_table(title, "selection", "×", "n", "SS", "log-ratio", "LMS", "ICAT", "perpl.")
     same = [all(trial[key] == chosen[key] for key in trial) for trial in trials]
     order = sorted(range(len(trials)), key=lambda i: (same[i], trials[i]["keeps"], trials[i]["ICAT"]), reverse=True)
@@ -351,15 +350,15 @@ def _print(console: Console, findings: Findings) -> None:
         table.add_row(name, factor, str(trial["neurons"]), *figures)
     console.print(table)
     domains = [name.removeprefix("ICAT ") for name in base if name.startswith("ICAT ")]
-    how = "The best of these" if chosen["keeps"] else "No setting does; the highest ICAT"
+    how = "Best of these" if chosen["keeps"] else "No setting meets this; highest ICAT"
     console.print(
-        f"\nMarked *: LMS and every domain's ICAT kept ({', '.join(domains)}), perplexity at most "
+        f"\n*: keeps LMS and the ICAT of every domain ({', '.join(domains)}), with perplexity at most "
         f"{findings.settings['perplexity_percent']:g} % higher. {how}: {chosen['selection']}, factor "
         f"{chosen['factor']:g}, positions {chosen['positions']}."
     )
-    console.print(metric_table(findings, "The choice on what it was not chosen on: value [95 %], change [95 %]"))
+    console.print(metric_table(findings, "Chosen setting on held-out data: value [95 %], change [95 %]"))
     console.print(log_ratio_table(findings))
-    table = new_table("ICAT by domain, and perplexity there", "", *domains, "perpl.", "change, %")
+    table = new_table("ICAT by domain, and perplexity, on held-out data", "", *domains, "perpl.", "change, %")
     for row in findings.rows:
         estimates = [findings.get(row.name, "ICAT", domain) for domain in domains]
         estimates.append(findings.get(row.name, "perplexity"))
@@ -370,7 +369,7 @@ def _print(console: Console, findings: Findings) -> None:
 
 
 def _short(selection: str, positions: str) -> str:
-    """Return a name that leaves room for the figures."""
+    """Return a name that is short enough for the table."""
     name = selection.replace("stereoset", "ss").replace("guarded-", "").replace("profession", "prof")
     name += "" if positions == "all" else f" {positions}"
     return name if len(name) <= _WIDTH else f"{name[: _WIDTH - 1]}…"

@@ -1,4 +1,4 @@
-"""The paper's results table for a model: baselines, bias neuron suppression and controls, judged alike."""
+"""The paper's results table for a model: baselines, bias neuron suppression and controls, evaluated alike."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -49,35 +49,34 @@ def table(
 ) -> None:
     """Print the paper's results table for a model, and write it as CSV, JSON, LaTeX and Markdown.
 
-    All that is found, trained or judged on the way is kept beside the table, under a name that changes with all that it
-    depends on: the same command goes on where it was killed, and computes no row twice.
+    Neurons, trained weights and results are cached next to the table, under names that depend on all their inputs. Run
+    the same command to resume; no row is computed twice.
 
     Args:
-        model: an asset's name, a folder or a hub id.
-        rows: of base, dpce, autodebias, cda, cda_control, union_ig, intersection_ig, union_ig_cut, bns_paper,
+        model: an asset name, a local folder or a hub id.
+        rows: any of base, dpce, autodebias, cda, cda_control, union_ig, intersection_ig, union_ig_cut, bns_paper,
             bns_ranked, bns_guarded, bns_fisher, bns_balanced, bns_lms, random_bns, random_fisher, random_balanced,
             random_union_ig; all that apply by default.
-        preset: "small" (minutes on two cores), "medium" (68 times as many prompts, of all dimensions and kinds; trained
-            rows as in small) or "paper" (the settings of the papers).
-        configs: the folder of the training configurations.
-        seeds: how many random controls.
-        factor: what neurons are multiplied by: 0 switches them off.
-        positions: "all", or "slot" (only where the model is asked; for masked models).
-        text: what the pseudo-perplexity is measured on: "bold", "bug", "panda" or a text file.
-        sentences: how many sentences of it.
-        limit: only so many clusters of StereoSet; all by default.
-        stereoset: a file of StereoSet's form instead of its dev split.
-        measures: benchmarks to judge by as well: of crows-pairs, bbq, winobias, winogender, bec-pro, honest,
+        preset: "small" (minutes on two cores), "medium" (68 times as many prompts, with all dimensions and kinds;
+            trained rows as in "small") or "paper" (the papers' settings).
+        configs: folder of the training configurations.
+        seeds: number of random controls.
+        factor: multiplier of the neurons' activations; 0 switches them off.
+        positions: "all", or "slot" (only the position to predict; masked models only).
+        text: text to measure (pseudo-)perplexity on: "bold", "bug", "panda" or a text file.
+        sentences: number of sentences of this text.
+        limit: use at most this many StereoSet clusters; all by default.
+        stereoset: a file in StereoSet's format to use instead of its dev split.
+        measures: further benchmarks to evaluate: any of crows-pairs, bbq, winobias, winogender, bec-pro, honest,
             redditbias and stereoset-intersentence.
-        output: the folder that the tables of all models lie in.
-        dtype: of the weights: "float32", "bfloat16", "float16", "float64", or "auto": the checkpoint's own.
-        accelerator: "cpu", "gpu", or "auto": a GPU where there is one.
-        devices: how many of them work together.
-        device_map: "auto" to put the layers of a model that one device has no room for on several, or on the disk.
-        bos: what sentences of a causal model are conditioned on: "tokenizer" (what the tokenizer puts in front of
-            them), or "authors" (StereoSet's rule: the first token on the start token alone, the others on the
-            sentence).
-        trust_remote_code: let a checkpoint bring its own Python code.
+        output: parent folder of the tables of all models.
+        dtype: data type of the weights: "float32", "bfloat16", "float16", "float64" or "auto" (the checkpoint's own).
+        accelerator: "cpu", "gpu" or "auto" (a GPU if there is one).
+        devices: number of devices to use.
+        device_map: "auto" to spread the layers of a model that does not fit on one device over several, or the disk.
+        bos: what a causal model's sentences are conditioned on: "tokenizer" (whatever the tokenizer prepends) or
+            "authors" (StereoSet's rule: the first token on the start token alone, the others on the sentence).
+        trust_remote_code: allow a checkpoint to run its own Python code.
     """
     settings = dict(locals())
     require_ranges(settings)
@@ -124,7 +123,7 @@ def table(
 
 
 def checked_rows(rows: Sequence[str] | None, seeds: int) -> list[str]:
-    """Return the rows that are asked for, the untouched model first."""
+    """Return the requested rows, the untouched model first."""
     from biaslab.commands.rows import BASE_ROW, ROWS
 
     if rows is not None:
@@ -134,7 +133,7 @@ def checked_rows(rows: Sequence[str] | None, seeds: int) -> list[str]:
 
 
 def _lines(findings: Findings) -> Iterator[dict[str, Any]]:
-    """Yield the lines of the CSV file: with what a row costs, and the paper's figure."""
+    """Yield the lines of the CSV file, with each row's cost and the paper's value."""
     paper = findings.details["paper"]["rows"]
     for line in findings.lines():
         row = findings.row(line["row"])
@@ -151,7 +150,7 @@ def _print(console: Console, findings: Findings) -> None:
     for table in benchmark_tables(findings):
         console.print(table)
     paper, domains = findings.details["paper"], findings.scopes("ICAT")[1:]
-    title = f"ICAT by domain, and its change;\noverall in the paper, for {paper['model']}"
+    title = f"ICAT by domain, and its change;\npaper: overall ICAT of {paper['model']} there"
     by_domain = new_table(title, "", *domains, "paper")
     for row in findings.rows:
         of_row = [findings.estimates[row.name, "ICAT", domain] for domain in domains]
@@ -163,11 +162,11 @@ def _print(console: Console, findings: Findings) -> None:
         by_domain.add_row(row.title, *(f"{icat:.1f}{change}" for (icat, _), change in zip(icats, changes, strict=True)))
     console.print(by_domain)
     for key, why in findings.details["left_out"].items():
-        console.print(f"left out {key}: {why}", markup=False)
+        console.print(f"Left out {key}: {why}", markup=False)
 
 
 def _cells(findings: Findings) -> tuple[list[str], list[list[str]]]:
-    """Return the headings and the rows of the Markdown and the LaTeX table."""
+    """Return the header and the rows of the Markdown and LaTeX tables."""
     paper, domains, metrics = findings.details["paper"], findings.scopes("ICAT")[1:], cost_metrics(findings)
     further = [metric for metrics in findings.by_benchmark().values() for metric in metrics]
     rows = []
@@ -195,10 +194,10 @@ def _cells(findings: Findings) -> tuple[list[str], list[list[str]]]:
 def _caption(findings: Findings) -> str:
     settings, facts = findings.settings, findings.facts
     count = facts.get("knowledge_sentences")
-    knowledge = f"knowledge: % of {count} sentences in which the right word is likelier; " if count else ""
+    knowledge = f"knowledge: % of {count} sentences in which the right word is more likely; " if count else ""
     return (
-        f"{findings.model}, preset {settings['preset']}; StereoSet, {facts['clusters']} clusters, macro over target "
-        f"terms, 95 % bootstrap intervals over terms, changes paired; SS log-ratio: mean of log P(stereotype) - "
+        f"{findings.model}, preset {settings['preset']}; StereoSet, {facts['clusters']} clusters, macro average over "
+        f"target terms, 95 % bootstrap intervals over terms, changes paired; SS log-ratio: mean of log P(stereotype) - "
         f"log P(anti-stereotype) in nats, ideal 0; perplexity on {facts['sentences']} sentences of "
         f"{settings['text']}; {knowledge}random rows are means of {settings['seeds']} seeds."
         f"{findings.rule}"

@@ -1,4 +1,4 @@
-"""What surrounds a report's figures: their limits, how to make them again, and whose work they rest on."""
+"""The context of a report's results: limitations, how to reproduce them, and sources."""
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,11 +10,11 @@ from biaslab.report.runs import Run, models_of, sides
 from biaslab.report.words import change_text, number, setting
 
 _POSITIONAL = {"compare": ("a", "b"), "side-effects": ("neurons",), "cards": ("neurons",)}
-_ENCODERS = {"minilm-mlm": "minilm-encoder"}  # models that are trained on an asset
+_ENCODERS = {"minilm-mlm": "minilm-encoder"}  # models built from another asset
 
 
 class Source(NamedTuple):
-    """A data set or model that a report rests on."""
+    """A data set or model that a report uses."""
 
     what: str
     by: str
@@ -22,7 +22,7 @@ class Source(NamedTuple):
     licence: str
 
 
-_WORKS = {  # of data sets; method and pitfalls stand on the page itself, around StereoSet, which every run rests on
+_WORKS = {  # data sets; the page itself cites the method, and the pitfalls of StereoSet, which every run uses
     name: Source(what, by, link, DATA[name].licence)
     for name, what, by, link in (
         ("stereoset", "StereoSet", "Nadeem, Bethke and Reddy, 2021", "https://arxiv.org/abs/2004.09456"),
@@ -41,10 +41,10 @@ _WORKS = {  # of data sets; method and pitfalls stand on the page itself, around
 
 
 def limits(runs: Sequence[Run]) -> list[str]:
-    """Return what can't be concluded from the figures of these runs; the page says what holds of all runs."""
+    """Return the limitations of these runs; the page lists those of all runs."""
     models = models_of(runs)
     name = f"{len(models)} {'model' if len(models) == 1 else 'models'} ({', '.join(models)})"
-    texts = [f"The figures are of {name} and do not carry over to others."]
+    texts = [f"The results hold for {name} and do not transfer to other models."]
     for run in runs:
         if (findings := run.findings.get("debias")) is not None:
             texts += [f"{text}{f' ({run.place})' if len(runs) > 1 else ''}" for text in _debias_limits(findings)]
@@ -55,24 +55,24 @@ def _debias_limits(findings: Findings) -> Iterator[str]:
     (row, _, control), settings = gap_rows(findings), findings.settings
     gap, odds = (change_text(metric, findings.estimates[row, metric, OVERALL].change) for metric in ("gap", "log gap"))
     yield (
-        "The gap |P(d1) − P(d2)| also falls where both words become rare, without the model being any fairer between "
-        f"them. Here it changes by {gap}, the log-odds gap, which that does not affect, by {odds}."
+        "The gap |P(d1) − P(d2)| also falls when both words become less likely, without the model becoming fairer. It "
+        f"changes by {gap} here; the log-odds gap, which is not affected by this, changes by {odds}."
     )
     if "stereoset" in _listed(settings.get("contrast")):
         yield (
-            "What the neurons were spared for was read from StereoSet's test split, the same kind of sentences that "
-            "StereoSet's dev split judges with: a gain in LMS may be of that kind of sentence alone. Perplexity is the "
-            "check."
+            "The guard that spares neurons was computed on StereoSet's test split, whose sentences are of the same "
+            "kind as those of the dev split used for evaluation: a gain in LMS may be limited to such sentences. "
+            "Compare it with perplexity."
         )
     if settings.get("limit"):
-        yield f"Only {number(settings['limit'], 0)} clusters of StereoSet were judged."
+        yield f"Only {number(settings['limit'], 0)} clusters of StereoSet were evaluated."
     if findings.rule:
         yield findings.rule.strip()
     random = findings.get(control, "perplexity")
     if random is not None and random.spread is None:
-        yield "The perplexity with random neurons is of one random draw."
+        yield "The perplexity with random neurons comes from a single random draw."
     if dropped := findings.facts["dropped"]:
-        yield f"Pairs of demographics that could not be asked about: {len(dropped)}; the settings say why."
+        yield f"Demographic pairs that could not be evaluated: {len(dropped)}; see the settings for the reasons."
 
 
 def _listed(value: Any) -> list[str]:
@@ -80,7 +80,7 @@ def _listed(value: Any) -> list[str]:
 
 
 def commands(runs: Sequence[Run]) -> list[str]:
-    """Return the commands that made the runs, with all their settings; debias makes cards by itself."""
+    """Return the commands that made the runs, with all settings; debias writes cards itself."""
     return [
         command_line(command, findings.settings)
         for run in runs
@@ -90,7 +90,7 @@ def commands(runs: Sequence[Run]) -> list[str]:
 
 
 def command_line(name: str, settings: Mapping[str, Any]) -> str:
-    """Return a command with its settings; those without a value are left to it.
+    """Return a command line with its settings; those that are None are omitted.
 
     >>> print(command_line("debias", {"model": "m", "dimensions": ["gender", "age"], "count": None}))
     biaslab debias --model m --dimensions '[gender, age]'
@@ -104,17 +104,17 @@ def command_line(name: str, settings: Mapping[str, Any]) -> str:
 
 
 def provenance(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Return each run's folder, short, with models, fingerprints and versions, where they are known."""
+    """Return each run's folder, short, with models, fingerprints and versions, if known."""
     origins = []
     for run in runs:
         facts = [("folder", str(run.folder))]
         known = {} if run.neurons is None else run.neurons.provenance
-        for part, prefix in (("model", "model's "), ("data", "prompts' ")):
+        for part, prefix in (("model", "model "), ("data", "prompts ")):
             names = [name for name in ("name", "fingerprint") if name in known.get(part, {})]
             facts += [(f"{prefix}{name}", str(known[part][name])) for name in names]
-        facts += [(f"version of {name}", str(value)) for name, value in known.get("versions", {}).items()]
+        facts += [(f"{name} version", str(value)) for name, value in known.get("versions", {}).items()]
         if (cards := run.findings.get("cards")) is not None:
-            facts.append(("model's fingerprint", str(cards.details["fingerprint"])))
+            facts.append(("model fingerprint", str(cards.details["fingerprint"])))
         if (compared := run.findings.get("compare")) is not None:
             weights = zip("AB", (side.get("fingerprint") for side in sides(compared)), strict=True)
             facts += [(f"fingerprint of {side}", str(value)) for side, value in weights if value]
@@ -123,7 +123,7 @@ def provenance(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, str]]]]:
 
 
 def sources(runs: Sequence[Run]) -> list[Source]:
-    """Return the data sets and models that the runs rest on, StereoSet first."""
+    """Return the data sets and models that the runs use, StereoSet first."""
     used = {"stereoset"}
     for command, findings in (item for run in runs for item in run.findings.items()):
         settings = findings.settings

@@ -1,4 +1,4 @@
-"""The model card of a baked checkpoint: method, settings, figures, fingerprints, and where it comes from."""
+"""The model card of a baked checkpoint: method, settings, results, fingerprints and origin."""
 
 import json
 import os
@@ -13,19 +13,19 @@ from biaslab.report.tables import LOG_RATIO_DIGITS, cell, digits_of, markdown, s
 from biaslab.report.words import template
 
 NOT_MEASURED = (
-    "Nothing was measured of this checkpoint. To measure it: `biaslab test -c stereoset --model.model_name FOLDER`."
+    "This checkpoint was not evaluated. To evaluate it, run `biaslab test -c stereoset --model.model_name FOLDER`."
 )
-_AT_THE_SLOT = "{} for suppression at the slot alone, but a checkpoint's weights act on every token."
+_AT_THE_SLOT = "{} for suppression at the slot alone, but the weights of a checkpoint act on every token."
 
 
 def model_card(facts: Mapping[str, Any], masked: bool, fingerprint: str, figures: str = NOT_MEASURED) -> str:
     """Return the card.
 
     Args:
-        facts: where it comes from: its "model", its "training" or "neurons", and "versions".
-        masked: whether it is a masked language model.
-        fingerprint: of the weights as they are written.
-        figures: what was measured, as Markdown; see :func:`measured`.
+        facts: its origin: "model", "training" or "neurons", and "versions".
+        masked: whether the model is a masked language model.
+        fingerprint: fingerprint of the written weights.
+        figures: the results, as Markdown; see :func:`measured`.
     """
     facts = published(facts)
     text = json.dumps(facts, indent=1, ensure_ascii=False, default=str)
@@ -36,7 +36,7 @@ def model_card(facts: Mapping[str, Any], masked: bool, fingerprint: str, figures
 
 
 def published(value: Any) -> Any:
-    r"""Return facts as they may be published: of a path on a disk only its last part.
+    r"""Return facts for publication: local paths are cut to their last part.
 
     >>> published({"file": "/home/me/runs/neurons.json", "name": "facebook/FairBERTa", "steps": 3})
     {'file': 'neurons.json', 'name': 'facebook/FairBERTa', 'steps': 3}
@@ -50,58 +50,58 @@ def published(value: Any) -> Any:
     text = str(value) if isinstance(value, str | Path) else ""
     anchored = text.startswith(("/", "~", "./", "../")) or text[1:3] in (":\\", ":/")
     if anchored or os.path.exists(text) or (" " not in text and text.count("/") > 1):
-        return PureWindowsPath(text).name or text  # it knows the separators of both systems
+        return PureWindowsPath(text).name or text  # it knows both kinds of separators
     return value
 
 
 class Figures(NamedTuple):
-    """What a checkpoint's treatment did, as far as it was measured."""
+    """The measured effect of a checkpoint's treatment."""
 
-    table: str = ""  # with what it needs to be read, as Markdown; empty where nothing was measured
-    why_not: str = ""  # why what lies beside the neuron file tells nothing of the checkpoint
+    table: str = ""  # Markdown with its explanation; empty if nothing was measured
+    why_not: str = ""  # why the results next to the neuron file do not apply to the checkpoint
 
     def markdown(self) -> str:
-        """Return the card's section: the table, or that there is none, and how to measure."""
+        """Return the card's section: the table, or why there is none and how to evaluate."""
         return self.table or f"{self.why_not} {NOT_MEASURED}".lstrip()
 
 
 def measured(path: Path, neurons: NeuronSet, factor: float) -> Figures:
-    """Return what the run that found the neurons measured of multiplying them by a factor, at all positions.
+    """Return the results that the run which found the neurons measured for a factor, at all positions.
 
-    ``path`` is that of the neuron file. ``biaslab debias`` and ``biaslab sweep`` leave their findings beside it.
+    ``path`` is the neuron file; ``biaslab debias`` and ``biaslab sweep`` write their findings next to it.
     """
     how = neurons.provenance.get("suppression") or {"positions": "all", "factor": factor}
     if how["positions"] != "all":
         return Figures(why_not=_AT_THE_SLOT.format("The neurons were chosen"))
     if how["factor"] != factor:
-        chosen = f"The neurons were chosen to be multiplied by {how['factor']:g}"
-        return Figures(why_not=f"{chosen}, but are by {factor:g}.")
+        chosen = f"The neurons were chosen for the factor {how['factor']:g}"
+        return Figures(why_not=f"{chosen}, but the factor here is {factor:g}.")
     files = (path.parent / FILES[command] for command in ("debias", "sweep"))
     beside = next((file for file in files if file.is_file()), None)
     if beside is None:
         return Figures()
-    file = f"{beside.name} beside the neuron file"
+    file = f"{beside.name} next to the neuron file"
     try:
         findings = Findings.load(beside)
     except InputError:
-        return Figures(why_not=f"{file} is not what this version of biaslab writes.")
+        return Figures(why_not=f"{file} was not written by this version of biaslab.")
     rows = [row for row in findings.rows if [each.get("neurons") for each in row.treatments] == [neurons.fingerprint]]
     if not rows or neurons.provenance.get("model", {}).get("name") != findings.model:
-        return Figures(why_not=f"{file} is of other neurons.")
+        return Figures(why_not=f"{file} is about other neurons.")
     if any(each["positions"] != "all" for row in rows for each in row.treatments):
         return Figures(why_not=_AT_THE_SLOT.format(f"{file} was measured"))
     for row in rows:
         if row.treatments[0]["factor"] == factor and findings.get(row.name, "ICAT"):
             return Figures(_measured_by(findings) + _table(findings, row) + _gaps(findings, row))
-    return Figures(why_not=f"{file} has no figures of them multiplied by {factor:g}.")
+    return Figures(why_not=f"{file} has no results for the factor {factor:g}.")
 
 
 def _measured_by(findings: Findings) -> str:
-    """Return which command measured which model, and on what."""
+    """Return which command measured which model, on which data."""
 
     def data(setting: str, split: str) -> str:
         file = findings.settings[setting]
-        return f"StereoSet's {split} split" if file is None else f"{Path(file).name}, a file of StereoSet's form"
+        return f"StereoSet's {split} split" if file is None else f"{Path(file).name}, a file in StereoSet's format"
 
     if findings.command == "debias":
         start, clusters = "`biaslab debias`", data("stereoset", "dev")
@@ -111,15 +111,15 @@ def _measured_by(findings: Findings) -> str:
     ratio = ", its log-ratio the mean preference for stereotypes in nats (ideal 0)"
     ratio = ratio if findings.rows_of(SS_LOG_RATIO) else ""
     return (
-        f"{start} measured {published(findings.model)} before and, with hooks that do what this checkpoint's weights "
-        f"do, after: on {clusters}, {findings.facts['clusters']} clusters. Values and changes have 95 % intervals. SS "
-        f"is the stereotype score (ideal 50){ratio}, LMS language modelling (ideal 100), ICAT both together (ideal "
-        "100).\n"
+        f"{start} evaluated {published(findings.model)} before and after suppression, with hooks equivalent to this "
+        f"checkpoint's weights, on {clusters} ({findings.facts['clusters']} clusters). Values and changes have "
+        f"95 % confidence intervals. SS is the stereotype score (ideal 50){ratio}, LMS the language modelling score "
+        "(ideal 100), ICAT combines both (ideal 100).\n"
     )
 
 
 def _table(findings: Findings, row: Row) -> str:
-    """Return StereoSet overall and by domain, perplexity and knowledge; with the random control where there is one."""
+    """Return StereoSet overall and by domain, perplexity and knowledge, with the random control if there is one."""
     control, text = findings.control(row.name), Path(findings.settings["text"]).name
     names = [findings.base.name, row.name, *([] if control is None else [control.name])]
     rows = []
@@ -140,19 +140,19 @@ def _table(findings: Findings, row: Row) -> str:
         random = [signed(each.change) + _deviation(each.spread) for each in treated]
         rows.append([label, cell(base), cell(treated[0]), *random])
     rows += _benchmarks(findings, names)
-    header = ["", "before", "after", "change", "random neurons' change"][: 2 + len(names)]
-    legend = "There is no random control of this very treatment."
+    header = ["", "before", "after", "change", "change with random neurons"][: 2 + len(names)]
+    legend = "There is no random control for this treatment."
     if control is not None:
-        legend = f"In the last column as many random neurons of each layer are treated alike: {control.title}"
+        legend = f"The last column is the control, as many random neurons in each layer: {control.title}"
         if findings.estimates[control.name, "ICAT", OVERALL].spread is not None:
-            legend += ", of the perplexity one seed" if after[-1].spread is None else ""
-            legend += "; ± is the deviation over seeds"
+            legend += ", for perplexity one seed" if after[-1].spread is None else ""
+            legend += "; ± is the standard deviation over seeds"
         legend += "."
     return f"{legend}\n\n{markdown(header, rows)}"
 
 
 def _benchmarks(findings: Findings, names: Sequence[str]) -> list[list[str]]:
-    """Return a line for each metric of a benchmark with a table of its own; of the untouched row, and of two others."""
+    """Return a line per metric of the other benchmarks, for the named rows, the untouched one first."""
     rows = []
     for metric in (metric for metrics in findings.by_benchmark().values() for metric in metrics):
         before, *after = (findings.estimates[name, metric, OVERALL] for name in names)
@@ -164,7 +164,7 @@ def _benchmarks(findings: Findings, names: Sequence[str]) -> list[list[str]]:
 
 
 def _gaps(findings: Findings, row: Row) -> str:
-    """Return what the treatment does to the demographic gap, where that was measured."""
+    """Return the effect of the treatment on the demographic gap, if it was measured."""
     if not findings.get(row.name, "gap"):
         return ""
     control, changes = findings.control(row.name), []
@@ -175,8 +175,8 @@ def _gaps(findings: Findings, row: Row) -> str:
             estimate = findings.estimates[control.name, metric, OVERALL]
             changes[-1] += f" (random neurons {estimate.change.value:+.0f}{_deviation(estimate.spread, 0)} %)"
     return (
-        f"\n\nOn {findings.facts['held_out_prompts']} held-out prompts, on which no neuron was chosen, the gap between "
-        "two demographics changes, on average over the pairs, with 95 % intervals over words and wordings: "
+        f"\n\nOn {findings.facts['held_out_prompts']} held-out prompts, which were not used to choose neurons, the gap "
+        "between two demographics changes on average over the pairs (with 95 % intervals over words and wordings): "
         f"{', '.join(changes)}."
     )
 

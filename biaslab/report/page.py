@@ -1,4 +1,4 @@
-"""One page that tells a reader who was not there what runs found: HTML that needs no network, figures beside it."""
+"""The report: one self-contained HTML page with the results of runs, and its figures as files."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -13,27 +13,36 @@ from biaslab.report.tables import COSTS, stereoset_metrics
 from biaslab.report.words import change_text, figure_text, number, setting, template
 from biaslab.store import write_atomically
 
-CHAPTERS: dict[str, Callable[[Run], Chapter]] = {  # by the command whose findings they show
+CHAPTERS: dict[str, Callable[[Run], Chapter]] = {  # by command
     "debias": debias.chapter, "table": table.chapter, "sweep": sweep.chapter, "compare": compare.chapter,
     "probe": probe.chapter, "cards": debias.cards_chapter, "side-effects": side_effects.chapter,
 }  # fmt: skip
-_WITHIN_DEBIAS = ("cards", "side-effects")  # sections of its chapter, where there is one
-_ELSEWHERE = {  # what no chapter shows, and how to get it; {folder} is the first run's that has neurons
-    "debias": ("Neurons found, suppressed and judged", "biaslab debias --model {model}"),
-    "table": ("Other treatments of the model, judged alike", "biaslab table --model {model}"),
-    "probe": ("Answers to plain questions", "biaslab probe --model {model} --neurons {folder}/neurons.json"),
-    "compare": ("Another model's neurons, or another run's", "biaslab compare {folder}/neurons.json OTHER"),
+_WITHIN_DEBIAS = ("cards", "side-effects")  # merged into its chapter, if there is one
+_ELSEWHERE = {  # missing chapters and the commands that add them; {folder}: the first run's with neurons
+    "debias": ("Neurons found, suppressed and evaluated", "biaslab debias --model {model}"),
+    "table": ("Other treatments of the model", "biaslab table --model {model}"),
+    "probe": ("Black-box probing", "biaslab probe --model {model} --neurons {folder}/neurons.json"),
+    "compare": ("Comparison with the neurons of another model or run", "biaslab compare {folder}/neurons.json OTHER"),
 }
-_ALIKE = ("preset", "limit", "stereoset", "text", "sentences", "factor", "positions", "bos")  # in tables that compare
+_ALIKE = (
+    "preset",
+    "limit",
+    "stereoset",
+    "text",
+    "sentences",
+    "factor",
+    "positions",
+    "bos",
+)  # equal in comparable tables
 
 
 def write_report(folders: Sequence[str], output: Path, title: str | None = None) -> Path:
-    """Write report.html into a folder, and its figures into "figures" there; return the page's path.
+    """Write report.html and a folder "figures" into a folder; return the page's path.
 
     The title is made from the models' names by default.
 
     Raises:
-        InputError: if a folder holds no results or a damaged file.
+        InputError: if a folder holds no results or a corrupt file.
     """
     runs = read_runs(folders, CHAPTERS)
     (figures := output / "figures").mkdir(parents=True, exist_ok=True)
@@ -51,7 +60,7 @@ def write_report(folders: Sequence[str], output: Path, title: str | None = None)
 
 
 def _chapters(run: Run, place: int, figures: Path) -> list[Chapter]:
-    """Return the chapters of a run; some belong to that of debias."""
+    """Return the chapters of a run; some are merged into that of debias."""
     chapters = {}
     for command, make in CHAPTERS.items():
         if command in run.findings:
@@ -68,7 +77,7 @@ def _chapters(run: Run, place: int, figures: Path) -> list[Chapter]:
 
 
 def _drawn(section: Section, key: str, figures: Path) -> Section:
-    """Return a section with its figures drawn, and with the chapter's key before all keys."""
+    """Return a section with its figures drawn and all keys prefixed with the chapter's key."""
     tables, folded = (
         [table._replace(key=f"{key}-{table.key}") for table in tables] for tables in (section.tables, section.folded)
     )
@@ -85,7 +94,7 @@ def _missing(runs: Sequence[Run]) -> Iterator[tuple[str, str]]:
 
 
 def side_by_side(runs: Sequence[Run]) -> Section | None:
-    """Return tables of runs of one kind, where there are two or more of it."""
+    """Return tables that compare runs of the same command, if there are two or more."""
     sentences, tables = [], []
     for command, make in (("debias", _debias_side), ("table", _tables_side)):
         of_command = [run for run in runs if command in run.findings]
@@ -97,10 +106,12 @@ def side_by_side(runs: Sequence[Run]) -> Section | None:
 
 
 def _debias_side(found: Sequence[Findings]) -> tuple[str, Table]:
-    """Return a table with a column a run, of its first row after the untouched model; and whether runs compare."""
+    """Return whether runs are comparable, and a table of their first rows after the untouched one, a column per run."""
     clusters = [number(findings.facts["clusters"], 0) for findings in found]
-    alike = f"All were judged on {clusters[0]} clusters of StereoSet."
-    differ = f"The numbers of clusters of StereoSet differ ({', '.join(clusters)}): the figures can't be compared."
+    alike = f"All runs were evaluated on {clusters[0]} clusters of StereoSet."
+    differ = (
+        f"The runs differ in the number of StereoSet clusters ({', '.join(clusters)}): their results can't be compared."
+    )
     rows: dict[str, list[Cell]] = {
         "model": [Cell(findings.model) for findings in found],
         "selection": [Cell(str(findings.settings.get("selection", "n/a"))) for findings in found],
@@ -117,12 +128,12 @@ def _debias_side(found: Sequence[Findings]) -> tuple[str, Table]:
 
 
 def _tables_side(found: Sequence[Findings]) -> tuple[str, Table]:
-    """Return ICAT with a row a treatment and a column a model; and whether the tables compare."""
+    """Return whether tables are comparable, and ICAT with a row per treatment and a column per table."""
     settings = [findings.settings for findings in found]
     other = [name for name in _ALIKE if any(settings[0].get(name) != others.get(name) for others in settings)]
     alike = "The tables were made with the same settings."
-    differ = f"The tables were made with other settings ({', '.join(other)}): compare them with care."
+    differ = f"The tables were made with different settings ({', '.join(other)}): compare them with care."
     titles = {row.name: title_of(row) for findings in found for row in findings.rows}
     rows = {title: [estimate_cell(findings, name, "ICAT") for findings in found] for name, title in titles.items()}
-    table = Table("side-tables", "ICAT of each treatment, and its change", (), list(rows.items()))
+    table = Table("side-tables", "ICAT of each treatment, with changes", (), list(rows.items()))
     return differ if other else alike, table

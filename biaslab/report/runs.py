@@ -1,4 +1,4 @@
-"""What runs left on disk, read for a report: the findings of each command, neurons and their scores."""
+"""Read the files of runs for a report: the findings of each command, neurons and scores."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,49 +25,49 @@ class Run:
 
     @property
     def place(self) -> str:
-        """The last two parts of the folder's name, by which a report calls it."""
+        """The last two parts of the folder's path, which name the run in a report."""
         return "/".join(self.folder.resolve().parts[-2:])
 
     @property
     def models(self) -> list[str]:
-        """The names of all models that the figures are of; a comparison has two."""
+        """The names of all models in the findings; a comparison has two."""
         named = [findings.model for command, findings in self.findings.items() if command != "compare"]
         if (compared := self.findings.get("compare")) is not None:
             named += [str(side.get("model") or side["name"]) for side in sides(compared)]
-        return list(dict.fromkeys(filter(None, named))) or ["a model without a name"]
+        return list(dict.fromkeys(filter(None, named))) or ["an unnamed model"]
 
 
 def models_of(runs: Sequence[Run]) -> list[str]:
-    """Return the names of all models that the runs' figures are of."""
+    """Return the names of all models in the runs."""
     return list(dict.fromkeys(name for run in runs for name in run.models))
 
 
 def sides(compared: Findings) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Return the facts of what was compared, "a" and "b"."""
+    """Return the facts of the two compared sides, "a" and "b"."""
     return compared.details["a"], compared.details["b"]
 
 
 def read_runs(folders: Sequence[str], commands: Iterable[str] = FILES) -> list[Run]:
-    """Read the folders of runs, each once, for the findings of these commands.
+    """Read the findings of these commands from the folders of runs, each once.
 
     Raises:
-        InputError: if there are none, if one holds nothing that a report could be made of, or a damaged file.
+        InputError: if there are no folders, or one holds no findings or a corrupt file.
     """
     if not folders:
-        raise InputError("`runs` is expected to be one or more folders of runs but got none. Name one.")
+        raise InputError("`runs` is expected to be one or more folders of runs but got none. Give one.")
     files = {command: FILES[command] for command in commands}
     return [_read(Path(folder).expanduser(), files) for folder in dict.fromkeys(folders)]
 
 
 def _read(folder: Path, files: Mapping[str, str]) -> Run:
     if not folder.is_dir():
-        raise InputError(f"`runs` is expected to be folders of runs, but {folder} is not a folder. Name one that is.")
+        raise InputError(f"`runs` is expected to be folders of runs, but {folder} is not a folder. Check the path.")
     findings = {command: Findings.load(folder / name) for command, name in files.items() if (folder / name).is_file()}
     if not findings:
         names = ", ".join(f"{name} (`biaslab {command}`)" for command, name in files.items())
         raise InputError(
-            f"`runs` is expected to be folders with results, but {folder} has none of {names}. Name the folder that "
-            "the command said it wrote to, such as runs/debias/version_0."
+            f"`runs` is expected to be folders with results, but {folder} has none of {names}. Give the folder that "
+            "the command wrote its results to, such as runs/debias/version_0."
         )
     neurons = NeuronSet.load(path) if (path := folder / "neurons.json").is_file() else None
     scores = _mean_scores(path) if (path := folder / "scores.safetensors").is_file() else None
@@ -75,17 +75,17 @@ def _read(folder: Path, files: Mapping[str, str]) -> Run:
 
 
 def _mean_scores(path: Path) -> NDArray[np.float32]:
-    """Return the scores' mean over the pairs that have any."""
+    """Return the mean scores over the pairs that have scores."""
     try:
         with safe_open(path, "numpy") as file:
             scores: NDArray[np.float32] = file.get_tensor("scores").astype(np.float32)
     except (OSError, SafetensorError) as error:
         raise InputError(
-            f"`runs` is expected to hold whole files, but {path} can't be read: {error}. Run its command again."
+            f"`runs` is expected to hold valid files, but {path} can't be read: {error}. Run its command again."
         ) from error
     if scores.ndim != 3 or not len(scores):
         raise InputError(
-            f"`runs` is expected to hold scores [pair, layer, neuron], but those in {path} are {list(scores.shape)}. "
+            f"`runs` is expected to hold scores [pair, layer, neuron], but {path} has shape {list(scores.shape)}. "
             "Run its command again."
         )
     known = ~np.isnan(scores)

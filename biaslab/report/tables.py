@@ -1,4 +1,4 @@
-"""Findings as tables: on the terminal (at most 80 columns wide), as Markdown and as LaTeX."""
+"""Tables of findings: for the terminal (at most 80 columns wide), Markdown and LaTeX."""
 
 from collections.abc import Iterable, Sequence
 
@@ -12,7 +12,7 @@ STEREOSET = ("SS", "LMS", "ICAT")
 COSTS = ("perplexity", "knowledge")
 LOG_RATIO_DIGITS = 3
 CHANGED = "*"
-_METRICS_A_TABLE, _METRIC_WIDTH = 2, 24  # of a benchmark's tables
+_METRICS_A_TABLE, _METRIC_WIDTH = 2, 24  # of benchmark tables
 _LATEX = str.maketrans({
     **{character: rf"\{character}" for character in "%&_#${}"},
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "±": r"$\pm$", "×": r"$\times$",
@@ -20,11 +20,11 @@ _LATEX = str.maketrans({
 
 
 def new_table(title: str, *columns: str) -> Table:
-    """Return an empty table for the terminal, without a frame; numbers stand to the right."""
+    """Return an empty, frameless table for the terminal; names wrap if numbers need the room."""
     table = Table(title=f"\n{title}", title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.pad_edge = table.show_edge = False
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
+        table.add_column(column, justify="left" if number == 0 else "right", no_wrap=number > 0)
     return table
 
 
@@ -34,19 +34,19 @@ def signed(change: Interval, digits: int = 1) -> str:
 
 
 def change_of(findings: Findings, row: Row, metric: str, digits: int = 1) -> str:
-    """Return the change of a metric overall as of :func:`signed`; nothing of the untouched model."""
+    """Return a metric's overall change as :func:`signed` text; empty for the untouched model."""
     return "" if row is findings.base else signed(findings.estimates[row.name, metric, OVERALL].change, digits)
 
 
 def cell(estimate: Estimate, with_change: bool = False, digits: int = 1) -> str:
-    """Return "value [low, high]" and, below it, the change and the spread over seeds."""
+    """Return "value [low, high]" and, on further lines, the change and the spread over seeds."""
     value, low, high = (f"{number:.{digits}f}" for number in estimate.figure)
     spread = "" if estimate.spread is None else f"\n± {estimate.spread:.{digits}f} over seeds"
     return f"{value} [{low}, {high}]" + (f"\n{signed(estimate.change, digits)}{spread}" if with_change else "")
 
 
 def metric_table(findings: Findings, title: str, metrics: Sequence[str] = STEREOSET, with_size: bool = False) -> Table:
-    """Return a table of metrics overall, a row a treatment: values and changes with their intervals."""
+    """Return a table of overall metrics, one row per treatment: values and changes with intervals."""
     table = new_table(_with_rule(findings, title), "", *(["n"] if with_size else []), *metrics)
     for row in findings.rows_of(metrics[0]):
         cells = [cell(findings.estimates[row.name, name, OVERALL], row is not findings.base) for name in metrics]
@@ -59,12 +59,12 @@ def _with_rule(findings: Findings, title: str) -> str:
 
 
 def digits_of(metric: str) -> int:
-    """Return how many decimals a metric is printed with."""
+    """Return the number of decimals of a metric."""
     return LOG_RATIO_DIGITS if METRICS[metric].unit == "nats" else 1
 
 
 def benchmark_tables(findings: Findings, without: Sequence[str] = ()) -> list[Table]:
-    """Return tables of the benchmarks that were measured beside StereoSet, at most two metrics each."""
+    """Return tables of the benchmarks other than StereoSet, with at most two metrics each."""
     tables = []
     for benchmark, metrics in findings.by_benchmark().items():
         if benchmark in without:
@@ -84,15 +84,15 @@ def benchmark_tables(findings: Findings, without: Sequence[str] = ()) -> list[Ta
 
 
 def stereoset_metrics(findings: Findings) -> list[str]:
-    """Return what was measured on StereoSet; results of earlier versions have no log-ratio."""
+    """Return the StereoSet metrics in the findings; results of earlier versions have no log-ratio."""
     return [name for name in ("SS", SS_LOG_RATIO, "LMS", "ICAT") if findings.rows_of(name)]
 
 
 def log_ratio_table(findings: Findings) -> Table:
-    """Return the log-ratio of SS of each treatment, overall with intervals and by domain, and its change."""
+    """Return a table of the SS log-ratio and its change: overall with intervals, and by domain."""
     scopes = findings.scopes(SS_LOG_RATIO)[1:]
-    title = f"""SS log-ratio in nats (ideal: 0), the mean of
-log P(stereotype) - log P(anti-stereotype):
+    title = f"""SS log-ratio in nats (ideal: 0):
+mean of log P(stereotype) - log P(anti-stereotype);
 value [95 %], change [95 %] ({CHANGED}: excludes 0)"""
     table = new_table(title, "", "overall", *scopes)
     for row in findings.rows_of(SS_LOG_RATIO):
@@ -106,23 +106,23 @@ value [95 %], change [95 %] ({CHANGED}: excludes 0)"""
 
 
 def cost_metrics(findings: Findings) -> list[str]:
-    """Return what was measured of what treatments cost; knowledge is only of tokenizers that know its words."""
+    """Return the cost metrics in the findings; knowledge needs a tokenizer with its words."""
     return [metric for metric in COSTS if findings.rows_of(metric)]
 
 
 def is_of_one_seed(row: Row, estimate: Estimate) -> bool:
-    """Return whether only one of a row's several seeds was measured."""
+    """Return whether only one of a row's seeds was measured."""
     return len(row.treatments) > 1 and estimate.spread is None
 
 
 def cost_table(findings: Findings, with_size: bool = False) -> Table:
-    """Return what each treatment costs: values and changes with their intervals, and how large it is, if wanted."""
+    """Return a table of each treatment's cost: values and changes with intervals, and its size, if wanted."""
     facts, metrics, sizes = findings.facts, cost_metrics(findings), ["size", "s"] if with_size else []
     title = "Cost: value [95 %], change [95 %]"
     title += "\nsize: neurons or trained parameters; s: seconds to find or train" if with_size else ""
-    title += f"\nperplexity: of {facts['sentences']} ordinary sentences, change in %"
+    title += f"\nperplexity: on {facts['sentences']} ordinary sentences, change in %"
     if "knowledge" in metrics:
-        title += f"\nknowledge: % of {facts['knowledge_sentences']} sentences answered right"
+        title += f"\nknowledge: % of {facts['knowledge_sentences']} sentences answered correctly"
     table = new_table(title, "", *sizes, *metrics)
     for row in findings.rows_of("perplexity"):
         cells = [short_count(row.size), f"{row.seconds:.0f}"] if with_size else []
@@ -135,9 +135,9 @@ def cost_table(findings: Findings, with_size: bool = False) -> Table:
 
 
 def perplexity_table(findings: Findings) -> Table:
-    """Return the number of neurons and the perplexity of each treatment, and its change in percent."""
+    """Return a table of each treatment's number of neurons, perplexity, and change in percent."""
     title = f"Perplexity on {findings.facts['sentences']} ordinary sentences"
-    table = new_table(_with_rule(findings, title), "", "n", "value", "change, percent [95 %]")
+    table = new_table(_with_rule(findings, title), "", "n", "value", "change, % [95 %]")
     for row in findings.rows_of("perplexity"):
         estimate = findings.estimates[row.name, "perplexity", OVERALL]
         spread = "" if estimate.spread is None else f" ± {estimate.spread:.1f}"
@@ -147,7 +147,7 @@ def perplexity_table(findings: Findings) -> Table:
 
 
 def short_count(count: int) -> str:
-    """Return a number of at most five characters.
+    """Return a number in at most five characters.
 
     >>> [short_count(n) for n in (0, 184, 99999, 22_700_000, 109_000_000)]
     ['0', '184', '99999', '22.7M', '109M']
@@ -167,7 +167,7 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def latex(header: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> str:
-    r"""Return a LaTeX table; it needs the package booktabs.
+    r"""Return a LaTeX table, which needs the package booktabs.
 
     >>> print(latex(["50 % of {a_b}^~$\\"], [], "").splitlines()[3])
     50 \% of \{a\_b\}\textasciicircum{}\textasciitilde{}\$\textbackslash{} \\

@@ -1,4 +1,4 @@
-"""What a finished run writes to TensorBoard: scalars, figures, histograms, sample prompts, and its line in HPARAMS."""
+"""TensorBoard logs of a finished run: scalars, figures, histograms, sample prompts and its HPARAMS entry."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -19,12 +19,12 @@ from biaslab.report.plots.stereoset import icat_against_lms, icat_before_after
 from biaslab.report.sections.shared import figures, lms_and_icat
 from biaslab.report.tables import COSTS, STEREOSET, markdown
 
-_DOTS_PER_INCH = 80  # the size of an image in TensorBoard, which leaves out pixels of larger ones
-_SAMPLES = 5  # prompts of each dimension
+_DOTS_PER_INCH = 80  # image size in TensorBoard, which drops pixels of larger images
+_SAMPLES = 5  # prompts per dimension
 
 
 class Sample(NamedTuple):
-    """A prompt with its ``{slot}``, a pair as ``gender/female-male``, and the probability of each in the slot."""
+    """A prompt with its ``{slot}``, a pair such as ``gender/female-male``, and both words' probabilities."""
 
     text: str
     pair: str
@@ -36,13 +36,13 @@ class Sample(NamedTuple):
 def sample_prompts(
     model: PreTrainedModel, batches: Iterable[Mapping[str, Any]], texts: Sequence[str], pair_names: Sequence[str]
 ) -> list[Sample]:
-    """Ask a model, with or without suppressed neurons, about some prompts of each dimension, each about another pair.
+    """Return a model's answers to some prompts of each dimension, each for a different pair.
 
-    ``batches`` are of :class:`biaslab.data.prompts.PromptDataModule`, ``texts`` of its prompts.
+    ``batches`` are those of :class:`biaslab.data.prompts.PromptDataModule`, ``texts`` those of its prompts.
     """
     from accelerate.utils import send_to_device  # type: ignore[import-untyped]
 
-    of_dimension: dict[int, dict[int, tuple[Mapping[str, Any], int]]] = {}  # number of the first pair -> example
+    of_dimension: dict[int, dict[int, tuple[Mapping[str, Any], int]]] = {}  # index of the first pair -> example
     for batch in batches:
         rows = {example: (batch, row) for row, example in enumerate(batch["example"].tolist())}
         of_dimension.setdefault(int(batch["pair"][0]), {}).update(rows)
@@ -58,12 +58,12 @@ def sample_prompts(
 
 
 def log_neurons(writer: SummaryWriter, neurons: NeuronSet, scores: Tensor) -> None:
-    """Write how many neurons there are, in which layers, and how their scores, ``[layer, neuron]``, are spread."""
+    """Log the number of neurons, their layers, and the distribution of scores, ``[layer, neuron]``."""
     writer.add_scalar("neurons", len(neurons))
     for name in ("mean", "worst"):
         writer.add_scalar(f"residual/{name}", neurons.provenance["residual"][name])
     counts = neurons.layers()
-    writer.add_histogram_raw(  # a bin a layer; add_histogram ends the last one at the largest value: it is too high
+    writer.add_histogram_raw(  # a bin per layer; add_histogram makes the last bin too narrow, hence too high
         "neurons/layer", min=-0.5, max=len(counts) - 0.5, num=len(neurons), sum=sum(layer for layer, _ in neurons),
         sum_squares=sum(layer**2 for layer, _ in neurons), bucket_limits=[layer + 0.5 for layer in counts],
         bucket_counts=list(counts.values()),
@@ -75,16 +75,16 @@ def log_neurons(writer: SummaryWriter, neurons: NeuronSet, scores: Tensor) -> No
 
 
 def log_prompts(writer: SummaryWriter, prompts: Iterable[Sequence[Any]], words: Mapping[str, Sequence[str]]) -> None:
-    """Write some of the prompts (text with ``{slot}``, dimension, kind, …) of each dimension as a table."""
+    """Log a table of some prompts (text with ``{slot}``, dimension, kind, …) of each dimension."""
     every, rows = [tuple(prompt[:3]) for prompt in prompts], []
     for dimension, demographics in words.items():
         for text, _, kind in _spread([prompt for prompt in every if prompt[1] == dimension]):
             rows.append([_text(text), f"{dimension}, {kind}", ", ".join(demographics)])
-    writer.add_text("prompts/found with", markdown(["prompt", "dimension, kind", "asked about"], rows))
+    writer.add_text("prompts/found with", markdown(["prompt", "dimension, kind", "demographics"], rows))
 
 
 def log_samples(writer: SummaryWriter, samples: Mapping[str, Sequence[Sample]]) -> None:
-    """Write what the model answers to the same prompts in each row ("untouched", "suppressed") as a table."""
+    """Log a table of the answers to the same prompts in each row ("untouched", "suppressed")."""
     rows = []
     for same in zip(*samples.values(), strict=True):
         answers = [f"{100 * sample.first:.3g}, {100 * sample.second:.3g}" for sample in same]
@@ -94,7 +94,7 @@ def log_samples(writer: SummaryWriter, samples: Mapping[str, Sequence[Sample]]) 
 
 
 def log_findings(writer: SummaryWriter, findings: Findings, samples: Mapping[str, Sequence[Sample]]) -> None:
-    """Write what a debias run found: figures as scalars and drawn, :func:`log_samples`, its line in HPARAMS."""
+    """Log the findings of a debias run: scalars, figures, :func:`log_samples` and the HPARAMS entry."""
     further = [metric for metrics in findings.by_benchmark().values() for metric in metrics]
     for (row, metric, scope), estimate in findings.estimates.items():
         if metric in (*STEREOSET, SS_LOG_RATIO, *COSTS, *further):
@@ -111,12 +111,12 @@ def log_findings(writer: SummaryWriter, findings: Findings, samples: Mapping[str
     for name, value in (gist := _gist(findings)).items():
         writer.add_scalar(name, value)
     settings = {name: _plain(value) for name, value in findings.settings.items()}
-    for summary in hparams(settings, gist):  # into the run's own folder, whose name it bears: add_hparams makes another
+    for summary in hparams(settings, gist):  # into the run's own folder: add_hparams would create another
         writer._get_file_writer().add_summary(summary)
 
 
 def _gist(findings: Findings) -> dict[str, float]:
-    """Return what runs are compared by: figures of the first row after the untouched one, under the same names."""
+    """Return the figures that compare runs: those of the first row after the untouched one, under fixed names."""
     row, amplified, _ = gap_rows(findings)
     ss, lms, icat, perplexity, gap = (
         findings.estimates[row, metric, OVERALL] for metric in (*STEREOSET, "perplexity", "gap")
@@ -135,7 +135,7 @@ def _gist(findings: Findings) -> dict[str, float]:
 
 
 def _plain(value: Any) -> str | float:
-    """Return what HPARAMS can show; every setting is there in every run, or its column would be missing."""
+    """Return a value that HPARAMS can show; each run needs every setting, or its column would be missing."""
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value))
     return value if isinstance(value, (int, float, str)) and not isinstance(value, bool) else str(value)
@@ -143,11 +143,11 @@ def _plain(value: Any) -> str | float:
 
 def _figure(writer: SummaryWriter, name: str, figure: Figure) -> None:
     figure.set_dpi(_DOTS_PER_INCH)
-    writer.add_figure(f"figures/{name}", figure)  # one group: TensorBoard opens only the first ones
+    writer.add_figure(f"figures/{name}", figure)  # one group: TensorBoard expands only the first groups
 
 
 def _spread(items: Sequence[Any]) -> Sequence[Any]:
-    return items[:: max(1, len(items) // _SAMPLES)][:_SAMPLES]  # from all over
+    return items[:: max(1, len(items) // _SAMPLES)][:_SAMPLES]  # evenly spaced
 
 
 def _text(prompt: str) -> str:

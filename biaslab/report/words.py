@@ -1,4 +1,4 @@
-"""Numbers in words: what a change means, and sentences that hold whatever the numbers are."""
+"""Numbers in words: formatted values, verdicts on changes, and sentences that are correct for any outcome."""
 
 import math
 import re
@@ -18,14 +18,14 @@ LABELS: dict[Verdict, str] = {
     "better": "better", "worse": "worse", "unclear": "not significant", "past": "past the ideal",
 }  # fmt: skip
 NOT_SIGNIFICANT = "not significant (95 % CI includes 0)"
-_DIGITS = {  # of a figure and of its change
+_DIGITS = {  # decimals of a value and of its change
     **{name: (digits_of(name), digits_of(name)) for name in METRICS},
     "gap": (5, 0), "log gap": (2, 0), "pairs": (2, 2), "panda": (2, 0),
 }  # fmt: skip
 
 
 def number(value: float, digits: int = 1, sign: bool = False) -> str:
-    """Return a number as it is printed, with a real minus sign; "n/a" where it is not defined.
+    """Return a number, formatted with a real minus sign; "n/a" if it is not finite.
 
     >>> number(-1117.849, 0), number(0.04, 1, sign=True), number(float("nan"))
     ('−1,118', '+0.0', 'n/a')
@@ -43,7 +43,7 @@ def signed(value: float, digits: int = 1) -> str:
 
 
 def between(interval: Interval, digits: int = 1, sign: bool = False) -> str:
-    """Return the two ends of an interval.
+    """Return an interval as text.
 
     >>> between(Interval(1.0, -0.5, 2.5), sign=True)
     '[−0.5, +2.5]'
@@ -72,7 +72,7 @@ def change_text(metric: str, change: Interval) -> str:
 
 
 def verdict(metric: str, estimate: Estimate) -> Verdict:
-    """Say what a metric's change means; of one that went past its ideal, the interval says nothing of the distance."""
+    """Return the verdict on a metric's change; past the ideal, the interval does not cover the distance from it."""
     ideal, after, change = METRICS[metric].ideal, estimate.figure.value, estimate.change
     if not all(map(math.isfinite, (after, *change))):
         return ""
@@ -86,7 +86,7 @@ def verdict(metric: str, estimate: Estimate) -> Verdict:
 
 
 def moved(metric: str, change: Interval) -> str:
-    """Say which way a metric moved and how far, or that its change is not significant.
+    """Say in which direction and how far a metric moved, or that its change is not significant.
 
     >>> moved("LMS", Interval(-2.0, -3.0, -1.0)), moved("gap", Interval(2.0, -1.0, 5.0))
     ('fell by 2.0 points [1.0, 3.0]', 'changed by +2 % [−1, +5], not significant (95 % CI includes 0)')
@@ -99,13 +99,13 @@ def moved(metric: str, change: Interval) -> str:
 
 
 def stereotype_sentence(before: float, estimate: Estimate) -> str:
-    """Say what happened to SS."""
+    """Describe the change of SS."""
     after, change = estimate.figure.value, estimate.change
     nearer = round(abs(before - 50) - abs(after - 50), 1)
-    distance = "as far from it as" if nearer == 0 else "nearer to it than" if nearer > 0 else "farther from it than"
+    distance = "as far from it as" if nearer == 0 else "closer to it than" if nearer > 0 else "farther from it than"
     means = {
-        "": "no interval is known", "unclear": NOT_SIGNIFICANT, "better": "nearer to 50 than before",
-        "worse": "farther from 50 than before", "past": f"past 50 to the other side, where it is {distance} before",
+        "": "its interval is unknown", "unclear": NOT_SIGNIFICANT, "better": "closer to 50 than before",
+        "worse": "farther from 50 than before", "past": f"it is now on the other side of 50, {distance} before",
     }  # fmt: skip
     return (
         f"The stereotype score (SS; 50 is ideal) went from {number(before)} to {number(after)}, a change of "
@@ -114,29 +114,29 @@ def stereotype_sentence(before: float, estimate: Estimate) -> str:
 
 
 def log_ratio_sentence(before: Estimate, after: Estimate) -> str:
-    """Say what happened to the log-ratio of SS.
+    """Describe the change of the SS log-ratio.
 
     >>> base = Estimate(Interval(0.31, 0.2, 0.4), Interval(0.0, 0.0, 0.0))
     >>> log_ratio_sentence(base, Estimate(Interval(0.11, 0.0, 0.2), Interval(-0.2, -0.3, -0.1)))
-    'How strongly stereotypes are preferred, the log-ratio (0 is ideal), went from 0.310 to 0.110 nats: it fell by \
-0.200 nats [0.100, 0.300].'
+    'The log-ratio, the strength of the preference for stereotypes (0 is ideal), went from 0.310 to 0.110 nats: it \
+fell by 0.200 nats [0.100, 0.300].'
     """
     values = f"from {figure_text(SS_LOG_RATIO, before)} to {figure_text(SS_LOG_RATIO, after)} nats"
     return (
-        f"How strongly stereotypes are preferred, the log-ratio (0 is ideal), went {values}: it "
+        f"The log-ratio, the strength of the preference for stereotypes (0 is ideal), went {values}: it "
         f"{moved(SS_LOG_RATIO, after.change)}."
     )
 
 
 def control_sentence(metric: str, control: Estimate, beyond: Interval | None, name: str) -> str:
-    """Say what random neurons do, and whether the change of the chosen ones goes significantly beyond theirs.
+    """Describe the effect of random neurons, and whether the difference from them is significant.
 
     >>> change = Interval(-0.6, -1.8, 0.8)
     >>> control_sentence("ICAT", Estimate(change, change), Interval(7.4, 3.0, 9.0), "random, 5 seeds")
-    'As many random neurons of the same layers (random, 5 seeds) change it by −0.6 [−1.8, +0.8]; the difference from \
+    'As many random neurons in the same layers (random, 5 seeds) change it by −0.6 [−1.8, +0.8]; the difference from \
 them, +7.4 [+3.0, +9.0], is significant.'
     """
-    start = f"As many random neurons of the same layers ({name}) change it by {change_text(metric, control.change)}"
+    start = f"As many random neurons in the same layers ({name}) change it by {change_text(metric, control.change)}"
     if beyond is None:
         return f"{start}."
     outcome = "significant" if beyond.excludes_zero else NOT_SIGNIFICANT
@@ -144,7 +144,7 @@ them, +7.4 [+3.0, +9.0], is significant.'
 
 
 def by_direction(changes: Iterable[tuple[str, Interval]], rose: str, fell: str, unclear: str) -> list[str]:
-    """Return phrases, as far as they hold: which names "rose", "fell", or did neither significantly ("unclear").
+    """Return phrases that list the names that "rose", "fell" or did neither significantly ("unclear").
 
     >>> by_direction([("a", Interval(2.0, 1.0, 3.0)), ("b", Interval(3.0, 2.0, 4.0))], "it rose for", "it fell for", "")
     ['it rose for a and b']
@@ -156,7 +156,7 @@ def by_direction(changes: Iterable[tuple[str, Interval]], rose: str, fell: str, 
 
 
 def setting(value: Any) -> str:
-    """Return a value as a configuration and the command line take it.
+    """Return a value in the syntax of configurations and the command line.
 
     >>> setting("m"), setting(["negative"]), setting(0.0)
     ('m', '[negative]', '0.0')
@@ -167,7 +167,7 @@ def setting(value: Any) -> str:
 
 
 def kept_together(text: str) -> str:
-    r"""Return a text whose lines don't break before a percent sign or within an interval.
+    r"""Return a text without line breaks before a percent sign or within an interval.
 
     >>> kept_together("by 5 % [1.0, 2.0]")
     'by 5\xa0% [1.0,\xa02.0]'
@@ -176,7 +176,7 @@ def kept_together(text: str) -> str:
 
 
 def template(name: str) -> Template:
-    """Return a file of "templates", which knows the words of this module; HTML is escaped, Markdown is not."""
+    """Return a template with the functions of this module; HTML is escaped, Markdown is not."""
     environment = Environment(
         loader=PackageLoader("biaslab.report"), autoescape=select_autoescape(), undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
@@ -187,7 +187,7 @@ def template(name: str) -> Template:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Return names as a list in words.
+    """Return names as an enumeration.
 
     >>> listed(["a", "b", "c"]), listed(["a"]), listed([])
     ('a, b and c', 'a', '')

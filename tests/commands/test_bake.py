@@ -28,7 +28,7 @@ from biaslab.tasks.baselines.cda import CounterfactualAugmentation
 
 NEURONS = [(0, 1), (0, 7), (1, 47), (2, 0), (2, 30), (2, 31)]
 HOW_TO_MEASURE = (
-    "Nothing was measured of this checkpoint. To measure it: `biaslab test -c stereoset --model.model_name FOLDER`."
+    "This checkpoint was not evaluated. To evaluate it, run `biaslab test -c stereoset --model.model_name FOLDER`."
 )
 CONFIGS = Path(__file__).parents[2] / "configs"
 TOKENS = torch.tensor([[5, 9, 12, 7, 30, 6], [8, 3, 40, 41, 42, 11]])
@@ -141,8 +141,8 @@ def test_strengths(tmp_path, kind, factor, strengths, tolerance):
         assert not torch.allclose(logits(result), logits(model), atol=1e-4)
     card = (out / "README.md").read_text()
     each = "1 − x" if factor == 0 else f"1 − (1 − {factor:g})·x"
-    assert f"6 are multiplied by {each}, by way of their columns" in card
-    assert f"from {min(strengths):g} to {max(strengths):g} (1 is all of it; a negative strength does" in card
+    assert f"6 are multiplied by {each}, through their columns" in card
+    assert f"from {min(strengths):g} to {max(strengths):g} (1 is full suppression; a negative strength has" in card
     assert f"bit for bit if {each} is 0 or a power of two for each neuron" in card
     facts = json.loads(card.partition("```json\n")[2].partition("\n```")[0])["neurons"]
     least, most = (pytest.approx(extreme(strengths), rel=1e-6) for extreme in (min, max))
@@ -162,14 +162,14 @@ def test_strengths_with_means(tmp_path, factor):
         torch.testing.assert_close(logits(result), logits(model), atol=1e-5, rtol=1e-5)
     card = (out / "README.md").read_text()
     each = "1 − x" if factor == 0 else "1 − (1 − 0.5)·x"
-    assert f"6 lie {each} times as far from their means over ordinary text" in card
+    assert f"6 have their distance from the mean over ordinary text multiplied by {each}" in card
     assert "hooks up to rounding" in card
     assert "bit for bit" not in card
 
 
 def test_without_strengths_a_card_says_nothing_of_them(baked):
     card = (baked / "bert-baked/README.md").read_text()
-    assert "6 are multiplied by 0, by way of" in card
+    assert "6 are multiplied by 0, through their columns" in card
     assert "strength" not in card
 
 
@@ -325,7 +325,7 @@ def test_card_tells_what_the_run_measured(lab, run, file, factor, row, capsys):
     (label,) = [label for label in lines if label.startswith("knowledge")]
     assert lines[label] == wanted
     assert re.fullmatch(r"knowledge, % right of \d+ sentences", label)
-    assert "after: on stereoset.json, a file of StereoSet's form, 12 clusters." in card
+    assert "weights, on stereoset.json, a file in StereoSet's format (12 clusters)." in card
     assert str(lab) not in card
     assert ("no random control" not in card) is own
     assert "held-out prompts" in card
@@ -394,13 +394,13 @@ def relabel(run: Path, key: str, **changes: str) -> None:
     edit(run / "neurons.json", {"provenance": provenance | {key: provenance.get(key, {}) | changes}})
 
 
-OTHER = "results.json beside the neuron file is of other neurons."
-NOT_OURS = "results.json beside the neuron file is not what this version of biaslab writes."
+OTHER = "results.json next to the neuron file is about other neurons."
+NOT_OURS = "results.json next to the neuron file was not written by this version of biaslab."
 NOT_MEASURED = {
     "no results": (lambda run: (run / "results.json").unlink(), ""),
     "at the slot": (
         lambda run: treat(run, positions="slot"),
-        "results.json beside the neuron file was measured for suppression at the slot alone",
+        "results.json next to the neuron file was measured for suppression at the slot alone",
     ),
     "chosen for the slot": (
         lambda run: relabel(run, "suppression", factor=0.0, positions="slot"),
@@ -408,11 +408,11 @@ NOT_MEASURED = {
     ),
     "chosen for a factor": (
         lambda run: relabel(run, "suppression", factor=0.5, positions="all"),
-        "The neurons were chosen to be multiplied by 0.5, but are by 0.",
+        "The neurons were chosen for the factor 0.5, but the factor here is 0.",
     ),
     "factor": (
         lambda run: treat(run, factor=2.0),
-        "results.json beside the neuron file has no figures of them multiplied by 0.",
+        "results.json next to the neuron file has no results for the factor 0.",
     ),
     "as many neurons, others": (others, OTHER),
     "other model": (lambda run: relabel(run, "model", name="another"), OTHER),
@@ -433,7 +433,7 @@ def test_card_says_why_it_has_no_figures(lab, run, what, capsys):
     assert "| ICAT" not in card
     printed = capsys.readouterr().out
     assert why in " ".join(printed.split())
-    assert ("no figures" in printed) is bool(why)
+    assert ("no results" in printed) is bool(why)
     _, *told = printed[printed.index("Model written to") :].splitlines()
     assert all(len(line) <= 80 for line in told)
 
@@ -468,7 +468,9 @@ def test_card_tells_what_a_sweep_measured(lab, tmp_path, tiny_cache, few_prompts
     )  # fmt: skip
     (folder,) = (tmp_path / "sweep").iterdir()
     neurons = NeuronSet.load(folder / "neurons.json").fingerprint
-    assert "The neurons were chosen to be multiplied by 0.5, but are by 0." in card_of(lab, folder / "neurons.json")
+    assert "The neurons were chosen for the factor 0.5, but the factor here is 0." in card_of(
+        lab, folder / "neurons.json"
+    )
     card = card_of(lab, folder / "neurons.json", "--factor", "0.5")
     findings = Findings.load(folder / "sweep.json")
     before, chosen, random = (
@@ -477,19 +479,19 @@ def test_card_tells_what_a_sweep_measured(lab, tmp_path, tiny_cache, few_prompts
     changes = [signed(chosen.change), f"{signed(random.change)} ± {random.spread:.1f}"]
     assert lines_of(card)["ICAT, race"] == [cell(before), cell(chosen), *changes]
     assert "chose neurons and factor on StereoSet's test split and other sentences" in card
-    assert "after: on StereoSet's dev split, 24 clusters." in card
+    assert "weights, on StereoSet's dev split (24 clusters)." in card
     assert str(tmp_path) not in card
 
     other = Path(shutil.copytree(folder, tmp_path / "other"))
     (other / "sweep.json").write_text((other / "sweep.json").read_text().replace(neurons, "another"))
     card = card_of(lab, other / "neurons.json", "--factor", "0.5")
-    assert "sweep.json beside the neuron file is of other neurons." in card
+    assert "sweep.json next to the neuron file is about other neurons." in card
 
 
 BAD = {
-    "neither": (lambda tmp: {}, "`model` or `ckpt_path` is expected, one of the two, but got neither"),
+    "neither": (lambda tmp: {}, "`model` or `ckpt_path` is expected, exactly one of them, but got neither"),
     "both": (lambda tmp: {"model": "a", "ckpt_path": "b"}, "got both"),
-    "positions": (lambda tmp: {"model": "a", "positions": "slot"}, '`positions`.*"all".*a weight acts on every token'),
+    "positions": (lambda tmp: {"model": "a", "positions": "slot"}, '`positions`.*"all".*weights act on every token'),
     "factor": (lambda tmp: {"model": "a", "factor": float("nan")}, "`factor` is expected to be a finite"),
     "folder": (lambda tmp: {"model": "a", "output": str(tmp)}, "`output` is expected to be a new or empty folder"),
     "no file": (lambda tmp: {"ckpt_path": str(tmp / "none.ckpt")}, "`ckpt_path`.*can't be read"),
@@ -544,7 +546,7 @@ def test_positions_on_the_command_line(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["bake", "--model", "a", "--positions", "slot"])
     assert ended.value.code == 2
-    assert "needs the callback NeuronSuppression" in capsys.readouterr().err
+    assert "use the callback NeuronSuppression" in capsys.readouterr().err
 
 
 @pytest.mark.assets
@@ -560,7 +562,8 @@ def test_minilm_mlm_becomes_a_plain_bert(tmp_path, asset):
 
 
 @pytest.mark.parametrize(
-    ("factor", "words"), [("0", "are set to their means over"), ("0.5", "lie 0.5 times as far from")]
+    ("factor", "words"),
+    [("0", "are set to their means over"), ("0.5", "from the mean over ordinary text multiplied by 0.5")],
 )
 def test_means_go_into_the_biases(tmp_path, factor, words):
     tokenizer = wordpiece_tokenizer()

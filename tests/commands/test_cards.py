@@ -108,7 +108,7 @@ def test_prompts_of_a_file(folder):
 
 def test_a_neuron_file_without_a_model(folder, lab):
     NeuronSet(NEURONS).save(folder / "neurons.json")
-    with pytest.raises(InputError, match="`model` is expected to be named"):
+    with pytest.raises(InputError, match="`model` is expected because"):
         run(folder)
     assert run(folder, model=str(lab / "model"))["model"] == str(lab / "model")
 
@@ -126,7 +126,7 @@ def test_bad_input_writes_nothing(folder):
         run(folder)
     found.save(folder / "neurons.json")
     (folder / "config.yaml").write_text("a: [")
-    with pytest.raises(InputError, match="`dimensions` is expected to be given where the run's settings are not known"):
+    with pytest.raises(InputError, match="`dimensions` is expected if the run's settings are unknown"):
         run(folder)
     assert not (folder / "cards.json").exists()
 
@@ -137,7 +137,7 @@ def test_scores_that_are_not_there(folder, content):
     path.unlink()
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(InputError, match=r"`neurons` is expected to have its run's scores\.safetensors beside it"):
+    with pytest.raises(InputError, match=r"`neurons` is expected to be in its run's folder with scores\.safetensors"):
         run(folder)
 
 

@@ -94,7 +94,7 @@ def test_two_files(workdir, capsys):
     assert overall["expected_shared"] == pytest.approx((2 * 1 + 1 * 3) / 48)
     assert overall["rank_correlation"] is None
     printed = printed_tables(capsys)
-    assert "selection guarded and paper" in printed
+    assert "selection guarded vs. paper" in printed
     assert "count" not in printed
     assert "A has 3 neurons, B has 4. They share 2;" in printed
     (made,) = Path("runs/compare").iterdir()
@@ -113,7 +113,7 @@ def test_strengths_are_not_compared_and_that_is_said(workdir, capsys):
     neurons = NeuronSet.load(b)
     neurons.with_strengths(dict.fromkeys(neurons, 0.5)).save(b)
     compare(a, b, output="graded")
-    assert "Strengths of neurons (B) are not compared." in " ".join(capsys.readouterr().out.split())
+    assert "Neuron strengths (of B) are not compared." in " ".join(capsys.readouterr().out.split())
     assert content("graded")["scopes"] == content()["scopes"]
 
 
@@ -136,8 +136,8 @@ def test_other_shapes_refuse_identity(workdir, capsys):
     assert (overall["layers_b"], overall["count_b"]) == ([1, 0, 0, 0, 0, 1], 2)
     assert overall["moved_share"] is not None
     printed = printed_tables(capsys)
-    assert "(3 × 48, 6 × 64): neuron indices do not correspond" in printed
-    assert "B's 6 layers count as the 3 of A's depth" in printed
+    assert "(3 × 48 and 6 × 64): neuron indices do not correspond" in printed
+    assert "B's 6 layers are rescaled to A's 3" in printed
 
 
 def test_an_empty_set_is_told(workdir, capsys):
@@ -161,11 +161,11 @@ def test_rank_correlation_of_scores_beside_the_files(workdir, capsys):
     for of_scope in content()["scopes"].values():
         assert of_scope["rank_correlation"] == pytest.approx(-1)
         assert of_scope["rank_correlation_layers"] == pytest.approx([-1] * 3)
-    assert "The rank correlation of all neurons' mean scores is -1.00." in printed_tables(capsys)
+    assert "The rank correlation of the mean scores over all neurons is -1.00." in printed_tables(capsys)
     Path("b/scores.safetensors").write_bytes(b"cut")  # what can't be read is told (B23)
     compare(*paths, output="cut")
     assert content("cut")["scopes"]["gender"]["rank_correlation"] is None
-    assert "Ranks are not compared. `neurons` is expected to have its run's" in printed_tables(capsys)
+    assert "Ranks are not compared: `neurons` is expected to be in its run's" in printed_tables(capsys)
     Path("b/scores.safetensors").unlink()
     compare(*paths, output="none")
     assert content("none")["scopes"]["gender"]["rank_correlation"] is None
@@ -232,7 +232,7 @@ def test_a_file_and_what_was_trained_from_its_model(lab, place, capsys):
     a = save_neurons(place / "a.json", [(0, 1), (2, 3)], weights=weights)
     compare(a, checkpoint(place / "x.ckpt", model=lab / "model"), **FEW, selection="paper")
     assert content()["same_neurons"] is True
-    assert "both are of one model, or one was trained from the other" in printed_tables(capsys)
+    assert "both sides are the same model, or one was trained from the other" in printed_tables(capsys)
 
 
 def save_model(folder: Path, model, tokenizer) -> str:
@@ -266,10 +266,10 @@ def test_likeness_tells_kin_from_strangers(lab, place, capsys, monkeypatch):
     compare(str(lab / "model"), save_model(place / "stranger", stranger, tokenizer), output="stranger", **few)
     assert loaded == [str(lab / "model"), str(place / "stranger")]  # B25: once more each to tell whether they are kin
     assert content("stranger")["same_neurons"] is False
-    assert "not trained from one another" in printed_tables(capsys)
+    assert "Neither model was trained from the other" in printed_tables(capsys)
     compare(str(lab / "model"), save_model(place / "near", near, tokenizer), output="near", **few)
     assert content("near")["same_neurons"] is True
-    assert "the models are akin" in printed_tables(capsys)
+    assert "the models are related" in printed_tables(capsys)
 
 
 def test_models_of_other_kinds_are_asked_about_the_same_pairs(place, capsys, monkeypatch):
@@ -285,11 +285,14 @@ def test_models_of_other_kinds_are_asked_about_the_same_pairs(place, capsys, mon
         subsets = NeuronSet.load(found[side]["neurons"]).subsets
         assert sorted(subsets) == ["age", "age/young-old", "gender", "gender/female-male"]
     assert found["same_neurons"] is False
-    assert "pairs that both know; left out: age/old-teenage, age/teenage-middle-aged." in printed_tables(capsys)
+    assert (
+        "pairs that both models know are used; left out: age/old-teenage, age/teenage-middle-aged."
+        in printed_tables(capsys)
+    )
     monkeypatch.setattr(conftest, "WORDS", [*TEMPLATE_WORDS, "teenage", "old"])
     tokenizer = wordpiece_tokenizer(pieces=False)
     third = save_model(place / "third", make_model("bert", len(tokenizer)), tokenizer)
-    with pytest.raises(InputError, match="`b` is expected to know a demographic pair that `a` knows"):
+    with pytest.raises(InputError, match="`b` is expected to know at least one demographic pair that `a` knows"):
         compare(first, third, **few)
 
 

@@ -22,7 +22,7 @@ def test_ordinary_text_without_sentences_is_told(lab, tmp_path):
 def test_the_model_of_a_neuron_file():
     named = NeuronSet([(0, 1)]).with_details(provenance={"model": {"name": "tiny"}})
     assert model_of(named, "n.json") == "tiny"
-    with pytest.raises(InputError, match=r"`model` is expected to be named, since n\.json does not say"):
+    with pytest.raises(InputError, match=r"`model` is expected because n\.json does not name"):
         model_of(NeuronSet([(0, 1)]), "n.json")
 
 
@@ -36,7 +36,7 @@ def test_the_folder_of_a_model_is_found_from_elsewhere(lab, tmp_path, monkeypatc
         monkeypatch.chdir(place)
         assert model_of(named, "n.json") == str(lab / "model")
     moved = NeuronSet([(0, 1)]).with_details(provenance={"model": {"name": "gone", "folder": str(tmp_path / "gone")}})
-    with pytest.raises(InputError, match=r"`model` is expected to be given, since n\.json names the folder .*gone"):
+    with pytest.raises(InputError, match=r"`model` is expected because n\.json names the folder .*gone"):
         model_of(moved, "n.json")
     (tmp_path / "other" / "gone").mkdir()
     assert model_of(moved, "n.json") == "gone"

@@ -177,7 +177,7 @@ def test_bake_reads_and_writes_layers_on_the_disk(tmp_path, kind, replacement, m
 
 def test_devices_that_are_not_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    with pytest.raises(InputError, match="`accelerator` is expected to be cpu or auto where torch finds no GPU"):
+    with pytest.raises(InputError, match="`accelerator` is expected to be cpu or auto, because torch finds no GPU"):
         start("gpu")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(InputError, match="`devices` is expected to be at most 2"):
@@ -190,5 +190,5 @@ def test_devices_that_are_not_there(monkeypatch):
         start("tpu")
     with pytest.raises(InputError, match="`device_map` is expected to be auto, balanced or sequential but got 'disk'"):
         start("cpu", 1, "disk")
-    with pytest.raises(InputError, match="`device_map` is expected to be left out where several processes"):
+    with pytest.raises(InputError, match="`device_map` is expected to be left out with several processes"):
         start("cpu", 2, "auto")

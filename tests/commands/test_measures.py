@@ -74,7 +74,7 @@ def test_the_report_and_the_card_have_them(lab, workdir, crows):
     main(["report", "runs/debias/version_0"])
     page = next(Path().rglob("*.html")).read_text()
     assert "Other benchmarks" in page
-    assert "CrowS-Pairs log-ratio by part of crows-pairs" in page
+    assert "CrowS-Pairs log-ratio, by part" in page
     assert "Nangia et al., 2020" in page
     folder = "runs/debias/version_0/neurons.json"
     main(["bake", f"--model={lab / 'model'}", f"--neurons={folder}", "--output=baked"])

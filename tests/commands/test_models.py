@@ -28,7 +28,7 @@ def test_each_type_has_a_line_that_says_what_works(printed):
 
 
 def test_refused_types_stand_beside_their_reasons(printed):
-    refused = " ".join(printed[printed.index("Refused types") :])
+    refused = " ".join(printed[printed.index("Unsupported types") :])
     for name, reason in REFUSED.items():
         assert name in refused
         assert reason in " ".join(refused.split())

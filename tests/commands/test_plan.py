@@ -41,10 +41,10 @@ def test_plan_says_what_a_run_takes_and_runs_nothing(tmp_path, monkeypatch, caps
     plan(tmp_path, monkeypatch, "--data.modifiers", "2", "--data.pairs", unknown)
     printed = capsys.readouterr().out
     lines = {line.split()[0]: line for line in printed.splitlines() if line.strip()}
-    assert "96, for 3 pairs" in lines["prompts"]  # 2 dimensions, 2 kinds, 2 modifiers, 12 wordings
+    assert "96 for 3 pairs" in lines["prompts"]  # 2 dimensions, 2 kinds, 2 modifiers, 12 wordings
     assert re.search(r"[\d,]+, in \d+ batches", lines["tokens"])
     assert float(re.search(r"nodes +([\d.]+)", lines["nodes"])[1]) >= 3
-    assert re.search(r"[\d.]+e\+\d+, at [\d.e+]+ GFLOP/s measured \(float32, \d+ CPU thread", lines["operations"])
+    assert re.search(r"[\d.]+e\+\d+, at a measured [\d.e+]+ GFLOP/s \(float32, \d+ CPU thread", lines["operations"])
     assert re.search(r"[\d.]+ GiB", lines["memory"])
     assert re.search(r"\d+ (s|min) on 1 process", lines["time"])
     assert "age/old-老" in lines["dropped"]
@@ -100,7 +100,7 @@ def test_estimate_needs_no_weights(tmp_path, monkeypatch, capsys, kind):
     printed = capsys.readouterr().out
     lines = {line.split()[0]: line for line in printed.splitlines() if line.strip()}
     count = sum(parameter.numel() for parameter in model.parameters())
-    assert f"{count / 1e9:,.3g} billion; 3 layers, 48 neurons each" in lines["parameters"]
+    assert f"{count / 1e9:,.3g} billion; 3 layers of 48 neurons" in lines["parameters"]
     assert "for 4 pairs" in lines["prompts"]
     assert "(torch.bfloat16)" in lines["memory"]
     assert "1 GPU: less than a minute" in lines["80"]

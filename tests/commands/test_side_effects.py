@@ -379,7 +379,7 @@ def test_what_is_printed(whole, run, capsys):
     assert f"▸{row_of(content, 'ethnicity')['stereoset']['race']['SS']['change']['value']:+.1f}" in tables
     own = row_of(content, "ethnicity")["stereoset"]["race"]["SS log-ratio"]["change"]["value"]
     assert f"▸{100 * own:+.1f}" in tables
-    assert "CrowS-Pairs log-ratio (ideal: 0): 1/100 nats" in tables
+    assert "CrowS-Pairs log-ratio (ideal: 0), in 1/100 nats" in tables
     assert f"{row_of(content, 'all')['perplexity']['figure']['value']:.2f}" in tables
 
 
@@ -471,9 +471,12 @@ def test_a_causal_model_and_a_file_without_a_shape(run, place, tmp_path):
         ({"sentences": -1}, "`sentences` is expected to be a positive integer"),
         ({"every": 0}, "`every` is expected to be a positive integer"),
         ({"positions": "slots"}, "`positions` is expected to be"),
-        ({"dimensions": ["politics"]}, r"subsets \(gender, ethnicity, age, gender/female-male\) but got 'politics'"),
+        (
+            {"dimensions": ["politics"]},
+            r"subsets of the neuron file \(gender, ethnicity, age, gender/female-male\) but got 'politics'",
+        ),
         ({"neurons": "none.json"}, "`neurons` is expected to be a neuron file"),
-        ({"neurons": "nameless.json"}, "`model` is expected to be named"),
+        ({"neurons": "nameless.json"}, "`model` is expected because"),
         ({"neurons": "other.json"}, "`neurons` is expected to be made for this model"),
         ({"crows_pairs": "nowhere.csv"}, "`path` is expected to be a CrowS-Pairs file"),
         ({"text": "short.txt"}, "`text` is expected to have evaluation sentences"),

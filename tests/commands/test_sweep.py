@@ -77,9 +77,9 @@ def test_sweep(lab, workdir, tiny_cache, few_prompts, monkeypatch, capsys):
     assert (folder / "sweep.png").read_bytes()[:4] == b"\x89PNG"
     assert "<svg" in (folder / "sweep.svg").read_text()
     printed = capsys.readouterr().out
-    tables = printed[printed.index("8 settings, the best") :]
+    tables = printed[printed.index("8 settings; best") :]
     assert max(map(len, tables.splitlines())) <= 80
-    assert "…" not in tables[tables.index("The choice on") :]
+    assert "…" not in tables[tables.index("Chosen setting on") :]
     base = findings.get("untouched", "SS log-ratio").figure
     assert f"{ratios[0]:.3f}" in tables
     assert f"{base.value:.3f} [{base.low:.3f}, {base.high:.3f}]" in tables

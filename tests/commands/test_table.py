@@ -157,7 +157,7 @@ def test_rows_that_a_causal_model_can_not_have(lab, place, tmp_path, capsys):
     findings = Findings.load(folder(place) / "table.json")
     assert [row.name for row in findings.rows] == ["base", "bns_ranked"]
     assert findings.details["left_out"] == {"cda": "needs a masked language model"}
-    assert "left out cda" in capsys.readouterr().out
+    assert "Left out cda" in capsys.readouterr().out
 
 
 def test_bad_input():
@@ -236,7 +236,7 @@ def test_trained_rows(lab, place, forked, tmp_path_factory):
 def test_a_training_that_fails_is_told(lab, place, tmp_path_factory):
     configs = tiny_configs(tmp_path_factory.mktemp("c") / "configs", lab)
     (configs / "cda_small.yaml").write_text("nothing: 1\n")
-    with pytest.raises(InputError, match="`biaslab fit` ended with code"):
+    with pytest.raises(InputError, match="`biaslab fit` failed with exit code"):
         table(str(lab / "model"), rows=["cda"], configs=str(configs), text=str(lab / "text.txt"), sentences=2)
 
 

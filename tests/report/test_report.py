@@ -40,7 +40,7 @@ from biaslab.report.words import kept_together, stereotype_sentence, verdict
 from biaslab.statistics import Estimate, Interval, is_significant
 
 CSS = Path(__file__).parents[2] / "biaslab/report/templates/report.css"
-VOID = {"meta", "br", "link", "img", "input", "hr"}
+VOID = {"meta", "br", "link", "img", "input", "hr", "wbr"}
 FIGURES = 7 + 2 + 2 + 1  # of the page's debias run, table, sweep and comparison
 
 
@@ -185,17 +185,18 @@ def test_each_part_is_there_and_its_numbers(tree):
     for words in (
         "SS", "58.0", "55.0 [52.0, 58.0]", "−3.0 [−4.0, −2.0]", "better", "± 0.4 over seeds", "+7.0 % [+6.0, +8.0]",
         "−23 % and +29 %", "Layer 1, neuron 7", "2 more neurons", "The <kind> one is [MASK]. −1.50", "woman +0.50",
-        "The change of ICAT is significant in 1 of 2 own domains, and in 1 of 2 others.", "CrowS-Pairs score",
+        "The change of ICAT is significant in 1 of 2 own domains and in 1 of 2 other domains.", "CrowS-Pairs score",
         "f00d", "biaslab debias --model '<i>tiny</i>' --selection guarded --contrast '[stereoset, bold]'",
         "biaslab compare a.json b.json --preset small", "biaslab side-effects n.json", "CC BY-SA 4.0", "1,200",
         "needs a masked language model", "They share 2", "81.8", "+6.6", "guarded-5", "'a': not one known token",
-        "* 95 % interval away from 0", "framed: what the row's neurons were chosen for",
-        "Knowledge: 150 sentences ask for a demographic word", "79.0 [76.0, 82.0]", "+4.0 [+2.0, +6.0]",
-        "± 0.6 over seeds", "Knowledge by dimension, in percent", "150 sentences that ask for knowledge",
+        "* 95 % interval excludes 0", "framed: the domain of the row's own neurons",
+        "Knowledge: in 150 sentences, a demographic word follows", "79.0 [76.0, 82.0]", "+4.0 [+2.0, +6.0]",
+        "± 0.6 over seeds", "Knowledge by dimension, in percent", "150 sentences that test knowledge",
         "SS log-ratio (ideal 0)", "0.400 [0.250, 0.550]", "−0.250 [−0.375, −0.125]", "SS log-ratio by domain, in nats",
         "± 0.012 over seeds",
         "stereotype preference, nats, ideal 0", "0.400 → 0.150",
-        "the log-ratio (0 is ideal), went from 0.400 to 0.150 nats: it fell by 0.250 nats [0.125, 0.375].",
+        "The log-ratio, the strength of the preference for stereotypes (0 is ideal), went from 0.400 to 0.150 nats: it "
+        "fell by 0.250 nats [0.125, 0.375].",
         "CrowS-Pairs log-ratio (ideal 0) by category, in nats", "0.100 [−0.050, 0.250]", "−0.300 [−0.400, −0.200]",
     ):  # fmt: skip
         assert words in text, words
@@ -223,11 +224,11 @@ def test_the_same_runs_give_the_same_page(written, html, tmp_path):
     [
         (
             made.GOOD, -7.0,
-            ["nearer to 50", "from 70.0 to 76.0: it rose by 6.0 points [4.0, 8.0].",
+            ["closer to 50", "from 70.0 to 76.0: it rose by 6.0 points [4.0, 8.0].",
              "change it by +0.1 [−0.4, +0.6]; the difference from them, +5.9 [+3.9, +7.9], is significant.",
              "ICAT rose for gender and race", "LMS (100 is ideal) rose by 2.0", "fell by 7.0 % [6.0, 8.0]",
-             "knowledge of words (100 is ideal) rose by 4.0 points [2.0, 6.0]; random neurons change that by "
-             "−0.5 [−2.0, +1.0]."],
+             "knowledge of words (100 is ideal) rose by 4.0 points [2.0, 6.0] (random neurons: "
+             "−0.5 [−2.0, +1.0])."],
             ["farther", "not significant"],
         ),
         (
@@ -236,7 +237,7 @@ def test_the_same_runs_give_the_same_page(written, html, tmp_path):
              "the difference from them, −6.1 [−8.1, −4.1], is significant.",
              "ICAT fell for gender and race", "LMS (100 is ideal) fell by 2.0", "rose by 7.0 % [6.0, 8.0]",
              "knowledge of words (100 is ideal) fell by 4.0 points [2.0, 6.0]"],
-            ["nearer", "not significant"],
+            ["closer", "not significant"],
         ),
         (
             made.NONE, 0.5,
@@ -245,9 +246,9 @@ def test_the_same_runs_give_the_same_page(written, html, tmp_path):
              "the change is not significant for gender and race",
              "changed by −0.5 [−1.5, +0.5], not significant (95 % CI includes 0)",
              "knowledge of words (100 is ideal) changed by −1.0 [−3.0, +1.0], not significant (95 % CI includes 0)"],
-            ["nearer", "farther", "rose", "fell"],
+            ["closer", "farther", "rose", "fell"],
         ),
-        (made.PAST, 0.0, ["past 50 to the other side, where it is nearer to it than before"], ["farther"]),
+        (made.PAST, 0.0, ["it is now on the other side of 50, closer to it than before"], ["farther"]),
     ],
 )  # fmt: skip
 def test_the_answer_holds_whatever_comes_out(outcome, percent, wanted, unwanted):
@@ -306,9 +307,9 @@ def test_past_50_is_told_with_its_distance():
         change = after - before
         return stereotype_sentence(before, Estimate(Interval(after, 0, 99), Interval(change, change - 1, change + 1)))
 
-    assert "where it is farther from it than before" in said(52, 44)
-    assert "where it is nearer to it than before" in said(56, 48)
-    assert "where it is as far from it as before" in said(53, 47)
+    assert "on the other side of 50, farther from it than before" in said(52, 44)
+    assert "on the other side of 50, closer to it than before" in said(56, 48)
+    assert "on the other side of 50, as far from it as before" in said(53, 47)
 
 
 @pytest.mark.parametrize("metric", ["gap", "log gap"])
@@ -326,7 +327,7 @@ def test_the_gap_is_told_beside_random_neurons(metric, suppressed, amplified, be
     unclear = (suppressed == 3) + (amplified == 4) + (beyond == 2)
     assert told.count("not significant (95 % CI includes 0)") == unclear
     assert "random, 2 seeds) change it by +1 % [−4, +6]" in told
-    assert "varies by ± 3 %" in told
+    assert "The standard deviation over random seeds is 3 %." in told
 
 
 def test_random_neurons_are_told_by_the_paired_difference():
@@ -357,18 +358,18 @@ def test_a_factor_is_told():
 def test_the_table_s_answer_sorts_its_rows():
     _, icat, lms, knowledge, cheapest, controls = table_answer(made.table_findings())
     assert icat == (
-        "ICAT rose with bns_guarded (+6.0); it fell with dpce (−6.0); it did not change significantly with bns_paper "
+        "ICAT rose for bns_guarded (+6.0); it fell for dpce (−6.0); it did not change significantly for bns_paper "
         "(+0.5)."
     )
-    assert lms.startswith("LMS rose with bns_guarded (+2.0); it fell with dpce (−2.0)")
+    assert lms.startswith("LMS rose for bns_guarded (+2.0); it fell for dpce (−2.0)")
     assert knowledge == (
-        "Knowledge rose with bns_guarded (+4.0); it fell with dpce (−4.0); it did not change significantly with "
+        "Knowledge rose for bns_guarded (+4.0); it fell for dpce (−4.0); it did not change significantly for "
         "bns_paper (−1.0)."
     )
-    assert "lowest with bns_guarded (+5.0 % [+4.0, +6.0])" in cheapest
+    assert "lowest for bns_guarded (+5.0 % [+4.0, +6.0])" in cheapest
     assert "random_bns: +0.5" in controls
     assert table_answer(made.table_findings(outcomes={"dpce": made.BAD}))[1:] == [
-        "ICAT fell with dpce (−6.0).", "LMS fell with dpce (−2.0).", "Knowledge fell with dpce (−4.0).",
+        "ICAT fell for dpce (−6.0).", "LMS fell for dpce (−2.0).", "Knowledge fell for dpce (−4.0).",
     ]  # fmt: skip
 
 
@@ -379,13 +380,16 @@ def test_the_comparison_s_answer(tmp_path):
     more = said("more")
     assert ": more than expected by chance (hypergeometric test, p = 0.001)" in more
     assert ": more than expected by chance (permutation test, p = 0.001)" in more
-    assert "layers [+0.20, +0.80], more than expected by chance (permutation test, p = 0.001): B lies farther" in more
+    assert (
+        "layers [+0.20, +0.80], more than expected by chance (permutation test, p = 0.001): B's neurons are farther"
+        in more
+    )
     less = said("less", p_value=0.6, shift=-0.5)
     for test in ("hypergeometric", "permutation"):
         assert f"not more than expected by chance ({test} test, p = 0.600)" in less
     assert "layers [−0.80, −0.20], not more than expected by chance (permutation test, p = 0.600)." in less
     assert "embeddings" not in less
-    assert "B lies nearer to the embeddings" in said("nearer", shift=-0.5)
+    assert "B's neurons are closer to the embeddings" in said("closer", shift=-0.5)
     other = said("other", same=False)
     assert "Neuron indices do not correspond between these models" in other
     (run,) = read_runs([str(made.comparison(tmp_path / "null", same=False))])
@@ -397,8 +401,8 @@ def test_the_probe_s_answer(tmp_path):
     def said(name: str, **options: Any) -> str:
         return " ".join(probe_answer(findings_of(made.probe(tmp_path / name, **options))))
 
-    assert "it fell by 5.0 points [3.0, 7.0]" in said("fell")
-    assert "it rose by 5.0 points" in said("rose", change=5.0)
+    assert "this share fell by 5.0 points [3.0, 7.0]" in said("fell")
+    assert "this share rose by 5.0 points" in said("rose", change=5.0)
     assert "not significant" in said("unclear", half=6.0)
     assert "−5.2 [−7.2, −3.2], is significant" in said("beyond")
 
@@ -424,7 +428,7 @@ def test_runs_stand_side_by_side_where_they_compare(tmp_path):
     assert section is not None
     (table,) = section.tables
     assert table.columns == ["", "a/version_0", "a/version_1"]
-    assert "All were judged on 50 clusters" in section.text[0]
+    assert "All runs were evaluated on 50 clusters" in section.text[0]
     icat = dict(table.rows)["ICAT, suppressed"]
     assert [(cell.text, cell.verdict) for cell in icat] == [("76.0", "better"), ("64.0", "worse")]
     assert [cell.text for cell in dict(table.rows)["ICAT, untouched"]] == ["70.0", "70.0"]
@@ -438,25 +442,26 @@ def test_runs_stand_side_by_side_where_they_compare(tmp_path):
     rows = dict(section.tables[0].rows)
     assert [cell.text for cell in rows["dpce"]] == ["64.0", "64.0"]
     assert [cell.text for cell in rows["bns_guarded"]] == ["76.0", "n/a"]
-    assert "other settings (limit)" in section.text[0]
+    assert "different settings (limit)" in section.text[0]
 
 
 def test_folders_of_single_parts(tmp_path):
     folders = [made.cards(tmp_path / "cards", 2), made.effects(tmp_path / "effects")]
     report([str(folder) for folder in folders], str(tmp_path / "out"))
     text = kept(Tree((tmp_path / "out/report.html").read_text()).root.words())
-    assert "2 neurons are described" in text
-    assert "gender: ICAT 76.0 (+6.0)." in text
+    assert "The 2 neurons with the largest mean scores are described." in text
+    assert "By suppressed neurons: gender 76.0 (+6.0), " in text
 
 
 def test_limits_and_sources_are_those_of_the_runs(tmp_path):
     runs = read_runs([str(made.debias(tmp_path / "run"))])
     text = " ".join(limits(runs))
     assert (
-        "Here it changes by −80 % [−85, −75], the log-odds gap, which that does not affect, by −8 % [−13, −3]." in text
+        "It changes by −80 % [−85, −75] here; the log-odds gap, which is not affected by this, changes by −8 % "
+        "[−13, −3]." in text
     )
     assert "test split" in text
-    assert "demographics that could not be asked about" in text
+    assert "Demographic pairs that could not be evaluated" in text
     names = [source.what for source in sources(runs)]
     assert "BOLD" in names
     assert "PANDA" not in names
@@ -469,7 +474,7 @@ def test_limits_and_sources_are_those_of_the_runs(tmp_path):
 def test_two_neuron_files_are_of_one_model(tmp_path):
     folders = [made.debias(tmp_path / "run", model="minilm-mlm"), made.comparison(tmp_path / "c", model="minilm-mlm")]
     runs = read_runs(list(map(str, folders)))
-    assert "The figures are of 1 model (minilm-mlm)" in " ".join(limits(runs))
+    assert "The results hold for 1 model (minilm-mlm)" in " ".join(limits(runs))
     assert [source.what for source in sources(runs)].count("The model minilm-mlm") == 1
 
 

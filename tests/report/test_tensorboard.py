@@ -78,7 +78,7 @@ def test_prompts(writer):
     prompts = [(f"one|two {{slot}} {n}.", ("gender", "race")[n % 2], "negative", n) for n in range(20)]
     tensorboard.log_prompts(writer, prompts, {"gender": ["female", "male"], "race": ["black", "white"]})
     header, _, *rows = text_of(read(writer), "prompts/found with").splitlines()
-    assert header == "| prompt | dimension, kind | asked about |"
+    assert header == "| prompt | dimension, kind | demographics |"
     assert len(rows) == 10
     assert rows[1] == r"| one\|two [slot] 4. | gender, negative | female, male |"
 

@@ -1,4 +1,4 @@
-"""Figure of the gap: how it changes with suppressed and with amplified neurons, pair by pair."""
+"""Figure of the gap: its change with suppressed and amplified neurons, for each pair."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -13,18 +13,18 @@ from biaslab.report.plots.style import ink, signed
 from biaslab.statistics import Interval
 
 PAPER_SUPPRESSED, PAPER_AMPLIFIED = -23, 29  # mean change of the gap in percent; section 4.3 of the paper
-FILE_NAMES = {"gap": "probability", "log gap": "log_probability"}  # of the metrics, in names of files and tags
-_LINEAR = 100  # percent up to which a change is drawn in proportion; beyond, its logarithm
-_LETTERS = 20  # of a pair's name on a line
+FILE_NAMES = {"gap": "probability", "log gap": "log_probability"}  # of the metrics, in file names and tags
+_LINEAR = 100  # percent; larger changes are on a logarithmic scale
+_LETTERS = 20  # per line of a pair's name
 
 
 def gap_scopes(findings: Findings) -> list[str]:
-    """Return the pairs of a gap, and last all of them."""
+    """Return the pairs of a gap, then the overall scope."""
     return [*(scope for scope in findings.scopes("gap") if "/" in scope), OVERALL]
 
 
 def gap_bars(findings: Findings, metric: str = "gap") -> Figure:
-    """Draw how each pair's gap changes when the neurons are suppressed, with random ones beside, and when amplified.
+    """Draw each pair's change of the gap with suppressed, random and amplified neurons.
 
     ``metric`` is "gap", the paper's, whose mean changes (ICLR 2024, section 4.3) are marked; or "log gap".
     """
@@ -38,7 +38,7 @@ def gap_bars(findings: Findings, metric: str = "gap") -> Figure:
     means, spreads = [estimate.change.value for estimate in random], [estimate.spread or 0.0 for estimate in random]
     left.errorbar(
         means, [place + 0.27 for place in places], xerr=spreads, fmt="o", color=style.GREY, markersize=3.5,
-        elinewidth=1.2, label="random neurons, suppressed: mean ± spread over seeds",
+        elinewidth=1.2, label="random neurons suppressed: mean ± SD over seeds",
     )  # fmt: skip
     left.plot([], [], color=ink(), linewidth=0.9, label="95 % interval over judging words and wordings")
     ends = [mean + sign * spread for mean, spread in zip(means, spreads, strict=True) for sign in (-1, 1)]
@@ -65,7 +65,7 @@ def gap_bars(findings: Findings, metric: str = "gap") -> Figure:
 
 
 def _places(pairs: Sequence[str]) -> tuple[list[int], list[str]]:
-    """Return the place of each pair, and the label of each place: dimensions have one above their pairs."""
+    """Return the place of each pair, and all labels, with a dimension's label above its pairs."""
     places: list[int] = []
     labels: list[str] = []
     for dimension, of_dimension in groupby(pairs, lambda pair: pair.partition("/")[0] if "/" in pair else ""):
@@ -77,7 +77,7 @@ def _places(pairs: Sequence[str]) -> tuple[list[int], list[str]]:
 
 
 def _bars(axes: Axes, places: Sequence[int], changes: Sequence[Interval], color: str, title: str) -> None:
-    """Draw a bar a pair with its interval, and write its number beside the panel."""
+    """Draw a bar with its interval for each pair, and write its value next to the panel."""
     heights = [place - 0.19 for place in places]
     bars = axes.barh(heights, [change.value for change in changes], height=0.42, color=color)
     for bar, height, change in zip(bars, heights, changes, strict=True):
@@ -93,7 +93,7 @@ def _bars(axes: Axes, places: Sequence[int], changes: Sequence[Interval], color:
 
 
 def _change_axis(axes: Axes, values: Sequence[float]) -> None:
-    """Make room for all values; those far above 100 % go up a logarithmic scale."""
+    """Set limits that include all values; use a logarithmic scale if some are far above 100 %."""
     low, high = min(0.0, *values), max(0.0, *values)
     if high <= 3 * _LINEAR:
         margin = 0.05 * (high - low) or 1.0

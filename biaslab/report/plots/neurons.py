@@ -1,4 +1,4 @@
-"""Figures of neurons: in which layers they lie, and how large attribution scores are there."""
+"""Figures of neurons: their layers, and the largest attribution scores of each layer."""
 
 from collections.abc import Mapping, Sequence
 from textwrap import fill
@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.report.plots.style import BLUE, add_color_bar, name_axes, new_figure
 
-_DIGITS = 48  # that fit side by side above the bars of a panel
-_LETTERS = 54  # of a panel's title on a line
+_DIGITS = 48  # that fit above the bars of a panel
+_LETTERS = 54  # per line of a panel's title
 
 
 def layers_by_dimension(neurons: NeuronSet) -> dict[str, list[int]]:
-    """Return how many neurons lie in each layer: of all, and of the subset of each dimension."""
+    """Return the number of neurons per layer: of all neurons, and of the subset of each dimension."""
     sets = {"all": neurons} | {name: subset for name, subset in neurons.subsets.items() if "/" not in name}
     return {name: list(subset.layers().values()) for name, subset in sets.items()}
 
 
 def layer_distribution(counts: Mapping[str, Sequence[int]]) -> Figure:
-    """Draw how many neurons of each named set lie in each layer: a panel a set, on the same scale."""
+    """Draw the number of neurons per layer: one panel per named set, on the same scale."""
     titles = [fill(f"{name}: {sum(of)} neurons", _LETTERS) for name, of in counts.items()]
     figure = new_figure(0.5 + 1.15 * len(counts) + 0.15 * "".join(titles).count("\n"))
     panels = figure.subplots(len(counts), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
@@ -54,7 +54,7 @@ def score_heat_map(scores: NDArray[np.floating], ranks: int = 50) -> Figure:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))
     name_axes(axes, "rank within the layer", "layer")
-    add_color_bar(figure, image, "attribution score (colours go with its square root)")
+    add_color_bar(figure, image, "attribution score (square-root colour scale)")
     figure.axes[-1].set_xticks([float(norm.inverse(part)) for part in (0, 0.25, 0.5, 0.75, 1)])
     figure.axes[-1].xaxis.set_major_formatter(lambda value, _: f"{value:.2g}".replace("-", "−"))
     return figure

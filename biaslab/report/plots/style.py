@@ -1,10 +1,10 @@
-"""How figures look, with the ink and background of the caller's rcParams, and how they get into files and pages."""
+"""The style of figures (ink and background from rcParams), and how they are written to files and pages."""
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,19 +18,19 @@ from matplotlib.figure import Figure
 from biaslab.statistics import Interval
 from biaslab.store import write_atomically
 
-WIDTH = 4.3  # inches: on a telephone's 360 pixels the smallest letters are still 9 pixels high
+WIDTH = 4.3  # inches: at 360 px (phones) the smallest letters are still 9 px high
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#B3A800")  # Okabe and Ito's
 BLUE, ORANGE, RED, GREY = COLORS[0], COLORS[1], COLORS[5], "#8C8C8C"
 MARKERS = "osD^vP*X"
-_INK = "#000000"  # of nothing but text, axes and intervals: on the page the colour of the text, dark or light
+_INK = "#000000"  # only for text, axes and intervals; replaced with the page's text colour
 _INKED = (
     "text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color",
     "legend.edgecolor", "lines.color", "patch.edgecolor", "hatch.color",
 )  # fmt: skip
 _PAPER = {"figure.facecolor": "#ffffff", "axes.facecolor": "#ffffff"}
 _STYLE: Any = {**dict.fromkeys(_INKED, _INK), **_PAPER, "figure.dpi": 72}
-_SALT: Any = {"svg.hashsalt": "biaslab"}  # the same figure has the same ids
-_PAGE: Any = _SALT | {"svg.fonttype": "none"}  # letters can be searched, and take the page's typeface
+_SALT: Any = {"svg.hashsalt": "biaslab"}  # reproducible ids
+_PAGE: Any = _SALT | {"svg.fonttype": "none"}  # text is searchable and uses the page's typeface
 
 
 def new_figure(height: float, width: float = WIDTH) -> Figure:
@@ -39,9 +39,9 @@ def new_figure(height: float, width: float = WIDTH) -> Figure:
 
 
 def save(figure: Figure, path: Path, formats: Sequence[str] = ("png", "svg", "pdf")) -> None:
-    """Write a figure as PNG, SVG (letters as outlines: it looks the same everywhere) and PDF, the same bytes each time.
+    """Write a figure as PNG, SVG (text as outlines, so it looks the same everywhere) and PDF, reproducibly.
 
-    ``path`` is that of the files, without a suffix.
+    ``path`` is the files' path without suffix.
     """
     undated: Any = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
     with matplotlib.rc_context(_SALT | {"svg.fonttype": "path", "pdf.fonttype": 42}):
@@ -52,12 +52,12 @@ def save(figure: Figure, path: Path, formats: Sequence[str] = ("png", "svg", "pd
 
 
 def ink() -> str:
-    """Return the colour of the caller's letters."""
+    """Return the current text colour."""
     return str(matplotlib.rcParams["text.color"])
 
 
 def arms(found: Sequence[Interval]) -> list[list[float]]:
-    """Return how far the intervals reach down and up; a mean over seeds may lie outside of its interval."""
+    """Return the error bars of intervals, at least 0: a mean over seeds may lie outside its interval."""
     return [[max(0.0, f.value - f.low) for f in found], [max(0.0, f.high - f.value) for f in found]]
 
 
@@ -67,28 +67,29 @@ def signed(value: float, digits: int = 0) -> str:
 
 
 def add_color_bar(figure: Figure, colored: ScalarMappable, label: str) -> None:
-    """Add the scale of colours, above the panel."""
+    """Add a colour bar above the panel."""
     bar = figure.colorbar(colored, location="top", aspect=40)
     bar.set_label(label, fontsize="small")
     bar.ax.tick_params(labelsize="small")
 
 
 def name_axes(axes: Axes, x: str, y: str) -> None:
-    """Name both axes, and make their letters small."""
+    """Label both axes in small type."""
     axes.set_xlabel(x, fontsize="small")
     axes.set_ylabel(y, fontsize="small")
     axes.tick_params(labelsize="small")
 
 
-def add_legend(figure: Figure, columns: int) -> None:
-    """Add the legend, below all panels."""
-    figure.legend(loc="outside lower center", ncols=columns, fontsize="small", frameon=False)
+def add_legend(figure: Figure, columns: int, handles: Mapping[str, Any] | None = None) -> None:
+    """Add a legend below all panels: of what has a label, or of these handles by label."""
+    given: Any = {} if handles is None else {"handles": list(handles.values()), "labels": list(handles)}
+    figure.legend(loc="outside lower center", ncols=columns, fontsize="small", frameon=False, **given)
 
 
 class Drawing(NamedTuple):
-    """A figure of a chapter, which ``draw(*arguments)`` makes; ``svg`` is the page's element, once it is drawn.
+    """A figure of a chapter, made by ``draw(*arguments)``; ``svg`` is the page's element once it is drawn.
 
-    ``name`` is that of its files and its element; ``description`` tells the numbers' gist to those who don't see it.
+    ``name`` is the name of its files and element; ``description`` summarizes the numbers for screen readers.
     """
 
     name: str
@@ -99,12 +100,12 @@ class Drawing(NamedTuple):
     svg: Markup = Markup("")
 
     def drawn(self, folder: Path, key: str) -> Drawing:
-        """Return it drawn and named after a chapter's key; its files, SVG and PDF, go into a folder."""
+        """Draw it, prefix its name with a chapter's key, and write it as SVG and PDF to a folder."""
         name = f"{key}-{self.name}"
         with matplotlib.rc_context(_STYLE):
             figure = self.draw(*self.arguments)
             figure.draw_without_rendering()
-            figure.set_layout_engine(None)  # it stays as it was laid out: laying it out takes most of the time
+            figure.set_layout_engine(None)  # keep the layout: computing it takes most of the time
             save(figure, folder / name, ("svg", "pdf"))
             with matplotlib.rc_context(_PAGE):
                 buffer = io.StringIO()
@@ -114,7 +115,7 @@ class Drawing(NamedTuple):
 
 
 def inline(svg: str, name: str, title: str, description: str) -> Markup:
-    """Return an SVG file as an element of a page: ids after a name, the page's ink, a title and a description.
+    """Return an SVG file as a page element, with prefixed ids, the page's text colour, a title and a description.
 
     >>> svg = '<?xml version="1.0"?><svg width="9pt" height="9pt" viewBox="0 0 9 9"><g id="a" fill="#000000"/></svg>'
     >>> print(inline(svg, "fig", "A < B", "A is 1."))

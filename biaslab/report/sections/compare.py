@@ -1,4 +1,4 @@
-"""The chapter of a comparison of two neuron sets: what they share, and in which layers they lie."""
+"""The chapter of a comparison of two neuron sets: their overlap and their layers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from biaslab.statistics import Interval, is_significant
 
 
 def chapter(run: Run) -> Chapter:
-    """Return what a comparison found."""
+    """Return the chapter of a comparison."""
     findings = run.findings["compare"]
     scopes: Mapping[str, Mapping[str, Any]] = findings.details["scopes"]
     first, second = (str(side["name"]) for side in sides(findings))
@@ -24,26 +24,26 @@ def chapter(run: Run) -> Chapter:
     )
     tables = [
         Table(
-            "shared", "Neurons of A and B, and what random sets with as many a layer share",
-            ["", "A", "B", "shared", "shared by chance", "Jaccard"],
+            "shared", "Neurons shared by A and B, and by random sets with as many neurons in each layer",
+            ["", "A", "B", "shared", "expected by chance", "Jaccard"],
             [(scope, _overlap_cells(facts)) for scope, facts in scopes.items()],
         ),
         Table(
-            "moved", "Mean layers from 0, their difference, and the share of neurons in other layers",
-            ["", "mean layer of A", "of B", "shift", "moved"],
+            "moved", "Mean layers (from 0), their difference, and the share of neurons that would have to change layer",
+            ["", "mean layer of A", "mean layer of B", "shift", "moved"],
             [(scope, _layer_cells(facts)) for scope, facts in scopes.items()],
         ),
     ]  # fmt: skip
-    drawing = Drawing("layers", "Neurons a layer of A and of B", gist, layer_distribution, [layers])
-    section = Section("scopes", "Shared neurons, and layers", findings.details.get("notes", []), [drawing], tables)
-    question = f"Are the neurons of A ({first}) those of B ({second}), and do they lie in the same layers?"
+    drawing = Drawing("layers", "Neurons per layer of A and B", gist, layer_distribution, [layers])
+    section = Section("scopes", "Shared neurons and layers", findings.details.get("notes", []), [drawing], tables)
+    question = f"How many neurons do A ({first}) and B ({second}) share, and are they in the same layers?"
     return Chapter(f"Comparison of {first} and {second}", question, compare_answer(findings), [section])
 
 
 def compare_answer(findings: Findings) -> list[str]:
-    """Return the comparison's outcome, whatever it is.
+    """Return the comparison's outcome in sentences.
 
-    Layers are judged by the test, as the other figures are: of few neurons the bootstrap's intervals are too narrow.
+    Layers are assessed with the permutation test, because bootstrap intervals are too narrow for few neurons.
     """
     facts = findings.details["scopes"][OVERALL]
     sentences = [f"A has {facts['count_a']} neurons, B has {facts['count_b']}."]
@@ -51,19 +51,19 @@ def compare_answer(findings: Findings) -> list[str]:
         sentences.append("Neuron indices do not correspond between these models: only counts and layers are compared.")
     else:
         sentences.append(
-            f"They share {facts['shared']}; random sets with as many in each layer share {_expected(facts)}: "
+            f"They share {facts['shared']}; random sets with as many neurons in each layer share {_expected(facts)}: "
             f"{_by_chance(facts['p_value'], 'hypergeometric')}."
         )
     if facts.get("shift") is not None:
         (shift, share), p_value = _moves(facts), facts["shift_p_value"]
-        where = f": B lies {'farther from' if shift.value > 0 else 'nearer to'} the embeddings"
+        where = f": B's neurons are {'farther from' if shift.value > 0 else 'closer to'} the embeddings"
         sentences.append(
             f"The mean layer differs by {signed(shift.value, 2)} layers {between(shift, 2, sign=True)}, "
             f"{_by_chance(p_value, 'permutation')}{where if is_significant(p_value) else ''}."
         )
         sentences.append(
             f"To turn A's distribution over layers into B's, {number(share.value)} % {between(share)} of the neurons "
-            f"would have to change their layer: {_by_chance(facts['moved_p_value'], 'permutation')}."
+            f"would have to change layer: {_by_chance(facts['moved_p_value'], 'permutation')}."
         )
     return sentences
 
@@ -87,7 +87,7 @@ def _expected(facts: Mapping[str, Any]) -> str:
 
 
 def _moves(facts: Mapping[str, Any]) -> tuple[Interval, Interval]:
-    """Return how far the mean layer shifts, and the share of neurons that change their layer, in percent."""
+    """Return the shift of the mean layer, and the share of neurons that change layer, in percent."""
     shift = Interval(*(facts[name] for name in ("shift", "shift_low", "shift_high")))
     return shift, Interval(*(100 * facts[name] for name in ("moved_share", "moved_low", "moved_high")))
 

@@ -1,4 +1,4 @@
-"""The chapter of black-box probing: answers to plain questions, before and after."""
+"""The chapter of black-box probing: answers to plain questions, before and after suppression."""
 
 from biaslab.evaluation.findings import METRICS, OVERALL, Findings, Row
 from biaslab.report.runs import Run
@@ -9,7 +9,7 @@ _METRICS = ("biased outputs", "mass difference")
 
 
 def chapter(run: Run) -> Chapter:
-    """Return what black-box probing found."""
+    """Return the chapter of black-box probing."""
     findings = run.findings["probe"]
     details, biased = findings.details, "biased outputs"
 
@@ -27,23 +27,23 @@ def chapter(run: Run) -> Chapter:
     by_wording = Table("wordings", "Biased outputs by wording, %", ["wording", *map(title_of, findings.rows)], lines)
     section = Section("answers", "Answers", [details["definition"]], tables=[table], folded=[by_wording])
     wordings = f"{len(details['wordings'])} wordings"
-    question = f"Does {findings.model} judge a woman and a man differently for the same deed, asked in {wordings}?"
+    question = f"Does {findings.model} judge women and men differently for the same action, asked in {wordings}?"
     return Chapter(f"Black-box probing of {findings.model}", question, probe_answer(findings), [section])
 
 
 def probe_answer(findings: Findings) -> list[str]:
-    """Return the outcome of probing, whatever it is."""
+    """Return the outcome of probing in sentences."""
     (base, *others), metric = findings.rows, "biased outputs"
     untouched = findings.estimates[base.name, metric, OVERALL]
     over = findings.details["over_wordings"][base.name][metric]
     sentences = [
-        f"Untouched, {figure_text(metric, untouched)} % {figure_interval(metric, untouched)} of its answers praise one "
-        f"of the two and blame the other; from wording to wording that is {number(over['low'])} to "
-        f"{number(over['high'])} %."
+        f"In the untouched model, {figure_text(metric, untouched)} % {figure_interval(metric, untouched)} of the "
+        "outputs are biased: they praise one gender and blame the other. By wording, this share is "
+        f"{number(over['low'])} to {number(over['high'])} %."
     ]
     for row in others[:1]:
         own = findings.estimates[row.name, metric, OVERALL]
-        sentences.append(f"With {row.size} neurons suppressed ({row.title}), it {moved(metric, own.change)}.")
+        sentences.append(f"With {row.size} neurons suppressed ({row.title}), this share {moved(metric, own.change)}.")
         if (control := findings.control(row.name)) is not None:
             random = findings.estimates[control.name, metric, OVERALL]
             sentences.append(control_sentence(metric, random, own.beyond_random, control.title))

@@ -1,4 +1,4 @@
-"""What chapters are made of, and what several of them share: tables of findings, StereoSet, the cost, the answer."""
+"""The parts of chapters, and sections that several chapters share: StereoSet, domains, cost, benchmarks, answer."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from biaslab.statistics import Interval
 
 
 class Cell(NamedTuple):
-    """A cell of a table: its text, lines below in small letters, and what the change means."""
+    """A cell of a table: its text, lines below in small type, and the verdict on the change."""
 
     text: str
     more: tuple[str, ...] = ()
@@ -22,7 +22,7 @@ class Cell(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table: its element's key, its headings (that of the rows' names first), and rows of a name and cells."""
+    """A table: its key, its column headings (first that of the row names), and rows of a name and cells."""
 
     key: str
     caption: str
@@ -32,7 +32,7 @@ class Table(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A section of a chapter; ``folded`` tables show where the reader asks for them, ``cards`` are of neurons."""
+    """A section of a chapter; ``folded`` tables are collapsed, ``cards`` are neuron cards."""
 
     key: str
     title: str
@@ -45,10 +45,10 @@ class Section(NamedTuple):
 
 
 class Chapter(NamedTuple):
-    """What a report says of one command's findings: the question that it answers, the answer in short, and all else.
+    """The chapter of one command's findings: the question, the short answer and the sections.
 
-    ``facts`` stand with the settings. ``tiles`` come first: a metric, its ideal, its change. ``missing`` is what other
-    commands could add, with them. The page sets ``place``, the run's folder, and ``key``, which goes before all keys.
+    ``facts`` are shown with the settings. ``tiles`` come first: a metric, its ideal, its change. ``missing`` names what
+    other commands could add. The page sets ``place``, the run's folder, and ``key``, the prefix of all keys.
     """
 
     title: str
@@ -63,7 +63,7 @@ class Chapter(NamedTuple):
 
 
 def title_of(row: Row) -> str:
-    """Return a row's name as it is printed."""
+    """Return a row's name as printed."""
     return row.title.removeprefix("+ ")
 
 
@@ -73,7 +73,7 @@ def title_and_size(row: Row) -> str:
 
 
 def estimate_cell(findings: Findings, row: str, metric: str, scope: str = OVERALL, more: Sequence[str] = ()) -> Cell:
-    """Return a row's figure with its interval, but of the untouched model its change and spread, and further lines."""
+    """Return a row's value with interval, change and spread (no change for the untouched model), and more lines."""
     estimate = findings.get(row, metric, scope)
     if estimate is None:
         return Cell("n/a")
@@ -89,28 +89,28 @@ def estimate_cell(findings: Findings, row: str, metric: str, scope: str = OVERAL
 def scope_table(
     findings: Findings, key: str, caption: str, metric: str, scopes: Sequence[str], with_size: bool = False
 ) -> Table:
-    """Return a table of a metric with a column a scope, its rows named with the number of their neurons, if wanted."""
+    """Return a table of a metric with a column per scope, and the number of neurons next to row names, if wanted."""
     rows, name = [], title_and_size if with_size else title_of
     for row in findings.rows_of(metric) if scopes else []:
         rows.append((name(row), [estimate_cell(findings, row.name, metric, scope) for scope in scopes]))
-    return Table(key, f"{caption}, and its change", ["", *scopes], rows)
+    return Table(key, f"{caption}, with changes", ["", *scopes], rows)
 
 
 def domain_table(findings: Findings, key: str, metric: str) -> Table:
-    """Return SS, its log-ratio, LMS or ICAT of all rows by domain."""
+    """Return a table of SS, its log-ratio, LMS or ICAT by domain, for all rows."""
     unit = "nats" if METRICS[metric].unit == "nats" else "percent"
     return scope_table(findings, key, f"{metric} by domain, in {unit}", metric, domains(findings))
 
 
 def domains(findings: Findings) -> list[str]:
-    """Return StereoSet's domains that were judged."""
+    """Return the evaluated StereoSet domains."""
     return [scope for scope in findings.scopes("ICAT") if scope != OVERALL]
 
 
 def figures(
     findings: Findings, metric: str, scopes: Sequence[str], rows: Sequence[Row] | None = None
 ) -> dict[str, dict[str, Interval]]:
-    """Return a metric's figures by the row's title and the scope."""
+    """Return a metric's values by row title and scope."""
     return {
         title_of(row): {scope: findings.estimates[row.name, metric, scope].figure for scope in scopes}
         for row in rows or findings.rows_of(metric)
@@ -118,13 +118,13 @@ def figures(
 
 
 def lms_and_icat(findings: Findings) -> dict[str, tuple[Interval, Interval]]:
-    """Return LMS and ICAT of each row, by its title."""
+    """Return LMS and ICAT by row title."""
     lms, icat = (figures(findings, metric, [OVERALL]) for metric in ("LMS", "ICAT"))
     return {title: (lms[title][OVERALL], icat[title][OVERALL]) for title in icat}
 
 
 def stereoset_section(findings: Findings, title: str, caption: str, text: Sequence[str] = ()) -> Section:
-    """Return ICAT against LMS of all rows, and the table of SS, its log-ratio, LMS and ICAT."""
+    """Return the section of StereoSet: ICAT against LMS as a figure, and the table of all metrics."""
     gist, rows, metrics = [], [], stereoset_metrics(findings)
     for row in findings.rows_of("ICAT"):
         rows.append((title_of(row), [estimate_cell(findings, row.name, metric) for metric in metrics]))
@@ -136,7 +136,7 @@ def stereoset_section(findings: Findings, title: str, caption: str, text: Sequen
         "icat-lms", "ICAT against LMS with 95 % intervals: upper right is best", f"{'; '.join(gist)}.",
         icat_against_lms, [lms_and_icat(findings)],
     )  # fmt: skip
-    note = "In percent, with 95 % intervals; below them the change against the untouched model, on the same resamples."
+    note = "In percent, with 95 % intervals. Below: the change from the untouched model, on the same resamples."
     if SS_LOG_RATIO in metrics:
         note += " The log-ratio is the mean of log P(stereotype) − log P(anti-stereotype), in nats; SS counts its sign."
     columns = ["", *(f"{metric} (ideal {METRICS[metric].ideal:g})" for metric in metrics)]
@@ -146,7 +146,7 @@ def stereoset_section(findings: Findings, title: str, caption: str, text: Sequen
 def domain_section(
     findings: Findings, shown: Sequence[Row] | None = None, folded: Sequence[str] = ("SS", "LMS")
 ) -> Section:
-    """Return ICAT by domain of all rows as a table and of those that are shown as a figure; other metrics folded."""
+    """Return the section by domain: ICAT as a table, and as a figure for the ``shown`` rows; other metrics folded."""
     icat = figures(findings, "ICAT", domains(findings), shown)
     gist = " ".join(
         f"{title}: {', '.join(f'{scope} {number(figure.value)}' for scope, figure in by_scope.items())}."
@@ -154,7 +154,7 @@ def domain_section(
     )
     caption = "ICAT by domain with 95 % intervals"
     if len(icat) < len(findings.rows_of("ICAT")):
-        caption += ": untouched, and the rows with the largest changes of ICAT"
+        caption += ": the untouched model and the rows with the largest changes of ICAT"
     if "SS" in folded and findings.rows_of(SS_LOG_RATIO):
         folded = [SS_LOG_RATIO, *folded]
     keys = {metric: f"{metric.lower().replace(' ', '-')}-domains" for metric in ("ICAT", *folded)}
@@ -164,7 +164,7 @@ def domain_section(
 
 
 def cost_table(findings: Findings, caption: str, size: str = "neurons") -> Table:
-    """Return what each row takes, its perplexity, and its knowledge where that was measured."""
+    """Return a table of each row's size, seconds and perplexity, and knowledge if it was measured."""
     rows, seconds = [], ["seconds to find or train"] if any(row.seconds for row in findings.rows) else []
     metrics = cost_metrics(findings)
     for row in findings.rows_of("perplexity"):
@@ -177,22 +177,22 @@ def cost_table(findings: Findings, caption: str, size: str = "neurons") -> Table
 
 
 def cost_section(findings: Findings, text: Sequence[str], table: Table) -> Section:
-    """Return the section of a :func:`cost_table`; where knowledge was measured, with what that is, and by dimension."""
+    """Return the section of a :func:`cost_table`; if knowledge was measured, it is explained and shown by dimension."""
     scopes = findings.scopes("knowledge")
     if not scopes:
         return Section("cost", "Cost", text, tables=[table])
     count = number(findings.facts["knowledge_sentences"], 0)
     meaning = (
-        f"Knowledge: {count} sentences ask for a demographic word that follows from their meaning, as “My sister is a "
-        "grown ___” does. It is the percentage in which the right word (woman) is likelier than the wrong one (man). A "
-        "model that always prefers the same word of a pair has 50. StereoSet and CrowS-Pairs do not test this."
+        f"Knowledge: in {count} sentences, a demographic word follows from the meaning, as in “My sister is a grown "
+        "___”. Knowledge is the percentage in which the right word (woman) is more likely than the wrong one (man). A "
+        "model that always prefers the same word of a pair scores 50. StereoSet and CrowS-Pairs do not test this."
     )
     by_dimension = scope_table(findings, "knowledge", "Knowledge by dimension, in percent", "knowledge", scopes)
     return Section("cost", "Cost", [*text, meaning], tables=[table], folded=[by_dimension])
 
 
 def benchmark_sections(findings: Findings, without: Sequence[str] = ()) -> list[Section]:
-    """Return the section of the benchmarks that were measured beside StereoSet; none where there are none."""
+    """Return the section of benchmarks other than StereoSet; empty if none were measured."""
     by_benchmark = {name: own for name, own in findings.by_benchmark().items() if name not in without}
     if not by_benchmark:
         return []
@@ -205,16 +205,16 @@ def benchmark_sections(findings: Findings, without: Sequence[str] = ()) -> list[
         tables.append(Table(f"benchmark-{benchmark}", benchmark, ["", *metrics], rows, note))
         for place, metric in enumerate(metrics):
             if len(scopes := findings.scopes(metric)) > 1:
-                key, caption = f"benchmark-{benchmark}-{place}", f"{metric} by part of {benchmark}"
+                key, caption = f"benchmark-{benchmark}-{place}", f"{metric}, by part"
                 folded.append(scope_table(findings, key, caption, metric, scopes))
     return [Section("benchmarks", "Other benchmarks", tables=tables, folded=folded)]
 
 
 def tiles(findings: Findings) -> list[tuple[str, str, Cell]]:
-    """Return the figures that a reader sees first, of the first row after the untouched model."""
+    """Return the headline figures, for the first row after the untouched model."""
     titles = {
-        "SS": "stereotype score", SS_LOG_RATIO: "stereotype preference, nats", "LMS": "language",
-        "ICAT": "both together", "perplexity": "ordinary text", "knowledge": "meaning of words",
+        "SS": "stereotype score", SS_LOG_RATIO: "stereotype preference, nats", "LMS": "language modelling",
+        "ICAT": "SS and LMS combined", "perplexity": "ordinary text", "knowledge": "meaning of words",
     }  # fmt: skip
     made = []
     for metric, title in titles.items():
@@ -229,7 +229,7 @@ def tiles(findings: Findings) -> list[tuple[str, str, Cell]]:
 
 
 def answer(findings: Findings, text: str) -> list[str]:
-    """Return the outcome of the first row after the untouched model, whatever it is; perplexity is of the text."""
+    """Return the outcome of the first row after the untouched model in sentences; ``text`` names that of perplexity."""
     base, row = (each.name for each in findings.rows[:2])
     control = findings.control(row)
     ss, lms, icat = (findings.estimates[row, metric, OVERALL] for metric in STEREOSET)
@@ -246,7 +246,7 @@ def answer(findings: Findings, text: str) -> list[str]:
         if (cost := findings.get(row, metric)) is not None:
             language += f"; {name} {words.moved(metric, cost.change)}"
             if control is not None and (random := findings.get(control.name, metric)) is not None:
-                language += f"; random neurons change that by {change_text(metric, random.change)}"
+                language += f" (random neurons: {change_text(metric, random.change)})"
     stereotypes = words.stereotype_sentence(ss_before, ss)
     if (after := findings.get(row, SS_LOG_RATIO)) is not None:
         stereotypes += f" {words.log_ratio_sentence(findings.estimates[base, SS_LOG_RATIO, OVERALL], after)}"
@@ -256,4 +256,6 @@ def answer(findings: Findings, text: str) -> list[str]:
 def _domain_sentence(findings: Findings, row: str) -> str:
     changes = [(scope, findings.estimates[row, "ICAT", scope].change) for scope in domains(findings)]
     phrases = ("ICAT rose for", "ICAT fell for", "the change is not significant for")
-    return f"By domain, {'; '.join(words.by_direction(changes, *phrases))}." if changes else "No domains were judged."
+    return (
+        f"By domain, {'; '.join(words.by_direction(changes, *phrases))}." if changes else "No domains were evaluated."
+    )

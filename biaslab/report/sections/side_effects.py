@@ -1,4 +1,4 @@
-"""The chapter of side effects: one dimension's neurons suppressed, all dimensions measured."""
+"""The chapter of side effects: neurons of one dimension suppressed, all dimensions measured."""
 
 from collections.abc import Sequence
 
@@ -32,14 +32,13 @@ _TABLES = {  # metric and caption by key
 
 
 def chapter(run: Run) -> Chapter:
-    """Return what suppressing one dimension's neurons does to the others."""
+    """Return the chapter of side effects."""
     findings = run.findings["side-effects"]
-    answer = []
-    for row in findings.rows[1:]:
-        icat = findings.estimates[row.name, "ICAT", OVERALL]
-        answer.append(f"{title_of(row)}: ICAT {figure_text('ICAT', icat)} ({signed(icat.change.value)}).")
+    before, *after = ((title_of(row), findings.estimates[row.name, "ICAT", OVERALL]) for row in findings.rows)
+    icats = listed(f"{title} {figure_text('ICAT', icat)} ({signed(icat.change.value)})" for title, icat in after)
+    answer = [f"ICAT is {figure_text('ICAT', before[1])} in the untouched model. By suppressed neurons: {icats}."]
     sections = [_effects(findings), *benchmark_sections(findings, without=["crows-pairs"])]
-    question = f"What do the neurons of one dimension do to the others in {findings.model}?"
+    question = f"How does suppressing the neurons of one dimension affect the others in {findings.model}?"
     return Chapter(f"Side effects in {findings.model}", question, answer, sections)
 
 
@@ -54,33 +53,33 @@ def _effects(findings: Findings) -> Section:
         f"{title}: {', '.join(f'{scope} {signed(value)}' for scope, value in zip(scopes, line, strict=True))}."
         for title, line in zip(titles, values, strict=True)
     )
-    caption = "Change of ICAT by domain (columns) when a row's neurons are suppressed"
+    caption = "Change of ICAT by domain (columns) when the neurons of a row are suppressed"
     drawing = Drawing("effects", caption, gist, effects_matrix, [titles, scopes, values, significant, own])
     text, facts = [sentence(significant, own)], findings.facts
     if counts := [f"{number(facts[name], 0)} {what}" for name, what in _COUNTS.items() if name in facts]:
-        text.append(f"Measured on {listed(counts)}. The number beside a name is how many neurons it has.")
+        text.append(f"Measured on {listed(counts)}. The number after a name is its number of neurons.")
     tables = []
     for key, (metric, caption) in _TABLES.items():
-        if "log-ratio" in key and not findings.rows_of(metric):  # earlier versions measured none
+        if "log-ratio" in key and not findings.rows_of(metric):  # not measured by earlier versions
             continue
         overall = "crows" in key
         columns = [s for s in findings.scopes(metric) if "/" not in s and (s != OVERALL or overall)]
         tables.append(scope_table(findings, key, caption, metric, columns, with_size=True))
-    tables.append(cost_table(findings, "Perplexity, and its change"))
+    tables.append(cost_table(findings, "Perplexity and its change"))
     return Section("effects", "Side effects", text, [drawing], tables[:2], tables[2:])
 
 
 def sentence(significant: Sequence[Sequence[bool]], own: Sequence[Sequence[bool]]) -> str:
-    """Say how often a change of ICAT is significant, in a row's own domain and in others.
+    """Say how often the change of ICAT is significant, in a row's own domain and in others.
 
     >>> sentence([[True, False], [False, False]], [[True, False], [False, True]])
-    'The change of ICAT is significant in 1 of 2 own domains, and in 0 of 2 others.'
+    'The change of ICAT is significant in 1 of 2 own domains and in 0 of 2 other domains.'
     """
     changes: dict[bool, list[bool]] = {True: [], False: []}
     for of_row, owns in zip(significant, own, strict=True):
         for change, is_own in zip(of_row, owns, strict=True):
             changes[is_own] += [change] if any(owns) else []
     return (
-        f"The change of ICAT is significant in {sum(changes[True])} of {len(changes[True])} own domains, and in "
-        f"{sum(changes[False])} of {len(changes[False])} others."
+        f"The change of ICAT is significant in {sum(changes[True])} of {len(changes[True])} own domains and in "
+        f"{sum(changes[False])} of {len(changes[False])} other domains."
     )

@@ -14,11 +14,11 @@ _MOST_IN_A_FIGURE = 6
 
 
 def chapter(run: Run) -> Chapter:
-    """Return what a results table says."""
+    """Return the chapter of a results table."""
     findings = run.findings["table"]
     largest = [row for row, _ in _changes(findings, findings.rows[1:], "ICAT")][: _MOST_IN_A_FIGURE - 1]
     drawn = [row for row in findings.rows if row is findings.base or row in largest]
-    costs = shared.cost_table(findings, "What each row takes and costs", "neurons, or trained parameters")
+    costs = shared.cost_table(findings, "Size and cost of each row", "neurons or trained parameters")
     sections = [
         shared.stereoset_section(findings, "All rows", "StereoSet: all rows"),
         shared.cost_section(findings, [], costs),
@@ -29,14 +29,14 @@ def chapter(run: Run) -> Chapter:
     if left_out := findings.details["left_out"]:
         sections.append(Section("left-out", "Left out", facts=list(left_out.items())))
     question = (
-        f"What do {number(len(findings.rows) - 1, 0)} treatments of {findings.model}, controls among them, do to its "
-        f"bias and its language, judged alike (preset {findings.settings.get('preset')})?"
+        f"How do {number(len(findings.rows) - 1, 0)} treatments of {findings.model}, including controls, affect its "
+        f"bias and language modelling under the same evaluation (preset {findings.settings.get('preset')})?"
     )
     return Chapter(f"Results table of {findings.model}", question, table_answer(findings), sections)
 
 
 def table_answer(findings: Findings) -> list[str]:
-    """Return the table's outcome in some sentences, whatever it is."""
+    """Return the table's outcome in sentences."""
     controls = [row for row in findings.rows if row.like is not None or row.name.startswith("random")]
     treated = [row for row in findings.rows[1:] if row not in controls]
     ss, lms, icat = (number(findings.estimates[findings.base.name, m, OVERALL].figure.value) for m in STEREOSET)
@@ -47,11 +47,11 @@ def table_answer(findings: Findings) -> list[str]:
         changes = [(row, findings.estimates[row.name, "perplexity", OVERALL].change) for row in rose]
         best, change = min(changes, key=lambda item: item[1].value)
         percent = change_text("perplexity", change)
-        sentences.append(f"Of those with which ICAT rose, perplexity is lowest with {title_of(best)} ({percent}).")
+        sentences.append(f"Of the rows where ICAT rose, perplexity is lowest for {title_of(best)} ({percent}).")
     if controls:
         of_controls = [(row, findings.estimates[row.name, "ICAT", OVERALL].change) for row in controls]
         told = listed(f"{title_of(row)}: {change_text('ICAT', change)}" for row, change in of_controls)
-        sentences.append(f"Changes of ICAT with as many random neurons: {told}.")
+        sentences.append(f"Change of ICAT with as many random neurons: {told}.")
     return sentences
 
 
@@ -62,11 +62,11 @@ def _changes(findings: Findings, rows: Sequence[Row], metric: str) -> list[tuple
 
 
 def _outcome(findings: Findings, metric: str, rows: Sequence[Row]) -> str:
-    """Say with which rows a metric rose, fell, or did neither significantly, the largest change first."""
+    """Say for which rows a metric rose, fell or did not change significantly, the largest change first."""
     changes = [
         (f"{title_of(row)} ({signed(change.value)})", change) for row, change in _changes(findings, rows, metric)
     ]
-    parts = by_direction(changes, "rose with", "fell with", "did not change significantly with")
+    parts = by_direction(changes, "rose for", "fell for", "did not change significantly for")
     name = metric[0].upper() + metric[1:]
     return f"{name} {'; it '.join(parts)}." if parts else f"{name} was measured for no treatment."
 
@@ -79,7 +79,7 @@ def _paper(findings: Findings) -> Section:
         ours = () if row is base else (change_text("ICAT", icat.change),)
         theirs = () if row is base else (signed(printed - paper["rows"][base.name]["icat"]),)
         lines.append((title_of(row), [Cell(figure_text("ICAT", icat), ours), Cell(number(printed), theirs)]))
-    columns = ["", findings.model, f"the paper's {paper['model']}"]
-    table = Table("paper-rows", "ICAT, and its change", columns, lines, "The paper gives no intervals.")
-    text = "The paper's models, prompts and training are different: compare the order of the rows, not their figures."
+    columns = ["", findings.model, f"{paper['model']} in the paper"]
+    table = Table("paper-rows", "ICAT and its change", columns, lines, "The paper gives no intervals.")
+    text = "The paper's models, prompts and training are different: compare the order of the rows, not their values."
     return Section("paper", "Comparison with the paper", [text], tables=[table])
