@@ -234,7 +234,7 @@ def test_an_upload_that_fails_keeps_the_checkpoint(hub, source, tmp_path, end):
 
 def test_the_command_line(hub, source, tmp_path, workdir, capsys):
     arguments = ["--model", str(source / "model"), "--neurons", str(source / "neurons.json")]
-    main(["bake", *arguments, "--push_to_hub", "me/fair", "--private", "true"])
+    main(["bake", *arguments, "--push_to_hub", "me/fair", "--private"])
     assert hub.repositories["me/fair"].private
     # and what it has uploaded as the neurons of the next command
     main(["bake", *arguments[:2], "--neurons", "me/fair", "--output", "again"])
