@@ -90,7 +90,7 @@ def run(command: str) -> None:
     arguments = commands.joined(sys.argv[2:]) if command == "report" else sys.argv[2:]
     quiet()
     called = getattr(commands, name)
-    called.__annotations__ = get_type_hints(called)  # else jsonargparse imports all that stands under TYPE_CHECKING
+    called.__annotations__ = get_type_hints(called)  # else jsonargparse imports everything under TYPE_CHECKING
     arguments = _with_flags(arguments, [name for name, kind in called.__annotations__.items() if kind is bool])
     try:
         auto_cli(called, args=arguments, prog=f"biaslab {command}", exit_on_error=False)

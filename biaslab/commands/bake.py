@@ -1,4 +1,4 @@
-"""What was found or trained, written as an ordinary Hugging Face checkpoint that needs neither hooks nor biaslab."""
+"""Write suppressed or trained models as ordinary Hugging Face checkpoints, which need neither hooks nor biaslab."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ def bake(
 ) -> None:
     """Write a model with its neurons suppressed, or a trained model, or both, as an ordinary checkpoint folder.
 
-    An adapter of PEFT is written merged; a quantised checkpoint is refused, since it has no full weights to change.
-    The folder loads with plain transformers. Its logits are the hooked model's. They are so bit for bit where the
-    neurons are set to no means and what each is multiplied by, 1 - (1 - factor)·strength (the factor where a file has
-    no strengths), is 0 or a power of two, of either sign; else they are equal to rounding.
+    A PEFT adapter is merged. A quantised checkpoint is refused, because it has no full weights to change. The folder
+    loads with plain transformers. Its logits equal those of the hooked model: bit for bit if neurons are not set to
+    means and the multiplier of each, 1 - (1 - factor)·strength (the factor if the file has no strengths), is 0 or a
+    power of two, of either sign; up to rounding otherwise.
 
     Args:
-        model: name, folder or hub id of the model that the neurons belong to.
+        model: name, folder or hub id of the model that the neurons were found in.
         ckpt_path: a Lightning checkpoint of a debiasing baseline, instead of ``model``.
-        neurons: a neuron file, made for the very weights that are written: a path or a hub id. It is written into the
-            folder too, as neurons.json, without paths of this machine.
-        output: the new folder; nothing is left there if anything fails.
-        factor: what the neurons are multiplied by: 0 suppresses. Strengths of the file say how much of it each gets.
-        positions: "all"; weights do the same everywhere, so "slot" can't be baked.
-        dtype: of the weights that are written: "auto", the checkpoint's own, or "float32", "bfloat16" and so on.
-        device_map: "auto" for a model that main memory has no room for: the layers lie on several devices, or on the
-            disk, and are read and written one after another.
-        trust_remote_code: let a checkpoint bring its own Python code.
-        push_to_hub: the hub id, ORG/NAME, of a repository that the folder is uploaded to, created if it does not exist.
-            An existing one gets a commit. Needs a token with write access (`hf auth login`, or HF_TOKEN).
-        private: create that repository as a private one.
+        neurons: a neuron file made for exactly these weights: a path or a hub id. A copy without local paths is
+            written to the folder as neurons.json.
+        output: a new or empty folder; left empty if anything fails.
+        factor: multiplier of the neurons' activations; 0 suppresses. Strengths in the file scale it per neuron.
+        positions: "all"; weights act at every position, so "slot" cannot be baked.
+        dtype: data type of the written weights: "auto" (the checkpoint's own), "float32", "bfloat16" and so on.
+        device_map: "auto" for a model that does not fit into main memory: its layers are placed on several devices or
+            the disk, and read and written one after another.
+        trust_remote_code: allow a checkpoint to run its own Python code.
+        push_to_hub: also upload the folder to this repository of the Hugging Face hub, ORG/NAME. It is created if it
+            does not exist, else updated by a commit. Needs a token with write access (`hf auth login` or HF_TOKEN).
+        private: create the repository as private.
 
     Raises:
         InputError: if an argument is not as described, the neurons are not the model's, or the upload fails.
@@ -89,7 +89,7 @@ def bake(
     write_checkpoint(language_model, tokenizer, folder, texts)
     print(f"Model written to {folder}.")
     if figures.why_not:
-        print(textwrap.fill(f"Its card has no figures: {figures.why_not}", 80))
+        print(textwrap.fill(f"The model card has no results: {figures.why_not}", 80))
     if push_to_hub is not None:
         print(f"Uploaded to {push_to_hub}: {hub.push(folder, push_to_hub, private)}")
 
@@ -100,8 +100,8 @@ def _checked(
     """Check the arguments that need no model; return the folder to write."""
     if positions != "all":
         raise InputError(
-            f'`positions` is expected to be "all" but got {positions!r}: a weight acts on every token alike. What is '
-            "suppressed at the slot alone needs the callback NeuronSuppression (configs/suppress.yaml)."
+            f'`positions` is expected to be "all" but got {positions!r}: weights act on every token. To suppress '
+            "at the slot alone, use the callback NeuronSuppression (configs/suppress.yaml)."
         )
     require_device_map(device_map)
     if ckpt_path is not None and device_map is not None:
@@ -111,7 +111,7 @@ def _checked(
         )
     if (model is None) is (ckpt_path is None):
         given = "neither" if model is None else "both"
-        raise InputError(f"`model` or `ckpt_path` is expected, one of the two, but got {given}. Give one.")
+        raise InputError(f"`model` or `ckpt_path` is expected, exactly one of them, but got {given}. Give one.")
     require_ranges({"factor": factor})
     folder = Path(output).expanduser()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
@@ -126,12 +126,12 @@ def _read(neurons: str) -> NeuronSet:
         return chosen
     raise InputError(
         f"`neurons` is expected to hold at least one neuron, but {neurons} is empty: nothing would be suppressed. "
-        "Choose another file."
+        "Use another file."
     )
 
 
 def _suppress(model: PreTrainedModel, chosen: NeuronSet, neurons: str, factor: float) -> tuple[dict[str, Any], Figures]:
-    """Change the weights; return the facts for the card, and the figures of the run that found the neurons."""
+    """Change the weights; return the facts for the card, and the results of the run that found the neurons."""
     from biaslab.evaluation.findings import FILES
     from biaslab.neurons.files import neuron_file
     from biaslab.neurons.suppression import scale_neurons

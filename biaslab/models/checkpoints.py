@@ -102,16 +102,16 @@ def write_checkpoint(
     folder: Path,
     texts: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Write a new or empty folder that loads with plain transformers, all of it or nothing; texts are further files."""
+    """Atomically write a folder that plain transformers can load; texts are further files by name, as README.md."""
     beside = next(parent for parent in folder.parents if parent.exists())
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=beside) as temporary:
         whole = Path(temporary, folder.name)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Attempting to save a model with offloaded modules")
-            # what is offloaded is read for one file after another
+            # offloaded weights are read file by file
             model.save_pretrained(whole, max_shard_size=_PART if is_dispatched(model) else _WHOLE)
         tokenizer.save_pretrained(whole)
         for name, text in texts.items():
             (whole / name).write_text(text, encoding="utf-8")
         folder.parent.mkdir(parents=True, exist_ok=True)
-        whole.replace(folder)  # an empty folder gives way, one with content never
+        whole.replace(folder)  # replaces an empty folder, never one with content

@@ -332,7 +332,7 @@ def test_card_tells_what_the_run_measured(lab, run, file, factor, row, capsys):
     assert ("no random control" not in card) is own
     assert "held-out prompts" in card
     assert "easure it" not in card
-    assert "no figures" not in capsys.readouterr().out
+    assert "no results" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("factor", "row"), [("0", "BNS, balanced"), ("0.5", "BNS, balanced ×½")])
@@ -435,7 +435,7 @@ def test_card_says_why_it_has_no_figures(lab, run, what, capsys):
     assert "| ICAT" not in card
     printed = capsys.readouterr().out
     assert why in " ".join(printed.split())
-    assert ("no figures" in printed) is bool(why)
+    assert ("no results" in printed) is bool(why)
     _, *told = printed[printed.index("Model written to") :].splitlines()
     assert all(len(line) <= 80 for line in told)
 
