@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,11 +36,11 @@ def hub_file(text: str, default: str) -> HubFile | None:
     HubFile(repo='org/model', name='neurons.json', revision='v1')
     >>> hub_file("./runs/neurons.json", "neurons.json")
     """
-    if Path(text).expanduser().exists() or text.startswith((".", "~")) or not (found := _ID.fullmatch(text)):
+    if text.startswith(".") or os.path.exists(text) or not (found := _ID.fullmatch(text)):
         return None
     repo, name = found["repo"], found["name"]
     # a misspelled path within an existing folder, or beside a file, is no hub id
-    if (name and Path(repo.partition("/")[0]).is_dir()) or repo.endswith(".json"):
+    if (name and os.path.isdir(repo.partition("/")[0])) or repo.endswith(".json"):
         return None
     return HubFile(repo, name or default, found["revision"])
 

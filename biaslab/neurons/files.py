@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -36,8 +37,8 @@ def neuron_file(name: str | Path, beside: Sequence[str] = ()) -> Path:
         InputError: if it can't be downloaded. Whether a path exists is not checked.
     """
     if not isinstance(name, str) or (file := hub_file(name, NEURONS)) is None:
-        path = Path(name).expanduser()
-        return path / NEURONS if path.is_dir() else path
+        path = os.path.expanduser(name)  # unlike Path.expanduser, it never raises
+        return Path(path, NEURONS) if os.path.isdir(path) else Path(path)
     found = download(file, name)
     for other in beside:
         with suppress(InputError):

@@ -260,6 +260,7 @@ def test_the_command_line(hub, source, tmp_path, workdir, capsys):
         ("./org/model", None),
         ("~/org/model", None),
         ("../org/model", None),
+        ("~nobody/org/model.json", None),
         ("/org/model", None),
         ("org/model/neurons.txt", None),
         ("org/model/", None),
@@ -270,6 +271,15 @@ def test_the_command_line(hub, source, tmp_path, workdir, capsys):
 def test_hub_ids_and_paths(workdir, text, file):
     (workdir / "here/model").mkdir(parents=True)
     assert hub_file(text, "neurons.json") == file
+
+
+@pytest.mark.parametrize(
+    "text", ["~nobody/model/n.json", "~nobody/n", "x" * 5000, "x/" * 5000, "", f"me/{'x' * 5000}", "a\0b"]
+)
+def test_nonsense_is_refused(monkeypatch, text):
+    monkeypatch.setattr(assets, "hub_reachable", lambda: False)
+    with pytest.raises(InputError, match=r"^`neurons` is expected to be a neuron file"):
+        NeuronSet.load(text)
 
 
 def test_a_path_that_exists_wins(hub, source, workdir):
