@@ -489,9 +489,9 @@ def test_card_tells_what_a_sweep_measured(lab, tmp_path, tiny_cache, few_prompts
 
 
 BAD = {
-    "neither": (lambda tmp: {}, "`model` or `ckpt_path` is expected, one of the two, but got neither"),
+    "neither": (lambda tmp: {}, "`model` or `ckpt_path` is expected, exactly one of them, but got neither"),
     "both": (lambda tmp: {"model": "a", "ckpt_path": "b"}, "got both"),
-    "positions": (lambda tmp: {"model": "a", "positions": "slot"}, '`positions`.*"all".*a weight acts on every token'),
+    "positions": (lambda tmp: {"model": "a", "positions": "slot"}, '`positions`.*"all".*weights act on every token'),
     "factor": (lambda tmp: {"model": "a", "factor": float("nan")}, "`factor` is expected to be a finite"),
     "folder": (lambda tmp: {"model": "a", "output": str(tmp)}, "`output` is expected to be a new or empty folder"),
     "no file": (lambda tmp: {"ckpt_path": str(tmp / "none.ckpt")}, "`ckpt_path`.*can't be read"),
@@ -546,7 +546,7 @@ def test_positions_on_the_command_line(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["bake", "--model", "a", "--positions", "slot"])
     assert ended.value.code == 2
-    assert "needs the callback NeuronSuppression" in capsys.readouterr().err
+    assert "use the callback NeuronSuppression" in capsys.readouterr().err
 
 
 @pytest.mark.assets
