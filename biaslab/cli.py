@@ -91,10 +91,25 @@ def run(command: str) -> None:
     quiet()
     called = getattr(commands, name)
     called.__annotations__ = get_type_hints(called)  # else jsonargparse imports everything under TYPE_CHECKING
+    arguments = _with_flags(arguments, [name for name, kind in called.__annotations__.items() if kind is bool])
     try:
         auto_cli(called, args=arguments, prog=f"biaslab {command}", exit_on_error=False)
     except ArgumentError as error:
         raise InputError(usage(str(error), command)) from error
+
+
+def _with_flags(arguments: list[str], names: list[str]) -> list[str]:
+    """Return arguments in which an option that is true or false, and comes without a value, is true.
+
+    >>> _with_flags(["--private", "--factor", "0"], ["private"])
+    ['--private=true', '--factor', '0']
+    """
+    flags = {f"--{name}" for name in names}
+    following = [*arguments, "--"][1:]
+    return [
+        f"{argument}=true" if argument in flags and after.startswith("--") else argument
+        for argument, after in zip(arguments, following, strict=True)
+    ]
 
 
 def _lightning_help(command: str) -> str:

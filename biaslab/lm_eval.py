@@ -4,7 +4,6 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -84,7 +83,7 @@ class SuppressedLM(HFLM):  # type: ignore[misc]
         require_installed()
         _require_one_process()
         where = _device(device)
-        self.neurons, self.factor = NeuronSet.load(Path(str(neurons)).expanduser()), factor
+        self.neurons, self.factor = NeuronSet.load(str(neurons)), factor
         if not self.neurons:
             raise InputError(
                 f"`neurons` is expected to hold at least one neuron but {neurons} is empty, so nothing would be "

@@ -12,7 +12,9 @@ from biaslab.commands.configs import read_config
 from biaslab.data.presets import Accelerator, Dtype
 from biaslab.errors import InputError, require_ranges
 from biaslab.evaluation.findings import FILES, Findings
+from biaslab.neurons.files import neuron_file, results_folder
 from biaslab.neurons.neuron_set import NeuronSet
+from biaslab.store import make_folder
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -73,7 +75,7 @@ def cards(
     from biaslab.neurons.cards import METHOD, neuron_cards
 
     given = {"dimensions": dimensions, "kinds": kinds, "modifiers": modifiers, "path": path, "words": words}
-    chosen, folder = NeuronSet.load(neurons), Path(neurons).parent
+    chosen, folder = NeuronSet.load(neurons), neuron_file(neurons, beside=(SCORES, CONFIG)).parent
     name = model or model_of(chosen, neurons)
     if not chosen:
         raise InputError(f"`neurons` is expected to hold at least one neuron but {neurons} is empty. Use another file.")
@@ -88,7 +90,7 @@ def cards(
     described = neuron_cards(network, tokenizer, data.prompts, batches, chosen, scores, pair_names, count, dealt=True)
     if not machine.writes:
         return
-    target = folder / FILES["cards"] if output is None else Path(output)
+    target = make_folder(results_folder(neurons), exist_ok=True) / FILES["cards"] if output is None else Path(output)
     write_cards(target, name, fingerprint(network), described, command)
     console = machine.console()
     console.print(card_table(described, len(chosen)))

@@ -14,6 +14,7 @@ from biaslab.commands.cards import SCORES, read_scores
 from biaslab.data.presets import PRESETS, USUAL, Accelerator, Dtype, PresetName, Selection
 from biaslab.errors import InputError, require_ranges
 from biaslab.evaluation.findings import OVERALL, Findings, write_csv
+from biaslab.neurons.files import neuron_file
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.report.tables import new_table
 from biaslab.store import Artifacts
@@ -175,7 +176,8 @@ def _side(artifacts: Artifacts, name: str, argument: str, load: dict[str, Any]) 
         task = training["settings"].get("class_path", "training").rpartition(".")[2]  # missing if trained from Python
         weights = (training["fingerprint"], base["fingerprint"])
         return Side(f"{base['name']} + {task}", weights, ffn_shape(network), str(folder), network)
-    if path.is_file() or path.suffix == ".json":
+    if path.is_file() or argument.partition("@")[0].endswith(".json"):  # a file here, or one on the hub
+        path = neuron_file(argument, beside=[SCORES])
         neurons = NeuronSet.load(path)
         if neurons.shape is None:
             raise InputError(f"`{name}` is expected to be a neuron file with a `shape`, but {path} has none. Add one.")

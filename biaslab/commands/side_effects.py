@@ -16,6 +16,7 @@ from rich.text import Text
 from biaslab.data.presets import Accelerator, Dtype
 from biaslab.errors import InputError, did_you_mean, require_one_of, require_ranges
 from biaslab.evaluation.findings import METRICS, OVERALL, PAIRS_LOG_RATIO, SS_LOG_RATIO, Findings, Row, write_csv
+from biaslab.neurons.files import results_folder
 from biaslab.neurons.neuron_set import NeuronSet, random_like
 from biaslab.report.tables import benchmark_tables, new_table, perplexity_table
 from biaslab.statistics import Estimate
@@ -142,7 +143,7 @@ def side_effects(
     further = measures_of(measures, name, trust_remote_code=trust_remote_code, **options)
     asked_by = [clusters, CrowsPairs(judging.ready(pairs)), Gaps(held_out), ordinary, *further]
     require_judgeable(network, Treatment(positions=positions), asked_by)
-    home = Path(neurons).parent if output is None else Path(output)
+    home = results_folder(neurons) if output is None else Path(output)
     cache, console = Artifacts(home / "side_effects"), machine.console()
     console.print(f"biaslab side-effects: {name}. Cached results: {cache.folder}", markup=False)
     started = time.monotonic()

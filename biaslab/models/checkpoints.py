@@ -4,6 +4,7 @@ import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -93,8 +94,13 @@ def _public(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key.removeprefix("_"): value for key, value in settings.items() if key != "_instantiator"}
 
 
-def write_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, card: str = "") -> None:
-    """Atomically write a folder that plain transformers can load, with the model card as README.md."""
+def write_checkpoint(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    texts: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Atomically write a folder that plain transformers can load; texts maps names of further files (README.md) to their content."""
     beside = next(parent for parent in folder.parents if parent.exists())
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=beside) as temporary:
         whole = Path(temporary, folder.name)
@@ -103,7 +109,7 @@ def write_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
             # offloaded weights are read file by file
             model.save_pretrained(whole, max_shard_size=_PART if is_dispatched(model) else _WHOLE)
         tokenizer.save_pretrained(whole)
-        if card:
-            (whole / "README.md").write_text(card, encoding="utf-8")
+        for name, text in texts.items():
+            (whole / name).write_text(text, encoding="utf-8")
         folder.parent.mkdir(parents=True, exist_ok=True)
         whole.replace(folder)  # replaces an empty folder, never one with content

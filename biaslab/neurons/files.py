@@ -4,19 +4,56 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from biaslab.errors import InputError
+from biaslab.models.hub import download, hub_file
 from biaslab.neurons.neuron_set import Neuron, NeuronSet, checked_neuron, checked_shape, checked_strength
+from biaslab.store import slug
 
+NEURONS = "neurons.json"  # the file's name in a folder or a repository of the hub
 FORMAT_VERSION = 1
 _KEYS = ("format_version", "shape", "neurons", "subsets", "provenance")
 _OPTIONAL = {"values", "strengths"}
+
+
+def neuron_file(name: str | Path, beside: Sequence[str] = ()) -> Path:
+    """Return the path of a neuron file that is given as a path, as the folder it is in, or as a hub id.
+
+    Args:
+        name: a path or, as text, ``ORG/NAME``, ``ORG/NAME/FILE.json`` or ``ORG/NAME@REVISION`` on the hub. A path that
+            exists is never taken for a hub id.
+        beside: names of files in the same folder that are downloaded with it from the hub, where they exist.
+
+    Raises:
+        InputError: if it can't be downloaded. Whether a path exists is not checked.
+    """
+    if not isinstance(name, str) or (file := hub_file(name, NEURONS)) is None:
+        path = os.path.expanduser(name)  # unlike Path.expanduser, it never raises
+        return Path(path, NEURONS) if os.path.isdir(path) else Path(path)
+    found = download(file, name)
+    for other in beside:
+        with suppress(InputError):
+            download(file._replace(name=str(PurePosixPath(file.name).with_name(other))), name)
+    return found
+
+
+def results_folder(name: str) -> Path:
+    """Return where results on a neuron file go by default: its folder, or ``runs/ORG--NAME`` for a hub id.
+
+    >>> results_folder("org/model@v1").as_posix()
+    'runs/org--model'
+    """
+    file = hub_file(name, NEURONS)
+    return neuron_file(name).parent if file is None else Path("runs", slug(file.repo))
 
 
 def text_of(neurons: NeuronSet) -> str:

@@ -297,11 +297,16 @@ class NeuronSet(Set[Neuron]):
     def load(cls, path: str | Path) -> NeuronSet:
         """Read a file written by :meth:`save`.
 
+        Args:
+            path: of the file, or of a folder with a ``neurons.json``; as text also a hub id, ``ORG/NAME``,
+                ``ORG/NAME/FILE.json`` or ``ORG/NAME@REVISION``, unless a path of that name exists.
+
         Raises:
             InputError: if the file can't be read or is not a valid neuron file; the message names the place.
         """
-        from biaslab.neurons.files import parsed
+        from biaslab.neurons.files import neuron_file, parsed
 
+        path = neuron_file(path)
         try:
             content = json.loads(read_text(path))
         except (OSError, ValueError, RecursionError) as error:

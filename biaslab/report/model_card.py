@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from biaslab.errors import InputError
 from biaslab.evaluation.findings import FILES, METRICS, OVERALL, SS_LOG_RATIO, Findings, Row
+from biaslab.models.hub import hub_file
 from biaslab.neurons.neuron_set import NeuronSet
 from biaslab.report.tables import LOG_RATIO_DIGITS, cell, digits_of, markdown, signed, stereoset_metrics
 from biaslab.report.words import template
@@ -27,10 +28,12 @@ def model_card(facts: Mapping[str, Any], masked: bool, fingerprint: str, figures
         fingerprint: fingerprint of the written weights.
         figures: the results, as Markdown; see :func:`measured`.
     """
+    name = str(facts["model"]["name"])
+    base = name if hub_file(name, "") is not None else ""  # the hub links it; no path on this machine
     facts = published(facts)
     text = json.dumps(facts, indent=1, ensure_ascii=False, default=str)
     card = template("model_card.md").render(
-        facts=facts, masked=masked, fingerprint=fingerprint, figures=figures, json=text
+        facts=facts, base=base, masked=masked, fingerprint=fingerprint, figures=figures, json=text
     )
     return f"{card}\n"
 
@@ -52,6 +55,14 @@ def published(value: Any) -> Any:
     if anchored or os.path.exists(text) or (" " not in text and text.count("/") > 1):
         return PureWindowsPath(text).name or text  # it knows both kinds of separators
     return value
+
+
+def published_neurons(neurons: NeuronSet) -> NeuronSet:
+    """Return neurons as they may be published: their provenance names no path of this machine."""
+    provenance = dict(neurons.provenance)
+    if "model" in provenance:
+        provenance["model"] = {key: value for key, value in provenance["model"].items() if key != "folder"}
+    return neurons.with_details(neurons.subsets, published(provenance))
 
 
 class Figures(NamedTuple):

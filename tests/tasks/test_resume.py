@@ -228,7 +228,10 @@ def test_a_fault_at_every_call(small_run, monkeypatch, error):
             assert small_run(str(at)) == run
         assert results(run) == expected, at
         assert sorted(path.name for path in run.iterdir() if not path.name.endswith(".tmp")) == names, at
-    assert at > (45 if error is Killed else 20)
+    patched = (
+        45 if sys.version_info >= (3, 11) else 35
+    )  # before 3.11, pathlib keeps os.mkdir and os.unlink of its import
+    assert at > (patched if error is Killed else 20)
 
 
 def test_damaged_shards_are_named_and_done_again(run, undisturbed, tmp_path):
