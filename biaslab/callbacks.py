@@ -16,7 +16,7 @@ class NeuronSuppression(Callback):
     """Suppress (or amplify) neurons during validation, test and prediction, but not during training.
 
     Args:
-        neurons: a set of neurons, or the path of a neuron file, made for the model's weights.
+        neurons: a set of neurons, or the path or hub id of a neuron file, made for the model's weights.
         factor: what the neurons are multiplied by: 0 suppresses, 2 amplifies. Scaled by the strengths of the set, if
             any.
         positions: "all", or "slot" for only the mask token (the last token of a causal model), as in the authors' code.

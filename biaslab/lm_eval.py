@@ -41,7 +41,7 @@ class SuppressedLM(HFLM):  # type: ignore[misc]
 
     Args:
         pretrained: an asset's name, a folder or a hub id of the model that the neurons belong to.
-        neurons: a neuron file made for the model's weights.
+        neurons: a neuron file (path or hub id) made for the model's weights.
         factor: what the neurons are multiplied by: 0 suppresses, 1 leaves the model unchanged.
         positions: "all".
         dtype: dtype of the weights: "auto" for the checkpoint's own, or "float32", "bfloat16" and so on.

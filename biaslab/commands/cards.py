@@ -49,7 +49,7 @@ def cards(
     is printed, and cards.json is written next to the neuron file.
 
     Args:
-        neurons: a neuron file of an attribution run, with the run's scores.safetensors in the same folder.
+        neurons: a neuron file (path or hub id) of an attribution run, with its scores.safetensors in the same folder.
         model: an asset name, a local folder or a hub id; by default the model that the neurons were found in.
         count: number of neurons to describe, those with the highest mean score over the pairs.
         dimensions: demographic dimensions that the prompts ask about.

@@ -57,7 +57,8 @@ def compare(
     depends on all inputs. Run the same command to resume; nothing is attributed twice.
 
     Args:
-        a: a neuron file, a model (asset name, local folder or hub id), or a ``*.ckpt`` of a debiasing baseline.
+        a: a neuron file (path, or ORG/NAME/FILE.json on the hub), a model (asset name, local folder or hub id), or a
+            ``*.ckpt`` of a debiasing baseline.
         b: the same; for example a model and one fine-tuned from it.
         preset: number of prompts: "small" (minutes on two cores), "medium" (hours) or "paper".
         selection: how neurons are selected: "balanced", "fisher", "guarded", "ranked" or "paper".

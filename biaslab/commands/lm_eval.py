@@ -17,7 +17,7 @@ lm_eval.simple_evaluate(model="biaslab", model_args=…).
 
 model_args:
   pretrained=MODEL        an asset name, a local folder or a hub id
-  neurons=FILE            a neuron file made for exactly these weights
+  neurons=FILE            a neuron file (path or hub id) for these weights
   factor=FACTOR           multiplier of the neurons' activations: 0 suppresses,
                           1 leaves the model untouched (default: 0)
   positions=all           the only choice: whole texts are scored

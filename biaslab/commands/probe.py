@@ -46,7 +46,7 @@ def probe(
 
     Args:
         model: an asset name, a local folder or a hub id.
-        neurons: a neuron file of an attribution run; without it, only the untouched model is probed.
+        neurons: a neuron file (path or hub id); without it, only the untouched model is probed.
         factor: multiplier of the neurons' activations; 0 switches them off.
         seeds: number of random controls.
         output: parent folder of the runs.

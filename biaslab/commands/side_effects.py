@@ -87,7 +87,7 @@ def side_effects(
     side_effects.csv.
 
     Args:
-        neurons: a neuron file of an attribution run.
+        neurons: a neuron file of an attribution run (path or hub id).
         model: an asset name, a local folder or a hub id; by default the model that the file names.
         dimensions: subsets of the file to suppress; by default one for each dimension.
         words: a JSON or YAML file of your own dimensions, whose gaps are measured in addition to the nine others.

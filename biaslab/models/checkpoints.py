@@ -100,7 +100,7 @@ def write_checkpoint(
     folder: Path,
     texts: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Atomically write a folder that plain transformers can load; texts maps names of further files (README.md) to their content."""
+    """Atomically write a folder that plain transformers can load; texts are further files by name (README.md)."""
     beside = next(parent for parent in folder.parents if parent.exists())
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=beside) as temporary:
         whole = Path(temporary, folder.name)
