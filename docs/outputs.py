@@ -26,15 +26,16 @@ CHECKPOINT = "runs/dpce_small/version_0/checkpoints/best.ckpt"
 
 
 class Shown(NamedTuple):
-    """What a page shows: command lines that are run one after another, and the folders that they write anew."""
+    """What a page shows: command lines that are run one after another, and the folders that they write."""
 
     lines: tuple[str, ...]
     writes: tuple[str, ...] = ()
+    stderr: bool = False  # whether what is said beside the results is shown, too
 
 
 SHOWN = {
     "models": Shown(("biaslab models",)),
-    "fetch": Shown(("biaslab fetch stereoset",)),
+    "fetch": Shown(("biaslab fetch stereoset",), stderr=True),
     "debias": Shown(("biaslab debias",), ("runs/debias",)),
     "predict": Shown(
         ("biaslab predict --plan -c attribute --data.modifiers 100", "biaslab predict -c attribute"),
@@ -73,7 +74,7 @@ SHOWN = {
     "cards": Shown((f"biaslab cards {NEURONS} --count 5",)),
     "report": Shown(("biaslab report runs/debias/version_0",), ("report",)),
     "search-prompts": Shown(("biaslab search-prompts --vocabulary 50 --beam 5 --depth 2",), ("runs/prompts.json",)),
-    "bake": Shown((f"biaslab bake --neurons {NEURONS} --output debiased",), ("debiased",)),
+    "bake": Shown((f"biaslab bake --model minilm-mlm --neurons {NEURONS} --output debiased",), ("debiased",)),
 }
 
 
@@ -107,7 +108,7 @@ def output(shown: Shown) -> str:
     for folder in shown.writes:
         path = FOLDER / folder
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    return "\n".join(f"$ {folded(line)}\n{run(line)}" for line in shown.lines)
+    return "\n".join(f"$ {folded(line)}\n{run(line, shown.stderr)}" for line in shown.lines)
 
 
 def folded(line: str, width: int = 100) -> str:
@@ -121,7 +122,7 @@ def folded(line: str, width: int = 100) -> str:
     return " \\\n    ".join(parts)
 
 
-def run(line: str) -> str:
+def run(line: str, stderr: bool = False) -> str:
     """Run a command in the folder; return what it prints in a terminal of 80 columns, without its progress bars.
 
     Raises:
@@ -133,7 +134,7 @@ def run(line: str) -> str:
     done = subprocess.run(command, cwd=FOLDER, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{line} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
-    return anonymous(done.stdout)
+    return anonymous(done.stderr * stderr + done.stdout)
 
 
 def anonymous(text: str) -> str:

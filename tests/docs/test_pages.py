@@ -41,8 +41,13 @@ NOT_RUN = {
     r"biaslab .*(ORG|NAME|FILE|CONFIG|COMMAND|MODEL|FOLDER|OPTION)\b": "a pattern, not a command",
     r"python (docs|benchmarks)/|python -m (pytest|build)|ruff |mypy|twine ": "for those who develop biaslab",
 }
-# What is made shorter than it stands there: the few data are soon used up.
-SHORTER = {r"-c minilm_mlm": ["--trainer.max_steps", "4", "--trainer.val_check_interval", "2"]}
+# Options added to a line that would take long, and why: the few data are soon used up; rows that train start processes
+# of their own (test_table.py has them); and a search asks every prompt.
+SHORTER = {
+    r"biaslab fit .*-c minilm_mlm": ["--trainer.max_steps", "4", "--trainer.val_check_interval", "2"],
+    r"biaslab table (?!.*--rows)|biaslab table$": ["--rows", "[base, union_ig, bns_guarded, random_bns]"],
+    r"biaslab search-prompts": ["--vocabulary", "12", "--beam", "3", "--depth", "2"],
+}
 # Runs that a page reads without having made them: of an earlier page.
 EARLIER = {
     r"runs/debias/version_0": "biaslab debias", r"runs/attribute/version_0": "biaslab predict -c attribute",
