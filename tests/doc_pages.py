@@ -38,6 +38,7 @@ class Line(NamedTuple):
     page: str
     line: int
     words: tuple[str, ...]
+    written: str = ""  # what `cat > FILE <<EOF` writes
 
     @property
     def text(self) -> str:
@@ -80,11 +81,14 @@ def _included(found: re.Match[str]) -> str:
 
 def shell_lines(block: Block) -> Iterator[Line]:
     """Yield the command lines of a shell block; where some start with a prompt, the others are output."""
-    text = re.sub(r"\\\n *", "", block.text)
-    lines = text.splitlines()
-    prompted = any(line.startswith("$ ") for line in lines)
+    lines = iter(re.sub(r"\\\n *", "", block.text).splitlines())
+    prompted = re.search(r"^\$ ", block.text, re.MULTILINE)
     for number, line in enumerate(lines, block.line + 1):
         if prompted and not line.startswith("$ "):
+            continue
+        if heredoc := re.match(r"cat > (\S+) <<'?(\w+)'?$", line):
+            rest = itertools.takewhile(lambda text, end=heredoc[2]: text != end, lines)
+            yield Line(block.page, number, ("cat", ">", heredoc[1]), "\n".join(rest) + "\n")
             continue
         words = shlex.split(line.removeprefix("$ "), comments=True)
         while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):  # a variable for this command
@@ -117,7 +121,7 @@ def model_ids(lines: list[Line]) -> list[str]:
 def is_hub_id(name: str) -> bool:
     """Return whether a name is neither an asset's, nor a file's or a folder's of a run."""
     return (
-        name not in ("minilm-mlm", "smollm2-135m", "biaslab")
+        name not in ("minilm-mlm", "smollm2-135m", "biaslab", "MODEL", "NAME")
         and bool(re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", name))
         and not name.startswith(("runs/", "./"))
         and not name.endswith((".json", ".ckpt", ".txt"))

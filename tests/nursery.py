@@ -100,7 +100,7 @@ class Nursery:
         attempt |= {"port": free_port(), "folder": str(folder), "output": str(output)}
         self.process.stdin.write(json.dumps(attempt).encode() + b"\n")
         self.process.stdin.flush()
-        self.group, started, sent = int(self.lines.get(timeout=60)), time.monotonic(), False
+        self.group, started, sent = int(self.lines.get(timeout=limit)), time.monotonic(), False
         while True:
             seconds = time.monotonic() - started
             with suppress(Empty):
