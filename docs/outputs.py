@@ -23,6 +23,7 @@ PAGES = Path(__file__).resolve().parent / "pages" / "commands"
 FOLDER = ROOT / "build" / "docs"
 NEURONS = "runs/debias/version_0/neurons.json"
 CHECKPOINT = "runs/dpce_small/version_0/checkpoints/best.ckpt"
+_PROGRESS = re.compile(r"[\d?](it/s|s/it)|━━ ")  # of a bar; some are drawn among the results
 
 
 class Shown(NamedTuple):
@@ -138,10 +139,12 @@ def run(line: str, stderr: bool = False) -> str:
 
 
 def anonymous(text: str) -> str:
-    """Return an output without paths of this machine, and without blanks at the ends of lines."""
+    """Return an output without progress bars, paths of this machine, and blanks at the ends of lines."""
     for path, name in ((f"{FOLDER}{os.sep}", ""), (str(FOLDER), "."), (f"{ROOT}{os.sep}", ""), (str(Path.home()), "~")):
         text = text.replace(path, name)
-    return "\n".join(line.rstrip() for line in text.strip("\n").splitlines()) + "\n"
+    lines = [line.rpartition("\r")[2].rstrip() for line in text.replace("\r\n", "\n").strip("\n").split("\n")]
+    kept = "\n".join(line for line in lines if not _PROGRESS.search(line)).strip("\n")
+    return re.sub(r"\n{3,}", "\n\n", kept) + "\n"
 
 
 def write(path: Path, text: str) -> None:
