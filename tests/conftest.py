@@ -110,19 +110,21 @@ def wordpiece_tokenizer(pieces: bool = True) -> PreTrainedTokenizerBase:
     return BertTokenizerFast(vocab={token: index for index, token in enumerate(dict.fromkeys(tokens))})
 
 
-def bpe_tokenizer(masked: bool = True) -> PreTrainedTokenizerBase:
+def bpe_tokenizer(
+    masked: bool = True, words: Sequence[str] = tuple(WORDS), vocab_size: int = 1200
+) -> PreTrainedTokenizerBase:
     """A byte-level BPE tokenizer, RoBERTa's way if masked, GPT-2's way if not; words have a leading space."""
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"] if masked else ["<|endoftext|>"]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = BpeTrainer(
-        vocab_size=1200,
+        vocab_size=vocab_size,
         special_tokens=special,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator([f" {word}" for word in WORDS] * 3, trainer)
+    tokenizer.train_from_iterator([f" {word}" for word in words] * 3, trainer)
     if not masked:
         tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
         return PreTrainedTokenizerFast(

@@ -66,9 +66,9 @@ class End(NamedTuple):
 
 
 class Nursery:
-    def __init__(self) -> None:
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        command, pipe = [sys.executable, "-c", NURSERY], subprocess.PIPE
+    def __init__(self, preload: str = "", **variables: str) -> None:
+        environment = os.environ | {"OMP_NUM_THREADS": "1"} | variables
+        command, pipe = [sys.executable, "-c", f"{preload}\n{NURSERY}"], subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment, start_new_session=True)
         self.lines: Queue[bytes] = Queue()
         Thread(target=self._listen, daemon=True).start()
@@ -88,6 +88,7 @@ class Nursery:
         nodes: int = 1,
         until: Callable[[float], bool] = lambda seconds: False,
         send: int = signal.SIGKILL,
+        limit: float = 60,
     ) -> End:
         """Run code, the program's by default, in the folder; once ``until(seconds)``, send its process group a signal.
 
@@ -99,7 +100,7 @@ class Nursery:
         attempt |= {"port": free_port(), "folder": str(folder), "output": str(output)}
         self.process.stdin.write(json.dumps(attempt).encode() + b"\n")
         self.process.stdin.flush()
-        self.group, started, sent = int(self.lines.get(timeout=60)), time.monotonic(), False
+        self.group, started, sent = int(self.lines.get(timeout=limit)), time.monotonic(), False
         while True:
             seconds = time.monotonic() - started
             with suppress(Empty):
@@ -114,8 +115,8 @@ class Nursery:
                     os.killpg(self.group, signal.SIGKILL)
                 self.lines.get(timeout=60)
                 raise
-            if seconds > 60 or due:
-                os.killpg(self.group, signal.SIGKILL if seconds > 60 else send)
+            if seconds > limit or due:
+                os.killpg(self.group, signal.SIGKILL if seconds > limit else send)
                 sent = True
 
 

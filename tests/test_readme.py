@@ -1,20 +1,13 @@
-"""What the README shows works."""
+"""What the README and the documentation say holds; that their commands and code run is tested in docs/."""
 
 import re
-import shlex
-import sys
-from pathlib import Path
 
 import pytest
-import yaml
+from doc_pages import PYTHON, ROOT, blocks, pages
 
-from biaslab import __main__ as program
 from biaslab.models.architectures import ARCHITECTURES
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-PAGES = ROOT / "docs" / "pages"
-COMMANDS = [line.partition(" #")[0].strip() for line in README.splitlines() if line.startswith("biaslab ")]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_five_everyday_commands():
@@ -22,49 +15,27 @@ def test_five_everyday_commands():
     assert section.count("\nbiaslab ") == 5
 
 
-def types_of_the_table(kind: str) -> list[str]:
-    """The types that the page on own models lists."""
-    page = (PAGES / "guide" / "own-models.md").read_text()
-    (line,) = re.findall(rf"^\| {kind} \| (.*) \|$", page, re.MULTILINE)
-    return re.sub(r" \(.*?\)", "", line).split(", ")
-
-
 @pytest.mark.parametrize("kind", ["masked", "causal"])
 def test_supported_types_are_those_of_the_table(kind):
+    """In the README or on a page, wherever they are listed."""
+    texts = [path.read_text(encoding="utf-8") for path in pages()]
+    lines = [line for text in texts for line in re.findall(rf"^\| {kind} \| (.*) \|$", text, re.MULTILINE)]
+    assert lines
     types = [name for name, entry in ARCHITECTURES.items() if entry.masked is (kind == "masked")]
-    assert types_of_the_table(kind) == types
-
-
-def test_cluster_lines_are_understood(tmp_path, monkeypatch, capsys):
-    """What stands behind torchrun's and srun's own options."""
-    page = (PAGES / "guide" / "long-runs.md").read_text()
-    lines = re.findall(r"^(?:torchrun|srun) .*?biaslab (predict) \\\n(.*)$", page, re.MULTILINE)
-    assert len(lines) == 2
-    for command, options in lines:
-        test_commands_are_understood(f"biaslab {command} {options}", tmp_path, monkeypatch, capsys)
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_commands_are_understood(command, tmp_path, monkeypatch, capsys):
-    """From any folder: the configurations ship."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", [*shlex.split(command), "--print_config"])
-    with pytest.raises(SystemExit) as exit_info:
-        program.main()
-    assert exit_info.value.code in (0, None)
-    printed = capsys.readouterr().out
-    assert isinstance(yaml.safe_load(printed), dict)
-    assert "model" in printed or command.split()[1] in (
-        "compare",
-        "report",
-        "models",
-    )  # which are given models or runs as such
+    for line in lines:
+        assert re.sub(r" \(.*?\)|`", "", line).split(", ") == types
 
 
 @pytest.mark.assets
 def test_python_example(asset):
+    """The README's, or else the first of the pages, on the real model."""
     asset("minilm-encoder")
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    code = next(
+        block.text
+        for path in pages()
+        for block in blocks(path)
+        if block.language in PYTHON and "integrated_gap_gradients(" in block.text and "NeuronSet(" in block.text
+    )
     names: dict = {}
     exec(code, names)
     assert len(names["neurons"]) == 20
