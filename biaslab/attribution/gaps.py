@@ -176,8 +176,9 @@ def attribute_batch(model: PreTrainedModel, batch: Mapping[str, Any], **options:
     Returns:
         Among others ``scores``, ``[prompt, pair, layer, neuron]``; the batch's ``pair`` says which pairs they are.
     """
-    inputs = [batch[name] for name in ("input_ids", "position", "target_ids", "pairs")]
-    return attribute_gaps(model, *inputs, longer=[Inputs(**each) for each in batch.get("longer", ())], **options)
+    inputs = {name: batch[name] for name in ("input_ids", "position", "target_ids", "pairs")}
+    longer = [Inputs(**each) for each in batch.get("longer", ())]
+    return attribute_gaps(model, **inputs, longer=longer, **options)
 
 
 def _check(model: PreTrainedModel, inputs: Inputs) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TUTORIALS = sorted((ROOT / "docs" / "pages" / "tutorials").glob("*.ipynb"))
-CPU_SECONDS = 240  # about 40 on a quiet machine; on a busy one the same work takes several times as long
+CPU_SECONDS = 240  # about 60 and 90 of one core, less on two; busy machines need more for the same work
 
 
 @pytest.fixture
