@@ -135,7 +135,8 @@ def main() -> int:
         seconds = time.process_time() - started
         if not arguments.check:
             notebook |= {"metadata": METADATA, "nbformat": 4, "nbformat_minor": 5}
-            path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            text = json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True)  # as Jupyter writes it
+            path.write_text(text + "\n", encoding="utf-8")
         changed = differences(before, notebook["cells"]) if arguments.check else []
         print(f"{name}: {len(changed)} differences, {seconds:.0f} CPU seconds", *changed, sep="\n")
         failed += bool(changed)
