@@ -10,8 +10,8 @@ tokens' probabilities. The neurons at all its slots are then scaled together, a 
 sequences, and a neuron's score is the sum over its slots.
 """
 
-from collections.abc import Sequence
-from typing import Literal, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -169,6 +169,22 @@ def attribute_gaps(
         if memory_ran_out:  # outside the handler, which still references the tensors of the failed attempt
             budget.halve(least=length)
     return GapAttribution(*(torch.cat(tensors) for tensors in zip(*results, strict=True)))
+
+
+def attribute_batch(model: PreTrainedModel, batch: Mapping[str, Any], **options: Any) -> GapAttribution:
+    """Compute IG² for a batch of :class:`biaslab.data.prompts.PromptDataModule`: each prompt and each of its pairs.
+
+    Args:
+        model: the model whose tokenizer made the batch, on the batch's device.
+        batch: one of the data module's ``batches``.
+        options: ``steps``, ``quadrature``, ``gap``, ``of`` and so on, as of :func:`attribute_gaps`.
+
+    Returns:
+        Among others ``scores``, ``[prompt, pair, layer, neuron]``; the batch's ``pair`` says which pairs they are.
+    """
+    inputs = {name: batch[name] for name in ("input_ids", "position", "target_ids", "pairs")}
+    longer = [Inputs(**each) for each in batch.get("longer", ())]
+    return attribute_gaps(model, **inputs, longer=longer, **options)
 
 
 def _check(model: PreTrainedModel, inputs: Inputs) -> None:

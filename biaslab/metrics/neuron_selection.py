@@ -96,6 +96,17 @@ class NeuronSelection(RowMetric):
         for part, labels in zip(*(torch.split(t, _ROWS) for t in (scores.detach().flatten(1), rows)), strict=True):
             self._add(_double(part), labels)
 
+    def update_batch(self, scores: Tensor, batch: Mapping[str, Any]) -> None:
+        """Add the scores of a batch of :class:`biaslab.data.prompts.PromptDataModule`, each prompt for each pair.
+
+        Args:
+            scores: attribution scores, ``[prompt, pair, layer, neuron]``.
+            batch: with the numbers of its pairs, ``pair`` ``[pair]``, and ``kind`` and ``group`` ``[prompt]``.
+        """
+        prompts, pairs = scores.shape[:2]
+        kinds, groups = (batch[name].repeat_interleave(pairs) for name in ("kind", "group"))
+        self.update(scores.flatten(0, 1), batch["pair"].repeat(prompts), kinds, groups)
+
     def _add(self, scores: Tensor, rows: Tensor) -> None:
         """Add scores, ``[prompt, layer * neuron]``, to the sums and votes."""
         largest = scores.amax(1, keepdim=True)

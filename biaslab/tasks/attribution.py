@@ -13,11 +13,10 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from biaslab.attribution.budget import TokenBudget
-from biaslab.attribution.gaps import Gap, Of, attribute_gaps
+from biaslab.attribution.gaps import Gap, Of, attribute_batch
 from biaslab.attribution.importance import mean_activations
 from biaslab.attribution.integration import GapAttribution
 from biaslab.attribution.quadrature import Steps, integration_rule
-from biaslab.attribution.replay import Inputs
 from biaslab.data import contrast
 from biaslab.data.presets import AT_ALL_POSITIONS, USUAL, Replacement, Selection
 from biaslab.data.prompts import is_divided
@@ -236,11 +235,9 @@ class Attribution(LanguageModelTask):
         self, batch: Mapping[str, Any], is_prompt: bool = True, layers: Sequence[int] | None = None
     ) -> GapAttribution:
         """Attribute a batch of prompts, or of the contrast set (with signed gaps), in all layers by default."""
-        inputs = [batch[name] for name in ("input_ids", "position", "target_ids", "pairs")]
         options = {name: self.hparams[name] for name in ("steps", "quadrature", "gap", "tolerance", "of")}
-        options |= {"longer": [Inputs(**longer) for longer in batch.get("longer", ())]}
         options |= {"layers": layers, "budget": self.budget} | ({} if is_prompt else {"gap": "signed"})
-        return attribute_gaps(self.model, *inputs, **options)
+        return attribute_batch(self.model, batch, **options)
 
     def _attribute(self, batch: dict[str, Any], is_prompt: bool) -> GapAttribution | None:
         """Attribute a batch, or this process's layers of it; None if another process holds the sum."""
@@ -261,11 +258,9 @@ class Attribution(LanguageModelTask):
             )
 
     def _collect(self, batch: dict[str, Any], result: GapAttribution, is_prompt: bool) -> None:
-        prompts, pairs = result.scores.shape[:2]
         metric = self.prompts if is_prompt else self.contrast
         assert metric is not None
-        kinds, groups = (batch[name].repeat_interleave(pairs) for name in ("kind", "group"))
-        metric.update(result.scores.flatten(0, 1), batch["pair"].repeat(prompts), kinds, groups)
+        metric.update_batch(result.scores, batch)
         if is_prompt:
             self.quality.update(batch["number"], result.residual, result.scores.abs().sum(-1), result.nodes)
 

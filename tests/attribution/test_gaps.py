@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import BertForMaskedLM
 
 from biaslab import integrated_gap_gradients, integrated_gradients
-from biaslab.attribution.gaps import attribute_gaps
+from biaslab.attribution.gaps import attribute_batch, attribute_gaps
 from biaslab.attribution.integration import TokenBudget, wanted_sums
 from biaslab.attribution.quadrature import nodes_and_weights
 from biaslab.attribution.replay import Inputs
@@ -365,7 +365,7 @@ OUT_OF_MEMORY = """
 import logging, resource, sys, torch
 from conftest import make_model
 from biaslab.models.architectures import ffn_modules
-from biaslab.attribution.gaps import attribute_gaps
+from biaslab.attribution.gaps import attribute_batch, attribute_gaps
 from biaslab.attribution.integration import TokenBudget
 torch.set_num_threads(1)
 model, pairs = make_model("bert", vocab_size=100), torch.tensor([[0, 1]])
@@ -470,3 +470,13 @@ def test_inference_mode_is_refused_with_a_word(bert):
     ids, position, targets = a_batch()
     with torch.inference_mode(), pytest.raises(RuntimeError, match="inference_mode"):
         integrated_gradients(bert, ids, position, targets)
+
+
+def test_a_batch_of_the_data_module_is_attributed_with_its_longer_words(any_model):
+    first, *longer = words_of(any_model)
+    pairs = torch.tensor([[0, 2], [1, 3]])
+    batch = {**first._asdict(), "pairs": pairs, "pair": torch.arange(2), "longer": [each._asdict() for each in longer]}
+    found = attribute_batch(any_model, batch, steps=3, gap="signed")
+    expected = attribute_gaps(any_model, *first[:3], pairs, steps=3, gap="signed", longer=longer)
+    assert found.scores.shape[:2] == (3, 2)
+    assert all(torch.equal(*parts) for parts in zip(found, expected, strict=True))

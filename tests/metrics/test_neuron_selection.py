@@ -174,6 +174,19 @@ def test_batches_and_their_order_do_not_matter_at_all():
         assert same(results(collected([values[order] for values in inputs], size)), expected)
 
 
+def test_a_batch_counts_each_prompt_for_each_pair():
+    scores = torch.randn(3, 2, *SHAPE, generator=torch.Generator().manual_seed(0))
+    labels = {"pair": torch.tensor([1, 0]), "kind": torch.tensor([0, 1, 1]), "group": torch.tensor([4, 5, 6])}
+    whole, single = make(), make()
+    whole.update_batch(scores, labels)
+    for prompt in range(3):
+        for place, pair in enumerate(labels["pair"]):
+            own = [pair[None], *(labels[name][[prompt]] for name in ("kind", "group"))]
+            single.update(scores[[prompt], place], *own)
+    assert same(results(whole), results(single))
+    assert torch.equal(whole.compute()["prompts"], single.compute()["prompts"])
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_dtypes_of_scores_and_of_the_module(dtype):
     inputs = prompts()
