@@ -61,6 +61,13 @@ options:
 _PREDICTIONS = "\n  --predictions FILE      write StereoSet scores in its authors' format"
 _PLAN = "\n  --plan                  estimate the time and memory of the run, and exit"
 _MORE = {"predict": _PLAN, "test": _PREDICTIONS}
+# Lightning's subpackages that log advice; the packages themselves set their loggers back to INFO when imported.
+_INFORMING = (
+    "lightning_fabric.utilities",
+    "pytorch_lightning.callbacks",
+    "pytorch_lightning.trainer",
+    "pytorch_lightning.utilities",
+)
 
 
 def run(command: str) -> None:
@@ -123,7 +130,7 @@ def _lightning_help(command: str) -> str:
 
 def quiet() -> None:
     """Silence advice and deprecation warnings from Lightning's own code: users cannot act on them."""
-    for name in ("pytorch_lightning", "lightning_fabric"):
+    for name in _INFORMING:
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*LeafSpec.*")

@@ -598,6 +598,20 @@ def test_only_tensorboards_threads_may_fail_to_write(monkeypatch):
     assert [type(report.exc_value) for report in reports] == [ValueError, OSError]
 
 
+def test_lightning_gives_no_advice_though_it_is_imported_later():
+    """Its packages set their loggers to INFO when they are imported."""
+    code = """
+from biaslab.cli import quiet
+quiet()
+from pytorch_lightning import Trainer
+from lightning_fabric.utilities.rank_zero import rank_zero_info
+Trainer(logger=False, enable_checkpointing=False)
+rank_zero_info("advice")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout + done.stderr == ""
+
+
 def test_help_is_quick_and_names_every_command():
     started = time.monotonic()
     done = subprocess.run([sys.executable, "-m", "biaslab", "--help"], capture_output=True, text=True, check=True)
