@@ -45,9 +45,10 @@ def icat_against_lms(axes: Axes, findings: Findings) -> None:
         axes.errorbar(lms.value, icat.value, xerr=style.arms([lms]), yerr=style.arms([icat]), label=row.title,
                       fmt="D" if random else next(markers), color=style.GREY if random else next(colors),
                       elinewidth=0.8)  # fmt: skip
+    axes.margins(y=0.15)  # room for the legend
     axes.set_title("StereoSet dev: upper right is better", fontsize="small")
     style.name_axes(axes, "LMS, %", "ICAT, %")
-    axes.legend(loc="lower right", fontsize="x-small", frameon=False)
+    axes.legend(loc="upper left", fontsize="x-small", frameon=False)
 
 
 def main(run: str) -> None:

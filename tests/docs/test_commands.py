@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 from conftest import main
-from doc_pages import PAGES, ROOT, Block, shell_lines
+from doc_pages import PAGES, ROOT, Block, blocks, name_of, shell_lines
 
 from biaslab.cli import COMMANDS
 
@@ -43,3 +43,11 @@ def test_its_output_is_that_of_the_line_shown(name):
     shown = [outputs.shlex.split(line) for line in outputs.SHOWN[name].lines]
     assert [list(line.words) for line in shell_lines(Block(name, 1, "console", "", text))] == shown
     assert str(ROOT) not in text
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", PAGES / "index.md", PAGES / "first-steps.md"], ids=name_of)
+def test_quoted_output_of_the_demo_is_what_it_prints(path):
+    printed = (PAGES / "commands" / "outputs" / "debias.txt").read_text().splitlines()
+    quoted = [line for block in blocks(path) if block.language == "text" for line in block.text.splitlines()]
+    assert quoted
+    assert [line for line in quoted if line not in printed] == []
