@@ -16,20 +16,6 @@ TUTORIALS = "tutorials/"
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 
 
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """List each notebook in the navigation, under the entry that names their folder."""
-    notebooks = sorted(Path(config.docs_dir, TUTORIALS).glob("*.ipynb"))
-    nav: list[dict[str, Any]] = []
-    for entry in config.nav or []:
-        ((title, pages),) = entry.items()
-        if pages == TUTORIALS:
-            pages = [f"{TUTORIALS}{path.stem}.md" for path in notebooks]
-        if pages:
-            nav.append({title: pages})
-    config.nav = nav
-    return config
-
-
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add a page for each notebook, with the outputs that it was committed with."""
     for file in list(files):
