@@ -53,7 +53,7 @@ def download(file: HubFile, given: str) -> Path:
         given: the user's text, for messages.
 
     Raises:
-        InputError: if it can't be had.
+        InputError: if it cannot be downloaded and is not in the cache.
     """
     from huggingface_hub import hf_hub_download
 
