@@ -203,7 +203,7 @@ def _check(model: PreTrainedModel, inputs: Inputs) -> None:
         fits = attention_mask.shape == input_ids.shape
         _require_shape("attention_mask", f"[batch, sequence] = [{batch}, {sequence}]", attention_mask, fits)
     if not (int(position.min()) >= 0 and int(position.max()) < sequence):
-        raise InputError(f"`position` is expected to lie within the {sequence} tokens but got {position.tolist()}.")
+        raise InputError(f"`position` is expected to be within the {sequence} tokens but got {position.tolist()}.")
     ffn_shape(model)  # raises InputError for an unsupported architecture
     if torch.is_inference_mode_enabled():
         raise RuntimeError(

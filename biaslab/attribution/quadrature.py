@@ -213,7 +213,7 @@ def integration_rule(steps: Steps, quadrature: str = "gauss_legendre", tolerance
         InputError: if an argument is out of range.
     """
     if not 0 < tolerance < 1:
-        raise InputError(f"`tolerance` is expected to lie between 0 and 1 but got {tolerance}.")
+        raise InputError(f"`tolerance` is expected to be between 0 and 1 but got {tolerance}.")
     if steps == "auto":
         nodes = nodes_and_weights("clenshaw_curtis", FEWEST_NODES)
         return Rule("clenshaw_curtis", *nodes, tolerance, adaptive=True)

@@ -53,7 +53,7 @@ class NeuronSelection(RowMetric):
     ) -> None:
         super().__init__(**kwargs)
         if not 0 < threshold <= 1:
-            raise InputError(f"`threshold` is expected to lie in (0, 1] but got {threshold}.")
+            raise InputError(f"`threshold` is expected to be in (0, 1] but got {threshold}.")
         for name, names in (("pairs", pairs), ("kinds", kinds)):
             if not names or len(set(names)) < len(names):
                 raise InputError(f"`{name}` is expected to hold unique names but got {list(names)}.")
@@ -182,5 +182,5 @@ def _check_indices(name: str, values: Tensor, prompts: int, limit: int) -> None:
         )
     if prompts and not 0 <= int(values.min()) <= int(values.max()) < limit:
         raise InputError(
-            f"`{name}` is expected to lie between 0 and {limit - 1} but got {int(values.min())} to {int(values.max())}."
+            f"`{name}` is expected to be between 0 and {limit - 1} but got {int(values.min())} to {int(values.max())}."
         )

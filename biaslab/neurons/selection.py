@@ -64,7 +64,7 @@ def paper(
     {'gender/female-male': NeuronSet([(0, 0), (0, 1)], shape=(2, 2))}
     """
     if not 0 < share <= 1:
-        raise InputError(f"`share` is expected to lie in (0, 1] but got {share}.")
+        raise InputError(f"`share` is expected to be in (0, 1] but got {share}.")
     chosen: dict[str, set[int]] = {name: set() for name in pairs}
     shares: dict[str, dict[str, float]] = {name: {} for name in pairs}
     cells = (_split(rows.cpu(), len(pairs), len(kinds)) for rows in (prompts, votes))
@@ -118,7 +118,7 @@ def ranked(scores: Tensor, count: int) -> NeuronSet:
     """
     _check_scores("scores", scores)
     if isinstance(count, bool) or not isinstance(count, int) or not 0 < count <= scores.numel():
-        raise InputError(f"`count` is expected to lie between 1 and the {scores.numel()} neurons but got {count}.")
+        raise InputError(f"`count` is expected to be between 1 and the {scores.numel()} neurons but got {count}.")
     best = scores.flatten().sort(descending=True, stable=True).indices[:count].tolist()
     return NeuronSet([divmod(neuron, scores.shape[1]) for neuron in best], shape=(scores.shape[0], scores.shape[1]))
 

@@ -131,7 +131,7 @@ class Attribution(LanguageModelTask):
         self.shape = ffn_shape(self.model)
         neurons = self.shape[0] * self.shape[1]
         if count is not None and not 0 < count <= neurons:
-            raise InputError(f"`count` is expected to lie between 1 and the model's {neurons} neurons but got {count}.")
+            raise InputError(f"`count` is expected to be between 1 and the model's {neurons} neurons but got {count}.")
         self.quality = IntegrationQuality()
 
     def configure_callbacks(self) -> list[Callback]:
@@ -379,7 +379,7 @@ def require_all_batches(trainer: Trainer) -> None:
     part = "fast_dev_run" if trainer.fast_dev_run else "limit_predict_batches"  # type: ignore[attr-defined]
     if part == "fast_dev_run" or not (isinstance(limit, float) and limit == 1.0):
         raise InputError(
-            f"`{part}` is expected not to be set, because a neuron file records that all prompts of the data were "
+            f"`{part}` is expected to be unset, because a neuron file records that all prompts of the data were "
             "used. For fewer prompts, set `modifiers`, `kinds`, `dimensions` or `contrast_limit` of the data."
         )
 

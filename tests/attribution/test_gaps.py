@@ -453,7 +453,7 @@ def test_type_of_the_model_is_kept(dtype):
         ({"target_ids": torch.zeros(4, 3, dtype=torch.long)}, r"`target_ids` is expected to be of shape \[batch, 2\]"),
         ({"position": torch.tensor([1])}, r"`position` is expected to be of shape \[batch\] = \[4\]"),
         ({"position": torch.ones(4, 2, dtype=torch.long)}, r"\[batch, target, slot\] = \[4, target, 2\]"),
-        ({"position": torch.tensor([1, 2, 3, 7])}, "`position` is expected to lie within the 7 tokens"),
+        ({"position": torch.tensor([1, 2, 3, 7])}, "`position` is expected to be within the 7 tokens"),
         ({"attention_mask": torch.ones(4, 6)}, "`attention_mask` is expected"),
         ({"input_ids": torch.zeros(7, dtype=torch.long)}, "`input_ids` is expected"),
         ({"input_ids": torch.zeros(0, 7, dtype=torch.long)}, "`input_ids` is expected to hold at least one sequence"),

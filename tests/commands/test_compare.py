@@ -206,7 +206,7 @@ def test_a_second_run_reads_and_other_settings_find_anew(lab, place, monkeypatch
     compare(str(lab / "model"), child, **FEW)
     first = content()
     with monkeypatch.context() as patch:
-        patch.setattr("biaslab.tasks.attribution.attribute_gaps", never)
+        patch.setattr("biaslab.tasks.attribution.attribute_batch", never)
         patch.setattr("biaslab.models.checkpoints.write_checkpoint", never)
         compare(str(lab / "model"), child, **FEW)
     assert content() == first

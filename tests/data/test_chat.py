@@ -118,6 +118,6 @@ def test_probing(folder, tmp_path, capsys):
         expected = logits.log_softmax(0)[[tokenizer(f" {word}")["input_ids"][0] for word in probes.words]]
         torch.testing.assert_close(logs, expected, atol=1e-4, rtol=1e-4)
     probe(str(folder), output=str(tmp_path), chat_template=True)
-    assert "asked by the chat template" in capsys.readouterr().out
+    assert "asked through the chat template" in capsys.readouterr().out
     (file,) = tmp_path.glob("probe/*/probe.json")
     assert Findings.load(file).settings["chat_template"] is True

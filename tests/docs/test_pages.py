@@ -108,9 +108,12 @@ class World:
             shutil.copytree(known, page.folder, dirs_exist_ok=True)
             return
         more = [word for pattern, words in SHORTER.items() if re.search(pattern, line.text) for word in words]
-        devices = re.search(r"--(?:trainer\.)?devices[ =](\d+)", line.text)
-        ranks = int(devices[1]) if devices else 1
-        end = self.nursery.run(page.folder, [*line.words[1:], *more], code=MAIN, ranks=ranks, limit=LIMIT)
+        words = list(line.words[1:])
+        at = next((number for number, word in enumerate(words) if re.fullmatch(r"--(trainer\.)?devices", word)), None)
+        if at is not None:
+            words[at + 1] = str(min(int(words[at + 1]), 2))  # as many as the machines that run the tests have
+        ranks = int(words[at + 1]) if at is not None else 1
+        end = self.nursery.run(page.folder, [*words, *more], code=MAIN, ranks=ranks, limit=LIMIT)
         assert set(end.codes) == {0}, f"{line.page}:{line.line}: {line.text}\n{end.output}"
         self.keep(page)
 

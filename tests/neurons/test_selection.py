@@ -98,7 +98,7 @@ def test_balanced_suppresses_bias_and_strengthens_what_holds_against_it():
     ("change", "options", "words"),
     [
         ({}, {"perplexity_percent": 0.0}, "`perplexity_percent` is expected to be positive"),
-        ({}, {"count": 31}, "`count` is expected to lie between 1 and the 30 neurons"),
+        ({}, {"count": 31}, "`count` is expected to be between 1 and the 30 neurons"),
         ({"scores": torch.zeros(3, 10)}, {"weight": 0.0}, "`scores` is expected to have a neuron whose bias and guard"),
         ({"guard": torch.ones(3, 9)}, {}, r"`guard` is expected to be of shape \[3, 10\]"),
     ],
