@@ -315,7 +315,7 @@ def _trials(evaluation: Evaluation) -> list[Trial]:
     for row in evaluation.rows:
         how = row.treatments[0] if trials else {}
         setting = {"selection": row.title, "factor": how.get("factor"), "positions": how.get("positions")}
-        figures = {column: values[(row.name, *key)] for column, key in columns.items()}
+        figures = {column: values[row.name, name, scope] for column, (name, scope) in columns.items()}
         trials.append({**setting, "neurons": row.size, **figures})
     return trials
 
