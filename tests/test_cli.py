@@ -488,6 +488,14 @@ def test_a_checkpoint_names_no_foreign_class(workdir, chosen_settings, monkeypat
     assert ("one of 'foreign_code.Evil'" in capfd.readouterr().err) is (key == "_class_path")
 
 
+@pytest.mark.parametrize("command", ["predict", "test", "fit", "validate"])
+@pytest.mark.parametrize("more", [[], ["--data.modifiers", "3"]])
+def test_a_lightning_command_needs_a_configuration(capsys, command, more):
+    with pytest.raises(SystemExit, match="2"):
+        main([command, *more])
+    assert f"none was given. Choose one, for example `biaslab {command} -c " in capsys.readouterr().err
+
+
 def test_configurations_are_found_from_any_folder(workdir):
     assert config_file("attribute") == config_file("configs/attribute.yaml") == config_file("attribute.yaml")
     assert config_file("attribute").read_text() == (CONFIGS / "attribute.yaml").read_text()
