@@ -61,7 +61,6 @@ options:
 _PREDICTIONS = "\n  --predictions FILE      write StereoSet scores in its authors' format"
 _PLAN = "\n  --plan                  estimate the time and memory of the run, and exit"
 _MORE = {"predict": _PLAN, "test": _PREDICTIONS}
-_EXAMPLES = {"predict": "attribute", "test": "stereoset", "fit": "dpce", "validate": "dpce"}
 # Lightning's subpackages that log advice; the packages themselves set their loggers back to INFO when imported.
 _INFORMING = (
     "lightning_fabric.utilities",
@@ -82,7 +81,6 @@ def run(command: str) -> None:
         if sys.argv[2:] in (["--help"], ["-h"]):
             print(_lightning_help(command))
             return
-        _require_config(command)
         sys.argv = ["--help" if argument == "--help_all" else argument for argument in sys.argv]
         quiet()
         import_module("biaslab.commands.lightning").run(command)
@@ -119,19 +117,6 @@ def _with_flags(arguments: list[str], names: list[str]) -> list[str]:
         f"{argument}=true" if argument in flags and after.startswith("--") else argument
         for argument, after in zip(arguments, following, strict=True)
     ]
-
-
-def _require_config(command: str) -> None:
-    """Raise InputError if nothing in ``sys.argv`` says which model and data classes a Lightning command runs."""
-    from biaslab.errors import InputError
-
-    names = {argument.partition("=")[0] for argument in sys.argv[2:]}
-    given = any(name.startswith(("-h", "-c", "--help", "--config")) or name.endswith(".help") for name in names)
-    if not given and not {"--model", "--data"} <= names:
-        raise InputError(
-            "`config` is expected to be a YAML file or a shipped configuration, but none was given. Choose one, for "
-            f"example `biaslab {command} -c {_EXAMPLES[command]}`. See biaslab {command} --help."
-        )
 
 
 def _lightning_help(command: str) -> str:

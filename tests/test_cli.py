@@ -496,6 +496,13 @@ def test_a_lightning_command_needs_a_configuration(capsys, command, more):
     assert f"none was given. Choose one, for example `biaslab {command} -c " in capsys.readouterr().err
 
 
+def test_the_configuration_is_printed_without_one_given(capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        main(["predict", "--print_config"])
+    assert exit_info.value.code in (0, None)
+    assert "trainer:" in capsys.readouterr().out
+
+
 def test_configurations_are_found_from_any_folder(workdir):
     assert config_file("attribute") == config_file("configs/attribute.yaml") == config_file("attribute.yaml")
     assert config_file("attribute").read_text() == (CONFIGS / "attribute.yaml").read_text()

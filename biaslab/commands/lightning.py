@@ -1,5 +1,6 @@
 """Lightning's subcommands predict, test, fit and validate, with biaslab's defaults and argument links."""
 
+import re
 import sys
 from contextlib import ExitStack
 from importlib.metadata import version
@@ -23,6 +24,8 @@ from biaslab.models.loading import has_weights
 from biaslab.store import locked, training_in
 from biaslab.tasks.attribution import WITHOUT_EFFECT
 from biaslab.tasks.shards import is_locked
+
+_EXAMPLES = {"predict": "attribute", "test": "stereoset", "fit": "dpce", "validate": "dpce"}
 
 
 class _FirstConfig(SaveConfigCallback):
@@ -212,6 +215,14 @@ def _of_the_result(config: dict[str, Any]) -> tuple[Any, ...]:
     return model, config.get("data"), config.get("seed_everything")
 
 
+def _without_config(command: str) -> str:
+    """Return the message for arguments that are wrong because no configuration names the model and data classes."""
+    return (
+        "`config` is expected to be a YAML file or a shipped configuration, but none was given. Choose one, for "
+        f"example `biaslab {command} -c {_EXAMPLES[command]}`. See biaslab {command} --help."
+    )
+
+
 def run(command: str) -> None:
     """Run "predict", "test", "fit" or "validate" with the arguments that follow it in ``sys.argv``."""
     raises: dict[str, Any] = {"exit_on_error": False}
@@ -223,7 +234,8 @@ def run(command: str) -> None:
             trainer_defaults={"inference_mode": False},  # attribution needs gradients while it predicts
         )  # fmt: skip
     except ArgumentError as error:
-        raise InputError(usage(str(error), command)) from error
+        chosen = any(re.match(r"-c|--config|--(model|data)(=|$)", argument) for argument in sys.argv[2:])
+        raise InputError(usage(str(error), command) if chosen else _without_config(command)) from error
     except MisconfigurationException as error:
         raise InputError(_of_the_trainer(error)) from error
 
