@@ -75,7 +75,8 @@ def cards(
     from biaslab.neurons.cards import METHOD, neuron_cards
 
     given = {"dimensions": dimensions, "kinds": kinds, "modifiers": modifiers, "path": path, "words": words}
-    chosen, folder = NeuronSet.load(neurons), neuron_file(neurons, beside=(SCORES, CONFIG)).parent
+    file = neuron_file(neurons, beside=(SCORES, CONFIG))
+    chosen, folder = NeuronSet.load(file), file.parent
     name = model or model_of(chosen, neurons)
     if not chosen:
         raise InputError(f"`neurons` is expected to hold at least one neuron but {neurons} is empty. Use another file.")
